@@ -1,0 +1,49 @@
+# Two commands do everything: `make run` and `make test`. `make help` lists the rest.
+SHELL := /bin/bash
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+GO ?= go
+STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
+RUNTIME_BIN := internal/runtime/bundle/bin/celox-runtime
+LDFLAGS := -s -w -X github.com/celox/celox/internal/cluster/version.Build=$(VERSION)
+
+.PHONY: help deps build runtime run test lint unit e2e bench generate clean
+
+help: ## this list
+	@grep -E '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+deps: ## Debian packages that building and testing need (as root; does nothing when they are there)
+	@./scripts/deps.sh
+
+runtime: deps ## the small binary that holds the containers, embedded in celox
+	@echo "[1/2] building celox-runtime (static, with seccomp)"
+	@CGO_ENABLED=1 $(GO) build -trimpath -tags 'netgo osusergo seccomp' -ldflags '-s -w -extldflags -static' -o $(RUNTIME_BIN) ./cmd/celox-runtime
+
+build: runtime ## bin/celox, one file that holds everything
+	@echo "[2/2] building celox (the first build compiles the Kubernetes libraries and takes minutes)"
+	@CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/celox ./cmd/celox
+	@ls -l bin/celox | awk '{printf "bin/celox: %.1f MB\n", $$5/1e6}'
+
+run: build ## a one-node cluster with a sample app, its pages shown
+	@./scripts/run.sh
+
+lint: runtime ## gofmt, vet, staticcheck
+	@out=$$(gofmt -l cmd internal test); if [ -n "$$out" ]; then echo "not gofmt clean:"; echo "$$out"; exit 1; fi
+	@$(GO) vet ./...
+	@$(GO) run $(STATICCHECK) ./...
+
+unit: runtime ## every package's tests, with the race detector
+	@CGO_ENABLED=1 $(GO) test -race -timeout 20m ./cmd/... ./internal/...
+
+e2e: build ## the built binary from outside, on real containers
+	@CELOX_BIN=$(CURDIR)/bin/celox $(GO) test -count=1 -timeout 25m ./test/e2e/...
+
+test: build lint unit e2e ## everything
+
+bench: build ## the figures of docs/benchmarks.md
+	@CELOX_BIN=$(CURDIR)/bin/celox $(GO) run ./test/bench
+
+generate: ## files that are made from others (OpenAPI documents, docs/dependencies.txt)
+	@$(GO) generate ./...
+
+clean: ## what the build made
+	@rm -rf bin $(RUNTIME_BIN)

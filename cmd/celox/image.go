@@ -1,0 +1,287 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+	"k8s.io/apimachinery/pkg/util/duration"
+
+	"github.com/celox/celox/internal/cluster"
+	"github.com/celox/celox/internal/cluster/config"
+	"github.com/celox/celox/internal/cluster/control"
+	"github.com/celox/celox/internal/runtime/images"
+)
+
+func newImage() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:     "image",
+		Short:   "Work with the images of this node",
+		Long:    "Work with the images of this node, whether Celox runs or not.",
+		Example: "  celox image import app.tar\n  celox image pull docker.io/library/nginx:1.29\n  celox image list",
+	}
+	cmd.PersistentFlags().String("data-dir", config.DefaultDataDir, "directory of the cluster")
+	cmd.AddCommand(newImageImport(), newImagePull(), newImageList(), newImageRemove(), newImagePrune())
+	return cmd
+}
+
+// withImages finds the image store: that of the running Celox, or that on the disk.
+func withImages(cmd *cobra.Command, do func(ctx context.Context, i control.Images) error) error {
+	if err := config.Apply(cmd.Flags(), os.Environ(), ""); err != nil {
+		return err
+	}
+	dir, err := cmd.Flags().GetString("data-dir")
+	if err != nil {
+		return err
+	}
+	ctx := cmd.Context()
+	client, err := control.Dial(ctx, dir)
+	if err == nil {
+		return do(ctx, client)
+	}
+	if !errors.Is(err, control.ErrNotRunning) {
+		return err
+	}
+	if os.Geteuid() != 0 {
+		return errors.New("images belong to root: run as root")
+	}
+	store, err := images.Open(images.Config{Root: filepath.Join(dir, cluster.ImagesDir), Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		return err
+	}
+	used := map[string]bool{}
+	for _, id := range store.Containers() {
+		used[id] = true
+	}
+	err = do(ctx, control.Local{Store: store, InUse: func(id string) bool { return used[id] }})
+	return errors.Join(err, store.Close())
+}
+
+func newImageImport() *cobra.Command {
+	return &cobra.Command{
+		Use:   "import FILE|-",
+		Short: "Import images from a docker archive or an OCI layout in a tar file",
+		Example: `  celox image import app.tar
+  docker save app:1 other:2 | celox image import -`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			in := cmd.InOrStdin()
+			if args[0] != "-" {
+				f, err := os.Open(args[0])
+				if err != nil {
+					return err
+				}
+				defer func() { _ = f.Close() }() // read only
+				in = f
+			}
+			return withImages(cmd, func(ctx context.Context, i control.Images) error {
+				p := newProgress(cmd.ErrOrStderr())
+				got, err := i.Import(ctx, in, p.show)
+				p.end()
+				if err != nil {
+					return err
+				}
+				for _, img := range got {
+					for _, tag := range append(img.RepoTags, untagged(img)...) {
+						_, _ = fmt.Fprintf(cmd.OutOrStdout(), "imported %s\n", tag)
+					}
+				}
+				return nil
+			})
+		},
+	}
+}
+
+func untagged(img images.Image) []string {
+	if len(img.RepoTags) > 0 {
+		return nil
+	}
+	return []string{img.ID}
+}
+
+func newImagePull() *cobra.Command {
+	var login string
+	cmd := &cobra.Command{
+		Use:     "pull REF",
+		Short:   "Pull an image from a registry",
+		Example: "  celox image pull nginx\n  celox image pull --login user:password registry.example.com/app:1",
+		Args:    cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			var auth *images.Auth
+			if login != "" {
+				u, p, ok := strings.Cut(login, ":")
+				if !ok {
+					return errors.New("--login: want USER:PASSWORD")
+				}
+				auth = &images.Auth{Username: u, Password: p}
+			}
+			return withImages(cmd, func(ctx context.Context, i control.Images) error {
+				p := newProgress(cmd.ErrOrStderr())
+				img, err := i.Pull(ctx, args[0], auth, p.show)
+				p.end()
+				if err != nil {
+					return err
+				}
+				_, err = fmt.Fprintf(cmd.OutOrStdout(), "pulled %s (%s)\n", args[0], img.ID)
+				return err
+			})
+		},
+	}
+	cmd.Flags().StringVar(&login, "login", "", "USER:PASSWORD for the registry")
+	return cmd
+}
+
+func newImageList() *cobra.Command {
+	var output string
+	cmd := &cobra.Command{
+		Use:     "list",
+		Aliases: []string{"ls"},
+		Short:   "List the images of this node",
+		Example: "  celox image list\n  celox image list -o json",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return withImages(cmd, func(ctx context.Context, i control.Images) error {
+				list, err := i.List(ctx)
+				if err != nil {
+					return err
+				}
+				switch output {
+				case "json":
+					enc := json.NewEncoder(cmd.OutOrStdout())
+					enc.SetIndent("", "  ")
+					return enc.Encode(list)
+				case "":
+					w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 3, ' ', 0)
+					_, _ = fmt.Fprintln(w, "IMAGE\tID\tSIZE\tAGE")
+					for _, img := range list {
+						for _, tag := range append(img.RepoTags, untagged(img)...) {
+							_, _ = fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", tag, shortID(img.ID), size(img.Size), duration.HumanDuration(time.Since(img.Pulled)))
+						}
+					}
+					return w.Flush()
+				}
+				return fmt.Errorf("-o %q: only json is known", output)
+			})
+		},
+	}
+	cmd.Flags().StringVarP(&output, "output", "o", "", "json for a machine")
+	return cmd
+}
+
+func newImageRemove() *cobra.Command {
+	return &cobra.Command{
+		Use:     "remove REF...",
+		Aliases: []string{"rm"},
+		Short:   "Remove images by name or id",
+		Example: "  celox image remove app:1",
+		Args:    cobra.MinimumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return withImages(cmd, func(ctx context.Context, i control.Images) error {
+				var errs []error
+				for _, ref := range args {
+					if err := i.Remove(ctx, ref); err != nil {
+						errs = append(errs, err)
+						continue
+					}
+					_, _ = fmt.Fprintf(cmd.OutOrStdout(), "removed %s\n", ref)
+				}
+				return errors.Join(errs...)
+			})
+		},
+	}
+}
+
+func newImagePrune() *cobra.Command {
+	return &cobra.Command{
+		Use:     "prune",
+		Short:   "Remove the images that no container uses",
+		Example: "  celox image prune",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return withImages(cmd, func(ctx context.Context, i control.Images) error {
+				gone, err := i.Prune(ctx)
+				if err != nil {
+					return err
+				}
+				var freed int64
+				for _, img := range gone {
+					freed += img.Size
+				}
+				_, err = fmt.Fprintf(cmd.OutOrStdout(), "removed %d images, %s\n", len(gone), size(freed))
+				return err
+			})
+		},
+	}
+}
+
+func shortID(id string) string {
+	_, hex, _ := strings.Cut(id, ":")
+	return hex[:min(12, len(hex))]
+}
+
+func size(n int64) string {
+	const unit = 1000.0
+	f := float64(n)
+	for _, u := range []string{"B", "kB", "MB"} {
+		if f < unit {
+			return fmt.Sprintf("%.3g %s", f, u)
+		}
+		f /= unit
+	}
+	return fmt.Sprintf("%.3g GB", f)
+}
+
+// progress draws one bar for all layers of an image on a terminal; elsewhere it is silent.
+type progress struct {
+	w      io.Writer
+	tty    bool
+	layers map[string]images.Progress
+	last   time.Time
+	drawn  bool
+}
+
+func newProgress(w io.Writer) *progress {
+	f, ok := w.(*os.File)
+	return &progress{w: w, tty: ok && term.IsTerminal(int(f.Fd())), layers: map[string]images.Progress{}}
+}
+
+// redraw is how often the bar moves at most.
+const redraw = 100 * time.Millisecond
+
+func (p *progress) show(s images.Progress) {
+	if !p.tty || s.Layer == "" {
+		return
+	}
+	p.layers[s.Layer] = s
+	if time.Since(p.last) < redraw {
+		return
+	}
+	p.last, p.drawn = time.Now(), true
+	var current, total int64
+	for _, l := range p.layers {
+		current += l.Current
+		total += l.Total
+	}
+	const width = 40
+	filled := 0
+	if total > 0 {
+		filled = int(min(width, width*current/total))
+	}
+	_, _ = fmt.Fprintf(p.w, "\r\x1b[K%-10s [%s%s] %s / %s", s.Stage, strings.Repeat("=", filled), strings.Repeat(" ", width-filled), size(current), size(total))
+}
+
+func (p *progress) end() {
+	if p.drawn {
+		_, _ = fmt.Fprint(p.w, "\r\x1b[K")
+	}
+}

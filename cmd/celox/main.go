@@ -1,0 +1,60 @@
+// Celox is Kubernetes in one binary. This package has the commands and their flags, nothing else.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+
+	_ "github.com/celox/celox/cmd/celox/aaquiet" // before kubectl's packages are initialized
+
+	"github.com/spf13/cobra"
+)
+
+func main() { os.Exit(run()) }
+
+func run() int {
+	args := os.Args[1:]
+	if filepath.Base(os.Args[0]) == "kubectl" {
+		args = append([]string{"kubectl"}, args...)
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	root := newRoot()
+	root.SetArgs(args)
+	err := root.ExecuteContext(ctx)
+	if err == nil {
+		return 0
+	}
+	var code exitCode
+	if errors.As(err, &code) {
+		return int(code)
+	}
+	fmt.Fprintf(os.Stderr, "celox: %v\n", err)
+	return 1
+}
+
+// exitCode ends the process with a code when everything has been said.
+type exitCode int
+
+func (c exitCode) Error() string { return fmt.Sprintf("exit code %d", int(c)) }
+
+func newRoot() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "celox",
+		Short: "Kubernetes in one binary",
+		Long:  "Celox is Kubernetes in one binary: API server, etcd, scheduler, controllers, node agent and container runtime.",
+		Example: `  celox server                          start a one-node cluster in the foreground
+  celox kubectl get pods -A             talk to it
+  celox image import app.tar            give it an image
+  celox reset                           remove it`,
+		SilenceUsage:  true,
+		SilenceErrors: true,
+	}
+	root.AddCommand(newServer(), newKubectl(), newImage(), newReset(), newVersion())
+	return root
+}

@@ -1,0 +1,8 @@
+package apiextensions
+
+import "github.com/celox/celox/internal/api"
+
+// Kinds returns the kinds of the group, made afresh.
+func Kinds() []*api.Kind {
+	return []*api.Kind{customResourceDefinition()}
+}

@@ -1,0 +1,281 @@
+package apps
+
+import (
+	"slices"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	appsv1beta1 "k8s.io/api/apps/v1beta1"
+	appsv1beta2 "k8s.io/api/apps/v1beta2"
+	corev1 "k8s.io/api/core/v1"
+	apiequality "k8s.io/apimachinery/pkg/api/equality"
+	apivalidation "k8s.io/apimachinery/pkg/api/validation"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"github.com/celox/celox/internal/api"
+	"github.com/celox/celox/internal/api/check"
+	"github.com/celox/celox/internal/api/podspec"
+	"github.com/celox/celox/internal/api/table"
+)
+
+func statefulSet() *api.Kind {
+	return &api.Kind{
+		Group:      "apps",
+		Kind:       "StatefulSet",
+		Resource:   "statefulsets",
+		Singular:   "statefulset",
+		ShortNames: []string{"sts"},
+		Categories: []string{"all"},
+		Namespaced: true,
+		Prefix:     "statefulsets",
+		Versions: []api.Version{
+			api.NewVersion[appsv1.StatefulSet, appsv1.StatefulSetList]("v1"),
+			api.Legacy[*appsv1.StatefulSet, appsv1beta2.StatefulSet, appsv1beta2.StatefulSetList]("apps", "v1beta2", nil, nil),
+			api.Legacy[*appsv1.StatefulSet, appsv1beta1.StatefulSet, appsv1beta1.StatefulSetList]("apps", "v1beta1", statefulSetFromV1beta1, nil),
+		},
+		Hub:           "v1",
+		Subresources:  []api.Subresource{api.Scale(), api.Status()},
+		HasGeneration: true,
+		PrepareForCreate: api.On(func(s *appsv1.StatefulSet) {
+			s.Status = appsv1.StatefulSetStatus{}
+			dropMaxUnavailable(s, nil)
+		}),
+		PrepareForUpdate: api.OnUpdate(func(s, old *appsv1.StatefulSet) {
+			s.Status = old.Status
+			dropMaxUnavailable(s, old)
+		}),
+		PrepareForStatusUpdate: api.OnUpdate(func(s, old *appsv1.StatefulSet) { s.Spec = old.Spec }),
+		Default:                api.On(defaultStatefulSet),
+		// The name becomes a part of the pods' host names.
+		ValidateName:             apivalidation.NameIsDNSLabel,
+		Validate:                 api.Check(func(s *appsv1.StatefulSet) field.ErrorList { return validateStatefulSet(s, nil) }),
+		ValidateUpdate:           api.CheckUpdate(validateStatefulSetUpdate),
+		ValidateStatusUpdate:     api.CheckUpdate(validateStatefulSetStatus),
+		Warnings:                 api.Warn(warnStatefulSet),
+		AllowUnconditionalUpdate: true,
+		Columns: slices.Concat(api.Columns(
+			table.Name(),
+			table.Column("Ready", table.String, readyDescription),
+			table.AgeColumn(),
+		), wideColumns("")),
+		Row: api.Row(func(s *appsv1.StatefulSet, now time.Time) []any {
+			names, images := table.Containers(s.Spec.Template.Spec.Containers)
+			return []any{s.Name, ratio(s.Status.ReadyReplicas, s.Spec.Replicas), table.Age(s, now), names, images}
+		}),
+	}
+}
+
+// dropMaxUnavailable removes a field that is behind a feature gate, unless the stored object already uses it.
+func dropMaxUnavailable(s, old *appsv1.StatefulSet) {
+	if old != nil && old.Spec.UpdateStrategy.RollingUpdate != nil && old.Spec.UpdateStrategy.RollingUpdate.MaxUnavailable != nil {
+		return
+	}
+	if r := s.Spec.UpdateStrategy.RollingUpdate; r != nil {
+		r.MaxUnavailable = nil
+	}
+}
+
+func defaultStatefulSet(s *appsv1.StatefulSet) {
+	spec := &s.Spec
+	if spec.PodManagementPolicy == "" {
+		spec.PodManagementPolicy = appsv1.OrderedReadyPodManagement
+	}
+	u := &spec.UpdateStrategy
+	if u.Type == "" {
+		u.Type = appsv1.RollingUpdateStatefulSetStrategyType
+		if u.RollingUpdate == nil {
+			u.RollingUpdate = &appsv1.RollingUpdateStatefulSetStrategy{}
+		}
+	}
+	if u.Type == appsv1.RollingUpdateStatefulSetStrategyType && u.RollingUpdate != nil {
+		setInt32(&u.RollingUpdate.Partition, 0)
+	}
+	if spec.PersistentVolumeClaimRetentionPolicy == nil {
+		spec.PersistentVolumeClaimRetentionPolicy = &appsv1.StatefulSetPersistentVolumeClaimRetentionPolicy{}
+	}
+	for _, p := range []*appsv1.PersistentVolumeClaimRetentionPolicyType{
+		&spec.PersistentVolumeClaimRetentionPolicy.WhenDeleted, &spec.PersistentVolumeClaimRetentionPolicy.WhenScaled,
+	} {
+		if *p == "" {
+			*p = appsv1.RetainPersistentVolumeClaimRetentionPolicyType
+		}
+	}
+	setReplicas(&spec.Replicas)
+	setInt32(&spec.RevisionHistoryLimit, 10)
+	podspec.SetPodTemplateDefaults(&spec.Template)
+	for i := range spec.VolumeClaimTemplates {
+		c := &spec.VolumeClaimTemplates[i]
+		c.APIVersion, c.Kind = "v1", "PersistentVolumeClaim"
+		if c.Status.Phase == "" {
+			c.Status.Phase = corev1.ClaimPending
+		}
+		if c.Spec.VolumeMode == nil {
+			mode := corev1.PersistentVolumeFilesystem
+			c.Spec.VolumeMode = &mode
+		}
+	}
+}
+
+func validateStatefulSet(s, old *appsv1.StatefulSet) field.ErrorList {
+	p, spec := field.NewPath("spec"), &s.Spec
+	w := workload{owner: "StatefulSet", selector: spec.Selector, template: &spec.Template}
+	if old != nil {
+		w.options = podspec.OptionsForTemplate(&spec.Template, &old.Spec.Template)
+	} else {
+		w.options = podspec.OptionsForTemplate(&spec.Template, nil)
+	}
+	var errs field.ErrorList
+	switch spec.PodManagementPolicy {
+	case appsv1.OrderedReadyPodManagement, appsv1.ParallelPodManagement:
+	case "":
+		errs = append(errs, field.Required(p.Child("podManagementPolicy"), ""))
+	default:
+		errs = append(errs, field.Invalid(p.Child("podManagementPolicy"), spec.PodManagementPolicy, "must be 'OrderedReady' or 'Parallel'"))
+	}
+	errs = append(errs, validateStatefulSetStrategy(&spec.UpdateStrategy, p.Child("updateStrategy"))...)
+	if r := spec.PersistentVolumeClaimRetentionPolicy; r != nil {
+		at := p.Child("persistentVolumeClaimRetentionPolicy")
+		errs = append(errs, validateRetention(r.WhenDeleted, at.Child("whenDeleted"))...)
+		errs = append(errs, validateRetention(r.WhenScaled, at.Child("whenScaled"))...)
+	}
+	if spec.Replicas != nil {
+		errs = append(errs, check.NonNegative(int64(*spec.Replicas), p.Child("replicas"))...)
+	}
+	errs = append(errs, check.NonNegative(int64(spec.MinReadySeconds), p.Child("minReadySeconds"))...)
+	if spec.Ordinals != nil {
+		errs = append(errs, check.NonNegative(int64(spec.Ordinals.Start), p.Child("ordinals", "start"))...)
+	}
+	if spec.ServiceName != "" && (old == nil || old.Spec.ServiceName != spec.ServiceName) {
+		errs = append(errs, check.DNSLabel(spec.ServiceName, p.Child("serviceName"))...)
+	}
+	errs = append(errs, validateSelector(spec.Selector, "statefulset", p.Child("selector"))...)
+	errs = append(errs, w.validateTemplate(p, "")...)
+	if old == nil {
+		for i := range spec.VolumeClaimTemplates {
+			errs = append(errs, validateClaim(&spec.VolumeClaimTemplates[i].Spec, p.Child("volumeClaimTemplates").Index(i).Child("spec"))...)
+		}
+	}
+	return errs
+}
+
+func validateStatefulSetStrategy(u *appsv1.StatefulSetUpdateStrategy, p *field.Path) field.ErrorList {
+	at := p.Child("rollingUpdate")
+	switch u.Type {
+	case "":
+		return field.ErrorList{field.Required(p, "")}
+	case appsv1.OnDeleteStatefulSetStrategyType:
+		if u.RollingUpdate != nil {
+			return field.ErrorList{field.Invalid(at, check.Rendered(u.RollingUpdate), "only allowed for updateStrategy 'RollingUpdate'")}
+		}
+		return nil
+	case appsv1.RollingUpdateStatefulSetStrategyType:
+		r := u.RollingUpdate
+		if r == nil {
+			return nil
+		}
+		var errs field.ErrorList
+		if r.Partition != nil {
+			errs = append(errs, check.NonNegative(int64(*r.Partition), at.Child("partition"))...)
+		}
+		if r.MaxUnavailable != nil {
+			errs = append(errs, validateStep(r.MaxUnavailable, at.Child("maxUnavailable"))...)
+			if intOrZero(r.MaxUnavailable) == 0 {
+				errs = append(errs, field.Invalid(at.Child("maxUnavailable"), r.MaxUnavailable, "cannot be 0"))
+			}
+			errs = append(errs, validateStepAtMostAll(r.MaxUnavailable, at.Child("maxUnavailable"))...)
+		}
+		return errs
+	}
+	return field.ErrorList{field.Invalid(p, check.Rendered(*u), "must be 'RollingUpdate' or 'OnDelete'")}
+}
+
+func validateRetention(v appsv1.PersistentVolumeClaimRetentionPolicyType, p *field.Path) field.ErrorList {
+	switch v {
+	case appsv1.RetainPersistentVolumeClaimRetentionPolicyType, appsv1.DeletePersistentVolumeClaimRetentionPolicyType:
+		return nil
+	}
+	return field.ErrorList{field.NotSupported(p, v, []appsv1.PersistentVolumeClaimRetentionPolicyType{
+		appsv1.RetainPersistentVolumeClaimRetentionPolicyType, appsv1.DeletePersistentVolumeClaimRetentionPolicyType,
+	})}
+}
+
+// validateClaim checks what a claim template must at least say for claims to be made from it.
+func validateClaim(c *corev1.PersistentVolumeClaimSpec, p *field.Path) field.ErrorList {
+	var errs field.ErrorList
+	modes := p.Child("accessModes")
+	if len(c.AccessModes) == 0 {
+		errs = append(errs, field.Required(modes, "at least 1 access mode is required"))
+	}
+	if c.Selector != nil {
+		errs = append(errs, check.Selector(c.Selector, p.Child("selector"), false)...)
+	}
+	alone, others := false, false
+	for _, m := range c.AccessModes {
+		switch m {
+		case corev1.ReadOnlyMany, corev1.ReadWriteMany, corev1.ReadWriteOnce:
+			others = true
+		case corev1.ReadWriteOncePod:
+			alone = true
+		default:
+			errs = append(errs, check.OneOf(m, modes, corev1.ReadOnlyMany, corev1.ReadWriteMany, corev1.ReadWriteOnce, corev1.ReadWriteOncePod)...)
+		}
+	}
+	if alone && others {
+		errs = append(errs, field.Forbidden(modes, "may not use ReadWriteOncePod with other access modes"))
+	}
+	storage := p.Child("resources").Key(string(corev1.ResourceStorage))
+	if q, ok := c.Resources.Requests[corev1.ResourceStorage]; !ok {
+		errs = append(errs, field.Required(storage, ""))
+	} else {
+		errs = append(errs, check.PositiveQuantity(q, storage)...)
+	}
+	if c.StorageClassName != nil && *c.StorageClassName != "" {
+		errs = append(errs, check.DNSSubdomain(*c.StorageClassName, p.Child("storageClassName"))...)
+	}
+	if m := c.VolumeMode; m != nil {
+		errs = append(errs, check.OneOf(*m, p.Child("volumeMode"), corev1.PersistentVolumeBlock, corev1.PersistentVolumeFilesystem)...)
+	}
+	return errs
+}
+
+func validateStatefulSetUpdate(s, old *appsv1.StatefulSet) field.ErrorList {
+	errs := validateStatefulSet(s, old)
+	was := old.Spec.DeepCopy()
+	was.Replicas, was.Ordinals, was.Template = s.Spec.Replicas, s.Spec.Ordinals, s.Spec.Template
+	was.UpdateStrategy, was.RevisionHistoryLimit = s.Spec.UpdateStrategy, s.Spec.RevisionHistoryLimit
+	was.PersistentVolumeClaimRetentionPolicy, was.MinReadySeconds = s.Spec.PersistentVolumeClaimRetentionPolicy, s.Spec.MinReadySeconds
+	if !apiequality.Semantic.DeepEqual(s.Spec, *was) {
+		errs = append(errs, field.Forbidden(field.NewPath("spec"), "updates to statefulset spec for fields other than 'replicas', 'ordinals', "+
+			"'template', 'updateStrategy', 'revisionHistoryLimit', 'persistentVolumeClaimRetentionPolicy' and 'minReadySeconds' are forbidden"))
+	}
+	return errs
+}
+
+func validateStatefulSetStatus(n, old *appsv1.StatefulSet) field.ErrorList {
+	p, s := field.NewPath("status"), &n.Status
+	ready := count{"readyReplicas", int64(s.ReadyReplicas)}
+	current := count{"currentReplicas", int64(s.CurrentReplicas)}
+	updated := count{"updatedReplicas", int64(s.UpdatedReplicas)}
+	available := count{"availableReplicas", int64(s.AvailableReplicas)}
+	errs := validateCounts(p, count{"replicas", int64(s.Replicas)}, ready, current, updated, available, count{"observedGeneration", s.ObservedGeneration})
+	if s.CollisionCount != nil {
+		errs = append(errs, validateCounts(p, count{"collisionCount", int64(*s.CollisionCount)})...)
+	}
+	errs = append(errs, atMost(s.Replicas, "status.replicas", p, ready, current, updated, available)...)
+	errs = append(errs, atMost(s.ReadyReplicas, "status.readyReplicas", p, available)...)
+	return append(errs, validateCollisions(s.CollisionCount, old.Status.CollisionCount, p.Child("collisionCount"))...)
+}
+
+func warnStatefulSet(s, old *appsv1.StatefulSet) []string {
+	var out []string
+	switch {
+	case old == nil:
+		out = podspec.Warnings(&s.Spec.Template, nil, templatePath)
+	case s.Generation != old.Generation:
+		out = podspec.Warnings(&s.Spec.Template, &old.Spec.Template, templatePath)
+	}
+	if s.Spec.RevisionHistoryLimit != nil && *s.Spec.RevisionHistoryLimit < 0 {
+		out = append(out, "spec.revisionHistoryLimit: a negative value retains all historical revisions; a value >= 0 is recommended")
+	}
+	return out
+}

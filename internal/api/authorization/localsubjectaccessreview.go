@@ -1,0 +1,22 @@
+package authorization
+
+import (
+	authorizationv1 "k8s.io/api/authorization/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+
+	"github.com/celox/celox/internal/api"
+)
+
+func localSubjectAccessReview() *api.Kind {
+	return &api.Kind{
+		Group:      "authorization.k8s.io",
+		Kind:       "LocalSubjectAccessReview",
+		Resource:   "localsubjectaccessreviews",
+		Singular:   "localsubjectaccessreview",
+		Namespaced: true,
+		Versions:   []api.Version{{Version: "v1", New: func() runtime.Object { return &authorizationv1.LocalSubjectAccessReview{} }}},
+		Hub:        "v1",
+		Verbs:      []string{"create"},
+		Virtual:    true,
+	}
+}

@@ -1,0 +1,49 @@
+package rbac
+
+import (
+	"time"
+
+	rbacv1 "k8s.io/api/rbac/v1"
+	"k8s.io/apimachinery/pkg/api/validation/path"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"github.com/celox/celox/internal/api"
+	"github.com/celox/celox/internal/api/table"
+)
+
+func roleBinding() *api.Kind {
+	return &api.Kind{
+		Group:        "rbac.authorization.k8s.io",
+		Kind:         "RoleBinding",
+		Resource:     "rolebindings",
+		Singular:     "rolebinding",
+		Namespaced:   true,
+		Prefix:       "rolebindings",
+		Versions:     []api.Version{api.NewVersion[rbacv1.RoleBinding, rbacv1.RoleBindingList]("v1")},
+		Hub:          "v1",
+		Default:      api.On(func(b *rbacv1.RoleBinding) { defaultReferences(b.Subjects, &b.RoleRef) }),
+		ValidateName: path.ValidatePathSegmentName,
+		Validate:     api.Check(validateRoleBinding),
+		ValidateUpdate: api.CheckUpdate(func(b, old *rbacv1.RoleBinding) field.ErrorList {
+			return append(validateRoleBinding(b), validateSameRole(b.RoleRef, old.RoleRef)...)
+		}),
+		AllowCreateOnUpdate:      true,
+		AllowUnconditionalUpdate: true,
+		Columns: api.Columns(
+			table.Name(),
+			table.Column("Role", table.String, rbacv1.RoleBinding{}.SwaggerDoc()["roleRef"]),
+			table.AgeColumn(),
+			table.Wide("Users", table.String, "Users in the roleBinding"),
+			table.Wide("Groups", table.String, "Groups in the roleBinding"),
+			table.Wide("ServiceAccounts", table.String, "ServiceAccounts in the roleBinding"),
+		),
+		Row: api.Row(func(b *rbacv1.RoleBinding, now time.Time) []any {
+			users, groups, accounts := columns(b.Subjects)
+			return []any{b.Name, b.RoleRef.Kind + "/" + b.RoleRef.Name, table.Age(b, now), users, groups, accounts}
+		}),
+	}
+}
+
+func validateRoleBinding(b *rbacv1.RoleBinding) field.ErrorList {
+	return validateReferences(b.Subjects, b.RoleRef, true, "Role", "ClusterRole")
+}

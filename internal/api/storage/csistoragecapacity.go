@@ -1,0 +1,40 @@
+package storage
+
+import (
+	storagev1 "k8s.io/api/storage/v1"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"github.com/celox/celox/internal/api"
+	"github.com/celox/celox/internal/api/check"
+)
+
+func csiStorageCapacity() *api.Kind {
+	return &api.Kind{
+		Group:      "storage.k8s.io",
+		Kind:       "CSIStorageCapacity",
+		Resource:   "csistoragecapacities",
+		Singular:   "csistoragecapacity",
+		Namespaced: true,
+		Prefix:     "csistoragecapacities",
+		Versions:   []api.Version{api.NewVersion[storagev1.CSIStorageCapacity, storagev1.CSIStorageCapacityList]("v1")},
+		Hub:        "v1",
+		Validate:   api.Check(validateCSIStorageCapacity),
+		ValidateUpdate: api.CheckUpdate(func(c, old *storagev1.CSIStorageCapacity) field.ErrorList {
+			errs := check.Immutable(c.NodeTopology, old.NodeTopology, field.NewPath("nodeTopology"))
+			return append(errs, check.Immutable(c.StorageClassName, old.StorageClassName, field.NewPath("storageClassName"))...)
+		}),
+		AllowUnconditionalUpdate: true,
+	}
+}
+
+func validateCSIStorageCapacity(c *storagev1.CSIStorageCapacity) field.ErrorList {
+	var errs field.ErrorList
+	if c.NodeTopology != nil {
+		errs = append(errs, check.Selector(c.NodeTopology, field.NewPath("nodeTopology"), false)...)
+	}
+	errs = append(errs, check.DNSSubdomain(c.StorageClassName, field.NewPath("storageClassName"))...)
+	if c.Capacity != nil {
+		errs = append(errs, check.NonNegativeQuantity(*c.Capacity, field.NewPath("capacity"))...)
+	}
+	return errs
+}

@@ -1,0 +1,162 @@
+package storage
+
+import (
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	storagev1 "k8s.io/api/storage/v1"
+	apiequality "k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"github.com/celox/celox/internal/api"
+	"github.com/celox/celox/internal/api/check"
+	"github.com/celox/celox/internal/api/table"
+)
+
+// Annotations that make a class the one that claims get which name none.
+const (
+	isDefault     = "storageclass.kubernetes.io/is-default-class"
+	isDefaultBeta = "storageclass.beta.kubernetes.io/is-default-class"
+)
+
+// Limits of the parameters of a class.
+const (
+	maxParameters      = 512
+	maxParametersBytes = 256 << 10
+)
+
+func storageClass() *api.Kind {
+	doc := storagev1.StorageClass{}.SwaggerDoc()
+	return &api.Kind{
+		Group:                    "storage.k8s.io",
+		Kind:                     "StorageClass",
+		Resource:                 "storageclasses",
+		Singular:                 "storageclass",
+		ShortNames:               []string{"sc"},
+		Prefix:                   "storageclasses",
+		Versions:                 []api.Version{api.NewVersion[storagev1.StorageClass, storagev1.StorageClassList]("v1")},
+		Hub:                      "v1",
+		Default:                  api.On(defaultStorageClass),
+		Validate:                 api.Check(validateStorageClass),
+		ValidateUpdate:           api.CheckUpdate(validateStorageClassUpdate),
+		AllowUnconditionalUpdate: true,
+		ReturnDeleted:            true,
+		Columns: api.Columns(
+			table.Name(),
+			table.Column("Provisioner", table.String, doc["provisioner"]),
+			table.Column("ReclaimPolicy", table.String, doc["reclaimPolicy"]),
+			table.Column("VolumeBindingMode", table.String, doc["volumeBindingMode"]),
+			table.Column("AllowVolumeExpansion", table.String, doc["allowVolumeExpansion"]),
+			table.AgeColumn(),
+		),
+		Row: api.Row(func(c *storagev1.StorageClass, now time.Time) []any {
+			name := c.Name
+			if c.Annotations[isDefault] == "true" || c.Annotations[isDefaultBeta] == "true" {
+				name += " (default)"
+			}
+			reclaim, mode := string(corev1.PersistentVolumeReclaimDelete), table.Unset
+			if c.ReclaimPolicy != nil {
+				reclaim = string(*c.ReclaimPolicy)
+			}
+			if c.VolumeBindingMode != nil {
+				mode = string(*c.VolumeBindingMode)
+			}
+			return []any{name, c.Provisioner, reclaim, mode, c.AllowVolumeExpansion != nil && *c.AllowVolumeExpansion, table.Age(c, now)}
+		}),
+	}
+}
+
+func defaultStorageClass(c *storagev1.StorageClass) {
+	if c.ReclaimPolicy == nil {
+		p := corev1.PersistentVolumeReclaimDelete
+		c.ReclaimPolicy = &p
+	}
+	if c.VolumeBindingMode == nil {
+		m := storagev1.VolumeBindingImmediate
+		c.VolumeBindingMode = &m
+	}
+}
+
+func validateStorageClass(c *storagev1.StorageClass) field.ErrorList {
+	errs := validateProvisioner(c.Provisioner, field.NewPath("provisioner"))
+	errs = append(errs, validateParameters(c.Parameters, false, field.NewPath("parameters"))...)
+	if c.ReclaimPolicy != nil {
+		errs = append(errs, check.OneOf(*c.ReclaimPolicy, field.NewPath("reclaimPolicy"), corev1.PersistentVolumeReclaimDelete, corev1.PersistentVolumeReclaimRetain)...)
+	}
+	if c.VolumeBindingMode == nil {
+		errs = append(errs, field.Required(field.NewPath("volumeBindingMode"), ""))
+	} else {
+		errs = append(errs, check.OneOf(*c.VolumeBindingMode, field.NewPath("volumeBindingMode"), storagev1.VolumeBindingImmediate, storagev1.VolumeBindingWaitForFirstConsumer)...)
+	}
+	return append(errs, validateTopologies(c.AllowedTopologies, field.NewPath("allowedTopologies"))...)
+}
+
+// validateProvisioner wants a qualified name; upper case is forgiven.
+func validateProvisioner(name string, p *field.Path) field.ErrorList {
+	if name == "" {
+		return field.ErrorList{field.Required(p, "")}
+	}
+	return check.QualifiedName(strings.ToLower(name), p)
+}
+
+func validateParameters(params map[string]string, wanted bool, p *field.Path) field.ErrorList {
+	var errs field.ErrorList
+	if len(params) > maxParameters {
+		errs = append(errs, field.TooLong(p, "", maxParameters))
+	}
+	if wanted && len(params) == 0 {
+		errs = append(errs, field.Required(p, "must contain at least one key/value pair"))
+	}
+	size := 0
+	for _, k := range check.Keys(params) {
+		if k == "" {
+			errs = append(errs, field.Invalid(p, k, "field can not be empty."))
+		}
+		size += len(k) + len(params[k])
+	}
+	if size > maxParametersBytes {
+		errs = append(errs, field.TooLong(p, "", maxParametersBytes))
+	}
+	return errs
+}
+
+func validateTopologies(terms []corev1.TopologySelectorTerm, p *field.Path) field.ErrorList {
+	var errs field.ErrorList
+	for i := range terms {
+		at := p.Index(i).Child("matchLabelExpressions")
+		keys := map[string]bool{}
+		for j, e := range terms[i].MatchLabelExpressions {
+			expr := at.Index(j)
+			if len(e.Values) == 0 {
+				errs = append(errs, field.Required(expr.Child("values"), ""))
+			}
+			values := map[string]bool{}
+			for n, v := range e.Values {
+				if values[v] {
+					errs = append(errs, field.Duplicate(expr.Child("values").Index(n), v))
+				}
+				values[v] = true
+			}
+			if keys[e.Key] {
+				errs = append(errs, field.Duplicate(expr.Child("key"), e.Key))
+			}
+			keys[e.Key] = true
+			errs = append(errs, check.QualifiedName(e.Key, expr.Child("key"))...)
+		}
+		for j := range i {
+			if apiequality.Semantic.DeepEqual(terms[i], terms[j]) {
+				errs = append(errs, field.Duplicate(at, ""))
+				break
+			}
+		}
+	}
+	return errs
+}
+
+func validateStorageClassUpdate(c, old *storagev1.StorageClass) field.ErrorList {
+	errs := check.Immutable(c.Parameters, old.Parameters, field.NewPath("parameters"))
+	errs = append(errs, check.Immutable(c.Provisioner, old.Provisioner, field.NewPath("provisioner"))...)
+	errs = append(errs, check.Immutable(c.ReclaimPolicy, old.ReclaimPolicy, field.NewPath("reclaimPolicy"))...)
+	return append(errs, check.Immutable(c.VolumeBindingMode, old.VolumeBindingMode, field.NewPath("volumeBindingMode"))...)
+}

@@ -1,0 +1,80 @@
+package config
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/spf13/pflag"
+)
+
+func flags(args ...string) (*Server, *pflag.FlagSet, error) {
+	s := &Server{}
+	fs := pflag.NewFlagSet("server", pflag.ContinueOnError)
+	s.Bind(fs)
+	return s, fs, fs.Parse(args)
+}
+
+func TestPrecedence(t *testing.T) {
+	s, fs, err := flags("--https-port=1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := applyEnv(fs, []string{"CELOX_HTTPS_PORT=2", "CELOX_NODE_NAME=env", "CELOX_BIN=ignored", "HOME=/"}); err != nil {
+		t.Fatal(err)
+	}
+	if err := applyFile(fs, "f.yaml", []byte("https-port: 3\nnode-name: file\ndisable-node: true\netcd-servers: [http://a:1, http://b:2]\n")); err != nil {
+		t.Fatal(err)
+	}
+	if s.HTTPSPort != 1 || s.NodeName != "env" || !s.DisableNode || len(s.EtcdServers) != 2 {
+		t.Errorf("got %+v", s)
+	}
+}
+
+func TestFileErrorsNameTheLine(t *testing.T) {
+	tests := []struct{ name, in, want string }{
+		{"syntax", "a: b\n  c: [", "line 2"},
+		{"unknown", "\nhttp-port: 1\n", `line 2: unknown key "http-port": did you mean "https-port"?`},
+		{"type", "https-port: many\n", "line 1: https-port:"},
+		{"twice", "log-level: info\nlog-level: debug\n", "line 2: key \"log-level\" stands in line 1 already"},
+		{"no mapping", "- a\n", "line 1"},
+		{"nested", "node-name: {a: b}\n", "line 1: node-name: want a plain value"},
+		{"not a key", "config: other.yaml\n", "unknown key"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			_, fs, _ := flags()
+			err := applyFile(fs, "f.yaml", []byte(tt.in))
+			if err == nil || !strings.Contains(err.Error(), tt.want) {
+				t.Errorf("got %v, want it to say %q", err, tt.want)
+			}
+		})
+	}
+}
+
+func TestCompleteNamesTheKey(t *testing.T) {
+	for key, value := range map[string]string{
+		"bind-address": "localhost", "https-port": "0", "node-name": "A_b", "node-ip": "x", "etcd-servers": "localhost", "cluster-cidr": "10.42.0.1/24",
+		"service-cidr": "x", "log-level": "loud", "registry-mirror": "x", "etcd-certfile": "only.crt", "cluster-domain": "-",
+	} {
+		s, _, err := flags("--" + key + "=" + value)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Complete(); err == nil || !strings.Contains(err.Error(), "--"+key+": ") {
+			t.Errorf("--%s=%s: got %v", key, value, err)
+		}
+	}
+	s, _, _ := flags("--node-name=n", "--data-dir=x")
+	if err := s.Complete(); err != nil || !strings.HasSuffix(s.WriteKubeconfig, "/x/admin.kubeconfig") {
+		t.Errorf("defaults: %v, kubeconfig %q", err, s.WriteKubeconfig)
+	}
+}
+
+func FuzzFile(f *testing.F) {
+	f.Add([]byte("https-port: 1\n"))
+	f.Add([]byte("a: &x [*x]"))
+	f.Fuzz(func(_ *testing.T, data []byte) {
+		_, fs, _ := flags()
+		_ = applyFile(fs, "f", data) // must not panic
+	})
+}

@@ -1,0 +1,156 @@
+package endpoints
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes"
+	corelisters "k8s.io/client-go/listers/core/v1"
+	"k8s.io/client-go/tools/cache"
+	sliceutil "k8s.io/endpointslice/util"
+
+	"github.com/celox/celox/internal/controller"
+)
+
+const (
+	managedByLabel = "endpoints.kubernetes.io/managed-by"
+	managedBy      = "endpoint-controller"
+)
+
+// Controller reconciles the Endpoints of Services; its keys are Services.
+type Controller struct {
+	client    kubernetes.Interface
+	services  corelisters.ServiceLister
+	pods      corelisters.PodLister
+	endpoints corelisters.EndpointsLister
+	log       *slog.Logger
+	loop      *controller.Loop
+}
+
+// New makes the controller and registers it with the informers, which the caller starts.
+func New(c kubernetes.Interface, f informers.SharedInformerFactory, log *slog.Logger, m *controller.Metrics) (*Controller, error) {
+	services, pods, endpoints := f.Core().V1().Services(), f.Core().V1().Pods(), f.Core().V1().Endpoints()
+	ctl := &Controller{client: c, services: services.Lister(), pods: pods.Lister(), endpoints: endpoints.Lister(), log: log}
+	ctl.loop = controller.NewLoop("endpoint", ctl.Reconcile, controller.Options{
+		Workers: 5, Log: log, Metrics: m,
+		Synced: []cache.InformerSynced{services.Informer().HasSynced, pods.Informer().HasSynced, endpoints.Informer().HasSynced},
+	})
+	queue := func(s *corev1.Service) { ctl.loop.AddObject(s) }
+	if err := errors.Join(
+		controller.Watch(services.Informer(), controller.Handlers[*corev1.Service]{Changed: queue, Delete: queue}),
+		controller.Watch(pods.Informer(), controller.Handlers[*corev1.Pod]{
+			Add:    func(pod *corev1.Pod) { ctl.podChanged(nil, pod) },
+			Update: func(old, pod *corev1.Pod) { ctl.podChanged(old, pod) },
+			Delete: func(pod *corev1.Pod) { ctl.podChanged(pod, nil) },
+		}),
+		controller.Watch(endpoints.Informer(), controller.Handlers[*corev1.Endpoints]{
+			Delete: func(e *corev1.Endpoints) { ctl.loop.AddObject(e) },
+		}),
+	); err != nil {
+		return nil, fmt.Errorf("endpoints: %w", err)
+	}
+	return ctl, nil
+}
+
+// Run reconciles until ctx ends.
+func (c *Controller) Run(ctx context.Context) error { return c.loop.Run(ctx) }
+
+func (c *Controller) podChanged(old, pod *corev1.Pod) {
+	// A nil *Pod in an interface is not a nil interface, and the library asks for the latter.
+	var was, is any
+	if old != nil {
+		was = old
+	}
+	if pod != nil {
+		is = pod
+	}
+	services, err := sliceutil.GetServicesToUpdate(c.services, sliceutil.GetPodUpdateProjectionKey(was, is))
+	if err != nil {
+		c.log.Error("services of a pod", "err", err)
+		return
+	}
+	for key := range services {
+		c.loop.Add(key)
+	}
+}
+
+// Reconcile brings the Endpoints of one Service up to date.
+func (c *Controller) Reconcile(ctx context.Context, key string) error {
+	namespace, name, err := cache.SplitMetaNamespaceKey(key)
+	if err != nil {
+		return nil // not a key of ours; a retry would not change it
+	}
+	client := c.client.CoreV1().Endpoints(namespace)
+	service, err := c.services.Services(namespace).Get(name)
+	if apierrors.IsNotFound(err) {
+		if _, err := c.endpoints.Endpoints(namespace).Get(name); err != nil {
+			return nil // nothing to remove
+		}
+		if err := client.Delete(ctx, name, metav1.DeleteOptions{}); err != nil && !apierrors.IsNotFound(err) {
+			return fmt.Errorf("delete endpoints: %w", err)
+		}
+		return nil
+	} else if err != nil {
+		return fmt.Errorf("get service: %w", err)
+	}
+	if service.Spec.Type == corev1.ServiceTypeExternalName || service.Spec.Selector == nil {
+		return nil
+	}
+	pods, err := c.pods.Pods(namespace).List(labels.Set(service.Spec.Selector).AsSelectorPreValidated())
+	if err != nil {
+		return fmt.Errorf("list pods: %w", err)
+	}
+	wantSubsets, truncated := subsets(service, pods)
+	have, err := c.endpoints.Endpoints(namespace).Get(name)
+	create := apierrors.IsNotFound(err)
+	if create {
+		have = &corev1.Endpoints{ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: namespace}}
+	} else if err != nil {
+		return fmt.Errorf("get endpoints: %w", err)
+	}
+	want := have.DeepCopy()
+	want.Subsets = wantSubsets
+	want.Labels = wantLabels(service)
+	if truncated {
+		metav1.SetMetaDataAnnotation(&want.ObjectMeta, corev1.EndpointsOverCapacity, "truncated")
+	} else {
+		delete(want.Annotations, corev1.EndpointsOverCapacity)
+	}
+	switch {
+	case create:
+		_, err = client.Create(ctx, want, metav1.CreateOptions{})
+	case equality.Semantic.DeepEqual(have.Subsets, want.Subsets) && maps.Equal(have.Labels, want.Labels) && maps.Equal(have.Annotations, want.Annotations):
+		return nil
+	default:
+		_, err = client.Update(ctx, want, metav1.UpdateOptions{})
+	}
+	if err != nil && !apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
+		return fmt.Errorf("write endpoints: %w", err)
+	}
+	return nil
+}
+
+// wantLabels are the service's labels, less the mark for headless services, which is set by what the service is.
+func wantLabels(service *corev1.Service) map[string]string {
+	l := map[string]string{managedByLabel: managedBy}
+	for k, v := range service.Labels {
+		if !strings.HasPrefix(k, managedByLabel) {
+			l[k] = v
+		}
+	}
+	delete(l, corev1.IsHeadlessService)
+	if service.Spec.ClusterIP == corev1.ClusterIPNone {
+		l[corev1.IsHeadlessService] = ""
+	}
+	return l
+}

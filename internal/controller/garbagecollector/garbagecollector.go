@@ -1,0 +1,303 @@
+package garbagecollector
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"sync"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/metadata"
+	"k8s.io/client-go/tools/cache"
+
+	"github.com/celox/celox/internal/controller"
+)
+
+// Resource is one whose objects are watched: every one that can be deleted, but for events.
+type Resource struct {
+	GVR      schema.GroupVersionResource
+	Informer cache.SharedIndexInformer
+}
+
+// Config is what a Controller needs.
+type Config struct {
+	Metadata  metadata.Interface
+	Resources []Resource
+	// Resolve finds the resource of an owner reference, and whether it is namespaced.
+	Resolve func(schema.GroupVersionKind) (gvr schema.GroupVersionResource, namespaced, ok bool)
+	Log     *slog.Logger
+	Metrics *controller.Metrics
+}
+
+// Controller collects garbage. Its keys are uids.
+type Controller struct {
+	metadata metadata.Interface
+	graph    *graph
+	remove   *controller.Loop
+	orphan   *controller.Loop
+}
+
+// New makes the controller and registers it with the informers, which the caller starts.
+func New(cfg Config) (*Controller, error) {
+	c := &Controller{metadata: cfg.Metadata, graph: &graph{nodes: map[types.UID]*node{}, resolve: cfg.Resolve}}
+	var synced []cache.InformerSynced
+	for _, r := range cfg.Resources {
+		synced = append(synced, r.Informer.HasSynced)
+	}
+	c.remove = controller.NewLoop("garbage-collector", c.Reconcile, controller.Options{Workers: 8, Synced: synced, Log: cfg.Log, Metrics: cfg.Metrics})
+	c.orphan = controller.NewLoop("garbage-collector-orphan", c.reconcileOrphan, controller.Options{Workers: 4, Synced: synced, Log: cfg.Log, Metrics: cfg.Metrics})
+	for _, r := range cfg.Resources {
+		if err := controller.Watch(r.Informer, controller.Handlers[metav1.Object]{
+			Changed: func(obj metav1.Object) { c.queue(c.graph.upsert(r.GVR, obj)) },
+			Delete:  func(obj metav1.Object) { c.queue(c.graph.delete(obj.GetUID())) },
+		}); err != nil {
+			return nil, fmt.Errorf("garbagecollector: %s: %w", r.GVR.Resource, err)
+		}
+	}
+	return c, nil
+}
+
+// Run collects until ctx ends.
+func (c *Controller) Run(ctx context.Context) error {
+	var loops sync.WaitGroup
+	errs := make([]error, 2)
+	loops.Go(func() { errs[0] = c.remove.Run(ctx) })
+	loops.Go(func() { errs[1] = c.orphan.Run(ctx) })
+	loops.Wait()
+	return errors.Join(errs...)
+}
+
+func (c *Controller) queue(w work) {
+	for _, uid := range w.remove {
+		c.remove.Add(string(uid))
+	}
+	for _, uid := range w.orphan {
+		c.orphan.Add(string(uid))
+	}
+}
+
+func (c *Controller) client(id identity) metadata.ResourceInterface {
+	if id.namespace != "" {
+		return c.metadata.Resource(id.gvr).Namespace(id.namespace)
+	}
+	return c.metadata.Resource(id.gvr)
+}
+
+// live asks the server for an object; nil when it is not there (or a namesake is).
+func (c *Controller) live(ctx context.Context, id identity) (*metav1.PartialObjectMetadata, error) {
+	obj, err := c.client(id).Get(ctx, id.name, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) || err == nil && obj.UID != id.uid {
+		return nil, nil
+	} else if err != nil {
+		return nil, fmt.Errorf("get %s %s: %w", id.gvr.Resource, id.name, err)
+	}
+	return obj, nil
+}
+
+// Reconcile looks whether one object should go.
+func (c *Controller) Reconcile(ctx context.Context, key string) error {
+	v, known := c.graph.view(types.UID(key))
+	if !known {
+		return nil
+	}
+	obj, err := c.live(ctx, v.identity)
+	if err != nil {
+		return err
+	}
+	if obj == nil {
+		if v.virtual {
+			c.queue(c.graph.delete(v.uid)) // its dependents have no owner: look at them
+		}
+		return nil // an informer will say so
+	}
+	if v.foreground {
+		return c.foreground(ctx, v, obj)
+	}
+	if len(obj.OwnerReferences) == 0 || obj.DeletionTimestamp != nil {
+		return nil
+	}
+	owners, err := c.classify(ctx, obj)
+	if err != nil {
+		return err
+	}
+	switch {
+	case len(owners.solid) > 0:
+		// Somebody still wants it: forget those that are gone or going.
+		if len(owners.dangling)+len(owners.waiting) == 0 {
+			return nil
+		}
+		return c.dropOwners(ctx, v.identity, obj, append(owners.dangling, owners.waiting...))
+	case len(owners.waiting) > 0 && len(v.dependents) > 0:
+		// The owner waits for its dependents, and this one has some of its own: they go first. A cycle would wait for ever, so a
+		// dependent that is itself an owner in the foreground makes this one not block.
+		for _, d := range v.dependents {
+			if dv, ok := c.graph.view(d.uid); ok && dv.foreground {
+				if err := c.unblock(ctx, v.identity, obj); err != nil {
+					return err
+				}
+				break
+			}
+		}
+		return c.delete(ctx, v.identity, metav1.DeletePropagationForeground)
+	default:
+		return c.delete(ctx, v.identity, policyOf(obj))
+	}
+}
+
+// policyOf is how the object's own dependents fare: as its finalizers say, or in the background.
+func policyOf(obj metav1.Object) metav1.DeletionPropagation {
+	switch {
+	case slices.Contains(obj.GetFinalizers(), metav1.FinalizerOrphanDependents):
+		return metav1.DeletePropagationOrphan
+	case slices.Contains(obj.GetFinalizers(), metav1.FinalizerDeleteDependents):
+		return metav1.DeletePropagationForeground
+	}
+	return metav1.DeletePropagationBackground
+}
+
+// classes are an object's owners by how they fare.
+type classes struct {
+	solid    []types.UID
+	dangling []types.UID // do not exist
+	waiting  []types.UID // are being deleted and wait for their dependents
+}
+
+func (c *Controller) classify(ctx context.Context, obj *metav1.PartialObjectMetadata) (classes, error) {
+	var out classes
+	for _, ref := range obj.OwnerReferences {
+		gvr, namespaced, ok := c.graph.resolve(schema.FromAPIVersionAndKind(ref.APIVersion, ref.Kind))
+		if !ok || namespaced && obj.Namespace == "" {
+			// A kind that nobody knows (perhaps not yet), or a reference that cannot be: nothing is deleted on a guess.
+			out.solid = append(out.solid, ref.UID)
+			continue
+		}
+		id := identity{gvr: gvr, name: ref.Name, uid: ref.UID}
+		if namespaced {
+			id.namespace = obj.Namespace
+		}
+		owner, err := c.live(ctx, id)
+		switch {
+		case err != nil:
+			return classes{}, err
+		case owner == nil:
+			out.dangling = append(out.dangling, ref.UID)
+		case owner.DeletionTimestamp != nil && slices.Contains(owner.Finalizers, metav1.FinalizerDeleteDependents):
+			out.waiting = append(out.waiting, ref.UID)
+		default:
+			out.solid = append(out.solid, ref.UID)
+		}
+	}
+	return out, nil
+}
+
+// foreground takes one step of a foreground deletion: when no dependent blocks any more, the finalizer goes and the object with it.
+func (c *Controller) foreground(ctx context.Context, v view, obj *metav1.PartialObjectMetadata) error {
+	blocked := false
+	for _, d := range v.dependents {
+		if d.blocking {
+			blocked = true
+		}
+		if !d.deleting {
+			c.remove.Add(string(d.uid))
+		}
+	}
+	if blocked {
+		return nil
+	}
+	return c.removeFinalizer(ctx, v.identity, obj, metav1.FinalizerDeleteDependents)
+}
+
+// reconcileOrphan cuts an object's dependents loose and then lets it go.
+func (c *Controller) reconcileOrphan(ctx context.Context, key string) error {
+	v, known := c.graph.view(types.UID(key))
+	if !known {
+		return nil
+	}
+	obj, err := c.live(ctx, v.identity)
+	if err != nil || obj == nil {
+		return err
+	}
+	if !slices.Contains(obj.Finalizers, metav1.FinalizerOrphanDependents) {
+		return nil
+	}
+	var errs []error
+	for _, d := range v.dependents {
+		child, err := c.live(ctx, d.identity)
+		if err != nil {
+			errs = append(errs, err)
+		} else if child != nil {
+			errs = append(errs, c.dropOwners(ctx, d.identity, child, []types.UID{v.uid}))
+		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	return c.removeFinalizer(ctx, v.identity, obj, metav1.FinalizerOrphanDependents)
+}
+
+func (c *Controller) delete(ctx context.Context, id identity, policy metav1.DeletionPropagation) error {
+	err := c.client(id).Delete(ctx, id.name, metav1.DeleteOptions{Preconditions: metav1.NewUIDPreconditions(string(id.uid)), PropagationPolicy: &policy})
+	if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
+		return fmt.Errorf("delete %s %s: %w", id.gvr.Resource, id.name, err)
+	}
+	return nil
+}
+
+// patchMeta is a merge patch of metadata; the revision makes it fail when somebody came between.
+type patchMeta struct {
+	ResourceVersion string                   `json:"resourceVersion"`
+	OwnerReferences *[]metav1.OwnerReference `json:"ownerReferences,omitempty"`
+	Finalizers      *[]string                `json:"finalizers,omitempty"`
+}
+
+func (c *Controller) patch(ctx context.Context, id identity, meta patchMeta) error {
+	data, err := json.Marshal(map[string]patchMeta{"metadata": meta})
+	if err != nil {
+		return fmt.Errorf("encode patch: %w", err)
+	}
+	if _, err := c.client(id).Patch(ctx, id.name, types.MergePatchType, data, metav1.PatchOptions{}); err != nil && !apierrors.IsNotFound(err) {
+		return fmt.Errorf("patch %s %s: %w", id.gvr.Resource, id.name, err)
+	}
+	return nil
+}
+
+func (c *Controller) dropOwners(ctx context.Context, id identity, obj *metav1.PartialObjectMetadata, uids []types.UID) error {
+	kept := []metav1.OwnerReference{}
+	for _, ref := range obj.OwnerReferences {
+		if !slices.Contains(uids, ref.UID) {
+			kept = append(kept, ref)
+		}
+	}
+	if len(kept) == len(obj.OwnerReferences) {
+		return nil
+	}
+	return c.patch(ctx, id, patchMeta{ResourceVersion: obj.ResourceVersion, OwnerReferences: &kept})
+}
+
+func (c *Controller) unblock(ctx context.Context, id identity, obj *metav1.PartialObjectMetadata) error {
+	refs := slices.Clone(obj.OwnerReferences)
+	no := false
+	for i := range refs {
+		refs[i].BlockOwnerDeletion = &no
+	}
+	return c.patch(ctx, id, patchMeta{ResourceVersion: obj.ResourceVersion, OwnerReferences: &refs})
+}
+
+func (c *Controller) removeFinalizer(ctx context.Context, id identity, obj *metav1.PartialObjectMetadata, finalizer string) error {
+	kept := []string{}
+	for _, f := range obj.Finalizers {
+		if f != finalizer {
+			kept = append(kept, f)
+		}
+	}
+	if len(kept) == len(obj.Finalizers) {
+		return nil
+	}
+	return c.patch(ctx, id, patchMeta{ResourceVersion: obj.ResourceVersion, Finalizers: &kept})
+}

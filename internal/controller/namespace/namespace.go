@@ -1,0 +1,205 @@
+package namespace
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes"
+	corelisters "k8s.io/client-go/listers/core/v1"
+	"k8s.io/client-go/metadata"
+	"k8s.io/client-go/tools/cache"
+	"k8s.io/utils/clock"
+
+	"github.com/celox/celox/internal/controller"
+)
+
+// lookAgain is how soon a namespace is looked at again while objects in it are still going. Pods tell their grace period, for which the
+// controller waits; nothing tells when a finalizer of somebody else will be done.
+const lookAgain = 500 * time.Millisecond
+
+// Controller reconciles namespaces that are being deleted.
+type Controller struct {
+	client     kubernetes.Interface
+	metadata   metadata.Interface
+	resources  func() []schema.GroupVersionResource
+	namespaces corelisters.NamespaceLister
+	clock      clock.PassiveClock
+	loop       *controller.Loop
+}
+
+// New makes the controller. resources lists the namespaced resources that can be listed and deleted, one version of each.
+func New(c kubernetes.Interface, m metadata.Interface, resources func() []schema.GroupVersionResource, f informers.SharedInformerFactory, clk clock.PassiveClock, log *slog.Logger, metrics *controller.Metrics) (*Controller, error) {
+	namespaces := f.Core().V1().Namespaces()
+	ctl := &Controller{client: c, metadata: m, resources: resources, namespaces: namespaces.Lister(), clock: clk}
+	ctl.loop = controller.NewLoop("namespace", ctl.Reconcile, controller.Options{
+		Workers: 5, Synced: []cache.InformerSynced{namespaces.Informer().HasSynced}, Log: log, Metrics: metrics,
+	})
+	if err := controller.Watch(namespaces.Informer(), controller.Handlers[*corev1.Namespace]{Changed: func(ns *corev1.Namespace) {
+		if ns.DeletionTimestamp != nil {
+			ctl.loop.AddObject(ns)
+		}
+	}}); err != nil {
+		return nil, fmt.Errorf("namespace: %w", err)
+	}
+	return ctl, nil
+}
+
+// Run reconciles until ctx ends.
+func (c *Controller) Run(ctx context.Context) error { return c.loop.Run(ctx) }
+
+// Reconcile takes one step of the deletion of one namespace.
+func (c *Controller) Reconcile(ctx context.Context, key string) error {
+	ns, err := c.namespaces.Get(key)
+	if apierrors.IsNotFound(err) {
+		return nil
+	} else if err != nil {
+		return fmt.Errorf("get namespace: %w", err)
+	}
+	if ns.DeletionTimestamp == nil || !slices.Contains(ns.Spec.Finalizers, corev1.FinalizerKubernetes) {
+		return nil
+	}
+	if ns.Status.Phase != corev1.NamespaceTerminating {
+		updated := ns.DeepCopy()
+		updated.Status.Phase = corev1.NamespaceTerminating
+		if ns, err = c.client.CoreV1().Namespaces().UpdateStatus(ctx, updated, metav1.UpdateOptions{}); err != nil {
+			return ignoreGone(fmt.Errorf("mark terminating: %w", err))
+		}
+	}
+	left, deleteErr := c.empty(ctx, ns.Name)
+	if err := c.report(ctx, ns, left, deleteErr); err != nil {
+		return ignoreGone(err)
+	}
+	if deleteErr != nil {
+		return deleteErr
+	}
+	if left.total > 0 {
+		c.loop.AddAfter(key, max(lookAgain, left.wait))
+		return nil
+	}
+	fresh, err := c.client.CoreV1().Namespaces().Get(ctx, ns.Name, metav1.GetOptions{})
+	if err != nil {
+		return ignoreGone(fmt.Errorf("get namespace: %w", err))
+	}
+	if fresh.UID != ns.UID {
+		return nil
+	}
+	fresh.Spec.Finalizers = slices.DeleteFunc(fresh.Spec.Finalizers, func(f corev1.FinalizerName) bool { return f == corev1.FinalizerKubernetes })
+	if _, err := c.client.CoreV1().Namespaces().Finalize(ctx, fresh, metav1.UpdateOptions{}); err != nil {
+		return ignoreGone(fmt.Errorf("finalize: %w", err))
+	}
+	return nil
+}
+
+func ignoreGone(err error) error {
+	if apierrors.IsNotFound(err) {
+		return nil
+	}
+	return err
+}
+
+// remains is what a namespace still holds.
+type remains struct {
+	total      int
+	resources  []string // "pods. has 2 resource instances"
+	finalizers map[string]int
+	wait       time.Duration // the longest grace period that runs
+}
+
+// empty asks for the deletion of everything in a namespace and says what is left.
+func (c *Controller) empty(ctx context.Context, namespace string) (remains, error) {
+	left := remains{finalizers: map[string]int{}}
+	var errs []error
+	for _, gvr := range c.resources() {
+		client := c.metadata.Resource(gvr).Namespace(namespace)
+		list, err := client.List(ctx, metav1.ListOptions{})
+		if err != nil {
+			errs = append(errs, fmt.Errorf("list %s: %w", gvr.GroupResource(), err))
+			continue
+		}
+		if len(list.Items) == 0 {
+			continue
+		}
+		background := metav1.DeletePropagationBackground
+		if err := client.DeleteCollection(ctx, metav1.DeleteOptions{PropagationPolicy: &background}, metav1.ListOptions{}); err != nil {
+			errs = append(errs, fmt.Errorf("delete %s: %w", gvr.GroupResource(), err))
+			continue
+		}
+		if list, err = client.List(ctx, metav1.ListOptions{}); err != nil {
+			errs = append(errs, fmt.Errorf("list %s: %w", gvr.GroupResource(), err))
+			continue
+		}
+		if n := len(list.Items); n > 0 {
+			left.total += n
+			left.resources = append(left.resources, fmt.Sprintf("%s.%s has %d resource instances", gvr.Resource, gvr.Group, n))
+		}
+		for i := range list.Items {
+			for _, f := range list.Items[i].Finalizers {
+				left.finalizers[f]++
+			}
+		}
+	}
+	slices.Sort(left.resources)
+	return left, errors.Join(errs...)
+}
+
+// report writes the conditions that say what the deletion waits for.
+func (c *Controller) report(ctx context.Context, ns *corev1.Namespace, left remains, deleteErr error) error {
+	updated := ns.DeepCopy()
+	set := func(t corev1.NamespaceConditionType, bad bool, badReason, badMessage, goodReason, goodMessage string) {
+		cond := corev1.NamespaceCondition{Type: t, Status: corev1.ConditionFalse, Reason: goodReason, Message: goodMessage, LastTransitionTime: metav1.NewTime(c.clock.Now())}
+		if bad {
+			cond.Status, cond.Reason, cond.Message = corev1.ConditionTrue, badReason, badMessage
+		}
+		for i := range updated.Status.Conditions {
+			have := &updated.Status.Conditions[i]
+			if have.Type != t {
+				continue
+			}
+			if have.Status == cond.Status {
+				cond.LastTransitionTime = have.LastTransitionTime
+			}
+			*have = cond
+			return
+		}
+		updated.Status.Conditions = append(updated.Status.Conditions, cond)
+	}
+	var finalizers []string
+	for f, n := range left.finalizers {
+		finalizers = append(finalizers, fmt.Sprintf("%s in %d resource instances", f, n))
+	}
+	slices.Sort(finalizers)
+	failure := ""
+	if deleteErr != nil {
+		failure = deleteErr.Error()
+	}
+	set(corev1.NamespaceDeletionDiscoveryFailure, false, "", "", "ResourcesDiscovered", "All resources successfully discovered")
+	set(corev1.NamespaceDeletionGVParsingFailure, false, "", "", "ParsedGroupVersions", "All legacy kube types successfully parsed")
+	set(corev1.NamespaceDeletionContentFailure, deleteErr != nil, "ContentDeletionFailed", failure,
+		"ContentDeleted", "All content successfully deleted, may be waiting on finalization")
+	set(corev1.NamespaceContentRemaining, left.total > 0, "SomeResourcesRemain", "Some resources are remaining: "+strings.Join(left.resources, ", "),
+		"ContentRemoved", "All content successfully removed")
+	set(corev1.NamespaceFinalizersRemaining, len(finalizers) > 0, "SomeFinalizersRemain", "Some content in the namespace has finalizers remaining: "+strings.Join(finalizers, ", "),
+		"ContentHasNoFinalizers", "All content-preserving finalizers finished")
+	if equality.Semantic.DeepEqual(updated.Status, ns.Status) {
+		return nil
+	}
+	// A namespace that empties at once is not worth a write: it is finalized in the same step.
+	if left.total == 0 && deleteErr == nil {
+		return nil
+	}
+	if _, err := c.client.CoreV1().Namespaces().UpdateStatus(ctx, updated, metav1.UpdateOptions{}); err != nil {
+		return fmt.Errorf("report remaining content: %w", err)
+	}
+	return nil
+}

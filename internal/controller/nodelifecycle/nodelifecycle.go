@@ -1,0 +1,271 @@
+package nodelifecycle
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"time"
+
+	coordinationv1 "k8s.io/api/coordination/v1"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes"
+	coordinationlisters "k8s.io/client-go/listers/coordination/v1"
+	corelisters "k8s.io/client-go/listers/core/v1"
+	"k8s.io/client-go/tools/cache"
+	"k8s.io/client-go/tools/record"
+	"k8s.io/utils/clock"
+
+	"github.com/celox/celox/internal/controller"
+)
+
+const (
+	// gracePeriod is how long a lease may stay unrenewed before its node is Unknown.
+	gracePeriod = 50 * time.Second
+	// startupGrace is the same for a node that has never renewed one.
+	startupGrace = time.Minute
+)
+
+// Config is what a Controller needs.
+type Config struct {
+	Client    kubernetes.Interface
+	Informers informers.SharedInformerFactory
+	Recorder  record.EventRecorder
+	Clock     clock.PassiveClock
+	Log       *slog.Logger
+	Metrics   *controller.Metrics
+	// Local names the node that lives in this process, which needs no heartbeat: while this controller runs, so does the node. "" is none.
+	Local string
+}
+
+// Controller reconciles nodes.
+type Controller struct {
+	Config
+	nodes  corelisters.NodeLister
+	pods   corelisters.PodLister
+	leases coordinationlisters.LeaseLister
+	// seen is when this process last saw a lease change: clocks of nodes are not compared with ours. Keyed by node, used under the
+	// loop's guarantee that one key has one worker; the map itself belongs to the single worker.
+	seen map[string]heartbeat
+	loop *controller.Loop
+}
+
+type heartbeat struct {
+	renewed metav1.MicroTime
+	at      time.Time
+}
+
+// New makes the controller and registers it with the informers, which the caller starts.
+func New(cfg Config) (*Controller, error) {
+	nodes, pods, leases := cfg.Informers.Core().V1().Nodes(), cfg.Informers.Core().V1().Pods(), cfg.Informers.Coordination().V1().Leases()
+	c := &Controller{Config: cfg, nodes: nodes.Lister(), pods: pods.Lister(), leases: leases.Lister(), seen: map[string]heartbeat{}}
+	c.loop = controller.NewLoop("node-lifecycle", c.Reconcile, controller.Options{
+		Workers: 1, Log: cfg.Log, Metrics: cfg.Metrics,
+		Synced: []cache.InformerSynced{nodes.Informer().HasSynced, pods.Informer().HasSynced, leases.Informer().HasSynced},
+	})
+	queue := func(n *corev1.Node) { c.loop.AddObject(n) }
+	lease := func(l *coordinationv1.Lease) {
+		if l.Namespace == corev1.NamespaceNodeLease {
+			c.loop.Add(l.Name)
+		}
+	}
+	if err := errors.Join(
+		controller.Watch(nodes.Informer(), controller.Handlers[*corev1.Node]{Changed: queue, Delete: queue}),
+		controller.Watch(leases.Informer(), controller.Handlers[*coordinationv1.Lease]{Changed: lease}),
+	); err != nil {
+		return nil, fmt.Errorf("nodelifecycle: %w", err)
+	}
+	return c, nil
+}
+
+// Run reconciles until ctx ends.
+func (c *Controller) Run(ctx context.Context) error { return c.loop.Run(ctx) }
+
+// Reconcile judges one node.
+func (c *Controller) Reconcile(ctx context.Context, name string) error {
+	node, err := c.nodes.Get(name)
+	if apierrors.IsNotFound(err) {
+		delete(c.seen, name)
+		return nil
+	} else if err != nil {
+		return fmt.Errorf("get node: %w", err)
+	}
+	if name != c.Local {
+		if left := c.left(node); left > 0 {
+			c.loop.AddAfter(name, left)
+		} else if node, err = c.markUnknown(ctx, node); err != nil {
+			return err
+		}
+	}
+	if err := c.taint(ctx, node); err != nil {
+		return err
+	}
+	if ready := conditionOf(node, corev1.NodeReady); ready != nil && ready.Status != corev1.ConditionTrue {
+		return c.markPodsNotReady(ctx, node)
+	}
+	return nil
+}
+
+// left says how long the node's lease may stay as it is.
+func (c *Controller) left(node *corev1.Node) time.Duration {
+	now := c.Clock.Now()
+	last, known := c.seen[node.Name]
+	var renewed metav1.MicroTime
+	if lease, err := c.leases.Leases(corev1.NamespaceNodeLease).Get(node.Name); err == nil && lease.Spec.RenewTime != nil {
+		renewed = *lease.Spec.RenewTime
+	}
+	if !known || !last.renewed.Equal(&renewed) {
+		last = heartbeat{renewed: renewed, at: now}
+		c.seen[node.Name] = last
+	}
+	grace := gracePeriod
+	if renewed.IsZero() {
+		grace = startupGrace
+	}
+	return last.at.Add(grace).Sub(now)
+}
+
+func conditionOf(node *corev1.Node, t corev1.NodeConditionType) *corev1.NodeCondition {
+	for i := range node.Status.Conditions {
+		if node.Status.Conditions[i].Type == t {
+			return &node.Status.Conditions[i]
+		}
+	}
+	return nil
+}
+
+// markUnknown says in the node's conditions that nobody knows.
+func (c *Controller) markUnknown(ctx context.Context, node *corev1.Node) (*corev1.Node, error) {
+	updated := node.DeepCopy()
+	now := metav1.NewTime(c.Clock.Now())
+	for _, t := range []corev1.NodeConditionType{corev1.NodeReady, corev1.NodeMemoryPressure, corev1.NodeDiskPressure, corev1.NodePIDPressure} {
+		cond := conditionOf(updated, t)
+		if cond == nil {
+			updated.Status.Conditions = append(updated.Status.Conditions, corev1.NodeCondition{
+				Type: t, Status: corev1.ConditionUnknown, Reason: "NodeStatusNeverUpdated", Message: "Kubelet never posted node status.",
+				LastHeartbeatTime: node.CreationTimestamp, LastTransitionTime: now,
+			})
+			continue
+		}
+		if cond.Status != corev1.ConditionUnknown {
+			cond.Status, cond.Reason, cond.Message, cond.LastTransitionTime = corev1.ConditionUnknown, "NodeStatusUnknown", "Kubelet stopped posting node status.", now
+		}
+	}
+	if equality.Semantic.DeepEqual(node.Status, updated.Status) {
+		return node, nil
+	}
+	got, err := c.Client.CoreV1().Nodes().UpdateStatus(ctx, updated, metav1.UpdateOptions{})
+	if err != nil {
+		return nil, fmt.Errorf("mark node unknown: %w", err)
+	}
+	c.Recorder.Eventf(&corev1.ObjectReference{Kind: "Node", Name: node.Name, UID: node.UID}, corev1.EventTypeNormal, "NodeNotReady", "Node %s status is now: NodeNotReady", node.Name)
+	return got, nil
+}
+
+// ruled are the taints that this controller gives and takes.
+var ruled = []string{
+	corev1.TaintNodeNotReady, corev1.TaintNodeUnreachable, corev1.TaintNodeMemoryPressure, corev1.TaintNodeDiskPressure,
+	corev1.TaintNodePIDPressure, corev1.TaintNodeNetworkUnavailable, corev1.TaintNodeUnschedulable,
+}
+
+// taintsFor says which of the ruled taints a node should have.
+func taintsFor(node *corev1.Node) []corev1.Taint {
+	var taints []corev1.Taint
+	add := func(key string, effects ...corev1.TaintEffect) {
+		for _, e := range effects {
+			taints = append(taints, corev1.Taint{Key: key, Effect: e})
+		}
+	}
+	is := func(t corev1.NodeConditionType, s corev1.ConditionStatus) bool {
+		c := conditionOf(node, t)
+		return c != nil && c.Status == s
+	}
+	if is(corev1.NodeReady, corev1.ConditionFalse) {
+		add(corev1.TaintNodeNotReady, corev1.TaintEffectNoSchedule, corev1.TaintEffectNoExecute)
+	}
+	if is(corev1.NodeReady, corev1.ConditionUnknown) {
+		add(corev1.TaintNodeUnreachable, corev1.TaintEffectNoSchedule, corev1.TaintEffectNoExecute)
+	}
+	if conditionOf(node, corev1.NodeReady) == nil {
+		// Registered, but it has not spoken yet: no place for pods, no reason to evict.
+		add(corev1.TaintNodeNotReady, corev1.TaintEffectNoSchedule)
+	}
+	for _, p := range []struct {
+		condition corev1.NodeConditionType
+		taint     string
+	}{
+		{corev1.NodeMemoryPressure, corev1.TaintNodeMemoryPressure},
+		{corev1.NodeDiskPressure, corev1.TaintNodeDiskPressure},
+		{corev1.NodePIDPressure, corev1.TaintNodePIDPressure},
+		{corev1.NodeNetworkUnavailable, corev1.TaintNodeNetworkUnavailable},
+	} {
+		if is(p.condition, corev1.ConditionTrue) {
+			add(p.taint, corev1.TaintEffectNoSchedule)
+		}
+	}
+	if node.Spec.Unschedulable {
+		add(corev1.TaintNodeUnschedulable, corev1.TaintEffectNoSchedule)
+	}
+	return taints
+}
+
+// taint gives the node the taints that its conditions ask for, keeping those of others and the times of those that stand.
+func (c *Controller) taint(ctx context.Context, node *corev1.Node) error {
+	want := taintsFor(node)
+	var taints []corev1.Taint
+	for _, t := range node.Spec.Taints {
+		if i := slices.IndexFunc(want, func(w corev1.Taint) bool { return w.MatchTaint(&t) }); i >= 0 {
+			want = slices.Delete(want, i, i+1)
+		} else if slices.Contains(ruled, t.Key) && t.Value == "" {
+			continue
+		}
+		taints = append(taints, t)
+	}
+	if len(want) == 0 && len(taints) == len(node.Spec.Taints) {
+		return nil
+	}
+	now := metav1.NewTime(c.Clock.Now())
+	for _, t := range want {
+		t.TimeAdded = &now
+		taints = append(taints, t)
+	}
+	updated := node.DeepCopy()
+	updated.Spec.Taints = taints
+	if _, err := c.Client.CoreV1().Nodes().Update(ctx, updated, metav1.UpdateOptions{}); err != nil {
+		return fmt.Errorf("update taints: %w", err)
+	}
+	return nil
+}
+
+// markPodsNotReady tells services not to use the pods of a node that is not ready.
+func (c *Controller) markPodsNotReady(ctx context.Context, node *corev1.Node) error {
+	pods, err := c.pods.List(labels.Everything())
+	if err != nil {
+		return fmt.Errorf("list pods: %w", err)
+	}
+	var errs []error
+	for _, p := range pods {
+		if p.Spec.NodeName != node.Name {
+			continue
+		}
+		i := slices.IndexFunc(p.Status.Conditions, func(cond corev1.PodCondition) bool { return cond.Type == corev1.PodReady })
+		if i < 0 || p.Status.Conditions[i].Status != corev1.ConditionTrue {
+			continue
+		}
+		updated := p.DeepCopy()
+		updated.Status.Conditions[i].Status = corev1.ConditionFalse
+		updated.Status.Conditions[i].LastTransitionTime = metav1.NewTime(c.Clock.Now())
+		if _, err := c.Client.CoreV1().Pods(p.Namespace).UpdateStatus(ctx, updated, metav1.UpdateOptions{}); err != nil && !apierrors.IsNotFound(err) {
+			errs = append(errs, fmt.Errorf("mark pod %s/%s not ready: %w", p.Namespace, p.Name, err))
+			continue
+		}
+		c.Recorder.Event(p, corev1.EventTypeWarning, "NodeNotReady", "Node is not ready")
+	}
+	return errors.Join(errs...)
+}

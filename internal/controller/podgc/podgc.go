@@ -1,0 +1,158 @@
+package podgc
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes"
+	corelisters "k8s.io/client-go/listers/core/v1"
+	"k8s.io/client-go/tools/cache"
+	"k8s.io/utils/clock"
+	"k8s.io/utils/ptr"
+
+	"github.com/celox/celox/internal/controller"
+)
+
+const (
+	// quarantine is how long a node must have been gone before its pods go: it may be registering again.
+	quarantine = 40 * time.Second
+	// threshold is how many ended pods may stay, as upstream's --terminated-pod-gc-threshold.
+	threshold = 12500
+	// all is the one key of the loop: the controller looks at all pods at once.
+	all = "pods"
+	// settle gathers bursts of events into one look.
+	settle = time.Second
+)
+
+// Controller collects pods.
+type Controller struct {
+	client kubernetes.Interface
+	pods   corelisters.PodLister
+	nodes  corelisters.NodeLister
+	clock  clock.PassiveClock
+	gone   map[string]time.Time // since when a node that pods name is missing; used by the one worker only
+	loop   *controller.Loop
+}
+
+// New makes the controller and registers it with the informers, which the caller starts.
+func New(c kubernetes.Interface, f informers.SharedInformerFactory, clk clock.PassiveClock, log *slog.Logger, m *controller.Metrics) (*Controller, error) {
+	pods, nodes := f.Core().V1().Pods(), f.Core().V1().Nodes()
+	ctl := &Controller{client: c, pods: pods.Lister(), nodes: nodes.Lister(), clock: clk, gone: map[string]time.Time{}}
+	ctl.loop = controller.NewLoop("podgc", ctl.Reconcile, controller.Options{
+		Workers: 1, Synced: []cache.InformerSynced{pods.Informer().HasSynced, nodes.Informer().HasSynced}, Log: log, Metrics: m,
+	})
+	look := func(pod *corev1.Pod) {
+		if ended(pod) || pod.DeletionTimestamp != nil && pod.Spec.NodeName == "" {
+			ctl.loop.AddAfter(all, settle)
+		} else if pod.Spec.NodeName != "" {
+			if _, err := ctl.nodes.Get(pod.Spec.NodeName); apierrors.IsNotFound(err) {
+				ctl.loop.AddAfter(all, settle)
+			}
+		}
+	}
+	if err := errors.Join(
+		controller.Watch(pods.Informer(), controller.Handlers[*corev1.Pod]{Changed: look}),
+		controller.Watch(nodes.Informer(), controller.Handlers[*corev1.Node]{Delete: func(*corev1.Node) { ctl.loop.AddAfter(all, settle) }}),
+	); err != nil {
+		return nil, fmt.Errorf("podgc: %w", err)
+	}
+	return ctl, nil
+}
+
+// Run collects until ctx ends.
+func (c *Controller) Run(ctx context.Context) error { return c.loop.Run(ctx) }
+
+func ended(p *corev1.Pod) bool {
+	return p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed
+}
+
+func isDisruption(c corev1.PodCondition) bool { return c.Type == corev1.DisruptionTarget }
+
+// Reconcile looks at all pods once.
+func (c *Controller) Reconcile(ctx context.Context, _ string) error {
+	pods, err := c.pods.List(labels.Everything())
+	if err != nil {
+		return fmt.Errorf("list pods: %w", err)
+	}
+	now := c.clock.Now()
+	missing := map[string]bool{}
+	var doomed, done []*corev1.Pod
+	for _, p := range pods {
+		switch {
+		case p.Spec.NodeName == "":
+			if p.DeletionTimestamp != nil {
+				doomed = append(doomed, p)
+			}
+		case c.missing(ctx, p.Spec.NodeName):
+			missing[p.Spec.NodeName] = true
+			if since, ok := c.gone[p.Spec.NodeName]; ok && now.Sub(since) >= quarantine {
+				doomed = append(doomed, p)
+			}
+		case ended(p) && p.DeletionTimestamp == nil:
+			done = append(done, p)
+		}
+	}
+	for name := range missing {
+		if _, known := c.gone[name]; !known {
+			c.gone[name] = now
+			c.loop.AddAfter(all, quarantine+settle)
+		}
+	}
+	for name := range c.gone {
+		if !missing[name] {
+			delete(c.gone, name)
+		}
+	}
+	if excess := len(done) - threshold; excess > 0 {
+		slices.SortFunc(done, func(a, b *corev1.Pod) int {
+			return cmp.Or(a.CreationTimestamp.Compare(b.CreationTimestamp.Time), cmp.Compare(a.Name, b.Name))
+		})
+		doomed = append(doomed, done[:excess]...)
+	}
+	var errs []error
+	for _, p := range doomed {
+		errs = append(errs, c.collect(ctx, p))
+	}
+	return errors.Join(errs...)
+}
+
+// missing asks the cache and, when that does not know the node, the server: a deletion cannot be taken back.
+func (c *Controller) missing(ctx context.Context, node string) bool {
+	if _, err := c.nodes.Get(node); !apierrors.IsNotFound(err) {
+		return false
+	}
+	_, err := c.client.CoreV1().Nodes().Get(ctx, node, metav1.GetOptions{})
+	return apierrors.IsNotFound(err)
+}
+
+// collect marks a pod that had not ended as failed, for its owner counts by phase, and removes it at once.
+func (c *Controller) collect(ctx context.Context, p *corev1.Pod) error {
+	if !ended(p) && p.Spec.NodeName != "" {
+		failed := p.DeepCopy()
+		failed.Status.Phase = corev1.PodFailed
+		failed.Status.Conditions = append(slices.DeleteFunc(failed.Status.Conditions, isDisruption), corev1.PodCondition{
+			Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue, Reason: "DeletionByPodGC",
+			Message: "PodGC: node no longer exists", LastTransitionTime: metav1.NewTime(c.clock.Now()),
+		})
+		if _, err := c.client.CoreV1().Pods(p.Namespace).UpdateStatus(ctx, failed, metav1.UpdateOptions{}); err != nil && !apierrors.IsNotFound(err) {
+			return fmt.Errorf("mark pod %s/%s failed: %w", p.Namespace, p.Name, err)
+		}
+	}
+	err := c.client.CoreV1().Pods(p.Namespace).Delete(ctx, p.Name, metav1.DeleteOptions{
+		GracePeriodSeconds: ptr.To[int64](0), Preconditions: metav1.NewUIDPreconditions(string(p.UID)),
+	})
+	if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
+		return fmt.Errorf("collect pod %s/%s: %w", p.Namespace, p.Name, err)
+	}
+	return nil
+}

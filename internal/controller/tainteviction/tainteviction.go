@@ -1,0 +1,159 @@
+package tainteviction
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes"
+	corelisters "k8s.io/client-go/listers/core/v1"
+	"k8s.io/client-go/tools/cache"
+	"k8s.io/client-go/tools/record"
+	"k8s.io/klog/v2"
+	"k8s.io/utils/clock"
+
+	"github.com/celox/celox/internal/controller"
+)
+
+// Controller reconciles pods on tainted nodes; its keys are pods.
+type Controller struct {
+	client   kubernetes.Interface
+	pods     corelisters.PodLister
+	nodes    corelisters.NodeLister
+	recorder record.EventRecorder
+	clock    clock.PassiveClock
+	logger   klog.Logger
+	loop     *controller.Loop
+}
+
+// New makes the controller and registers it with the informers, which the caller starts.
+func New(c kubernetes.Interface, f informers.SharedInformerFactory, recorder record.EventRecorder, clk clock.PassiveClock, log *slog.Logger, m *controller.Metrics) (*Controller, error) {
+	pods, nodes := f.Core().V1().Pods(), f.Core().V1().Nodes()
+	ctl := &Controller{client: c, pods: pods.Lister(), nodes: nodes.Lister(), recorder: recorder, clock: clk, logger: klog.Background()}
+	ctl.loop = controller.NewLoop("taint-eviction", ctl.Reconcile, controller.Options{
+		Workers: 8, Synced: []cache.InformerSynced{pods.Informer().HasSynced, nodes.Informer().HasSynced}, Log: log, Metrics: m,
+	})
+	pod := func(p *corev1.Pod) {
+		if node, err := ctl.nodes.Get(p.Spec.NodeName); err == nil && len(noExecute(node)) > 0 {
+			ctl.loop.AddObject(p)
+		}
+	}
+	if err := errors.Join(
+		controller.Watch(pods.Informer(), controller.Handlers[*corev1.Pod]{Changed: pod}),
+		controller.Watch(nodes.Informer(), controller.Handlers[*corev1.Node]{Changed: ctl.nodeChanged}),
+	); err != nil {
+		return nil, fmt.Errorf("tainteviction: %w", err)
+	}
+	return ctl, nil
+}
+
+// Run reconciles until ctx ends.
+func (c *Controller) Run(ctx context.Context) error { return c.loop.Run(ctx) }
+
+func noExecute(node *corev1.Node) []corev1.Taint {
+	var taints []corev1.Taint
+	for _, t := range node.Spec.Taints {
+		if t.Effect == corev1.TaintEffectNoExecute {
+			taints = append(taints, t)
+		}
+	}
+	return taints
+}
+
+func (c *Controller) nodeChanged(node *corev1.Node) {
+	if len(noExecute(node)) == 0 {
+		return
+	}
+	pods, err := c.pods.List(labels.Everything())
+	if err != nil {
+		return // a lister over memory does not fail
+	}
+	for _, p := range pods {
+		if p.Spec.NodeName == node.Name {
+			c.loop.AddObject(p)
+		}
+	}
+}
+
+// patience says how long a pod may stay under the given taints: forever is false. The time runs from when a taint was added.
+func patience(logger klog.Logger, p *corev1.Pod, taints []corev1.Taint, now time.Time) (deadline time.Time, ends bool) {
+	for i := range taints {
+		t := &taints[i]
+		added := now
+		if t.TimeAdded != nil {
+			added = t.TimeAdded.Time
+		}
+		tolerated := false
+		for j := range p.Spec.Tolerations {
+			tol := &p.Spec.Tolerations[j]
+			if !tol.ToleratesTaint(logger, t, true) {
+				continue
+			}
+			tolerated = true
+			if tol.TolerationSeconds != nil {
+				until := added.Add(time.Duration(max(0, *tol.TolerationSeconds)) * time.Second)
+				if !ends || until.Before(deadline) {
+					deadline, ends = until, true
+				}
+			}
+		}
+		if !tolerated {
+			return added, true
+		}
+	}
+	return deadline, ends
+}
+
+// Reconcile evicts one pod, or comes back when its time is up.
+func (c *Controller) Reconcile(ctx context.Context, key string) error {
+	namespace, name, err := cache.SplitMetaNamespaceKey(key)
+	if err != nil {
+		return nil // not a key of ours; a retry would not change it
+	}
+	pod, err := c.pods.Pods(namespace).Get(name)
+	if apierrors.IsNotFound(err) || err == nil && (pod.DeletionTimestamp != nil || pod.Spec.NodeName == "") {
+		return nil
+	} else if err != nil {
+		return fmt.Errorf("get pod: %w", err)
+	}
+	node, err := c.nodes.Get(pod.Spec.NodeName)
+	if err != nil {
+		return nil // pod garbage collection's business
+	}
+	taints := noExecute(node)
+	if len(taints) == 0 {
+		return nil
+	}
+	deadline, ends := patience(c.logger, pod, taints, c.clock.Now())
+	if !ends {
+		return nil
+	}
+	if left := deadline.Sub(c.clock.Now()); left > 0 {
+		c.loop.AddAfter(key, left)
+		return nil
+	}
+	c.recorder.Eventf(pod, corev1.EventTypeNormal, "TaintManagerEviction", "Marking for deletion Pod %s", key)
+	disrupted := pod.DeepCopy()
+	disrupted.Status.Conditions = append(slices.DeleteFunc(disrupted.Status.Conditions, func(cond corev1.PodCondition) bool {
+		return cond.Type == corev1.DisruptionTarget
+	}), corev1.PodCondition{
+		Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue, Reason: "DeletionByTaintManager",
+		Message: "Taint manager: deleting due to NoExecute taint", LastTransitionTime: metav1.NewTime(c.clock.Now()),
+	})
+	if _, err := c.client.CoreV1().Pods(namespace).UpdateStatus(ctx, disrupted, metav1.UpdateOptions{}); err != nil && !apierrors.IsNotFound(err) {
+		return fmt.Errorf("mark pod disrupted: %w", err)
+	}
+	err = c.client.CoreV1().Pods(namespace).Delete(ctx, name, metav1.DeleteOptions{Preconditions: metav1.NewUIDPreconditions(string(pod.UID))})
+	if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
+		return fmt.Errorf("evict pod: %w", err)
+	}
+	return nil
+}

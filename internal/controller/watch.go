@@ -1,0 +1,52 @@
+package controller
+
+import (
+	"fmt"
+
+	"k8s.io/client-go/tools/cache"
+)
+
+// Handlers are called for what an informer of T delivers; nil ones are left out. Objects are read-only.
+type Handlers[T any] struct {
+	Add func(T)
+	// Update sees the state before and after. Changed, if set instead, sees only the state after, and additions as well.
+	Update  func(old, obj T)
+	Changed func(T)
+	// Delete sees the last known state.
+	Delete func(T)
+}
+
+// Watch registers handlers with an informer.
+func Watch[T any](informer cache.SharedIndexInformer, h Handlers[T]) error {
+	funcs := cache.ResourceEventHandlerFuncs{
+		AddFunc: func(obj any) {
+			if t, ok := obj.(T); ok && h.Add != nil {
+				h.Add(t)
+			} else if ok && h.Changed != nil {
+				h.Changed(t)
+			}
+		},
+		UpdateFunc: func(old, obj any) {
+			was, ok := old.(T)
+			is, ok2 := obj.(T)
+			if ok && ok2 && h.Update != nil {
+				h.Update(was, is)
+			} else if ok2 && h.Changed != nil {
+				h.Changed(is)
+			}
+		},
+		DeleteFunc: func(obj any) {
+			if gone, ok := obj.(cache.DeletedFinalStateUnknown); ok {
+				obj = gone.Obj
+			}
+			if t, ok := obj.(T); ok && h.Delete != nil {
+				h.Delete(t)
+			}
+		},
+	}
+	if _, err := informer.AddEventHandler(funcs); err != nil {
+		var t T
+		return fmt.Errorf("watch %T: %w", t, err)
+	}
+	return nil
+}

@@ -1,0 +1,459 @@
+package etcd
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"time"
+
+	"go.etcd.io/bbolt"
+	berrors "go.etcd.io/bbolt/errors"
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/client/pkg/v3/types"
+	"go.etcd.io/etcd/server/v3/config"
+	"go.etcd.io/etcd/server/v3/etcdserver"
+	"go.etcd.io/etcd/server/v3/etcdserver/api/membership"
+	"go.etcd.io/etcd/server/v3/etcdserver/api/v3rpc"
+	"go.etcd.io/etcd/server/v3/features"
+	"go.etcd.io/etcd/server/v3/storage/mvcc"
+	"go.etcd.io/raft/v3/raftpb"
+	"google.golang.org/grpc"
+
+	"github.com/celox/celox/internal/store/kv"
+)
+
+const (
+	// DefaultQuotaBytes is how large the database may grow.
+	DefaultQuotaBytes = 8 << 30
+	// DefaultMaxRequestBytes is etcd's own limit of one request.
+	DefaultMaxRequestBytes = 3 << 19 // 1.5 MiB
+
+	// A lone member needs no heartbeats and is elected without waiting (see elect), so it ticks slowly: every tick is a wake-up of an
+	// idle process. The shortest life of a lease is one and a half elections.
+	tick          = 500 * time.Millisecond
+	electionTicks = 2
+	// commitInterval is how long changes are gathered before they go from the log, where they are safe, to the database.
+	commitInterval = time.Second
+	commitLimit    = 10000
+	// bcryptCost is for etcd's own users, of whom there are none; it complains without.
+	bcryptCost = 10
+
+	// The name and the addresses of the lone member. Nobody listens there; they only make the member's id.
+	memberName = "celox"
+	memberURL  = "http://127.0.0.1:2380"
+	clientURL  = "http://127.0.0.1:2379"
+)
+
+// ErrInUse says that another living process has the data directory.
+var ErrInUse = errors.New("the data directory is in use by another process")
+
+// Config are the choices of an embedded server.
+type Config struct {
+	// Dir is the data directory, laid out as etcd does. An upstream member's directory can be opened.
+	Dir string
+	// QuotaBytes is the size at which writes are refused with kv.ErrNoSpace; 0 is DefaultQuotaBytes.
+	QuotaBytes int64
+	// MaxRequestBytes limits one request; 0 is DefaultMaxRequestBytes.
+	MaxRequestBytes uint
+	// Listen, if set, is where etcd's own API is served for tools like etcdctl: an absolute path of a unix socket, which only the
+	// owner can open, or with TLS an address like "127.0.0.1:2379".
+	Listen string
+	TLS    *tls.Config
+	// Logger hears etcd's warnings. Nil is silent.
+	Logger *slog.Logger
+	// Fatal is called when etcd cannot go on (the disk is full or broken) after it started; it must not return. Nil ends the process.
+	// Nothing acknowledged is lost by ending it.
+	Fatal func(reason error)
+}
+
+// Engine is an embedded etcd.
+type Engine struct {
+	operations
+	server *etcdserver.EtcdServer
+	grpc   *grpc.Server
+	lock   *os.File
+	quota  int64
+	log    *slog.Logger
+
+	ctx  context.Context // ends with Close
+	stop context.CancelFunc
+	wg   sync.WaitGroup
+	once sync.Once
+
+	mu      sync.Mutex
+	watches map[*watch]struct{}
+}
+
+// Start runs an etcd on cfg.Dir, new or as it was left, and returns when it can be written to.
+func Start(ctx context.Context, cfg Config) (*Engine, error) {
+	if cfg.Dir == "" {
+		return nil, errors.New("etcd: no data directory")
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	if cfg.QuotaBytes == 0 {
+		cfg.QuotaBytes = DefaultQuotaBytes
+	}
+	if cfg.MaxRequestBytes == 0 {
+		cfg.MaxRequestBytes = DefaultMaxRequestBytes
+	}
+	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
+		return nil, fmt.Errorf("etcd: %w", err)
+	}
+	if err := os.Chmod(cfg.Dir, 0o700); err != nil { // secrets are in here
+		return nil, fmt.Errorf("etcd: %w", err)
+	}
+	lock, err := lockDir(cfg.Dir)
+	if err != nil {
+		return nil, err
+	}
+	e := &Engine{lock: lock, quota: cfg.QuotaBytes, log: cfg.Logger, watches: map[*watch]struct{}{}}
+	e.ctx, e.stop = context.WithCancel(context.Background())
+	if err := e.start(ctx, cfg); err != nil {
+		e.Close()
+		return nil, fmt.Errorf("etcd: start on %s: %w", cfg.Dir, err)
+	}
+	return e, nil
+}
+
+// lockDir makes sure that this process alone has the directory: etcd itself would wait for the other to go.
+func lockDir(dir string) (*os.File, error) {
+	lock, err := os.OpenFile(filepath.Join(dir, "celox.lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("etcd: %w", err)
+	}
+	if err = syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); errors.Is(err, syscall.EWOULDBLOCK) {
+		err = ErrInUse
+	}
+	if err == nil {
+		err = checkDatabase(filepath.Join(dir, "member", "snap", "db"))
+	}
+	if err != nil {
+		lock.Close()
+		return nil, fmt.Errorf("etcd: %s: %w", dir, err)
+	}
+	return lock, nil
+}
+
+// checkDatabase sees whether somebody else's etcd has the database open, for which etcd would wait, or whether it cannot be opened
+// at all, at which etcd would panic.
+func checkDatabase(path string) error {
+	if _, err := os.Stat(path); errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	db, err := bbolt.Open(path, 0o600, &bbolt.Options{ReadOnly: true, Timeout: time.Millisecond})
+	if errors.Is(err, berrors.ErrTimeout) {
+		return ErrInUse
+	}
+	if err != nil {
+		return fmt.Errorf("open %s: %w", path, err)
+	}
+	return db.Close()
+}
+
+func (e *Engine) start(ctx context.Context, cfg Config) (err error) {
+	log := newLogger(cfg.Logger, cfg.Fatal)
+	urls, err := types.NewURLs([]string{memberURL})
+	if err != nil {
+		return err
+	}
+	clients, err := types.NewURLs([]string{clientURL})
+	if err != nil {
+		return err
+	}
+	// etcd calls its logger's Fatal or Panic when it cannot open its files.
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("%v", r)
+		}
+	}()
+	server, err := etcdserver.NewServer(config.ServerConfig{
+		Name: memberName, DataDir: cfg.Dir,
+		ClientURLs: clients, PeerURLs: urls,
+		InitialPeerURLsMap: types.URLsMap{memberName: urls}, InitialClusterToken: "celox", NewCluster: true,
+		SnapshotCount: etcdserver.DefaultSnapshotCount, SnapshotCatchUpEntries: etcdserver.DefaultSnapshotCatchUpEntries,
+		MaxSnapFiles: 5, MaxWALFiles: 5,
+		TickMs: uint(tick / time.Millisecond), ElectionTicks: electionTicks, InitialElectionTickAdvance: true, PreVote: true,
+		AutoCompactionMode: "periodic", // with a retention of 0: off
+		QuotaBackendBytes:  cfg.QuotaBytes, BackendBatchInterval: commitInterval, BackendBatchLimit: commitLimit,
+		MaxTxnOps: 128, MaxRequestBytes: cfg.MaxRequestBytes, MaxConcurrentStreams: 1 << 20,
+		StrictReconfigCheck: true, BcryptCost: bcryptCost, MaxLearners: membership.DefaultMaxLearners, V2Deprecation: config.V2DeprDefault,
+		WarningApplyDuration: time.Second, WarningUnaryRequestDuration: time.Second,
+		ServerFeatureGate: features.NewDefaultServerFeatureGate(memberName, log.zap), Metrics: "basic", Logger: log.zap,
+	})
+	if err != nil {
+		return err
+	}
+	e.server = server
+	server.Start()
+	if err := e.elect(ctx); err != nil {
+		return err
+	}
+	log.started()
+	e.api = struct {
+		pb.KVServer
+		pb.LeaseServer
+	}{v3rpc.NewQuotaKVServer(server), v3rpc.NewQuotaLeaseServer(server)}
+	if cfg.Listen != "" {
+		return e.listen(cfg)
+	}
+	return nil
+}
+
+// elect makes a lone member leader at once, instead of after an election timeout, by telling it what a leader who hands over says:
+// go ahead. The member refuses until it has applied its own membership, so it is told again.
+func (e *Engine) elect(ctx context.Context) error {
+	id := uint64(e.server.MemberID())
+	nudge := time.NewTicker(2 * time.Millisecond)
+	defer nudge.Stop()
+	for {
+		select {
+		case <-e.server.ReadyNotify():
+			return nil
+		case <-e.server.StopNotify():
+			return errors.New("stopped while starting")
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-nudge.C:
+		}
+		if e.server.Leader() == 0 && len(e.server.Cluster().Members()) == 1 {
+			if err := e.server.Process(ctx, &raftpb.Message{Type: raftpb.MsgTimeoutNow.Enum(), To: &id, From: &id}); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// listen serves etcd's API to tools.
+func (e *Engine) listen(cfg Config) error {
+	var l net.Listener
+	var err error
+	if filepath.IsAbs(cfg.Listen) {
+		l, err = listenUnix(cfg.Listen)
+	} else {
+		if cfg.TLS == nil {
+			return fmt.Errorf("listening on %s needs TLS", cfg.Listen)
+		}
+		l, err = net.Listen("tcp", cfg.Listen)
+	}
+	if err != nil {
+		return err
+	}
+	e.grpc = v3rpc.Server(e.server, cfg.TLS, nil)
+	e.wg.Go(func() {
+		if err := e.grpc.Serve(l); err != nil && !errors.Is(err, grpc.ErrServerStopped) {
+			e.log.Warn("etcd: the client listener ended", "error", err)
+		}
+	})
+	return nil
+}
+
+// listenUnix binds through the directory's descriptor, because a socket's path is limited to 108 bytes.
+func listenUnix(path string) (net.Listener, error) {
+	dir, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return nil, err
+	}
+	defer dir.Close()
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, err
+	}
+	l, err := net.Listen("unix", fmt.Sprintf("/proc/self/fd/%d/%s", dir.Fd(), filepath.Base(path)))
+	if err != nil {
+		return nil, err
+	}
+	l.(*net.UnixListener).SetUnlinkOnClose(false) // that name means another directory by then; Start removes what is left
+	if err := os.Chmod(path, 0o600); err != nil {
+		l.Close()
+		return nil, err
+	}
+	return l, nil
+}
+
+// Compact forgets the history before revision. If the database had outgrown its quota and now fits again, writes are allowed again.
+func (e *Engine) Compact(ctx context.Context, revision int64) error {
+	if err := e.operations.Compact(ctx, revision); err != nil {
+		return err
+	}
+	return e.Reclaim(ctx)
+}
+
+// Reclaim lifts the no-space alarm when giving free pages back has made room.
+func (e *Engine) Reclaim(ctx context.Context) error {
+	for _, alarm := range e.server.Alarms() {
+		if alarm.Alarm != pb.AlarmType_NOSPACE {
+			continue
+		}
+		be := e.server.Backend()
+		be.ForceCommit()
+		if err := be.Defrag(); err != nil {
+			return fmt.Errorf("etcd: defragment: %w", err)
+		}
+		if be.Size() >= e.quota*9/10 {
+			return nil
+		}
+		e.log.Info("etcd: there is space again, writes are allowed", "bytes", be.Size(), "quota", e.quota)
+		_, err := e.server.Alarm(ctx, &pb.AlarmRequest{Action: pb.AlarmRequest_DEACTIVATE, MemberID: alarm.MemberID, Alarm: alarm.Alarm})
+		return translate(ctx, err)
+	}
+	return nil
+}
+
+// Size is the size of the database file.
+func (e *Engine) Size(context.Context) (int64, error) {
+	if e.ctx.Err() != nil {
+		return 0, kv.ErrUnavailable
+	}
+	return e.server.Backend().Size(), nil
+}
+
+// watch is one running watch.
+type watch struct {
+	stream   mvcc.WatchStream
+	from     int64
+	progress chan struct{} // capacity 1: a notice is wanted
+}
+
+// Watch reads etcd's own stream, without a client between.
+func (e *Engine) Watch(ctx context.Context, prefix string, from int64) <-chan kv.WatchResponse {
+	out := make(chan kv.WatchResponse)
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.ctx.Err() != nil {
+		close(out)
+		return out
+	}
+	w := &watch{stream: e.server.Watchable().NewWatchStream(), from: from, progress: make(chan struct{}, 1)}
+	e.watches[w] = struct{}{}
+	e.wg.Go(func() {
+		defer close(out)
+		defer func() {
+			e.mu.Lock()
+			delete(e.watches, w)
+			e.mu.Unlock()
+			w.stream.Close()
+		}()
+		if _, err := w.stream.Watch(ctx, mvcc.WatchID(0), first(prefix), streamEnd(prefix), from); err != nil {
+			send(ctx, e.ctx, out, kv.WatchResponse{Err: translate(ctx, err)})
+			return
+		}
+		e.pump(ctx, w, out)
+	})
+	return out
+}
+
+// first and streamEnd bound a prefix as etcd's stream, beneath its API, wants it: no key is empty, and an empty end is none.
+func first(prefix string) []byte {
+	if prefix == "" {
+		return []byte{0}
+	}
+	return []byte(prefix)
+}
+
+func streamEnd(prefix string) []byte {
+	if end := prefixEnd(prefix); len(end) != 1 || end[0] != 0 {
+		return end
+	}
+	return []byte{}
+}
+
+// pump passes responses on until the watch ends.
+func (e *Engine) pump(ctx context.Context, w *watch, out chan<- kv.WatchResponse) {
+	var retry <-chan time.Time // a notice is wanted, but the watch is still catching up
+	for {
+		var resp kv.WatchResponse
+		select {
+		case <-ctx.Done():
+			return
+		case <-e.ctx.Done():
+			return
+		case <-w.progress:
+			if resp, retry = w.ask(); resp.Revision == 0 {
+				continue
+			}
+		case <-retry:
+			if resp, retry = w.ask(); resp.Revision == 0 {
+				continue
+			}
+		case r, ok := <-w.stream.Chan():
+			switch {
+			case !ok:
+				return
+			case r.CompactRevision != 0:
+				resp = kv.WatchResponse{Revision: r.CompactRevision, Err: kv.ErrCompacted}
+			case len(r.Events) == 0:
+				resp = kv.WatchResponse{Revision: r.Revision}
+			default:
+				resp = response(r.Events)
+			}
+		}
+		if !send(ctx, e.ctx, out, resp) || resp.Err != nil {
+			return
+		}
+	}
+}
+
+// ask requests a notice. It returns one itself if the watch begins in the future, where etcd would stay silent, and says when to
+// ask again if the watch is still catching up.
+func (w *watch) ask() (kv.WatchResponse, <-chan time.Time) {
+	if rev := w.stream.Rev(); rev < w.from {
+		return kv.WatchResponse{Revision: rev}, nil
+	}
+	if w.stream.RequestProgressAll() {
+		return kv.WatchResponse{}, nil
+	}
+	return kv.WatchResponse{}, time.After(5 * time.Millisecond)
+}
+
+func send(ctx, engine context.Context, out chan<- kv.WatchResponse, resp kv.WatchResponse) bool {
+	select {
+	case out <- resp:
+		return true
+	case <-ctx.Done():
+		return false
+	case <-engine.Done():
+		return false
+	}
+}
+
+// RequestProgress asks for a progress notice on every watch.
+func (e *Engine) RequestProgress(ctx context.Context) error {
+	if e.ctx.Err() != nil {
+		return kv.ErrUnavailable
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for w := range e.watches {
+		select {
+		case w.progress <- struct{}{}:
+		default:
+		}
+	}
+	return ctx.Err()
+}
+
+// Close stops the server and releases the data directory.
+func (e *Engine) Close() error {
+	e.once.Do(func() {
+		e.mu.Lock()
+		e.stop()
+		e.mu.Unlock()
+		if e.grpc != nil {
+			e.grpc.Stop()
+		}
+		e.wg.Wait()
+		if e.server != nil {
+			e.server.Stop()
+		}
+		e.lock.Close()
+	})
+	return nil
+}

@@ -1,0 +1,216 @@
+package etcd_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/goleak"
+
+	"github.com/celox/celox/internal/store/kv"
+	"github.com/celox/celox/internal/store/kv/etcd"
+	"github.com/celox/celox/internal/store/kv/kvtest"
+	"github.com/celox/celox/internal/store/kv/memory"
+)
+
+func TestMain(m *testing.M) {
+	goleak.VerifyTestMain(m,
+		// etcd's logger of merged messages and its client balancer's registry run for the life of the process.
+		goleak.IgnoreTopFunction("go.etcd.io/etcd/pkg/v3/logutil.(*MergeLogger).outputLoop"))
+}
+
+func open(t testing.TB, cfg etcd.Config) *etcd.Engine {
+	t.Helper()
+	if cfg.Dir == "" {
+		cfg.Dir = t.TempDir()
+	}
+	cfg.Logger = slog.New(slog.NewTextHandler(t.Output(), nil))
+	e, err := etcd.Start(context.Background(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { e.Close() })
+	return e
+}
+
+func TestSuite(t *testing.T) {
+	kvtest.Run(t, func(t *testing.T) kv.Engine { return open(t, etcd.Config{}) })
+}
+
+// connect reaches an embedded etcd as if it were a remote one.
+func connect(t testing.TB) *etcd.Client {
+	t.Helper()
+	socket := filepath.Join(t.TempDir(), "s")
+	open(t, etcd.Config{Listen: socket})
+	c, err := etcd.Connect(context.Background(), []string{"unix://" + socket}, nil, slog.New(slog.NewTextHandler(t.Output(), nil)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	return c
+}
+
+func TestExternalSuite(t *testing.T) {
+	kvtest.Run(t, func(t *testing.T) kv.Engine { return connect(t) })
+}
+
+func TestAgreesWithMemory(t *testing.T) {
+	m := memory.New()
+	t.Cleanup(func() { m.Close() })
+	kvtest.Compare(t, m, open(t, etcd.Config{}))
+}
+
+func TestStartsAgain(t *testing.T) {
+	dir := t.TempDir()
+	var revision int64
+	for i := range 3 {
+		e := open(t, etcd.Config{Dir: dir})
+		resp, err := e.Range(t.Context(), kv.RangeRequest{Key: "k", End: "l"})
+		if err != nil || resp.Count != int64(i) || resp.Revision < revision {
+			t.Fatalf("start %d: %+v %v", i, resp, err)
+		}
+		put, err := e.Txn(t.Context(), nil, []kv.Op{{Key: fmt.Sprint("k", i), Value: []byte("v")}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		revision = put.Revision
+		if err := e.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func TestInUse(t *testing.T) {
+	dir := t.TempDir()
+	e := open(t, etcd.Config{Dir: dir})
+	if _, err := etcd.Start(t.Context(), etcd.Config{Dir: dir}); !errors.Is(err, etcd.ErrInUse) || !strings.Contains(err.Error(), dir) {
+		t.Fatalf("second start: %v", err)
+	}
+	e.Close()
+	open(t, etcd.Config{Dir: dir})
+}
+
+func TestBrokenDirectory(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := etcd.Start(t.Context(), etcd.Config{Dir: file}); err == nil {
+		t.Error("a file is no directory")
+	}
+
+	dir := t.TempDir()
+	open(t, etcd.Config{Dir: dir}).Close()
+	db := filepath.Join(dir, "member", "snap", "db")
+	if err := os.WriteFile(db, []byte(strings.Repeat("garbage", 5000)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := etcd.Start(t.Context(), etcd.Config{Dir: dir}); err == nil {
+		t.Error("started on a broken database")
+	} else {
+		t.Log(err)
+	}
+}
+
+// TestQuota fills the database, sees writes refused and reads and deletes go on, and makes room again.
+func TestQuota(t *testing.T) {
+	e := open(t, etcd.Config{QuotaBytes: 8 << 20})
+	var err error
+	var resp kv.TxnResponse
+	n := 0
+	for ; n < 100 && err == nil; n++ {
+		_, err = e.Txn(t.Context(), nil, []kv.Op{{Key: "k", Value: make([]byte, 1<<20)}})
+	}
+	if !errors.Is(err, kv.ErrNoSpace) {
+		t.Fatalf("after %d writes: %v", n, err)
+	}
+	if r, err := e.Range(t.Context(), kv.RangeRequest{Key: "k"}); err != nil || r.Count != 1 {
+		t.Fatalf("read: %v", err)
+	}
+	if resp, err = e.Txn(t.Context(), nil, []kv.Op{{Delete: true, Key: "k"}}); err != nil {
+		t.Fatalf("delete: %v", err)
+	}
+	if err := e.Compact(t.Context(), resp.Revision); err != nil {
+		t.Fatal(err)
+	}
+	deadline := time.Now().Add(20 * time.Second)
+	for rev := resp.Revision; ; {
+		// etcd compacts in the background; a later compaction finds the room that an earlier one made.
+		resp, err := e.Txn(t.Context(), nil, []kv.Op{{Key: "small"}})
+		if err == nil {
+			break
+		}
+		if !errors.Is(err, kv.ErrNoSpace) || time.Now().After(deadline) {
+			t.Fatalf("write after making room: %v", err)
+		}
+		if resp, err = e.Txn(t.Context(), nil, []kv.Op{{Delete: true, Key: "small"}}); err != nil {
+			t.Fatal(err)
+		}
+		if resp.Revision > rev {
+			rev = resp.Revision
+		}
+		time.Sleep(50 * time.Millisecond)
+		if err := e.Reclaim(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// TestSocket reads the embedded etcd as etcdctl would, over a socket whose path is too long for the kernel.
+func TestSocket(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), strings.Repeat("long", 30))
+	e := open(t, etcd.Config{Dir: dir, Listen: filepath.Join(dir, "etcd.sock")})
+	if _, err := e.Txn(t.Context(), nil, []kv.Op{{Key: "/registry/pods/default/x", Value: []byte("v")}}); err != nil {
+		t.Fatal(err)
+	}
+	short := filepath.Join(t.TempDir(), "short")
+	if err := os.Symlink(dir, short); err != nil {
+		t.Fatal(err)
+	}
+	client, err := clientv3.New(clientv3.Config{Endpoints: []string{"unix://" + short + "/etcd.sock"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	resp, err := client.Get(t.Context(), "/registry", clientv3.WithPrefix(), clientv3.WithKeysOnly())
+	if err != nil || len(resp.Kvs) != 1 || string(resp.Kvs[0].Key) != "/registry/pods/default/x" {
+		t.Fatalf("%v %v", resp, err)
+	}
+	if info, err := os.Stat(filepath.Join(dir, "etcd.sock")); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("mode of the socket: %v %v", info.Mode(), err)
+	}
+}
+
+func TestConnectFails(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer cancel()
+	_, err := etcd.Connect(ctx, []string{"http://127.0.0.1:1"}, nil, nil)
+	if err == nil || !strings.Contains(err.Error(), "127.0.0.1:1") {
+		t.Error(err)
+	}
+	if _, err := etcd.Connect(ctx, nil, nil, nil); err == nil {
+		t.Error("no endpoints")
+	}
+	if _, err := etcd.Start(t.Context(), etcd.Config{Dir: t.TempDir(), Listen: "127.0.0.1:0"}); err == nil {
+		t.Error("listening on TCP without TLS")
+	}
+}
+
+func BenchmarkStart(b *testing.B) {
+	for b.Loop() {
+		e, err := etcd.Start(b.Context(), etcd.Config{Dir: b.TempDir()})
+		if err != nil {
+			b.Fatal(err)
+		}
+		b.StopTimer()
+		e.Close()
+		b.StartTimer()
+	}
+}

@@ -1,0 +1,17 @@
+#!/usr/bin/env bash
+# Installs the Debian packages that building and testing need, when they are missing.
+#   gcc, libc6-dev, libseccomp-dev   the static celox-runtime (cgo)
+#   busybox-static                   images and containers of the tests
+set -euo pipefail
+need=()
+for p in gcc libc6-dev libseccomp-dev busybox-static pkg-config; do
+  dpkg-query -W -f='${Status}' "$p" 2>/dev/null | grep -q 'ok installed' || need+=("$p")
+done
+[ ${#need[@]} -eq 0 ] && exit 0
+if [ "$(id -u)" != 0 ]; then
+  echo "missing packages: ${need[*]}. Run as root: apt-get install ${need[*]}" >&2
+  exit 1
+fi
+echo "installing ${need[*]}"
+export DEBIAN_FRONTEND=noninteractive
+apt-get update -qq && apt-get install -y -qq --no-install-recommends "${need[@]}" >/dev/null
