@@ -88,6 +88,8 @@ type Kind struct {
 	// Columns and Row make the Table. Row's cells match Columns; "Age" cells are made with Age. Nil means Name and Created At.
 	Columns []metav1.TableColumnDefinition
 	Row     func(obj Object, now time.Time) []any
+	// RowConditions, if set, are what a row of the Table is marked with ("Completed": kubectl's users see it no more).
+	RowConditions func(obj Object) []metav1.TableRowCondition
 
 	// Connect-only and virtual kinds (TokenReview, Binding, ...) are not stored; the server has code for them.
 	Virtual bool

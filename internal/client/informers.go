@@ -34,16 +34,20 @@ type Source struct {
 func Informers(c kubernetes.Interface, sources []Source) informers.SharedInformerFactory {
 	f := informers.NewSharedInformerFactory(c, 0)
 	for _, s := range sources {
-		newInformer := func(_ kubernetes.Interface, resync time.Duration) cache.SharedIndexInformer {
-			return cache.NewSharedIndexInformerWithOptions(&listWatch{source: s}, s.Example, cache.SharedIndexInformerOptions{
-				ResyncPeriod:      resync,
-				Indexers:          cache.Indexers{cache.NamespaceIndex: cache.MetaNamespaceIndexFunc},
-				ObjectDescription: s.GroupResource.String(),
-			})
-		}
-		f.InformerFor(s.Example, newInformer)
+		InformerFor(f, s)
 	}
 	return f
+}
+
+// InformerFor returns f's informer for a source; the first call makes it.
+func InformerFor(f informers.SharedInformerFactory, s Source) cache.SharedIndexInformer {
+	return f.InformerFor(s.Example, func(_ kubernetes.Interface, resync time.Duration) cache.SharedIndexInformer {
+		return cache.NewSharedIndexInformerWithOptions(&listWatch{source: s}, s.Example, cache.SharedIndexInformerOptions{
+			ResyncPeriod:      resync,
+			Indexers:          cache.Indexers{cache.NamespaceIndex: cache.MetaNamespaceIndexFunc},
+			ObjectDescription: s.GroupResource.String(),
+		})
+	})
 }
 
 // listWatch feeds a reflector from the store. The list carries pointers, not copies.

@@ -208,13 +208,17 @@ func contains(list []string, s string) bool {
 func (c *Collection) concerns(id topicID, ch *change) bool {
 	switch id.kind {
 	case topicNamespace:
-		return strings.HasPrefix(ch.key, id.value) && len(ch.key) > len(id.value) && ch.key[len(id.value)] == '/'
+		return inNamespace(ch.key, id.value)
 	case topicKey:
 		return ch.key == id.value
 	case topicIndex:
 		return (ch.cur != nil && c.indexed(id, ch.cur)) || (ch.prev != nil && c.indexed(id, ch.prev))
 	}
 	return true
+}
+
+func inNamespace(key, namespace string) bool {
+	return len(key) > len(namespace) && key[len(namespace)] == '/' && strings.HasPrefix(key, namespace)
 }
 
 func (c *Collection) indexed(id topicID, item *Item) bool {

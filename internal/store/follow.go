@@ -212,16 +212,16 @@ func (s *Store) reload() error {
 			seen[f.c][f.key] = f.item
 		}
 	}
-	for c, keys := range seen {
-		if back {
-			c.reset()
-		}
-		c.apply(s.difference(c, keys, rev))
-	}
 	if back {
 		s.revision.Store(rev)
 		s.compacted.Store(0)
+		for c, keys := range seen {
+			c.restore(keys, rev)
+		}
 		return nil
+	}
+	for c, keys := range seen {
+		c.apply(s.difference(c, keys, rev))
 	}
 	s.publish(rev)
 	s.wakeAll(rev)
@@ -273,21 +273,29 @@ func (s *Store) wakeAll(rev int64) {
 	}
 }
 
-// reset empties the collection and expires its watchers.
-func (c *Collection) reset() {
+// restore replaces the content of the collection and expires its watchers.
+func (c *Collection) restore(keys map[string]kv.KeyValue, rev int64) {
+	items := make([]*Item, 0, len(keys))
+	for key, stored := range keys {
+		it, err := c.decode(key, stored)
+		if err != nil {
+			c.s.log.Error("store: a stored object cannot be read and is left out", "key", stored.Key, "revision", stored.ModRevision, "error", err)
+			continue
+		}
+		items = append(items, it)
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	expired := watchExpired(c.rev, 0)
+	expired := watchExpired(c.rev, rev)
 	c.main.end(expired)
 	for _, t := range c.topics {
 		t.end(expired)
 	}
 	c.tree.Clear(false)
-	c.view = nil
 	for n := range c.indexes {
 		c.indexes[n] = map[string]map[string]*Item{}
 	}
-	c.rev = 0
 	c.topics = map[topicID]*topic{}
-	c.main = newTopic(topicID{}, 0, c.s.o.RingEvents)
+	c.main = newTopic(topicID{}, rev, c.s.o.RingEvents)
+	c.fillLocked(items, rev)
 }

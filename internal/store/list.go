@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"path"
 	"strings"
 
@@ -51,7 +52,7 @@ func (c *Collection) List(ctx context.Context, o ListOptions) (List, error) {
 	if o.Index != "" {
 		if _, ok := c.indexes[o.Index]; ok && o.Name == "" {
 			items, rev := c.indexedItems(o.Index, o.IndexValue)
-			return collect(sliceWalker(items), o, span, rev), nil
+			return collect(sliceWalker(items), len(items), o, span, rev), nil
 		}
 	}
 	if span.only != "" {
@@ -63,10 +64,10 @@ func (c *Collection) List(ctx context.Context, o ListOptions) (List, error) {
 		if item != nil {
 			items = []*Item{item}
 		}
-		return collect(sliceWalker(items), o, span, rev), nil
+		return collect(sliceWalker(items), len(items), o, span, rev), nil
 	}
 	view, rev := c.snapshot()
-	return collect(treeWalker(view), o, span, rev), nil
+	return collect(treeWalker(view), view.Len(), o, span, rev), nil
 }
 
 // span is the range of keys that a list covers: those with the prefix, from a key on. If only is set, it is that one key.
@@ -118,10 +119,16 @@ func sliceWalker(items []*Item) walker {
 	}
 }
 
-// collect takes a page.
-func collect(walk walker, o ListOptions, s span, rev int64) List {
+// collect takes a page. size is how many items there may be.
+func collect(walk walker, size int, o ListOptions, s span, rev int64) List {
 	l := List{Revision: rev}
 	selective := o.Filter != nil || o.Index != "" || (o.Name != "" && s.only == "")
+	if s.prefix == "" && s.only == "" && !selective {
+		if o.Limit > 0 {
+			size = min(size, int(min(o.Limit, math.MaxInt32)))
+		}
+		l.Items = make([]*Item, 0, size)
+	}
 	last, full := "", false
 	var rest int64
 	walk(s.from, func(it *Item) bool {
@@ -161,7 +168,7 @@ func (c *Collection) listAt(ctx context.Context, o ListOptions, s span, rev int6
 		if o.Index != "" {
 			o.Filter = c.indexFilter(o)
 		}
-		return collect(treeWalker(view), o, s, rev), nil
+		return collect(treeWalker(view), view.Len(), o, s, rev), nil
 	}
 	list, err := c.listFromEngine(ctx, o, s, rev)
 	if errors.Is(err, kv.ErrCompacted) {
@@ -249,10 +256,10 @@ func (c *Collection) listFromEngine(ctx context.Context, o ListOptions, s span, 
 			}
 		}
 		if !resp.More || len(resp.KVs) == 0 {
-			return collect(sliceWalker(items), o, s, rev), nil
+			return collect(sliceWalker(items), len(items), o, s, rev), nil
 		}
 		if o.Limit > 0 && matched > o.Limit {
-			l := collect(sliceWalker(items), o, s, rev)
+			l := collect(sliceWalker(items), len(items), o, s, rev)
 			if l.Remaining != nil {
 				rest := resp.Count - int64(len(resp.KVs)) + *l.Remaining
 				l.Remaining = &rest

@@ -54,7 +54,8 @@ func (s *Store) forget(key string, p *pendingWrite) {
 // Mutate reads the object under key, asks f what is to become of it and writes that, guarded by the revision that f saw; when
 // another writer came between, f is asked again with the newer state. It returns the new item; for a delete the last one with the
 // deletion's revision as its resourceVersion; if nothing changed, the current one (nil if there is none). The object that f returns
-// belongs to the store from then on. When Mutate returns, the cache has the write.
+// belongs to the store from then on and is shown to readers as it is, so it must be what decoding its encoding gives: times in whole
+// seconds, nil for what the encoding does not tell from nil. When Mutate returns, the cache has the write.
 func (c *Collection) Mutate(ctx context.Context, key string, f MutateFunc) (*Item, error) {
 	cur := c.cached(key)
 	newest := !c.s.o.Linearizable // a lone writer's cache is as new as anything acknowledged

@@ -322,6 +322,10 @@ func (s *Store) load(ctx context.Context, cs []*Collection) (int64, error) {
 func (c *Collection) fill(items []*Item, rev int64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.fillLocked(items, rev)
+}
+
+func (c *Collection) fillLocked(items []*Item, rev int64) {
 	for _, it := range items {
 		c.put(&change{rev: it.Revision, key: it.Key, cur: it})
 	}

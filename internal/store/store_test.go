@@ -312,10 +312,12 @@ func TestFutureRevisions(t *testing.T) {
 		_, err = f.maps.List(t.Context(), store.ListOptions{Match: store.Exact, Revision: 99})
 		check("exact list", err)
 		// A revision that comes in time is waited for.
-		go func() {
+		var wg sync.WaitGroup
+		defer wg.Wait()
+		wg.Go(func() {
 			time.Sleep(time.Second)
 			set(t, f.maps, configMap("a", "x", "1"))
-		}()
+		})
 		l, err := f.maps.List(t.Context(), store.ListOptions{Match: store.NotOlderThan, Revision: 2})
 		if err != nil || len(l.Items) != 1 {
 			t.Fatalf("%s %v", keys(l), err)

@@ -75,6 +75,8 @@ func (c *Collection) Watch(ctx context.Context, o WatchOptions) (*Watcher, error
 }
 
 func (c *Collection) oldest() int64 {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
 	c.main.mu.Lock()
 	defer c.main.mu.Unlock()
 	return c.main.low
@@ -215,9 +217,6 @@ func (w *Watcher) Next(ctx context.Context) ([]Event, error) {
 	}
 	bookmark := false
 	for {
-		if err := ctx.Err(); err != nil {
-			return nil, err
-		}
 		reached := w.c.s.revision.Load() // before the look: everything up to it is in the ring
 		bell, err := w.take()
 		if err != nil {
@@ -226,6 +225,9 @@ func (w *Watcher) Next(ctx context.Context) ([]Event, error) {
 		if len(w.scratch) > 0 {
 			if events := w.events(w.scratch); len(events) > 0 {
 				return events, nil
+			}
+			if err := ctx.Err(); err != nil {
+				return nil, err
 			}
 			continue
 		}
@@ -302,29 +304,21 @@ func (w *Watcher) nextInitial() []Event {
 	return events
 }
 
-// wants says whether the watcher sees an item.
+// wants says whether the watcher sees an item. What its topic already selects by key is not asked again.
 func (w *Watcher) wants(it *Item) bool {
 	if it == nil {
 		return false
 	}
-	o := &w.o
-	switch w.t.id.kind {
-	case topicKey:
-	case topicIndex:
-		if !w.c.indexed(w.t.id, it) {
-			return false
-		}
-		fallthrough
-	default:
-		if o.Namespace != "" && w.c.res.Namespaced && w.t.id.kind != topicNamespace &&
-			!w.c.concerns(topicID{kind: topicNamespace, value: o.Namespace}, &change{key: it.Key}) {
+	o, kind := &w.o, w.t.id.kind
+	if kind != topicKey {
+		if o.Namespace != "" && w.c.res.Namespaced && kind != topicNamespace && !inNamespace(it.Key, o.Namespace) {
 			return false
 		}
 		if o.Name != "" && name(it.Key) != o.Name {
 			return false
 		}
 	}
-	if o.Index != "" && w.t.id.kind != topicIndex && !contains(w.c.res.Indexes[o.Index](it.Object), o.IndexValue) {
+	if o.Index != "" && !contains(w.c.res.Indexes[o.Index](it.Object), o.IndexValue) {
 		return false
 	}
 	return o.Filter == nil || o.Filter(it.Object)
@@ -459,6 +453,8 @@ func (c *Collection) prepend(rev, low int64, before map[string]kv.KeyValue, even
 			changes = append(changes, ch)
 		}
 	}
+	c.mu.RLock()
+	defer c.mu.RUnlock()
 	c.main.mu.Lock()
 	defer c.main.mu.Unlock()
 	if c.main.low != low {

@@ -264,6 +264,7 @@ type cutEngine struct {
 	mu   sync.Mutex
 	cut  context.CancelFunc
 	hold chan struct{} // not nil: new watches wait
+	held chan struct{} // closed when one does
 }
 
 func (e *cutEngine) Watch(ctx context.Context, prefix string, from int64) <-chan kv.WatchResponse {
@@ -273,6 +274,7 @@ func (e *cutEngine) Watch(ctx context.Context, prefix string, from int64) <-chan
 	e.cut = cancel
 	e.mu.Unlock()
 	if hold != nil {
+		close(e.held)
 		select {
 		case <-hold:
 		case <-ctx.Done():
@@ -281,12 +283,14 @@ func (e *cutEngine) Watch(ctx context.Context, prefix string, from int64) <-chan
 	return e.Engine.Watch(ctx, prefix, from)
 }
 
+// lose cuts the watch and returns when the store waits for a new one, which it gets with resume.
 func (e *cutEngine) lose() (resume func()) {
 	e.mu.Lock()
-	defer e.mu.Unlock()
-	hold := make(chan struct{})
-	e.hold = hold
+	hold, held := make(chan struct{}), make(chan struct{})
+	e.hold, e.held = hold, held
 	e.cut()
+	e.mu.Unlock()
+	<-held
 	return func() {
 		e.mu.Lock()
 		e.hold = nil
@@ -302,7 +306,7 @@ func TestLostWatch(t *testing.T) {
 		t.Run(fmt.Sprint("compact ", compact), func(t *testing.T) {
 			memoryEngine := memory.New()
 			defer memoryEngine.Close()
-			other := start(t, memoryEngine, store.Options{})
+			other := start(t, memoryEngine, store.Options{Linearizable: true})
 			engine := &cutEngine{Engine: memoryEngine}
 			f := start(t, engine, store.Options{})
 			for _, n := range []string{"deleted", "changed", "remade", "same"} {

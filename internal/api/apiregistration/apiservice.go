@@ -1,9 +1,24 @@
 package apiregistration
 
 import (
+	"fmt"
+	"time"
+
+	"k8s.io/apimachinery/pkg/api/validation/path"
+	"k8s.io/apimachinery/pkg/util/validation"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 	apiregistrationv1 "k8s.io/kube-aggregator/pkg/apis/apiregistration/v1"
 
 	"github.com/celox/celox/internal/api"
+	"github.com/celox/celox/internal/api/check"
+	"github.com/celox/celox/internal/api/table"
+)
+
+// Bounds of priorities, and the port that a service has if it does not say.
+const (
+	maxGroupPriority         = 20000
+	maxVersionPriority       = 1000
+	defaultPort        int32 = 443
 )
 
 func apiService() *api.Kind {
@@ -18,5 +33,98 @@ func apiService() *api.Kind {
 		Hub:          "v1",
 		Subresources: []api.Subresource{api.Status()},
 		StoredAsJSON: true,
+		PrepareForCreate: api.On(func(a *apiregistrationv1.APIService) {
+			a.Status = apiregistrationv1.APIServiceStatus{}
+			if a.Spec.Service == nil {
+				a.Status.Conditions = []apiregistrationv1.APIServiceCondition{{
+					Type: apiregistrationv1.Available, Status: apiregistrationv1.ConditionTrue, Reason: "Local",
+					Message: "Local APIServices are always available", LastTransitionTime: a.CreationTimestamp,
+				}}
+			}
+		}),
+		PrepareForUpdate: api.OnUpdate(func(a, old *apiregistrationv1.APIService) { a.Status = old.Status }),
+		PrepareForStatusUpdate: api.OnUpdate(func(a, old *apiregistrationv1.APIService) {
+			a.Spec, a.Labels, a.Annotations = old.Spec, old.Labels, old.Annotations
+		}),
+		Default: api.On(func(a *apiregistrationv1.APIService) {
+			if s := a.Spec.Service; s != nil && s.Port == nil {
+				port := defaultPort
+				s.Port = &port
+			}
+		}),
+		ValidateName:   path.ValidatePathSegmentName,
+		Validate:       api.Check(validateAPIService),
+		ValidateUpdate: api.CheckUpdate(func(a, _ *apiregistrationv1.APIService) field.ErrorList { return validateAPIService(a) }),
+		Columns: api.Columns(
+			table.Name(),
+			table.Column("Service", table.String, "The reference to the service that hosts this API endpoint."),
+			table.Column("Available", table.String, "Whether this service is available."),
+			table.AgeColumn(),
+		),
+		Row: api.Row(func(a *apiregistrationv1.APIService, now time.Time) []any {
+			service, status := "Local", "Unknown"
+			if s := a.Spec.Service; s != nil {
+				service = s.Namespace + "/" + s.Name
+			}
+			for _, c := range a.Status.Conditions {
+				if c.Type != apiregistrationv1.Available {
+					continue
+				}
+				status = string(c.Status)
+				if c.Status != apiregistrationv1.ConditionTrue {
+					status = fmt.Sprintf("%s (%s)", c.Status, c.Reason)
+				}
+			}
+			return []any{a.Name, service, status, table.Age(a, now)}
+		}),
 	}
+}
+
+func validateAPIService(a *apiregistrationv1.APIService) field.ErrorList {
+	p, s := field.NewPath("spec"), &a.Spec
+	var errs field.ErrorList
+	if name := s.Version + "." + s.Group; a.Name != name {
+		errs = append(errs, field.Invalid(field.NewPath("metadata", "name"), a.Name, fmt.Sprintf("must be `spec.version+\".\"+spec.group`: %q", name)))
+	}
+	// The core group has no name, and only its one version is served.
+	if s.Group == "" {
+		if s.Version != "v1" {
+			errs = append(errs, field.Invalid(p.Child("version"), s.Version, "only v1 may have an empty group and it better be legacy kube"))
+		}
+	} else {
+		errs = append(errs, check.DNSSubdomain(s.Group, p.Child("group"))...)
+	}
+	errs = append(errs, check.Each(validation.IsDNS1035Label(s.Version), p.Child("version"), s.Version)...)
+	if n := s.GroupPriorityMinimum; n <= 0 || n > maxGroupPriority {
+		errs = append(errs, field.Invalid(p.Child("groupPriorityMinimum"), n, fmt.Sprintf("must be positive and less than %d", maxGroupPriority)))
+	}
+	if n := s.VersionPriority; n <= 0 || n > maxVersionPriority {
+		errs = append(errs, field.Invalid(p.Child("versionPriority"), n, fmt.Sprintf("must be positive and less than %d", maxVersionPriority)))
+	}
+	skip := p.Child("insecureSkipTLSVerify")
+	if s.Service == nil {
+		if len(s.CABundle) > 0 {
+			errs = append(errs, field.Invalid(p.Child("caBundle"), fmt.Sprintf("%d bytes", len(s.CABundle)), "local APIServices may not have a caBundle"))
+		}
+		if s.InsecureSkipTLSVerify {
+			errs = append(errs, field.Invalid(skip, s.InsecureSkipTLSVerify, "local APIServices may not have insecureSkipTLSVerify"))
+		}
+		return errs
+	}
+	service := p.Child("service")
+	if s.Service.Namespace == "" {
+		errs = append(errs, field.Required(service.Child("namespace"), ""))
+	}
+	if s.Service.Name == "" {
+		errs = append(errs, field.Required(service.Child("name"), ""))
+	}
+	if s.Service.Port != nil {
+		for _, text := range validation.IsValidPortNum(int(*s.Service.Port)) {
+			errs = append(errs, field.Invalid(service.Child("port"), *s.Service.Port, "port is not valid: "+text))
+		}
+	}
+	if s.InsecureSkipTLSVerify && len(s.CABundle) > 0 {
+		errs = append(errs, field.Invalid(skip, s.InsecureSkipTLSVerify, "may not be true if caBundle is present"))
+	}
+	return errs
 }

@@ -1,9 +1,6 @@
 package catalogue
 
 import (
-	"errors"
-	"slices"
-
 	"github.com/celox/celox/internal/api"
 	"github.com/celox/celox/internal/api/admissionregistration"
 	"github.com/celox/celox/internal/api/apiextensions"
@@ -17,7 +14,6 @@ import (
 	"github.com/celox/celox/internal/api/coordination"
 	"github.com/celox/celox/internal/api/core"
 	"github.com/celox/celox/internal/api/discovery"
-	"github.com/celox/celox/internal/api/events"
 	"github.com/celox/celox/internal/api/flowcontrol"
 	"github.com/celox/celox/internal/api/networking"
 	"github.com/celox/celox/internal/api/node"
@@ -31,14 +27,9 @@ import (
 
 // New returns the catalogue of every built-in kind.
 func New() (*api.Catalogue, error) {
-	kinds := core.Kinds()
-	i := slices.IndexFunc(kinds, func(k *api.Kind) bool { return k.Group == "" && k.Resource == "events" })
-	if i < 0 {
-		return nil, errors.New("the core group has no events for events.k8s.io to show")
-	}
-	kinds[i].Versions = append(kinds[i].Versions, events.Version())
-
+	var kinds []*api.Kind
 	for _, group := range [...]func() []*api.Kind{
+		core.Kinds,
 		admissionregistration.Kinds,
 		apiextensions.Kinds,
 		apiregistration.Kinds,

@@ -1,12 +1,37 @@
 package certificates
 
 import (
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
 	certificatesv1 "k8s.io/api/certificates/v1"
+	corev1 "k8s.io/api/core/v1"
+	apiequality "k8s.io/apimachinery/pkg/api/equality"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/util/duration"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/celox/celox/internal/api"
+	"github.com/celox/celox/internal/api/check"
+	"github.com/celox/celox/internal/api/table"
+)
+
+const (
+	requestBlock     = "CERTIFICATE REQUEST"
+	certificateBlock = "CERTIFICATE"
+	// minSeconds is the shortest life that may be asked for.
+	minSeconds = 600
+	// legacySigner meant "whoever feels like it" before v1.
+	legacySigner = "kubernetes.io/legacy-unknown"
 )
 
 func certificateSigningRequest() *api.Kind {
+	spec := certificatesv1.CertificateSigningRequestSpec{}.SwaggerDoc()
 	return &api.Kind{
 		Group:        "certificates.k8s.io",
 		Kind:         "CertificateSigningRequest",
@@ -17,5 +42,291 @@ func certificateSigningRequest() *api.Kind {
 		Versions:     []api.Version{api.NewVersion[certificatesv1.CertificateSigningRequest, certificatesv1.CertificateSigningRequestList]("v1")},
 		Hub:          "v1",
 		Subresources: []api.Subresource{{Name: "approval", Verbs: api.StatusVerbs()}, api.Status()},
+		PrepareForCreate: api.On(func(r *certificatesv1.CertificateSigningRequest) {
+			r.Status = certificatesv1.CertificateSigningRequestStatus{}
+		}),
+		// What was asked, and by whom, never changes.
+		PrepareForUpdate: api.OnUpdate(func(r, old *certificatesv1.CertificateSigningRequest) {
+			r.Spec, r.Status = old.Spec, old.Status
+		}),
+		PrepareForStatusUpdate: api.OnUpdate(func(r, old *certificatesv1.CertificateSigningRequest) {
+			r.Spec = old.Spec
+			stampConditions(r, old)
+		}),
+		Validate: api.Check(validateRequest),
+		ValidateUpdate: api.CheckUpdate(func(r, old *certificatesv1.CertificateSigningRequest) field.ErrorList {
+			return validateStatus(r, old, nil)
+		}),
+		ValidateStatusUpdate: api.CheckUpdate(func(r, old *certificatesv1.CertificateSigningRequest) field.ErrorList {
+			return validateStatus(r, old, []certificatesv1.RequestConditionType{certificatesv1.CertificateApproved, certificatesv1.CertificateDenied})
+		}),
+		AllowUnconditionalUpdate: true,
+		FieldNames:               []string{"spec.signerName"},
+		Fields: func(o api.Object) fields.Set {
+			return fields.Set{"spec.signerName": o.(*certificatesv1.CertificateSigningRequest).Spec.SignerName}
+		},
+		Columns: api.Columns(
+			table.Name(),
+			table.AgeColumn(),
+			table.Column("SignerName", table.String, spec["signerName"]),
+			table.Column("Requestor", table.String, spec["request"]),
+			table.Column("RequestedDuration", table.String, spec["expirationSeconds"]),
+			table.Column("Condition", table.String, certificatesv1.CertificateSigningRequestStatus{}.SwaggerDoc()["conditions"]),
+		),
+		Row: api.Row(func(r *certificatesv1.CertificateSigningRequest, now time.Time) []any {
+			signer, life := table.None, table.None
+			if r.Spec.SignerName != "" {
+				signer = r.Spec.SignerName
+			}
+			if r.Spec.ExpirationSeconds != nil {
+				life = duration.HumanDuration(time.Duration(*r.Spec.ExpirationSeconds) * time.Second)
+			}
+			return []any{r.Name, table.Age(r, now), signer, r.Spec.Username, life, condition(&r.Status)}
+		}),
 	}
+}
+
+// condition sums a status up: "Pending", "Approved,Issued", "Denied", "Approved,Failed".
+func condition(s *certificatesv1.CertificateSigningRequestStatus) string {
+	var approved, denied, failed bool
+	for _, c := range s.Conditions {
+		switch c.Type {
+		case certificatesv1.CertificateApproved:
+			approved = true
+		case certificatesv1.CertificateDenied:
+			denied = true
+		case certificatesv1.CertificateFailed:
+			failed = true
+		}
+	}
+	out := "Pending"
+	switch {
+	case denied:
+		out = "Denied"
+	case approved:
+		out = "Approved"
+	}
+	if failed {
+		out += ",Failed"
+	}
+	if len(s.Certificate) > 0 {
+		out += ",Issued"
+	}
+	return out
+}
+
+// PrepareForApproval is what the "approval" subresource may change: the conditions.
+func PrepareForApproval(r, old *certificatesv1.CertificateSigningRequest) {
+	r.Spec, r.Status.Certificate = old.Spec, old.Status.Certificate
+	stampConditions(r, old)
+}
+
+// ValidateApproval checks what PrepareForApproval left.
+func ValidateApproval(r, old *certificatesv1.CertificateSigningRequest) field.ErrorList {
+	return validateStatus(r, old, []certificatesv1.RequestConditionType{certificatesv1.CertificateFailed})
+}
+
+// stampConditions fills in the times of conditions that came without.
+func stampConditions(r, old *certificatesv1.CertificateSigningRequest) {
+	now := metav1.Now()
+	for i := range r.Status.Conditions {
+		c := &r.Status.Conditions[i]
+		if c.LastUpdateTime.IsZero() {
+			c.LastUpdateTime = now
+		}
+		if !c.LastTransitionTime.IsZero() {
+			continue
+		}
+		c.LastTransitionTime = now
+		for _, was := range old.Status.Conditions {
+			if was.Type == c.Type && was.Status == c.Status && !was.LastTransitionTime.IsZero() {
+				c.LastTransitionTime = was.LastTransitionTime
+			}
+		}
+	}
+}
+
+func validateRequest(r *certificatesv1.CertificateSigningRequest) field.ErrorList {
+	p, s := field.NewPath("spec"), &r.Spec
+	var errs field.ErrorList
+	if err := parseRequest(s.Request); err != nil {
+		errs = append(errs, field.Invalid(p.Child("request"), s.Request, err.Error()))
+	}
+	if len(s.Usages) == 0 {
+		errs = append(errs, field.Required(p.Child("usages"), ""))
+	}
+	errs = append(errs, validateUsages(s.Usages, p.Child("usages"))...)
+	if s.SignerName == legacySigner {
+		errs = append(errs, field.Invalid(p.Child("signerName"), s.SignerName, "the legacy signerName is not allowed via this API version"))
+	} else {
+		errs = append(errs, validateSigner(s.SignerName, p.Child("signerName"))...)
+	}
+	if n := s.ExpirationSeconds; n != nil && *n < minSeconds {
+		errs = append(errs, field.Invalid(p.Child("expirationSeconds"), *n, "may not specify a duration less than 600 seconds (10 minutes)"))
+	}
+	return append(errs, validateStatus(r, nil, nil)...)
+}
+
+func parseRequest(data []byte) error {
+	block, _ := pem.Decode(data)
+	if block == nil || block.Type != requestBlock {
+		return errors.New("PEM block type must be " + requestBlock)
+	}
+	_, err := x509.ParseCertificateRequest(block.Bytes)
+	return err
+}
+
+// usages are all that a certificate may be asked for (RFC 5280, sections 4.2.1.3 and 4.2.1.12).
+func usages() []certificatesv1.KeyUsage {
+	return []certificatesv1.KeyUsage{
+		certificatesv1.UsageAny, certificatesv1.UsageCertSign, certificatesv1.UsageClientAuth, certificatesv1.UsageCodeSigning,
+		certificatesv1.UsageContentCommitment, certificatesv1.UsageCRLSign, certificatesv1.UsageDataEncipherment, certificatesv1.UsageDecipherOnly,
+		certificatesv1.UsageDigitalSignature, certificatesv1.UsageEmailProtection, certificatesv1.UsageEncipherOnly, certificatesv1.UsageIPsecEndSystem,
+		certificatesv1.UsageIPsecTunnel, certificatesv1.UsageIPsecUser, certificatesv1.UsageKeyAgreement, certificatesv1.UsageKeyEncipherment,
+		certificatesv1.UsageMicrosoftSGC, certificatesv1.UsageNetscapeSGC, certificatesv1.UsageOCSPSigning, certificatesv1.UsageSMIME,
+		certificatesv1.UsageServerAuth, certificatesv1.UsageSigning, certificatesv1.UsageTimestamping,
+	}
+}
+
+func validateUsages(list []certificatesv1.KeyUsage, p *field.Path) field.ErrorList {
+	var errs field.ErrorList
+	for i, u := range list {
+		errs = append(errs, check.OneOf(u, p.Index(i), usages()...)...)
+	}
+	seen := map[certificatesv1.KeyUsage]bool{}
+	for i, u := range list {
+		if seen[u] {
+			errs = append(errs, field.Duplicate(p.Index(i), u))
+		}
+		seen[u] = true
+	}
+	return errs
+}
+
+// Limits of a signer's name: the domain and the path are limited each, and so is the name of a service account's resource
+// name, of which a signer's has the form.
+const maxSignerName = 571
+
+// validateSigner wants "example.com/name".
+func validateSigner(name string, p *field.Path) field.ErrorList {
+	if name == "" {
+		return field.ErrorList{field.Required(p, "")}
+	}
+	domain, path, ok := strings.Cut(name, "/")
+	if !ok || strings.Contains(path, "/") {
+		return field.ErrorList{field.Invalid(p, name, "must be a fully qualified domain and path of the form 'example.com/signer-name'")}
+	}
+	var errs field.ErrorList
+	for label := range strings.SplitSeq(domain, ".") {
+		for _, e := range check.DNSLabel(label, p) {
+			errs = append(errs, field.Invalid(p, domain, fmt.Sprintf("validating label %q: %s", label, e.Detail)))
+		}
+	}
+	if len(strings.Split(domain, ".")) < 2 {
+		errs = append(errs, field.Invalid(p, domain, "should be a domain with at least two segments separated by dots"))
+	}
+	for label := range strings.SplitSeq(path, ".") {
+		for _, e := range check.DNSSubdomain(label, p) {
+			errs = append(errs, field.Invalid(p, path, fmt.Sprintf("validating label %q: %s", label, e.Detail)))
+		}
+	}
+	if len(name) > maxSignerName {
+		errs = append(errs, field.TooLong(p, name, maxSignerName))
+	}
+	return errs
+}
+
+// validateStatus checks a status against the stored one; guarded conditions may not be added at this door.
+func validateStatus(r, old *certificatesv1.CertificateSigningRequest, guarded []certificatesv1.RequestConditionType) field.ErrorList {
+	p, s := field.NewPath("status"), &r.Status
+	var errs field.ErrorList
+	if old == nil || !apiequality.Semantic.DeepEqual(s.Conditions, old.Status.Conditions) {
+		errs = append(errs, validateConditions(s.Conditions, p.Child("conditions"))...)
+	}
+	if len(s.Certificate) > 0 && (old == nil || string(old.Status.Certificate) != string(s.Certificate)) {
+		if err := parseCertificates(s.Certificate); err != nil {
+			errs = append(errs, field.Invalid(p.Child("certificate"), "<certificate data>", err.Error()))
+		}
+	}
+	if old == nil {
+		return errs
+	}
+	if len(old.Status.Certificate) > 0 && string(old.Status.Certificate) != string(s.Certificate) {
+		errs = append(errs, field.Forbidden(p.Child("certificate"), "updates may not modify existing certificate content"))
+	}
+	count := func(list []certificatesv1.CertificateSigningRequestCondition, t certificatesv1.RequestConditionType) int {
+		n := 0
+		for _, c := range list {
+			if c.Type == t {
+				n++
+			}
+		}
+		return n
+	}
+	for _, t := range []certificatesv1.RequestConditionType{certificatesv1.CertificateApproved, certificatesv1.CertificateDenied, certificatesv1.CertificateFailed} {
+		if count(s.Conditions, t) < count(old.Status.Conditions, t) {
+			errs = append(errs, field.Forbidden(p.Child("conditions"), fmt.Sprintf("updates may not remove a condition of type %q", t)))
+		}
+	}
+	for _, t := range guarded {
+		if count(s.Conditions, t) > count(old.Status.Conditions, t) {
+			errs = append(errs, field.Forbidden(p.Child("conditions"), fmt.Sprintf("updates may not add a condition of type %q", t)))
+		}
+	}
+	return errs
+}
+
+func validateConditions(list []certificatesv1.CertificateSigningRequestCondition, p *field.Path) field.ErrorList {
+	var errs field.ErrorList
+	seen := map[certificatesv1.RequestConditionType]bool{}
+	for i, c := range list {
+		at := p.Index(i)
+		switch c.Type {
+		case "":
+			errs = append(errs, field.Required(at.Child("type"), ""))
+		case certificatesv1.CertificateApproved, certificatesv1.CertificateDenied, certificatesv1.CertificateFailed:
+			if c.Status != corev1.ConditionTrue {
+				errs = append(errs, check.Enum(c.Status, at.Child("status"), corev1.ConditionTrue)...)
+			}
+			other := certificatesv1.CertificateDenied
+			if c.Type == certificatesv1.CertificateDenied {
+				other = certificatesv1.CertificateApproved
+			}
+			if c.Type != certificatesv1.CertificateFailed && seen[other] {
+				errs = append(errs, field.Invalid(p, c.Type, fmt.Sprintf("%s and %s conditions are mutually exclusive", certificatesv1.CertificateApproved, certificatesv1.CertificateDenied)))
+			}
+		default:
+			errs = append(errs, check.Enum(c.Status, at.Child("status"), corev1.ConditionTrue, corev1.ConditionFalse, corev1.ConditionUnknown)...)
+		}
+		if seen[c.Type] {
+			errs = append(errs, field.Duplicate(at.Child("type"), c.Type))
+		}
+		seen[c.Type] = true
+	}
+	return errs
+}
+
+// parseCertificates wants certificates in PEM and nothing else.
+func parseCertificates(data []byte) error {
+	found := false
+	for {
+		var block *pem.Block
+		if block, data = pem.Decode(data); block == nil {
+			break
+		}
+		if block.Type != certificateBlock {
+			return fmt.Errorf("only CERTIFICATE PEM blocks are allowed, found %q", block.Type)
+		}
+		if len(block.Headers) > 0 {
+			return errors.New("no PEM block headers are permitted")
+		}
+		if _, err := x509.ParseCertificates(block.Bytes); err != nil {
+			return err
+		}
+		found = true
+	}
+	if !found {
+		return errors.New("must contain at least one CERTIFICATE PEM block")
+	}
+	return nil
 }

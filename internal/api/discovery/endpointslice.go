@@ -55,9 +55,9 @@ func endpointSlice() *api.Kind {
 			}
 		}),
 		Default:  api.On(defaultEndpointSlice),
-		Validate: api.Check(func(s *discoveryv1.EndpointSlice) field.ErrorList { return validateEndpointSlice(s) }),
+		Validate: api.Check(func(s *discoveryv1.EndpointSlice) field.ErrorList { return validateEndpointSlice(s, nil) }),
 		ValidateUpdate: api.CheckUpdate(func(s, old *discoveryv1.EndpointSlice) field.ErrorList {
-			return append(validateEndpointSlice(s), check.Immutable(s.AddressType, old.AddressType, field.NewPath("addressType"))...)
+			return append(validateEndpointSlice(s, old), check.Immutable(s.AddressType, old.AddressType, field.NewPath("addressType"))...)
 		}),
 		Warnings:                 api.Warn(warnEndpointSlice),
 		AllowUnconditionalUpdate: true,
@@ -120,14 +120,25 @@ func defaultEndpointSlice(s *discoveryv1.EndpointSlice) {
 	}
 }
 
-func validateEndpointSlice(s *discoveryv1.EndpointSlice) field.ErrorList {
+// addressesOf lists the addresses of a stored slice (nil: none): what was accepted once stays acceptable.
+func addressesOf(s *discoveryv1.EndpointSlice) []string {
+	var out []string
+	if s != nil {
+		for _, e := range s.Endpoints {
+			out = append(out, e.Addresses...)
+		}
+	}
+	return out
+}
+
+func validateEndpointSlice(s, old *discoveryv1.EndpointSlice) field.ErrorList {
 	errs := check.Enum(s.AddressType, field.NewPath("addressType"),
 		discoveryv1.AddressTypeFQDN, discoveryv1.AddressTypeIPv4, discoveryv1.AddressTypeIPv6)
-	errs = append(errs, validateEndpoints(s.Endpoints, s.AddressType, field.NewPath("endpoints"))...)
+	errs = append(errs, validateEndpoints(s.Endpoints, s.AddressType, field.NewPath("endpoints"), addressesOf(old))...)
 	return append(errs, validatePorts(s.Ports, field.NewPath("ports"))...)
 }
 
-func validateEndpoints(endpoints []discoveryv1.Endpoint, kind discoveryv1.AddressType, p *field.Path) field.ErrorList {
+func validateEndpoints(endpoints []discoveryv1.Endpoint, kind discoveryv1.AddressType, p *field.Path, old []string) field.ErrorList {
 	if len(endpoints) > maxEndpoints {
 		return field.ErrorList{field.TooMany(p, len(endpoints), maxEndpoints)}
 	}
@@ -142,7 +153,7 @@ func validateEndpoints(endpoints []discoveryv1.Endpoint, kind discoveryv1.Addres
 			errs = append(errs, field.TooMany(addresses, n, maxAddresses))
 		}
 		for j, a := range e.Addresses {
-			errs = append(errs, validateAddress(a, kind, addresses, j)...)
+			errs = append(errs, validateAddress(a, kind, addresses, j, old)...)
 		}
 		if e.NodeName != nil {
 			errs = append(errs, check.Each(apivalidation.NameIsDNSSubdomain(*e.NodeName, false), at.Child("nodeName"), *e.NodeName)...)
@@ -158,7 +169,7 @@ func validateEndpoints(endpoints []discoveryv1.Endpoint, kind discoveryv1.Addres
 	return errs
 }
 
-func validateAddress(a string, kind discoveryv1.AddressType, p *field.Path, i int) field.ErrorList {
+func validateAddress(a string, kind discoveryv1.AddressType, p *field.Path, i int, old []string) field.ErrorList {
 	at := p.Index(i)
 	switch kind {
 	case discoveryv1.AddressTypeFQDN:
@@ -167,7 +178,7 @@ func validateAddress(a string, kind discoveryv1.AddressType, p *field.Path, i in
 	default:
 		return nil
 	}
-	if errs := validation.IsValidIP(at, a); len(errs) > 0 {
+	if errs := check.IP(a, at, old...); len(errs) > 0 {
 		return errs
 	}
 	ip := netutils.ParseIPSloppy(a)

@@ -1,7 +1,13 @@
 package podspec
 
 import (
+	"slices"
+
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/sets"
+	"k8s.io/apimachinery/pkg/util/validation"
+
+	"github.com/celox/celox/internal/api/check"
 )
 
 // Options say which rules an object may still break because its stored form already does. The zero value is what a new
@@ -9,9 +15,121 @@ import (
 type Options struct {
 	// Template says that the spec is a template's: pods made from it don't exist yet.
 	Template bool
+	// AllowBadAffinityValues keeps node affinities whose values are no label values.
+	AllowBadAffinityValues bool
+	// AllowBadSelectors keeps label selectors of affinities and spread constraints that have values which are no label values.
+	AllowBadSelectors bool
+	// AllowIndivisibleHugePages keeps amounts of huge pages that are no whole number of pages.
+	AllowIndivisibleHugePages bool
+	// AllowHostSysctls keeps namespaced sysctls in pods that use the host's namespaces.
+	AllowHostSysctls bool
+	// OldIPs are the addresses of the stored form, which may be written as they are no longer accepted.
+	OldIPs []string
 }
 
 // OptionsForTemplate returns how to validate t, given the stored old (nil on create).
 func OptionsForTemplate(t, old *corev1.PodTemplateSpec) Options {
-	return Options{Template: true}
+	var before *corev1.PodSpec
+	if old != nil {
+		before = &old.Spec
+	}
+	o := OptionsForSpec(before)
+	o.Template = true
+	return o
+}
+
+// OptionsForSpec returns how to validate a spec whose stored form is old (nil on create).
+func OptionsForSpec(old *corev1.PodSpec) Options {
+	if old == nil {
+		return Options{}
+	}
+	return Options{
+		AllowBadAffinityValues:    hasBadAffinityValues(old.Affinity),
+		AllowBadSelectors:         hasBadSelectors(old),
+		AllowIndivisibleHugePages: hasIndivisibleHugePages(old),
+		AllowHostSysctls:          hasHostSysctls(old),
+		OldIPs:                    addresses(old),
+	}
+}
+
+func hasBadAffinityValues(a *corev1.Affinity) bool {
+	if a == nil || a.NodeAffinity == nil || a.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution == nil {
+		return false
+	}
+	for _, term := range a.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution.NodeSelectorTerms {
+		for _, r := range term.MatchExpressions {
+			if slices.ContainsFunc(r.Values, func(v string) bool { return len(validation.IsValidLabelValue(v)) > 0 }) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+func hasBadSelectors(s *corev1.PodSpec) bool {
+	for _, t := range affinityTerms(s.Affinity) {
+		if len(check.Selector(t.LabelSelector, nil, false))+len(check.Selector(t.NamespaceSelector, nil, false)) > 0 {
+			return true
+		}
+	}
+	for i := range s.TopologySpreadConstraints {
+		if len(check.Selector(s.TopologySpreadConstraints[i].LabelSelector, nil, false)) > 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// affinityTerms are all terms of an affinity that speak of other pods.
+func affinityTerms(a *corev1.Affinity) []*corev1.PodAffinityTerm {
+	var out []*corev1.PodAffinityTerm
+	add := func(required []corev1.PodAffinityTerm, preferred []corev1.WeightedPodAffinityTerm) {
+		for i := range required {
+			out = append(out, &required[i])
+		}
+		for i := range preferred {
+			out = append(out, &preferred[i].PodAffinityTerm)
+		}
+	}
+	if a != nil && a.PodAffinity != nil {
+		add(a.PodAffinity.RequiredDuringSchedulingIgnoredDuringExecution, a.PodAffinity.PreferredDuringSchedulingIgnoredDuringExecution)
+	}
+	if a != nil && a.PodAntiAffinity != nil {
+		add(a.PodAntiAffinity.RequiredDuringSchedulingIgnoredDuringExecution, a.PodAntiAffinity.PreferredDuringSchedulingIgnoredDuringExecution)
+	}
+	return out
+}
+
+func hasIndivisibleHugePages(s *corev1.PodSpec) bool {
+	for _, list := range [][]corev1.Container{s.InitContainers, s.Containers} {
+		for i := range list {
+			if indivisible(list[i].Resources.Limits) || indivisible(list[i].Resources.Requests) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+func hasHostSysctls(s *corev1.PodSpec) bool {
+	if s.SecurityContext == nil {
+		return false
+	}
+	for _, c := range s.SecurityContext.Sysctls {
+		if hostNamespaceOf(c.Name, s) != "" {
+			return true
+		}
+	}
+	return false
+}
+
+func addresses(s *corev1.PodSpec) []string {
+	all := sets.New[string]()
+	for _, h := range s.HostAliases {
+		all.Insert(h.IP)
+	}
+	if s.DNSConfig != nil {
+		all.Insert(s.DNSConfig.Nameservers...)
+	}
+	return sets.List(all)
 }

@@ -1,26 +1,256 @@
 package podspec
 
 import (
+	"math"
+	"strings"
+
 	corev1 "k8s.io/api/core/v1"
+	apivalidation "k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	metav1validation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
+	"k8s.io/apimachinery/pkg/util/sets"
+	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"github.com/celox/celox/internal/api/check"
 )
 
-// SetPodSpecDefaults fills in what spec leaves out.
-func SetPodSpecDefaults(spec *corev1.PodSpec) {}
+// specValidation is one validation of one spec: what its parts need to know of each other.
+type specValidation struct {
+	spec    *corev1.PodSpec
+	meta    *metav1.ObjectMeta
+	opts    Options
+	volumes map[string]*corev1.VolumeSource // the valid ones
+	claims  sets.Set[string]                // names of resource claims
+}
 
-// SetPodTemplateDefaults fills in what t leaves out.
-func SetPodTemplateDefaults(t *corev1.PodTemplateSpec) { SetPodSpecDefaults(&t.Spec) }
+// grace is the pod's grace period in seconds.
+func (v *specValidation) grace() int64 {
+	if g := v.spec.TerminationGracePeriodSeconds; g != nil {
+		return *g
+	}
+	return 0
+}
 
-// ValidatePodSpec checks spec; meta is that of the pod or template which has it.
+// hostUsers says whether the pod's users are the host's.
+func (v *specValidation) hostUsers() bool { return v.spec.HostUsers == nil || *v.spec.HostUsers }
+
+// ValidatePodSpec checks spec; meta is that of the pod or template which has it. The complaints come in upstream's order.
 func ValidatePodSpec(spec *corev1.PodSpec, meta *metav1.ObjectMeta, p *field.Path, opts Options) field.ErrorList {
+	v := &specValidation{spec: spec, meta: meta, opts: opts, claims: sets.New[string]()}
+	for i := range spec.ResourceClaims {
+		v.claims.Insert(spec.ResourceClaims[i].Name)
+	}
+	errs := v.validateVolumes(p.Child("volumes"))
+	errs = append(errs, validateResourceClaims(spec.ResourceClaims, p.Child("resourceClaims"))...)
+	errs = append(errs, v.validateContainers(p.Child("containers"))...)
+	errs = append(errs, v.validateInitContainers(p.Child("initContainers"))...)
+	errs = append(errs, v.validateEphemeralContainers(p.Child("ephemeralContainers"))...)
+	if spec.Resources != nil {
+		errs = append(errs, v.validatePodResources(p.Child("resources"))...)
+	}
+	errs = append(errs, v.validateHostPorts(p.Child("containers"))...)
+	errs = append(errs, validateRestartPolicy(spec.RestartPolicy, p.Child("restartPolicy"))...)
+	errs = append(errs, validateDNSPolicy(spec.DNSPolicy, p.Child("dnsPolicy"))...)
+	errs = append(errs, metav1validation.ValidateLabels(spec.NodeSelector, p.Child("nodeSelector"))...)
+	errs = append(errs, v.validateSecurity(p.Child("securityContext"))...)
+	errs = append(errs, v.validateAffinity(p.Child("affinity"))...)
+	errs = append(errs, v.validateDNSConfig(p.Child("dnsConfig"))...)
+	errs = append(errs, validateReadinessGates(spec.ReadinessGates, p.Child("readinessGates"))...)
+	errs = append(errs, validateSchedulingGates(spec.SchedulingGates, p.Child("schedulingGates"))...)
+	errs = append(errs, v.validateSpread(p.Child("topologySpreadConstraints"))...)
+	errs = append(errs, v.validateHostProcess(p)...)
+	errs = append(errs, v.validateHostUsers(p)...)
+	errs = append(errs, v.validateNames(p)...)
+	if len(spec.Tolerations) > 0 {
+		errs = append(errs, ValidateTolerations(spec.Tolerations, p.Child("tolerations"))...)
+	}
+	errs = append(errs, v.validateHostAliases(p.Child("hostAliases"))...)
+	errs = append(errs, v.validateClasses(p)...)
+	return append(errs, v.validateOS(p)...)
+}
+
+// validateNames covers the names and the deadline of the pod.
+func (v *specValidation) validateNames(p *field.Path) field.ErrorList {
+	s := v.spec
+	var errs field.ErrorList
+	if s.ServiceAccountName != "" {
+		errs = append(errs, check.Each(apivalidation.ValidateServiceAccountName(s.ServiceAccountName, false), p.Child("serviceAccountName"), s.ServiceAccountName)...)
+	}
+	if s.NodeName != "" {
+		errs = append(errs, check.DNSSubdomain(s.NodeName, p.Child("nodeName"))...)
+	}
+	errs = append(errs, ValidateDeadline(s.ActiveDeadlineSeconds, p.Child("activeDeadlineSeconds"))...)
+	if s.Hostname != "" {
+		errs = append(errs, check.DNSLabel(s.Hostname, p.Child("hostname"))...)
+	}
+	if s.Subdomain != "" {
+		errs = append(errs, check.DNSLabel(s.Subdomain, p.Child("subdomain"))...)
+	}
+	return append(errs, v.validateHostnameOverride(p.Child("hostnameOverride"))...)
+}
+
+// maxHostname is how long a Linux host name may be.
+const maxHostname = 64
+
+func (v *specValidation) validateHostnameOverride(p *field.Path) field.ErrorList {
+	name := v.spec.HostnameOverride
+	if name == nil {
+		return nil
+	}
+	var errs field.ErrorList
+	if v.spec.SetHostnameAsFQDN != nil && *v.spec.SetHostnameAsFQDN {
+		errs = append(errs, field.Forbidden(p, "may not be specified when setHostnameAsFQDN is true"))
+	}
+	if v.spec.HostNetwork {
+		errs = append(errs, field.Forbidden(p, "may not be specified when hostNetwork is true"))
+	}
+	if len(*name) > maxHostname {
+		errs = append(errs, field.TooLong(p, *name, maxHostname))
+	}
+	return append(errs, check.DNSSubdomain(*name, p)...)
+}
+
+// ValidateDeadline wants a deadline, if there is one, to be a positive number of seconds.
+func ValidateDeadline(seconds *int64, p *field.Path) field.ErrorList {
+	if seconds != nil && (*seconds < 1 || *seconds > math.MaxInt32) {
+		return field.ErrorList{field.Invalid(p, *seconds, validation.InclusiveRangeError(1, math.MaxInt32))}
+	}
 	return nil
+}
+
+// validateClasses covers what the pod says of its priority and its runtime.
+func (v *specValidation) validateClasses(p *field.Path) field.ErrorList {
+	s := v.spec
+	var errs field.ErrorList
+	if s.PriorityClassName != "" {
+		errs = append(errs, check.DNSSubdomain(s.PriorityClassName, p.Child("priorityClassName"))...)
+	}
+	if s.RuntimeClassName != nil {
+		errs = append(errs, check.DNSSubdomain(*s.RuntimeClassName, p.Child("runtimeClassName"))...)
+	}
+	if s.PreemptionPolicy != nil {
+		errs = append(errs, validatePreemptionPolicy(*s.PreemptionPolicy, p.Child("preemptionPolicy"))...)
+	}
+	if s.Overhead != nil {
+		errs = append(errs, v.validateRequirements(&corev1.ResourceRequirements{Limits: s.Overhead}, p.Child("overhead"), check.ContainerResourceName)...)
+	}
+	return errs
+}
+
+func validatePreemptionPolicy(v corev1.PreemptionPolicy, p *field.Path) field.ErrorList {
+	switch v {
+	case corev1.PreemptLowerPriority, corev1.PreemptNever:
+		return nil
+	case "":
+		return field.ErrorList{field.Required(p, "")}
+	}
+	return field.ErrorList{field.NotSupported(p, v, []corev1.PreemptionPolicy{corev1.PreemptLowerPriority, corev1.PreemptNever})}
+}
+
+func validateRestartPolicy(v corev1.RestartPolicy, p *field.Path) field.ErrorList {
+	switch v {
+	case corev1.RestartPolicyAlways, corev1.RestartPolicyOnFailure, corev1.RestartPolicyNever:
+		return nil
+	case "":
+		return field.ErrorList{field.Required(p, "")}
+	}
+	return field.ErrorList{field.NotSupported(p, v, []corev1.RestartPolicy{
+		corev1.RestartPolicyAlways, corev1.RestartPolicyOnFailure, corev1.RestartPolicyNever,
+	})}
+}
+
+func validateReadinessGates(gates []corev1.PodReadinessGate, p *field.Path) field.ErrorList {
+	var errs field.ErrorList
+	for i := range gates {
+		errs = append(errs, check.QualifiedName(string(gates[i].ConditionType), p.Index(i).Child("conditionType"))...)
+	}
+	return errs
+}
+
+func validateSchedulingGates(gates []corev1.PodSchedulingGate, p *field.Path) field.ErrorList {
+	var errs field.ErrorList
+	seen := sets.New[string]()
+	for i := range gates {
+		name := gates[i].Name
+		errs = append(errs, check.QualifiedName(name, p.Index(i))...)
+		if seen.Has(name) {
+			errs = append(errs, field.Duplicate(p.Index(i), name))
+		}
+		seen.Insert(name)
+	}
+	return errs
+}
+
+func validateResourceClaims(claims []corev1.PodResourceClaim, p *field.Path) field.ErrorList {
+	var errs field.ErrorList
+	seen := sets.New[string]()
+	for i := range claims {
+		c, at := &claims[i], p.Index(i)
+		switch {
+		case c.Name == "":
+			errs = append(errs, field.Required(at.Child("name"), ""))
+		case seen.Has(c.Name):
+			errs = append(errs, field.Duplicate(at.Child("name"), c.Name))
+		default:
+			errs = append(errs, check.DNSLabel(c.Name, at.Child("name"))...)
+			seen.Insert(c.Name)
+		}
+		switch name, template := c.ResourceClaimName, c.ResourceClaimTemplateName; {
+		case name != nil && template != nil:
+			errs = append(errs, field.Invalid(at, check.Rendered(c), "at most one of `resourceClaimName` or `resourceClaimTemplateName` may be specified"))
+		case name == nil && template == nil:
+			errs = append(errs, field.Invalid(at, check.Rendered(c), "must specify one of: `resourceClaimName`, `resourceClaimTemplateName`"))
+		}
+		if c.ResourceClaimName != nil {
+			errs = append(errs, check.DNSSubdomain(*c.ResourceClaimName, at.Child("resourceClaimName"))...)
+		}
+		if c.ResourceClaimTemplateName != nil {
+			errs = append(errs, check.DNSSubdomain(*c.ResourceClaimTemplateName, at.Child("resourceClaimTemplateName"))...)
+		}
+	}
+	return errs
 }
 
 // ValidatePodTemplateSpec checks t.
 func ValidatePodTemplateSpec(t *corev1.PodTemplateSpec, p *field.Path, opts Options) field.ErrorList {
-	return nil
+	opts.Template = true
+	errs := metav1validation.ValidateLabels(t.Labels, p.Child("labels"))
+	errs = append(errs, check.Annotations(t.Annotations, p.Child("annotations"))...)
+	errs = append(errs, ValidatePodAnnotations(&t.ObjectMeta, &t.Spec, p.Child("annotations"))...)
+	errs = append(errs, ValidatePodSpec(&t.Spec, &t.ObjectMeta, p.Child("spec"), opts)...)
+	errs = append(errs, ValidateAppArmorAnnotations(t.Annotations, p.Child("annotations"))...)
+	if len(t.Spec.EphemeralContainers) > 0 {
+		errs = append(errs, field.Forbidden(p.Child("spec", "ephemeralContainers"), "ephemeral containers not allowed in pod template"))
+	}
+	return errs
 }
 
-// Warnings tells of what a template says that works but shouldn't be relied on; old is nil on create.
-func Warnings(t, old *corev1.PodTemplateSpec, p *field.Path) []string { return nil }
+// ValidatePodAnnotations checks the annotations that mean something to Kubernetes.
+func ValidatePodAnnotations(meta *metav1.ObjectMeta, spec *corev1.PodSpec, p *field.Path) field.ErrorList {
+	var errs field.ErrorList
+	if v, ok := meta.Annotations[corev1.MirrorPodAnnotationKey]; ok && spec.NodeName == "" {
+		errs = append(errs, field.Invalid(p.Key(corev1.MirrorPodAnnotationKey), v, "must set spec.nodeName if mirror pod annotation is set"))
+	}
+	if meta.Annotations[corev1.TolerationsAnnotationKey] != "" {
+		errs = append(errs, validateTolerationsAnnotation(meta.Annotations[corev1.TolerationsAnnotationKey], p)...)
+	}
+	return errs
+}
+
+// ValidateAppArmorAnnotations checks the annotations that named AppArmor profiles before there was a field.
+func ValidateAppArmorAnnotations(a map[string]string, p *field.Path) field.ErrorList {
+	var errs field.ErrorList
+	for _, key := range sets.List(sets.KeySet(a)) {
+		if !strings.HasPrefix(key, corev1.DeprecatedAppArmorBetaContainerAnnotationKeyPrefix) {
+			continue
+		}
+		switch v := a[key]; {
+		case v == "", v == corev1.DeprecatedAppArmorBetaProfileRuntimeDefault, v == corev1.DeprecatedAppArmorBetaProfileNameUnconfined:
+		case strings.HasPrefix(v, corev1.DeprecatedAppArmorBetaProfileNamePrefix):
+		default:
+			errs = append(errs, field.Invalid(p.Key(key), v, "invalid AppArmor profile"))
+		}
+	}
+	return errs
+}

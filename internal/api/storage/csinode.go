@@ -17,16 +17,19 @@ const maxNodeID = 256
 
 func csiNode() *api.Kind {
 	return &api.Kind{
-		Group:          "storage.k8s.io",
-		Kind:           "CSINode",
-		Resource:       "csinodes",
-		Singular:       "csinode",
-		Prefix:         "csinodes",
-		Versions:       []api.Version{api.NewVersion[storagev1.CSINode, storagev1.CSINodeList]("v1")},
-		Hub:            "v1",
-		Validate:       api.Check(validateCSINode),
-		ValidateUpdate: api.CheckUpdate(validateCSINodeUpdate),
-		ReturnDeleted:  true,
+		Group:    "storage.k8s.io",
+		Kind:     "CSINode",
+		Resource: "csinodes",
+		Singular: "csinode",
+		Prefix:   "csinodes",
+		Versions: []api.Version{api.NewVersion[storagev1.CSINode, storagev1.CSINodeList]("v1")},
+		Hub:      "v1",
+		// The health of storage (status.storageHealth) is behind a feature gate and has no door yet.
+		PrepareForCreate: api.On(func(n *storagev1.CSINode) { n.Status = storagev1.CSINodeStatus{} }),
+		PrepareForUpdate: api.OnUpdate(func(n, old *storagev1.CSINode) { n.Status = old.Status }),
+		Validate:         api.Check(validateCSINode),
+		ValidateUpdate:   api.CheckUpdate(validateCSINodeUpdate),
+		ReturnDeleted:    true,
 		Columns: api.Columns(
 			table.Name(),
 			table.Column("Drivers", table.Integer, "Drivers indicates the number of CSI drivers registered on the node"),

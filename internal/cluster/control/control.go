@@ -49,6 +49,11 @@ func Handler(i Images) http.Handler {
 		return func(w http.ResponseWriter, r *http.Request) {
 			enc := json.NewEncoder(w)
 			flush := http.NewResponseController(w)
+			// Progress is written while the archive is still being read.
+			if err := flush.EnableFullDuplex(); err != nil {
+				http.Error(w, err.Error(), http.StatusInternalServerError)
+				return
+			}
 			// A client that is gone shows in r.Context(); what cannot be written to it need not be.
 			send := func(m message) { _ = errors.Join(enc.Encode(m), flush.Flush()) }
 			// Progress comes from many goroutines.

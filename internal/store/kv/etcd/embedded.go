@@ -37,7 +37,7 @@ const (
 
 	// A lone member needs no heartbeats and is elected without waiting (see elect), so it ticks slowly: every tick is a wake-up of an
 	// idle process. The shortest life of a lease is one and a half elections.
-	tick          = 500 * time.Millisecond
+	tick          = time.Second
 	electionTicks = 2
 	// commitInterval is how long changes are gathered before they go from the log, where they are safe, to the database.
 	commitInterval = time.Second
@@ -81,6 +81,8 @@ type Engine struct {
 	lock   *os.File
 	quota  int64
 	log    *slog.Logger
+	// endpoint is where the listener can be reached.
+	endpoint string
 
 	ctx  context.Context // ends with Close
 	stop context.CancelFunc
@@ -175,6 +177,7 @@ func (e *Engine) start(ctx context.Context, cfg Config) (err error) {
 			err = fmt.Errorf("%v", r)
 		}
 	}()
+	slowDown()
 	server, err := etcdserver.NewServer(config.ServerConfig{
 		Name: memberName, DataDir: cfg.Dir,
 		ClientURLs: clients, PeerURLs: urls,
@@ -232,17 +235,23 @@ func (e *Engine) elect(ctx context.Context) error {
 	}
 }
 
+// Endpoint is the URL for etcdctl --endpoints, "" if Config.Listen was not set.
+func (e *Engine) Endpoint() string { return e.endpoint }
+
 // listen serves etcd's API to tools.
 func (e *Engine) listen(cfg Config) error {
 	var l net.Listener
 	var err error
 	if filepath.IsAbs(cfg.Listen) {
 		l, err = listenUnix(cfg.Listen)
+		e.endpoint = "unix://" + cfg.Listen
 	} else {
 		if cfg.TLS == nil {
 			return fmt.Errorf("listening on %s needs TLS", cfg.Listen)
 		}
-		l, err = net.Listen("tcp", cfg.Listen)
+		if l, err = net.Listen("tcp", cfg.Listen); err == nil {
+			e.endpoint = "https://" + l.Addr().String()
+		}
 	}
 	if err != nil {
 		return err
@@ -365,16 +374,40 @@ func streamEnd(prefix string) []byte {
 	return []byte{}
 }
 
+// maxQueue is how many responses pump holds for a reader that is busy. Beyond, etcd holds them: it then moves the watch to those that
+// catch up, which takes a resync period.
+const maxQueue = 4096
+
 // pump passes responses on until the watch ends.
 func (e *Engine) pump(ctx context.Context, w *watch, out chan<- kv.WatchResponse) {
 	var retry <-chan time.Time // a notice is wanted, but the watch is still catching up
+	var queue []kv.WatchResponse
 	for {
+		in := w.stream.Chan()
+		var next kv.WatchResponse
+		var ready chan<- kv.WatchResponse
+		if len(queue) > 0 {
+			next, ready = queue[0], out
+		}
+		if len(queue) >= maxQueue || (len(queue) > 0 && queue[len(queue)-1].Err != nil) {
+			in = nil
+		}
 		var resp kv.WatchResponse
 		select {
 		case <-ctx.Done():
 			return
 		case <-e.ctx.Done():
 			return
+		case ready <- next:
+			if next.Err != nil {
+				return
+			}
+			if queue[0] = (kv.WatchResponse{}); len(queue) == 1 {
+				queue = queue[:0]
+			} else {
+				queue = queue[1:]
+			}
+			continue
 		case <-w.progress:
 			if resp, retry = w.ask(); resp.Revision == 0 {
 				continue
@@ -383,7 +416,7 @@ func (e *Engine) pump(ctx context.Context, w *watch, out chan<- kv.WatchResponse
 			if resp, retry = w.ask(); resp.Revision == 0 {
 				continue
 			}
-		case r, ok := <-w.stream.Chan():
+		case r, ok := <-in:
 			switch {
 			case !ok:
 				return
@@ -395,9 +428,7 @@ func (e *Engine) pump(ctx context.Context, w *watch, out chan<- kv.WatchResponse
 				resp = response(r.Events)
 			}
 		}
-		if !send(ctx, e.ctx, out, resp) || resp.Err != nil {
-			return
-		}
+		queue = append(queue, resp)
 	}
 }
 

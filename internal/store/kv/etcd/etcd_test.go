@@ -2,9 +2,12 @@ package etcd_test
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -124,12 +127,15 @@ func TestQuota(t *testing.T) {
 	e := open(t, etcd.Config{QuotaBytes: 8 << 20})
 	var err error
 	var resp kv.TxnResponse
-	n := 0
-	for ; n < 100 && err == nil; n++ {
-		_, err = e.Txn(t.Context(), nil, []kv.Op{{Key: "k", Value: make([]byte, 1<<20)}})
+	// The size is that of the file, to which etcd writes once a second.
+	for range 100 {
+		if _, err = e.Txn(t.Context(), nil, []kv.Op{{Key: "k", Value: make([]byte, 1<<20)}}); err != nil {
+			break
+		}
+		time.Sleep(50 * time.Millisecond)
 	}
 	if !errors.Is(err, kv.ErrNoSpace) {
-		t.Fatalf("after %d writes: %v", n, err)
+		t.Fatalf("after 100 MiB: %v", err)
 	}
 	if r, err := e.Range(t.Context(), kv.RangeRequest{Key: "k"}); err != nil || r.Count != 1 {
 		t.Fatalf("read: %v", err)
@@ -185,6 +191,30 @@ func TestSocket(t *testing.T) {
 	}
 	if info, err := os.Stat(filepath.Join(dir, "etcd.sock")); err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("mode of the socket: %v %v", info.Mode(), err)
+	}
+}
+
+func TestTLS(t *testing.T) {
+	web := httptest.NewTLSServer(nil) // for its certificate
+	defer web.Close()
+	e := open(t, etcd.Config{Listen: "127.0.0.1:0", TLS: &tls.Config{Certificates: web.TLS.Certificates}})
+	roots := x509.NewCertPool()
+	roots.AddCert(web.Certificate())
+	c, err := etcd.Connect(t.Context(), []string{e.Endpoint()}, &tls.Config{RootCAs: roots}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if _, err := c.Txn(t.Context(), nil, []kv.Op{{Key: "k"}}); err != nil {
+		t.Error(err)
+	}
+	if size, err := c.Size(t.Context()); err != nil || size <= 0 {
+		t.Errorf("size %d: %v", size, err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	if _, err := etcd.Connect(ctx, []string{e.Endpoint()}, &tls.Config{}, nil); err == nil || !strings.Contains(err.Error(), "certificate signed by unknown authority") {
+		t.Errorf("an unknown authority: %v", err)
 	}
 }
 

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
+	"net/url"
 	"sync"
 	"time"
 
@@ -28,9 +30,9 @@ type Client struct {
 	wg     sync.WaitGroup
 }
 
-// Connect makes an engine over the etcd cluster at endpoints (URLs), with tls or, if that is nil, without. It fails if no member
+// Connect makes an engine over the etcd cluster at endpoints (URLs), with TLS as conf says or, if that is nil, without. It fails if no member
 // answers before ctx ends.
-func Connect(ctx context.Context, endpoints []string, tls *tls.Config, log *slog.Logger) (*Client, error) {
+func Connect(ctx context.Context, endpoints []string, conf *tls.Config, log *slog.Logger) (*Client, error) {
 	if len(endpoints) == 0 {
 		return nil, errors.New("etcd: no endpoints")
 	}
@@ -38,7 +40,7 @@ func Connect(ctx context.Context, endpoints []string, tls *tls.Config, log *slog
 		log = slog.New(slog.DiscardHandler)
 	}
 	client, err := clientv3.New(clientv3.Config{
-		Endpoints: endpoints, TLS: tls, Logger: newLogger(log, nil).zap,
+		Endpoints: endpoints, TLS: conf, Logger: newLogger(log, nil).zap,
 		DialKeepAliveTime: 30 * time.Second, DialKeepAliveTimeout: 10 * time.Second,
 		MaxCallSendMsgSize: maxResponseBytes, MaxCallRecvMsgSize: maxResponseBytes,
 	})
@@ -46,34 +48,76 @@ func Connect(ctx context.Context, endpoints []string, tls *tls.Config, log *slog
 		return nil, fmt.Errorf("etcd: connect to %v: %w", endpoints, err)
 	}
 	c := &Client{client: client}
-	c.api = remote{clientv3.RetryKVClient(client), clientv3.RetryLeaseClient(client)}
 	c.ctx, c.stop = context.WithCancel(context.Background())
+	c.api = remote{clientv3.RetryKVClient(client), clientv3.RetryLeaseClient(client), c.ctx}
 	if _, err := c.Range(ctx, kv.RangeRequest{Key: "/", CountOnly: true}); err != nil {
 		c.Close()
-		return nil, fmt.Errorf("etcd: no answer from %v: %w", endpoints, err)
+		return nil, fmt.Errorf("etcd: no answer from %v: %w", endpoints, errors.Join(err, diagnose(endpoints, conf)))
 	}
 	return c, nil
+}
+
+// diagnose finds out why nobody answers, which the client keeps to itself: it tries each endpoint with a plain connection.
+func diagnose(endpoints []string, conf *tls.Config) error {
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	defer cancel()
+	var errs []error
+	for _, endpoint := range endpoints {
+		u, err := url.Parse(endpoint)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		var conn net.Conn
+		switch u.Scheme {
+		case "https":
+			conn, err = (&tls.Dialer{Config: conf}).DialContext(ctx, "tcp", u.Host)
+		case "unix":
+			conn, err = (&net.Dialer{}).DialContext(ctx, "unix", u.Host+u.Path)
+		default:
+			conn, err = (&net.Dialer{}).DialContext(ctx, "tcp", u.Host)
+		}
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		conn.Close()
+	}
+	return errors.Join(errs...)
 }
 
 // remote makes the client's functions look like the server's.
 type remote struct {
 	kv    pb.KVClient
 	lease pb.LeaseClient
+	open  context.Context // ends with Close; a closed client would try again and again
 }
 
 func (r remote) Range(ctx context.Context, in *pb.RangeRequest) (*pb.RangeResponse, error) {
+	if r.open.Err() != nil {
+		return nil, kv.ErrUnavailable
+	}
 	return r.kv.Range(ctx, in, grpc.MaxCallRecvMsgSize(maxResponseBytes))
 }
 
 func (r remote) Txn(ctx context.Context, in *pb.TxnRequest) (*pb.TxnResponse, error) {
+	if r.open.Err() != nil {
+		return nil, kv.ErrUnavailable
+	}
 	return r.kv.Txn(ctx, in)
 }
 
 func (r remote) Compact(ctx context.Context, in *pb.CompactionRequest) (*pb.CompactionResponse, error) {
+	if r.open.Err() != nil {
+		return nil, kv.ErrUnavailable
+	}
 	return r.kv.Compact(ctx, in)
 }
 
 func (r remote) LeaseGrant(ctx context.Context, in *pb.LeaseGrantRequest) (*pb.LeaseGrantResponse, error) {
+	if r.open.Err() != nil {
+		return nil, kv.ErrUnavailable
+	}
 	return r.lease.LeaseGrant(ctx, in)
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"os"
+	"strings"
 	"sync/atomic"
 
 	"go.uber.org/zap"
@@ -49,9 +50,14 @@ func (c *slogCore) Check(e zapcore.Entry, ce *zapcore.CheckedEntry) *zapcore.Che
 	return ce
 }
 
-// harmless are complaints of every first start: a new database has no version yet.
+// harmless are complaints that say nothing: at every first start a new database has no version yet and elect is told to wait, and a
+// call that fails tells its caller so itself.
 func harmless(message string) bool {
-	return message == "Failed to detect schema version" || message == "failed to update storage version"
+	switch message {
+	case "Failed to detect schema version", "failed to update storage version", "retrying of unary invoker failed":
+		return true
+	}
+	return strings.Contains(message, " cannot campaign at term ")
 }
 
 func (c *slogCore) Write(e zapcore.Entry, fields []zapcore.Field) error {

@@ -43,7 +43,8 @@ type Engine struct {
 
 	mu        sync.Mutex
 	keys      *btree.BTreeG[*entry] // by key, with those whose newest version is a tombstone
-	log       []kv.Event            // every event with a revision of at least compacted, in order
+	log       []kv.Event            // every event with a revision of at least logStart, in order
+	logStart  int64                 // compacted, or less while a running watch is behind
 	revision  int64
 	compacted int64
 	sizeBytes int64
@@ -100,6 +101,7 @@ func NewWith(cfg Config) *Engine {
 		cfg: cfg, stop: stop, done: ctx,
 		keys:      btree.NewG(btreeDegree, func(a, b *entry) bool { return a.key < b.key }),
 		revision:  1,
+		logStart:  1,
 		leases:    map[kv.LeaseID]*lease{},
 		watchers:  map[*watcher]struct{}{},
 		leaseWake: make(chan struct{}, 1),
@@ -312,10 +314,14 @@ func (e *Engine) Compact(ctx context.Context, revision int64) error {
 	for _, en := range empty {
 		e.keys.Delete(en)
 	}
-	e.log = append([]kv.Event(nil), e.log[e.logFrom(revision):]...)
+	e.logStart = revision
 	for w := range e.watchers {
-		w.wake() // one that is behind learns now that it is
+		if w.next > revision-maxBehind {
+			e.logStart = min(e.logStart, w.next)
+		}
+		w.wake() // one that is too far behind learns now that it is
 	}
+	e.log = append([]kv.Event(nil), e.log[e.logFrom(e.logStart):]...)
 	return nil
 }
 
@@ -344,6 +350,10 @@ type watcher struct {
 	progress bool // guarded by Engine.mu
 }
 
+// maxBehind is how many revisions a running watch may be behind a compaction and still go on: as with etcd, whose events are on
+// their way to the watch by then.
+const maxBehind = 10000
+
 func (w *watcher) wake() {
 	select {
 	case w.bell <- struct{}{}:
@@ -361,9 +371,11 @@ func (e *Engine) Watch(ctx context.Context, prefix string, from int64) <-chan kv
 		close(out)
 		return out
 	}
-	w.next = from
-	if from <= 0 {
+	switch w.next = from; {
+	case from <= 0:
 		w.next = e.revision + 1
+	case from < e.compacted:
+		w.next = 0 // which is always too old
 	}
 	e.watchers[w] = struct{}{}
 	e.wg.Add(1)
@@ -411,7 +423,7 @@ func (e *Engine) runWatch(ctx context.Context, w *watcher, out chan<- kv.WatchRe
 func (e *Engine) collect(w *watcher) (kv.WatchResponse, bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if w.next < e.compacted {
+	if w.next < e.logStart {
 		return kv.WatchResponse{Revision: e.compacted, Err: kv.ErrCompacted}, true
 	}
 	var events []kv.Event

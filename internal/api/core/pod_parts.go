@@ -1,0 +1,167 @@
+package core
+
+import (
+	"fmt"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/util/diff"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"github.com/celox/celox/internal/api"
+	"github.com/celox/celox/internal/api/check"
+	"github.com/celox/celox/internal/api/podspec"
+)
+
+// keepPod makes p the stored pod with but the identity and managed fields of what the client sent, and returns what it sent.
+func keepPod(p, old *corev1.Pod) *corev1.Pod {
+	sent := *p
+	old.DeepCopyInto(p)
+	p.Name, p.Namespace, p.UID, p.ResourceVersion, p.ManagedFields = sent.Name, sent.Namespace, sent.UID, sent.ResourceVersion, sent.ManagedFields
+	return &sent
+}
+
+// PreparePodEphemeralContainers lets an update through the "ephemeralcontainers" door change nothing but those (KEP-277).
+func PreparePodEphemeralContainers(obj, old api.Object) {
+	p, was := obj.(*corev1.Pod), old.(*corev1.Pod)
+	p.Spec.EphemeralContainers = keepPod(p, was).Spec.EphemeralContainers
+	podspec.DropDisabled(&p.Spec, &was.Spec)
+}
+
+// ValidatePodEphemeralContainersUpdate checks such an update: containers may only be added.
+func ValidatePodEphemeralContainersUpdate(obj, old api.Object) field.ErrorList {
+	p, was := obj.(*corev1.Pod), old.(*corev1.Pod)
+	errs := validatePod(p, podspec.OptionsForSpec(&was.Spec))
+	errs = append(errs, validatePodAnnotationsUpdate(p, was)...)
+	if _, mirror := was.Annotations[corev1.MirrorPodAnnotationKey]; mirror {
+		return field.ErrorList{field.Forbidden(field.NewPath(""), "static pods do not support ephemeral containers")}
+	}
+	at := field.NewPath("spec", "ephemeralContainers")
+	now := map[string]*corev1.EphemeralContainer{}
+	for i := range p.Spec.EphemeralContainers {
+		now[p.Spec.EphemeralContainers[i].Name] = &p.Spec.EphemeralContainers[i]
+	}
+	for i := range was.Spec.EphemeralContainers {
+		before := &was.Spec.EphemeralContainers[i]
+		switch c := now[before.Name]; {
+		case c == nil:
+			errs = append(errs, field.Forbidden(at, fmt.Sprintf("existing ephemeral containers %q may not be removed\n", before.Name)))
+		case !equality.Semantic.DeepEqual(before, c):
+			errs = append(errs, field.Forbidden(at, fmt.Sprintf("existing ephemeral containers %q may not be changed\n%v", before.Name,
+				diff.Diff(check.Rendered(before), check.Rendered(c)))))
+		}
+	}
+	return errs
+}
+
+// PreparePodResize lets an update through the "resize" door change nothing but resources and resize policies (KEP-1287).
+func PreparePodResize(obj, old api.Object) {
+	p, was := obj.(*corev1.Pod), old.(*corev1.Pod)
+	sent := keepPod(p, was)
+	takeResources(p.Spec.Containers, sent.Spec.Containers)
+	takeResources(p.Spec.InitContainers, sent.Spec.InitContainers)
+	p.Spec.Resources = sent.Spec.Resources
+	podspec.DropDisabled(&p.Spec, &was.Spec)
+}
+
+func takeResources(list, from []corev1.Container) {
+	for i := range list {
+		for j := range from {
+			if from[j].Name == list[i].Name {
+				list[i].Resources, list[i].ResizePolicy = from[j].Resources, from[j].ResizePolicy
+			}
+		}
+	}
+}
+
+// ValidatePodResize checks such an update: processor and memory may change within the pod's class of service.
+func ValidatePodResize(obj, old api.Object) field.ErrorList {
+	p, was := obj.(*corev1.Pod), old.(*corev1.Pod)
+	spec := field.NewPath("spec")
+	errs := validatePod(p, podspec.OptionsForSpec(&was.Spec))
+	errs = append(errs, validatePodAnnotationsUpdate(p, was)...)
+	if _, mirror := was.Annotations[corev1.MirrorPodAnnotationKey]; mirror {
+		return append(errs, field.Forbidden(field.NewPath(""), "static pods cannot be resized"))
+	}
+	if was.Spec.OS != nil && was.Spec.OS.Name == corev1.Windows {
+		return append(errs, field.Forbidden(spec, "windows pods cannot be resized"))
+	}
+	if !resizable(was) {
+		errs = append(errs, field.Forbidden(spec, "Pod running on node without support for resize"))
+	}
+	if podQOS(was) != podspec.QOSClass(&p.Spec) {
+		errs = append(errs, field.Invalid(spec, p.Status.QOSClass, "Pod QOS Class may not change as a result of resizing"))
+	}
+	may := p.Spec.DeepCopy()
+	for i := range may.Containers {
+		errs = append(errs, resizeRequirements(&may.Containers[i].Resources, &was.Spec.Containers[i].Resources, spec.Child("containers").Index(i).Child("resources"))...)
+	}
+	for i := range may.InitContainers {
+		c, before, at := &may.InitContainers[i], &was.Spec.InitContainers[i], spec.Child("initContainers").Index(i).Child("resources")
+		if podspec.IsSidecar(c) {
+			errs = append(errs, resizeRequirements(&c.Resources, &before.Resources, at)...)
+		} else if !equality.Semantic.DeepEqual(c.Resources, before.Resources) {
+			errs = append(errs, field.Forbidden(at, "resources for non-sidecar init containers are immutable"))
+			c.Resources = before.Resources
+		}
+	}
+	if may.Resources != nil && was.Spec.Resources != nil {
+		errs = append(errs, resizeRequirements(may.Resources, was.Spec.Resources, spec.Child("resources"))...)
+	}
+	if !equality.Semantic.DeepEqual(*may, was.Spec) {
+		errs = append(errs, field.Forbidden(spec, "only cpu and memory resources are mutable"))
+	}
+	return errs
+}
+
+// resizable says whether the pod's node tells how large its containers are.
+func resizable(p *corev1.Pod) bool {
+	for i := range p.Status.ContainerStatuses {
+		if s := &p.Status.ContainerStatuses[i]; s.State.Running != nil && s.Resources == nil {
+			return false
+		}
+	}
+	return true
+}
+
+// resizeRequirements wants nothing to be taken away, and puts back in r the amounts that may change.
+func resizeRequirements(r, old *corev1.ResourceRequirements, p *field.Path) field.ErrorList {
+	var errs field.ErrorList
+	if removed(r.Requests, old.Requests) {
+		errs = append(errs, field.Forbidden(p.Child("requests"), "resource requests cannot be removed"))
+	}
+	if removed(r.Limits, old.Limits) {
+		errs = append(errs, field.Forbidden(p.Child("limits"), "resource limits cannot be removed"))
+	}
+	r.Requests, r.Limits = putBack(r.Requests, old.Requests), putBack(r.Limits, old.Limits)
+	return errs
+}
+
+func resizableResources() []corev1.ResourceName {
+	return []corev1.ResourceName{corev1.ResourceCPU, corev1.ResourceMemory}
+}
+
+func removed(list, old corev1.ResourceList) bool {
+	for _, name := range resizableResources() {
+		_, before := old[name]
+		if _, now := list[name]; before && !now {
+			return true
+		}
+	}
+	return false
+}
+
+func putBack(list, old corev1.ResourceList) corev1.ResourceList {
+	out := corev1.ResourceList{}
+	for name, q := range list {
+		out[name] = q
+	}
+	for _, name := range resizableResources() {
+		if q, ok := old[name]; ok {
+			out[name] = q
+		} else {
+			delete(out, name)
+		}
+	}
+	return out
+}

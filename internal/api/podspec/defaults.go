@@ -1,0 +1,263 @@
+package podspec
+
+import (
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/component-helpers/resource"
+
+	"github.com/celox/celox/internal/api/check"
+)
+
+// Defaults of the fields that every pod ends up with.
+const (
+	defaultGracePeriodSeconds     = 30
+	defaultTerminationMessagePath = corev1.TerminationMessagePathDefault
+	defaultProbeTimeoutSeconds    = 1
+	defaultProbePeriodSeconds     = 10
+	defaultProbeSuccessThreshold  = 1
+	defaultProbeFailureThreshold  = 3
+	defaultFileMode               = 0o644
+	defaultTokenExpirationSeconds = 60 * 60
+	rootPath                      = "/"
+)
+
+// SetPodDefaults fills in what pod leaves out. A pod gets more than a template: requests where only limits are set, the host
+// ports of the host's network, service links.
+func SetPodDefaults(pod *corev1.Pod) {
+	dropInitAnnotations(pod.Annotations)
+	SetPodSpecDefaults(&pod.Spec)
+	s := &pod.Spec
+	for _, list := range [][]corev1.Container{s.InitContainers, s.Containers} {
+		for i := range list {
+			setRequests(&list[i].Resources)
+		}
+	}
+	if r := s.Resources; r != nil {
+		setPodLevelResources(pod, r)
+	}
+	if s.EnableServiceLinks == nil {
+		s.EnableServiceLinks = ptr(corev1.DefaultEnableServiceLinks)
+	}
+	if s.HostNetwork {
+		setHostPorts(s.Containers)
+		setHostPorts(s.InitContainers)
+	}
+	SetPodStatusDefaults(&pod.Status)
+}
+
+// SetPodStatusDefaults keeps podIP and podIPs in step, whichever of the two was given; podIP wins.
+func SetPodStatusDefaults(s *corev1.PodStatus) {
+	switch {
+	case s.PodIP != "" && (len(s.PodIPs) == 0 || s.PodIPs[0].IP != s.PodIP):
+		s.PodIPs = []corev1.PodIP{{IP: s.PodIP}}
+	case s.PodIP == "" && len(s.PodIPs) > 0:
+		s.PodIP = s.PodIPs[0].IP
+	}
+}
+
+// SetPodTemplateDefaults fills in what t leaves out.
+func SetPodTemplateDefaults(t *corev1.PodTemplateSpec) {
+	dropInitAnnotations(t.Annotations)
+	SetPodSpecDefaults(&t.Spec)
+}
+
+// dropInitAnnotations removes the annotations in which init containers were kept before they had a field: nothing reads them
+// and nobody should believe that something does.
+func dropInitAnnotations(a map[string]string) {
+	for _, key := range []string{
+		"pod.beta.kubernetes.io/init-containers", "pod.alpha.kubernetes.io/init-containers",
+		"pod.beta.kubernetes.io/init-container-statuses", "pod.alpha.kubernetes.io/init-container-statuses",
+	} {
+		delete(a, key)
+	}
+}
+
+// setRequests makes a limit the request where none is given.
+func setRequests(r *corev1.ResourceRequirements) {
+	for name, q := range r.Limits {
+		if _, ok := r.Requests[name]; ok {
+			continue
+		}
+		if r.Requests == nil {
+			r.Requests = corev1.ResourceList{}
+		}
+		r.Requests[name] = q.DeepCopy()
+	}
+}
+
+// setPodLevelResources derives the pod's own requests from those of its containers, or else from the pod's limits (KEP-2837).
+func setPodLevelResources(pod *corev1.Pod, r *corev1.ResourceRequirements) {
+	set := func(list *corev1.ResourceList, from corev1.ResourceList, wanted func(corev1.ResourceName) bool) {
+		for name, q := range from {
+			if _, ok := (*list)[name]; ok || !wanted(name) || !resource.IsSupportedPodLevelResource(name) {
+				continue
+			}
+			if *list == nil {
+				*list = corev1.ResourceList{}
+			}
+			(*list)[name] = q.DeepCopy()
+		}
+	}
+	set(&r.Limits, resource.AggregateContainerLimits(pod, resource.PodResourcesOptions{}), check.IsHugePages)
+	set(&r.Requests, resource.AggregateContainerRequests(pod, resource.PodResourcesOptions{}), func(n corev1.ResourceName) bool { return !check.IsHugePages(n) })
+	set(&r.Requests, r.Limits, func(corev1.ResourceName) bool { return true })
+}
+
+func setHostPorts(list []corev1.Container) {
+	for i := range list {
+		for j := range list[i].Ports {
+			if p := &list[i].Ports[j]; p.HostPort == 0 {
+				p.HostPort = p.ContainerPort
+			}
+		}
+	}
+}
+
+// SetPodSpecDefaults fills in what spec leaves out, as far as pods and templates have it in common.
+func SetPodSpecDefaults(s *corev1.PodSpec) {
+	if s.DNSPolicy == "" {
+		s.DNSPolicy = corev1.DNSClusterFirst
+	}
+	if s.RestartPolicy == "" {
+		s.RestartPolicy = corev1.RestartPolicyAlways
+	}
+	if s.SecurityContext == nil {
+		s.SecurityContext = &corev1.PodSecurityContext{}
+	}
+	if s.TerminationGracePeriodSeconds == nil {
+		s.TerminationGracePeriodSeconds = ptr[int64](defaultGracePeriodSeconds)
+	}
+	if s.SchedulerName == "" {
+		s.SchedulerName = corev1.DefaultSchedulerName
+	}
+	SyncServiceAccount(s)
+	RoundResources(s.Overhead)
+	if r := s.Resources; r != nil {
+		RoundResources(r.Limits)
+		RoundResources(r.Requests)
+	}
+	for i := range s.Volumes {
+		setVolumeDefaults(&s.Volumes[i].VolumeSource)
+	}
+	for _, list := range [][]corev1.Container{s.InitContainers, s.Containers} {
+		for i := range list {
+			setContainerDefaults(&list[i])
+		}
+	}
+	for i := range s.EphemeralContainers {
+		c := corev1.Container(s.EphemeralContainers[i].EphemeralContainerCommon)
+		setContainerDefaults(&c)
+		s.EphemeralContainers[i].EphemeralContainerCommon = corev1.EphemeralContainerCommon(c)
+	}
+}
+
+// SyncServiceAccount keeps serviceAccountName and its old name serviceAccount in step. The new one wins.
+func SyncServiceAccount(s *corev1.PodSpec) {
+	if s.ServiceAccountName == "" {
+		s.ServiceAccountName = s.DeprecatedServiceAccount
+	}
+	s.DeprecatedServiceAccount = s.ServiceAccountName
+}
+
+func setContainerDefaults(c *corev1.Container) {
+	if c.ImagePullPolicy == "" {
+		c.ImagePullPolicy = pullPolicy(c.Image)
+	}
+	if c.TerminationMessagePath == "" {
+		c.TerminationMessagePath = defaultTerminationMessagePath
+	}
+	if c.TerminationMessagePolicy == "" {
+		c.TerminationMessagePolicy = corev1.TerminationMessageReadFile
+	}
+	for i := range c.Ports {
+		if c.Ports[i].Protocol == "" {
+			c.Ports[i].Protocol = corev1.ProtocolTCP
+		}
+	}
+	for i := range c.Env {
+		if from := c.Env[i].ValueFrom; from != nil {
+			setFieldRef(from.FieldRef)
+			if f := from.FileKeyRef; f != nil && f.Optional == nil {
+				f.Optional = ptr(false)
+			}
+		}
+	}
+	setProbeDefaults(c.LivenessProbe)
+	setProbeDefaults(c.ReadinessProbe)
+	setProbeDefaults(c.StartupProbe)
+	if l := c.Lifecycle; l != nil {
+		for _, h := range []*corev1.LifecycleHandler{l.PostStart, l.PreStop} {
+			if h != nil {
+				setHTTPGet(h.HTTPGet)
+			}
+		}
+	}
+	RoundResources(c.Resources.Limits)
+	RoundResources(c.Resources.Requests)
+}
+
+// RoundResources rounds amounts up to the smallest that is kept: a thousandth.
+func RoundResources(list corev1.ResourceList) {
+	const milli = -3
+	for name, q := range list {
+		q.RoundUp(milli)
+		list[name] = q
+	}
+}
+
+// pullPolicy is Always for images that may change under their name, which are those with the tag "latest" or none.
+func pullPolicy(image string) corev1.PullPolicy {
+	name, _, digested := strings.Cut(image, "@")
+	tag := ""
+	if i := strings.LastIndexByte(name, ':'); i >= 0 && !strings.Contains(name[i:], "/") {
+		tag = name[i+1:]
+	}
+	if tag == "latest" || (tag == "" && !digested) {
+		return corev1.PullAlways
+	}
+	return corev1.PullIfNotPresent
+}
+
+func setFieldRef(f *corev1.ObjectFieldSelector) {
+	if f != nil && f.APIVersion == "" {
+		f.APIVersion = "v1"
+	}
+}
+
+func setProbeDefaults(p *corev1.Probe) {
+	if p == nil {
+		return
+	}
+	for _, f := range []struct {
+		field *int32
+		value int32
+	}{
+		{&p.TimeoutSeconds, defaultProbeTimeoutSeconds},
+		{&p.PeriodSeconds, defaultProbePeriodSeconds},
+		{&p.SuccessThreshold, defaultProbeSuccessThreshold},
+		{&p.FailureThreshold, defaultProbeFailureThreshold},
+	} {
+		if *f.field == 0 {
+			*f.field = f.value
+		}
+	}
+	setHTTPGet(p.HTTPGet)
+	if g := p.GRPC; g != nil && g.Service == nil {
+		g.Service = ptr("")
+	}
+}
+
+func setHTTPGet(h *corev1.HTTPGetAction) {
+	if h == nil {
+		return
+	}
+	if h.Path == "" {
+		h.Path = rootPath
+	}
+	if h.Scheme == "" {
+		h.Scheme = corev1.URISchemeHTTP
+	}
+}
+
+func ptr[T any](v T) *T { return &v }

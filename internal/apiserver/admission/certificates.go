@@ -1,0 +1,85 @@
+package admission
+
+import (
+	"context"
+	"crypto/x509"
+	"encoding/pem"
+	"fmt"
+	"slices"
+	"strings"
+
+	certificatesv1 "k8s.io/api/certificates/v1"
+	"k8s.io/apiserver/pkg/authentication/user"
+
+	"github.com/celox/celox/internal/apiserver/request"
+)
+
+// Certificates sees to it that only those approve and sign certificate requests who may do so for the signer that they name, and
+// that nobody asks for a client certificate of system:masters.
+type Certificates struct{ authorizer request.Authorizer }
+
+// NewCertificates returns the plugin.
+func NewCertificates(authorizer request.Authorizer) *Certificates {
+	return &Certificates{authorizer: authorizer}
+}
+
+// Validate looks at new requests, approvals and signatures.
+func (p *Certificates) Validate(ctx context.Context, a *Attributes) error {
+	if a.Resource.Resource != "certificatesigningrequests" || a.Resource.Group != certificatesv1.GroupName {
+		return nil
+	}
+	csr, ok := a.Object.(*certificatesv1.CertificateSigningRequest)
+	if !ok {
+		return nil
+	}
+	old, _ := a.OldObject.(*certificatesv1.CertificateSigningRequest)
+	switch {
+	case a.Operation == Create && a.Subresource == "":
+		if csr.Spec.SignerName == certificatesv1.KubeAPIServerClientSignerName && asksForMasters(csr.Spec.Request) {
+			return forbid(a, fmt.Errorf("use of %s signer with %s group is not allowed", csr.Spec.SignerName, user.SystemPrivilegedGroup))
+		}
+	case a.Operation == Update && a.Subresource == "approval" && old != nil:
+		return p.mayUse(ctx, a, "approve", old.Spec.SignerName)
+	case a.Operation == Update && a.Subresource == "status" && old != nil:
+		if !slices.Equal(old.Status.Certificate, csr.Status.Certificate) || !slices.EqualFunc(failures(old), failures(csr), sameCondition) {
+			return p.mayUse(ctx, a, "sign", old.Spec.SignerName)
+		}
+	}
+	return nil
+}
+
+func failures(csr *certificatesv1.CertificateSigningRequest) []certificatesv1.CertificateSigningRequestCondition {
+	return slices.DeleteFunc(slices.Clone(csr.Status.Conditions), func(c certificatesv1.CertificateSigningRequestCondition) bool {
+		return c.Type != certificatesv1.CertificateFailed
+	})
+}
+
+func sameCondition(x, y certificatesv1.CertificateSigningRequestCondition) bool {
+	return x.Type == y.Type && x.Status == y.Status && x.Reason == y.Reason && x.Message == y.Message
+}
+
+// mayUse asks for the signer itself, and then for all signers of its domain.
+func (p *Certificates) mayUse(ctx context.Context, a *Attributes, verb, signer string) error {
+	domain, _, _ := strings.Cut(signer, "/")
+	for _, name := range []string{signer, domain + "/*"} {
+		d, _, err := p.authorizer.Authorize(ctx, request.Attributes{
+			User: a.User, Verb: verb, Group: certificatesv1.GroupName, Version: "*", Resource: "signers", Name: name, ResourceRequest: true,
+		})
+		if err != nil {
+			return err
+		}
+		if d == request.Allow {
+			return nil
+		}
+	}
+	return forbid(a, fmt.Errorf("user not permitted to %s requests with signerName %q", verb, signer))
+}
+
+func asksForMasters(request []byte) bool {
+	block, _ := pem.Decode(request)
+	if block == nil {
+		return false // validation refuses it
+	}
+	csr, err := x509.ParseCertificateRequest(block.Bytes)
+	return err == nil && slices.Contains(csr.Subject.Organization, user.SystemPrivilegedGroup)
+}

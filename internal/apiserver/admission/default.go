@@ -1,0 +1,84 @@
+package admission
+
+import (
+	"errors"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"github.com/celox/celox/internal/apiserver/authz"
+	"github.com/celox/celox/internal/apiserver/request"
+)
+
+// Objects is everything that the default plugins look at. A missing object is a NotFound error of the API; what is returned
+// is read-only.
+type Objects interface {
+	Namespaces
+	LimitRanges
+	ServiceAccounts
+	PodsAndNodes
+	PriorityClasses
+	RuntimeClasses
+	StorageClasses
+	IngressClasses
+	Quotas
+}
+
+// Deps is what the default plugins need.
+type Deps struct {
+	Objects Objects
+	// Authorizer says who may sign and approve certificates.
+	Authorizer request.Authorizer
+	// Guard keeps users from granting what they do not hold; nil lets them.
+	Guard *authz.Guard
+	// Charger writes the usage of quotas; nil turns quotas off.
+	Charger Charger
+}
+
+// Default returns the plugins that upstream turns on by default, in upstream's order, except for those that call out (web
+// hooks and policies). An error means that a library refused its own table of checks.
+func Default(d Deps) (Chain, error) {
+	security, err := NewPodSecurity(d.Objects)
+	if err != nil {
+		return nil, err
+	}
+	chain := Chain{
+		NewNamespaceLifecycle(d.Objects),
+		NewLimitRanger(d.Objects),
+		NewServiceAccount(d.Objects),
+		NewNodeRestriction(d.Objects),
+		TaintNodesByCondition{},
+		security,
+		NewPriority(d.Objects),
+		DefaultTolerationSeconds{},
+		NewDefaultStorageClass(d.Objects),
+		StorageObjectInUseProtection{},
+		NewPersistentVolumeClaimResize(d.Objects),
+		NewRuntimeClass(d.Objects),
+		NewCertificates(d.Authorizer),
+		NewDefaultIngressClass(d.Objects),
+	}
+	if d.Guard != nil {
+		chain = append(chain, NewEscalation(d.Guard))
+	}
+	if d.Charger != nil {
+		chain = append(chain, NewResourceQuota(d.Objects, d.Charger))
+	}
+	return chain, nil
+}
+
+// forbid refuses a for a reason.
+func forbid(a *Attributes, reason error) *apierrors.StatusError {
+	return apierrors.NewForbidden(a.Resource.GroupResource(), a.Name, reason)
+}
+
+func forbidText(a *Attributes, reason string) *apierrors.StatusError {
+	return forbid(a, errors.New(reason))
+}
+
+// is tells whether a is about a resource, or about a subresource if that is named.
+func (a *Attributes) is(group, resource, subresource string) bool {
+	return a.Resource.Resource == resource && a.Resource.Group == group && a.Subresource == subresource
+}
+
+func (a *Attributes) groupResource() schema.GroupResource { return a.Resource.GroupResource() }

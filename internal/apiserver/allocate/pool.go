@@ -1,0 +1,193 @@
+package allocate
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+
+	corev1 "k8s.io/api/core/v1"
+)
+
+// PortRange is a range of ports, both ends included.
+type PortRange struct{ First, Last int32 }
+
+func (r PortRange) holds(p int32) bool { return p >= r.First && p <= r.Last }
+
+// Pool is the addresses and ports that there are, and who has them. It is not safe for concurrent use.
+type Pool struct {
+	ranges []addressRange
+	ports  PortRange
+
+	addresses map[netip.Addr]string // who has an address, by service key
+	taken     map[int32]string      // who has a port
+	// cursors are where the next search begins, so that a freed address or port is not given away again at once.
+	portCursor int32
+}
+
+type addressRange struct {
+	prefix netip.Prefix
+	family corev1.IPFamily
+	// first is the "kubernetes" service's, last the highest that may be given.
+	first, last netip.Addr
+	// dynamic is where addresses that nobody asked for begin: those below are left to people who choose (KEP-3070).
+	dynamic netip.Addr
+	cursor  netip.Addr
+}
+
+// New makes a pool of one or two ranges of different families, the primary one first.
+func New(cidrs []netip.Prefix, ports PortRange) (*Pool, error) {
+	if len(cidrs) == 0 || len(cidrs) > 2 {
+		return nil, errors.New("one service CIDR is needed, or two of different families")
+	}
+	if ports.First < 1 || ports.Last > 65535 || ports.First > ports.Last {
+		return nil, fmt.Errorf("the node port range %d-%d is no range of ports", ports.First, ports.Last)
+	}
+	p := &Pool{ports: ports}
+	for _, c := range cidrs {
+		c = c.Masked()
+		size := c.Addr().BitLen() - c.Bits()
+		if size < 2 {
+			return nil, fmt.Errorf("the service CIDR %s is too small", c)
+		}
+		r := addressRange{prefix: c, family: corev1.IPv4Protocol, first: c.Addr().Next()}
+		if c.Addr().Is6() {
+			r.family = corev1.IPv6Protocol
+		}
+		if len(p.ranges) == 1 && p.ranges[0].family == r.family {
+			return nil, errors.New("two service CIDRs must be of different families")
+		}
+		hosts := uint64(1) << min(size, 20)
+		r.last = add(c.Addr(), hosts-1)
+		if r.family == corev1.IPv4Protocol && size <= 20 {
+			r.last = r.last.Prev() // the broadcast address
+		}
+		r.dynamic = add(c.Addr(), min(max(16, hosts/16), 256, hosts/2))
+		r.cursor = r.dynamic
+		p.ranges = append(p.ranges, r)
+	}
+	p.portCursor = ports.First + p.staticPorts()
+	p.Reset()
+	return p, nil
+}
+
+// staticPorts is how many ports at the beginning of the range are left to people who choose (KEP-3668).
+func (p *Pool) staticPorts() int32 {
+	size := p.ports.Last - p.ports.First + 1
+	if size < 16 {
+		return 0
+	}
+	return min(max(16, size/32), 128)
+}
+
+func add(a netip.Addr, n uint64) netip.Addr {
+	b := a.As16()
+	for i := 15; i >= 0 && n > 0; i-- {
+		n += uint64(b[i])
+		b[i] = byte(n)
+		n >>= 8
+	}
+	out := netip.AddrFrom16(b)
+	if a.Is4() {
+		return out.Unmap()
+	}
+	return out
+}
+
+// First is the address of the "kubernetes" service.
+func (p *Pool) First() netip.Addr { return p.ranges[0].first }
+
+// Reset forgets who has what.
+func (p *Pool) Reset() {
+	p.addresses = map[netip.Addr]string{}
+	p.taken = map[int32]string{}
+}
+
+// Take notes what a stored service has.
+func (p *Pool) Take(s *corev1.Service) {
+	key := s.Namespace + "/" + s.Name
+	for _, ip := range clusterIPs(s) {
+		if a, err := netip.ParseAddr(ip); err == nil {
+			p.addresses[a] = key
+		}
+	}
+	for i := range s.Spec.Ports {
+		if n := s.Spec.Ports[i].NodePort; n != 0 {
+			p.taken[n] = key
+		}
+	}
+	if n := s.Spec.HealthCheckNodePort; n != 0 {
+		p.taken[n] = key
+	}
+}
+
+func clusterIPs(s *corev1.Service) []string {
+	if len(s.Spec.ClusterIPs) > 0 {
+		return s.Spec.ClusterIPs
+	}
+	if s.Spec.ClusterIP != "" {
+		return []string{s.Spec.ClusterIP}
+	}
+	return nil
+}
+
+func (p *Pool) rangeOf(f corev1.IPFamily) *addressRange {
+	for i := range p.ranges {
+		if p.ranges[i].family == f {
+			return &p.ranges[i]
+		}
+	}
+	return nil
+}
+
+// nextAddress finds a free address of a family.
+func (p *Pool) nextAddress(r *addressRange, key string) (netip.Addr, bool) {
+	find := func(from, to netip.Addr) (netip.Addr, bool) {
+		for a := from; a.Compare(to) <= 0; a = a.Next() {
+			if p.addresses[a] == "" && a != r.first {
+				p.addresses[a] = key
+				return a, true
+			}
+		}
+		return netip.Addr{}, false
+	}
+	a, ok := find(r.cursor, r.last)
+	if !ok {
+		a, ok = find(r.dynamic, r.last)
+	}
+	if !ok {
+		a, ok = find(r.first, r.dynamic)
+	}
+	if ok {
+		if r.cursor = a.Next(); r.cursor.Compare(r.last) > 0 || r.cursor.Compare(r.dynamic) < 0 {
+			r.cursor = r.dynamic
+		}
+	}
+	return a, ok
+}
+
+// nextPort finds a free port.
+func (p *Pool) nextPort(key string) (int32, bool) {
+	find := func(from, to int32) (int32, bool) {
+		for n := from; n <= to; n++ {
+			if p.taken[n] == "" {
+				p.taken[n] = key
+				return n, true
+			}
+		}
+		return 0, false
+	}
+	dynamic := p.ports.First + p.staticPorts()
+	n, ok := find(p.portCursor, p.ports.Last)
+	if !ok {
+		n, ok = find(dynamic, p.ports.Last)
+	}
+	if !ok {
+		n, ok = find(p.ports.First, dynamic)
+	}
+	if ok {
+		if p.portCursor = n + 1; p.portCursor > p.ports.Last || p.portCursor < dynamic {
+			p.portCursor = dynamic
+		}
+	}
+	return n, ok
+}

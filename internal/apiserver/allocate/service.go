@@ -1,0 +1,427 @@
+package allocate
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+)
+
+func headless(s *corev1.Service) bool {
+	return s.Spec.ClusterIP == corev1.ClusterIPNone || len(s.Spec.ClusterIPs) > 0 && s.Spec.ClusterIPs[0] == corev1.ClusterIPNone
+}
+
+func external(s *corev1.Service) bool { return s.Spec.Type == corev1.ServiceTypeExternalName }
+
+// addressed says whether a service has a cluster IP, if only "None".
+func addressed(s *corev1.Service) bool { return !external(s) }
+
+func needsAddress(s *corev1.Service) bool { return !external(s) && !headless(s) }
+
+// usesPorts says whether the ports of a service have node ports at all; givesPorts whether those without one get one.
+func usesPorts(s *corev1.Service) bool {
+	return s.Spec.Type == corev1.ServiceTypeNodePort || s.Spec.Type == corev1.ServiceTypeLoadBalancer
+}
+
+func givesPorts(s *corev1.Service) bool {
+	return s.Spec.Type == corev1.ServiceTypeNodePort ||
+		s.Spec.Type == corev1.ServiceTypeLoadBalancer && (s.Spec.AllocateLoadBalancerNodePorts == nil || *s.Spec.AllocateLoadBalancerNodePorts)
+}
+
+func needsHealthPort(s *corev1.Service) bool {
+	return s.Spec.Type == corev1.ServiceTypeLoadBalancer && s.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal
+}
+
+func balanced(s *corev1.Service) bool { return s.Spec.Type == corev1.ServiceTypeLoadBalancer }
+
+// hasOutside says whether traffic from outside the cluster may come in, so that a policy for it means something.
+func hasOutside(s *corev1.Service) bool {
+	return usesPorts(s) || s.Spec.Type == corev1.ServiceTypeClusterIP && len(s.Spec.ExternalIPs) > 0
+}
+
+func sameWord[T ~string](a, b *T) bool { return a != nil && b != nil && *a == *b }
+
+// Complete fills in what follows from the old service (nil on create) and from the families that the cluster has, before the
+// service is validated. What can't be right either way is left for validation to complain about.
+func (p *Pool) Complete(s, old *corev1.Service) field.ErrorList {
+	keepInStep(s, old)
+	if old != nil {
+		carry(s, old)
+		dropUnused(s, old)
+	}
+	if external(s) {
+		return nil
+	}
+	if old == nil {
+		if errs := wellFormed(s); len(errs) > 0 {
+			return errs
+		}
+	}
+	return p.families(s, old)
+}
+
+// keepInStep keeps clusterIP and clusterIPs, two names of one thing, together when a client that knows only one changes it.
+func keepInStep(s, old *corev1.Service) {
+	if old == nil {
+		if s.Spec.ClusterIP != "" && len(s.Spec.ClusterIPs) == 0 {
+			s.Spec.ClusterIPs = []string{s.Spec.ClusterIP}
+		}
+		return
+	}
+	sameOne := s.Spec.ClusterIP == old.Spec.ClusterIP
+	sameAll := slices.Equal(s.Spec.ClusterIPs, old.Spec.ClusterIPs)
+	switch {
+	case !sameOne && sameAll:
+		if s.Spec.ClusterIP == "" {
+			s.Spec.ClusterIPs = nil
+		} else {
+			s.Spec.ClusterIPs = []string{s.Spec.ClusterIP}
+		}
+	case sameOne && !sameAll && len(s.Spec.ClusterIPs) == 0 && old.Spec.ClusterIP != "" && external(s):
+		s.Spec.ClusterIP = ""
+	}
+}
+
+// carry keeps what the client left out of an update and the server once gave.
+func carry(s, old *corev1.Service) {
+	if addressed(old) && addressed(s) {
+		if s.Spec.ClusterIP == "" {
+			s.Spec.ClusterIP = old.Spec.ClusterIP
+		}
+		if len(s.Spec.ClusterIPs) == 0 && s.Spec.ClusterIP == old.Spec.ClusterIP {
+			s.Spec.ClusterIPs = slices.Clone(old.Spec.ClusterIPs)
+		}
+	}
+	if usesPorts(old) && usesPorts(s) {
+		used := map[int32]bool{}
+		for i := range s.Spec.Ports {
+			used[s.Spec.Ports[i].NodePort] = true
+		}
+		for i := range s.Spec.Ports {
+			q := &s.Spec.Ports[i]
+			if q.NodePort != 0 || s.Spec.Type == corev1.ServiceTypeLoadBalancer && !givesPorts(s) {
+				continue
+			}
+			for j := range old.Spec.Ports {
+				o := &old.Spec.Ports[j]
+				if o.Port == q.Port && o.Protocol == q.Protocol && !used[o.NodePort] {
+					q.NodePort = o.NodePort
+				}
+			}
+		}
+	}
+	if needsHealthPort(old) && needsHealthPort(s) && s.Spec.HealthCheckNodePort == 0 {
+		s.Spec.HealthCheckNodePort = old.Spec.HealthCheckNodePort
+	}
+}
+
+// dropUnused takes away what belonged to the old type and the client merely repeated.
+func dropUnused(s, old *corev1.Service) {
+	if addressed(old) && external(s) && s.Spec.ClusterIP == old.Spec.ClusterIP && slices.Equal(s.Spec.ClusterIPs, old.Spec.ClusterIPs) {
+		s.Spec.ClusterIP, s.Spec.ClusterIPs = "", nil
+		s.Spec.IPFamilies, s.Spec.IPFamilyPolicy = nil, nil
+	}
+	if external(s) && !external(old) {
+		if slices.Equal(s.Spec.IPFamilies, old.Spec.IPFamilies) {
+			s.Spec.IPFamilies = nil
+		}
+		if p, q := s.Spec.IPFamilyPolicy, old.Spec.IPFamilyPolicy; p != nil && q != nil && *p == *q {
+			s.Spec.IPFamilyPolicy = nil
+		}
+	}
+	if external(s) && sameWord(s.Spec.InternalTrafficPolicy, old.Spec.InternalTrafficPolicy) {
+		s.Spec.InternalTrafficPolicy = nil
+	}
+	if hasOutside(old) && !hasOutside(s) && s.Spec.ExternalTrafficPolicy == old.Spec.ExternalTrafficPolicy {
+		s.Spec.ExternalTrafficPolicy = ""
+	}
+	if balanced(old) && !balanced(s) {
+		if a, b := s.Spec.AllocateLoadBalancerNodePorts, old.Spec.AllocateLoadBalancerNodePorts; a != nil && b != nil && *a == *b {
+			s.Spec.AllocateLoadBalancerNodePorts = nil
+		}
+		if sameWord(s.Spec.LoadBalancerClass, old.Spec.LoadBalancerClass) {
+			s.Spec.LoadBalancerClass = nil
+		}
+	}
+	if usesPorts(old) && !usesPorts(s) {
+		for i := range s.Spec.Ports {
+			n := s.Spec.Ports[i].NodePort
+			if n != 0 && slices.ContainsFunc(old.Spec.Ports, func(o corev1.ServicePort) bool { return o.NodePort == n }) {
+				s.Spec.Ports[i].NodePort = 0
+			}
+		}
+	}
+	if needsHealthPort(old) && !needsHealthPort(s) && s.Spec.HealthCheckNodePort == old.Spec.HealthCheckNodePort {
+		s.Spec.HealthCheckNodePort = 0
+	}
+}
+
+// wellFormed checks on create what the address fields say of themselves and of each other, before anything is made of them.
+func wellFormed(s *corev1.Service) field.ErrorList {
+	var errs field.ErrorList
+	spec := field.NewPath("spec")
+	ips := spec.Child("clusterIPs")
+	switch {
+	case s.Spec.ClusterIP == "" && len(s.Spec.ClusterIPs) > 0:
+		errs = append(errs, field.Invalid(ips, s.Spec.ClusterIPs, "must be empty when `clusterIP` is not specified"))
+	case len(s.Spec.ClusterIPs) > 0 && s.Spec.ClusterIPs[0] != s.Spec.ClusterIP:
+		errs = append(errs, field.Invalid(ips, s.Spec.ClusterIPs, "first value must match `clusterIP`"))
+	}
+	for i, f := range s.Spec.IPFamilies {
+		at := spec.Child("ipFamilies").Index(i)
+		if f != corev1.IPv4Protocol && f != corev1.IPv6Protocol {
+			errs = append(errs, field.NotSupported(at, f, []corev1.IPFamily{corev1.IPv4Protocol, corev1.IPv6Protocol}))
+		}
+		if slices.Contains(s.Spec.IPFamilies[:i], f) {
+			errs = append(errs, field.Duplicate(at, f))
+		}
+	}
+	policies := []corev1.IPFamilyPolicy{corev1.IPFamilyPolicyPreferDualStack, corev1.IPFamilyPolicyRequireDualStack, corev1.IPFamilyPolicySingleStack}
+	if f := s.Spec.IPFamilyPolicy; f != nil && !slices.Contains(policies, *f) {
+		errs = append(errs, field.NotSupported(spec.Child("ipFamilyPolicy"), *f, policies))
+	}
+	return errs
+}
+
+func (p *Pool) families(s, old *corev1.Service) field.ErrorList {
+	spec := field.NewPath("spec")
+	for _, ip := range s.Spec.ClusterIPs {
+		if _, err := netip.ParseAddr(ip); ip != corev1.ClusterIPNone && err != nil {
+			return nil
+		}
+	}
+	for i, f := range s.Spec.IPFamilies {
+		if f != corev1.IPv4Protocol && f != corev1.IPv6Protocol || slices.Contains(s.Spec.IPFamilies[:i], f) {
+			return nil
+		}
+	}
+	policy := s.Spec.IPFamilyPolicy
+	if policy != nil && *policy != corev1.IPFamilyPolicySingleStack && *policy != corev1.IPFamilyPolicyPreferDualStack && *policy != corev1.IPFamilyPolicyRequireDualStack {
+		return nil
+	}
+	if old != nil && policy != nil && *policy == corev1.IPFamilyPolicySingleStack && len(old.Spec.IPFamilies) == 2 &&
+		slices.Equal(s.Spec.IPFamilies, old.Spec.IPFamilies) && slices.Equal(s.Spec.ClusterIPs, old.Spec.ClusterIPs) {
+		// From two families to one: the secondary one goes.
+		s.Spec.IPFamilies = s.Spec.IPFamilies[:1]
+		if len(s.Spec.ClusterIPs) > 1 {
+			s.Spec.ClusterIPs = s.Spec.ClusterIPs[:1]
+		}
+	}
+	var errs field.ErrorList
+	for i, ip := range s.Spec.ClusterIPs {
+		if ip == corev1.ClusterIPNone || i < len(s.Spec.IPFamilies) {
+			continue
+		}
+		f := familyOf(ip)
+		if p.rangeOf(f) == nil {
+			errs = append(errs, field.Invalid(spec.Child("clusterIPs").Index(i), s.Spec.ClusterIPs, fmt.Sprintf("%s is not configured on this cluster", f)))
+		} else if !slices.Contains(s.Spec.IPFamilies, f) {
+			s.Spec.IPFamilies = append(s.Spec.IPFamilies, f)
+		} else {
+			return nil // two of a family: validation says so
+		}
+	}
+	if len(errs) > 0 {
+		return errs
+	}
+	if headless(s) && len(s.Spec.Selector) == 0 {
+		// Endpoints that somebody else keeps may be of any family, whatever the cluster has.
+		if len(s.Spec.IPFamilies) == 0 {
+			s.Spec.IPFamilies = []corev1.IPFamily{p.ranges[0].family}
+		}
+		if len(s.Spec.IPFamilies) < 2 && (policy == nil || *policy != corev1.IPFamilyPolicySingleStack) {
+			s.Spec.IPFamilies = append(s.Spec.IPFamilies, other(s.Spec.IPFamilies[0]))
+		}
+		if policy == nil {
+			s.Spec.IPFamilyPolicy = new(corev1.IPFamilyPolicyRequireDualStack)
+		}
+		return nil
+	}
+	if policy == nil {
+		policy = new(corev1.IPFamilyPolicySingleStack)
+		s.Spec.IPFamilyPolicy = policy
+	}
+	at := spec.Child("ipFamilyPolicy")
+	if *policy == corev1.IPFamilyPolicySingleStack {
+		switch {
+		case len(s.Spec.ClusterIPs) == 2:
+			return field.ErrorList{field.Invalid(at, *policy, "must be 'RequireDualStack' or 'PreferDualStack' when multiple cluster IPs are specified")}
+		case len(s.Spec.IPFamilies) == 2:
+			return field.ErrorList{field.Invalid(at, *policy, "must be 'RequireDualStack' or 'PreferDualStack' when multiple IP families are specified")}
+		}
+	}
+	if *policy == corev1.IPFamilyPolicyRequireDualStack && len(p.ranges) < 2 {
+		errs = append(errs, field.Invalid(at, *policy, "this cluster is not configured for dual-stack services"))
+	}
+	for i, f := range s.Spec.IPFamilies {
+		if p.rangeOf(f) == nil {
+			errs = append(errs, field.Invalid(spec.Child("ipFamilies").Index(i), f, "not configured on this cluster"))
+		}
+	}
+	// A family that contradicts a given address is validation's to tell.
+	for i, ip := range s.Spec.ClusterIPs {
+		if i < len(s.Spec.IPFamilies) && ip != corev1.ClusterIPNone && familyOf(ip) != s.Spec.IPFamilies[i] {
+			return nil
+		}
+	}
+	if len(errs) > 0 {
+		return errs
+	}
+	if len(s.Spec.IPFamilies) == 0 {
+		s.Spec.IPFamilies = []corev1.IPFamily{p.ranges[0].family}
+	}
+	if *policy != corev1.IPFamilyPolicySingleStack && len(s.Spec.IPFamilies) < 2 && len(p.ranges) == 2 {
+		s.Spec.IPFamilies = append(s.Spec.IPFamilies, other(s.Spec.IPFamilies[0]))
+	}
+	return nil
+}
+
+func familyOf(ip string) corev1.IPFamily {
+	if a, err := netip.ParseAddr(ip); err == nil && a.Is6() && !a.Is4In6() {
+		return corev1.IPv6Protocol
+	}
+	return corev1.IPv4Protocol
+}
+
+func other(f corev1.IPFamily) corev1.IPFamily {
+	if f == corev1.IPv4Protocol {
+		return corev1.IPv6Protocol
+	}
+	return corev1.IPv4Protocol
+}
+
+// Settled says whether an update needs nothing that old does not have already.
+func (p *Pool) Settled(s, old *corev1.Service) bool {
+	if old == nil || s.Spec.Type != old.Spec.Type || s.Spec.HealthCheckNodePort != old.Spec.HealthCheckNodePort ||
+		!slices.Equal(s.Spec.ClusterIPs, old.Spec.ClusterIPs) || !slices.Equal(s.Spec.IPFamilies, old.Spec.IPFamilies) || len(s.Spec.Ports) != len(old.Spec.Ports) {
+		return false
+	}
+	for i := range s.Spec.Ports {
+		if s.Spec.Ports[i].NodePort != old.Spec.Ports[i].NodePort || givesPorts(s) && s.Spec.Ports[i].NodePort == 0 {
+			return false
+		}
+	}
+	return !needsAddress(s) || len(s.Spec.ClusterIPs) == len(s.Spec.IPFamilies)
+}
+
+// Assign gives a valid service the addresses and ports that it asks for or lacks. The pool must know all services that exist,
+// with Take; the old state of this one does not stand in its own way.
+func (p *Pool) Assign(s *corev1.Service) field.ErrorList {
+	if errs := p.assignAddresses(s); len(errs) > 0 {
+		return errs
+	}
+	return p.assignPorts(s)
+}
+
+func (p *Pool) assignAddresses(s *corev1.Service) field.ErrorList {
+	if headless(s) {
+		s.Spec.ClusterIP, s.Spec.ClusterIPs = corev1.ClusterIPNone, []string{corev1.ClusterIPNone}
+		return nil
+	}
+	if external(s) {
+		return nil
+	}
+	key := s.Namespace + "/" + s.Name
+	at := field.NewPath("spec", "clusterIPs")
+	asked := s.Spec.ClusterIPs
+	var got []string
+	for i, f := range s.Spec.IPFamilies {
+		r := p.rangeOf(f)
+		if r == nil {
+			return field.ErrorList{field.Invalid(field.NewPath("spec", "ipFamilies").Index(i), f, "not configured on this cluster")}
+		}
+		if i < len(asked) && asked[i] != "" {
+			a, err := netip.ParseAddr(asked[i])
+			switch owner := p.addresses[a]; {
+			case err != nil:
+				return field.ErrorList{field.Invalid(at, asked, err.Error())}
+			case owner == key:
+			case !r.prefix.Contains(a) || a == r.prefix.Addr():
+				return field.ErrorList{field.Invalid(at, asked, fmt.Sprintf("failed to allocate IP %s: the provided network does not match the current range", asked[i]))}
+			case owner != "":
+				return field.ErrorList{field.Invalid(at, asked, fmt.Sprintf("failed to allocate IP %s: provided IP is already allocated", asked[i]))}
+			}
+			p.addresses[a] = key
+			got = append(got, asked[i])
+			continue
+		}
+		a, ok := p.nextAddress(r, key)
+		if !ok {
+			return field.ErrorList{field.InternalError(at, fmt.Errorf("failed to allocate a serviceIP: range is full"))}
+		}
+		got = append(got, a.String())
+	}
+	if len(got) > 0 {
+		s.Spec.ClusterIPs, s.Spec.ClusterIP = got, got[0]
+	}
+	return nil
+}
+
+func (p *Pool) assignPorts(s *corev1.Service) field.ErrorList {
+	key := s.Namespace + "/" + s.Name
+	ports := field.NewPath("spec", "ports")
+	if usesPorts(s) {
+		mine := map[int32]map[corev1.Protocol]bool{} // node ports of this service by protocol
+		byPort := map[int32]int32{}                  // service port to node port: two protocols of one port share it
+		for i := range s.Spec.Ports {
+			q := &s.Spec.Ports[i]
+			if q.NodePort == 0 {
+				continue
+			}
+			at := ports.Index(i).Child("nodePort")
+			owner := p.taken[q.NodePort]
+			switch {
+			case owner != key && !p.ports.holds(q.NodePort):
+				return field.ErrorList{field.Invalid(at, q.NodePort, fmt.Sprintf("provided port is not in the valid range. The range of valid ports is %d-%d", p.ports.First, p.ports.Last))}
+			case owner != "" && owner != key, mine[q.NodePort][q.Protocol]:
+				return field.ErrorList{field.Invalid(at, q.NodePort, "provided port is already allocated")}
+			}
+			p.taken[q.NodePort] = key
+			if mine[q.NodePort] == nil {
+				mine[q.NodePort] = map[corev1.Protocol]bool{}
+			}
+			mine[q.NodePort][q.Protocol] = true
+			byPort[q.Port] = q.NodePort
+		}
+		for i := range s.Spec.Ports {
+			q := &s.Spec.Ports[i]
+			if q.NodePort != 0 || !givesPorts(s) {
+				continue
+			}
+			if n := byPort[q.Port]; n != 0 && !mine[n][q.Protocol] {
+				q.NodePort = n
+				mine[n][q.Protocol] = true
+				continue
+			}
+			n, ok := p.nextPort(key)
+			if !ok {
+				return field.ErrorList{field.InternalError(ports.Index(i).Child("nodePort"), fmt.Errorf("failed to allocate a nodePort: range is full"))}
+			}
+			q.NodePort = n
+			byPort[q.Port] = n
+			mine[n] = map[corev1.Protocol]bool{q.Protocol: true}
+		}
+	}
+	if !needsHealthPort(s) {
+		return nil
+	}
+	at := field.NewPath("spec", "healthCheckNodePort")
+	if n := s.Spec.HealthCheckNodePort; n != 0 {
+		switch owner := p.taken[n]; {
+		case owner != key && !p.ports.holds(n):
+			return field.ErrorList{field.Invalid(at, n, fmt.Sprintf("provided port is not in the valid range. The range of valid ports is %d-%d", p.ports.First, p.ports.Last))}
+		case owner != "" && owner != key:
+			return field.ErrorList{field.Invalid(at, n, "provided port is already allocated")}
+		}
+		p.taken[n] = key
+		return nil
+	}
+	n, ok := p.nextPort(key)
+	if !ok {
+		return field.ErrorList{field.InternalError(at, fmt.Errorf("failed to allocate a HealthCheck NodePort: range is full"))}
+	}
+	s.Spec.HealthCheckNodePort = n
+	return nil
+}

@@ -1,0 +1,252 @@
+package apply
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"net/http"
+	"slices"
+	"strings"
+
+	jsonpatch "gopkg.in/evanphx/json-patch.v4"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/mergepatch"
+	"k8s.io/apimachinery/pkg/util/strategicpatch"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+	kjson "sigs.k8s.io/json"
+	"sigs.k8s.io/yaml"
+
+	"github.com/celox/celox/internal/apiserver/negotiate"
+)
+
+// maxOperations is how many operations a JSON patch may have.
+const maxOperations = 10000
+
+// Patch is a patch as it was sent.
+type Patch struct {
+	Type types.PatchType
+	Data []byte
+	// Validation says what becomes of unknown and duplicate fields: Ignore, Warn or Strict.
+	Validation string
+	// Warn is told of such fields when Validation is Warn.
+	Warn func(string)
+}
+
+func (p *Patch) strictly() bool { return p.Validation != metav1.FieldValidationIgnore }
+
+// Target is what a patch is applied to.
+type Target struct {
+	negotiate.Target
+	Types interface {
+		negotiate.Types
+		New(schema.GroupVersionKind) (runtime.Object, error)
+	}
+	// JSON is the current object's JSON.
+	JSON []byte
+	// Object is the current object in the patch's version. It is not modified.
+	Object runtime.Object
+}
+
+// Apply applies a JSON, merge or strategic merge patch and returns the new object, in the patch's version and without defaults.
+func (p *Patch) Apply(t Target) (runtime.Object, error) {
+	switch p.Type {
+	case types.JSONPatchType:
+		return p.jsonPatch(t)
+	case types.MergePatchType:
+		return p.mergePatch(t)
+	case types.StrategicMergePatchType:
+		return p.strategic(t)
+	}
+	return nil, negotiate.UnsupportedPatch()
+}
+
+// jsonPatchOp is an operation as RFC 6902 has it; it serves only to find fields that it does not have.
+type jsonPatchOp struct {
+	Op    string          `json:"op"`
+	Path  string          `json:"path"`
+	From  string          `json:"from"`
+	Value json.RawMessage `json:"value"`
+}
+
+func (p *Patch) jsonPatch(t Target) (runtime.Object, error) {
+	var strict []error
+	if p.strictly() {
+		var ops []jsonPatchOp
+		var err error
+		if strict, err = kjson.UnmarshalStrict(p.Data, &ops); err != nil {
+			// Clients know the type by the name that upstream gives it.
+			return nil, apierrors.NewBadRequest("error decoding patch: " + strings.ReplaceAll(err.Error(), "apply.jsonPatchOp", "handlers.jsonPatchOp"))
+		}
+		for i, e := range strict {
+			strict[i] = fmt.Errorf("json patch %w", e)
+		}
+	}
+	patch, err := jsonpatch.DecodePatch(p.Data)
+	if err != nil {
+		return nil, apierrors.NewBadRequest(err.Error())
+	}
+	if len(patch) > maxOperations {
+		return nil, apierrors.NewRequestEntityTooLargeError(fmt.Sprintf("The allowed maximum operations in a JSON patch is %d, got %d", maxOperations, len(patch)))
+	}
+	patched, err := patch.Apply(t.JSON)
+	if err != nil {
+		return nil, apierrors.NewGenericServerResponse(http.StatusUnprocessableEntity, "", schema.GroupResource{}, "", err.Error(), 0, false)
+	}
+	return p.decode(t, patched, strict)
+}
+
+func (p *Patch) mergePatch(t Target) (runtime.Object, error) {
+	var strict []error
+	if p.strictly() {
+		v := map[string]any{}
+		var err error
+		if strict, err = kjson.UnmarshalStrict(p.Data, &v); err != nil {
+			return nil, apierrors.NewBadRequest(fmt.Sprintf("error decoding patch: %v", err))
+		}
+	}
+	patched, err := jsonpatch.MergePatch(t.JSON, p.Data)
+	if err != nil {
+		return nil, apierrors.NewBadRequest(err.Error())
+	}
+	return p.decode(t, patched, strict)
+}
+
+// decode reads the patched JSON.
+func (p *Patch) decode(t Target, patched []byte, strict []error) (runtime.Object, error) {
+	obj := t.New()
+	var more []error
+	var err error
+	if p.strictly() {
+		more, err = kjson.UnmarshalStrict(patched, obj)
+	} else {
+		err = kjson.UnmarshalCaseSensitivePreserveInts(patched, obj)
+	}
+	switch gvk := obj.GetObjectKind().GroupVersionKind(); {
+	case gvk == t.Kind || err != nil && gvk.Empty():
+	case gvk.Group == "" && gvk.Version == "":
+		// Without an apiVersion nothing of the document is recognized; the missing name is what is complained about.
+		return t.New(), p.complain(string(patched), allUnknown(patched))
+	case gvk.Kind == "" && gvk.GroupVersion() == t.Kind.GroupVersion():
+	default:
+		err = otherKind(t, patched, gvk)
+	}
+	if err != nil {
+		return nil, refuse(string(patched), err)
+	}
+	return obj, p.complain(string(patched), append(strict, more...))
+}
+
+// allUnknown complains of every field of a document.
+func allUnknown(doc []byte) []error {
+	var fields map[string]json.RawMessage
+	if json.Unmarshal(doc, &fields) != nil {
+		return nil
+	}
+	var out []error
+	for _, name := range slices.Sorted(maps.Keys(fields)) {
+		if name != "kind" {
+			out = append(out, fmt.Errorf("unknown field %q", name))
+		}
+	}
+	return out
+}
+
+// otherKind says what is wrong with a patch that changes apiVersion or kind.
+func otherKind(t Target, patched []byte, gvk schema.GroupVersionKind) error {
+	if !t.Types.Recognizes(gvk) {
+		return negotiate.NotRegistered(gvk)
+	}
+	if other, err := t.Types.New(gvk); err == nil {
+		if err := kjson.UnmarshalCaseSensitivePreserveInts(patched, other); err != nil {
+			return err
+		}
+	}
+	return fmt.Errorf("converting (%s.%s) to (%s.%s): unknown conversion", gvk.Version, gvk.Kind, t.Internal, t.Kind.Kind)
+}
+
+func refuse(value string, err error) error {
+	return apierrors.NewInvalid(schema.GroupKind{}, "", field.ErrorList{field.Invalid(field.NewPath("patch"), value, err.Error())})
+}
+
+// complain warns of unknown and duplicate fields, or refuses them.
+func (p *Patch) complain(value string, strict []error) error {
+	if len(strict) == 0 || !p.strictly() {
+		return nil
+	}
+	if p.Validation == metav1.FieldValidationStrict {
+		return refuse(value, runtime.NewStrictDecodingError(strict))
+	}
+	for _, w := range negotiate.StrictWarnings(strict) {
+		p.Warn(w)
+	}
+	return nil
+}
+
+func (p *Patch) strategic(t Target) (runtime.Object, error) {
+	before, err := runtime.DefaultUnstructuredConverter.ToUnstructured(t.Object)
+	if err != nil {
+		return nil, err
+	}
+	patch := map[string]any{}
+	var strict []error
+	if p.strictly() {
+		strict, err = kjson.UnmarshalStrict(p.Data, &patch)
+	} else {
+		err = kjson.UnmarshalCaseSensitivePreserveInts(p.Data, &patch)
+	}
+	if err != nil {
+		return nil, apierrors.NewBadRequest(err.Error())
+	}
+	after, err := strategicpatch.StrategicMergeMapPatch(before, patch, t.Object)
+	if err != nil {
+		return nil, strategicError(err)
+	}
+	obj := t.New()
+	// The patch is shown as it is after the merge took it apart.
+	if err := runtime.DefaultUnstructuredConverter.FromUnstructuredWithValidation(after, obj, p.strictly()); err != nil {
+		more, ok := runtime.AsStrictDecodingError(err)
+		if !ok {
+			return nil, refuse(fmt.Sprintf("%+v", patch), err)
+		}
+		strict = append(strict, more.Errors()...)
+	}
+	return obj, p.complain(fmt.Sprintf("%+v", patch), strict)
+}
+
+func strategicError(err error) error {
+	switch {
+	case errors.Is(err, mergepatch.ErrBadJSONDoc), errors.Is(err, mergepatch.ErrBadPatchFormatForPrimitiveList),
+		errors.Is(err, mergepatch.ErrBadPatchFormatForRetainKeys), errors.Is(err, mergepatch.ErrBadPatchFormatForSetElementOrderList),
+		errors.Is(err, mergepatch.ErrUnsupportedStrategicMergePatchFormat):
+		return apierrors.NewBadRequest(err.Error())
+	case errors.Is(err, mergepatch.ErrNoListOfLists):
+		return apierrors.NewGenericServerResponse(http.StatusUnprocessableEntity, "", schema.GroupResource{}, "", err.Error(), 0, false)
+	}
+	return err
+}
+
+// Configuration reads the body of a server-side apply. The second error is about fields that come twice: it counts only if
+// applying succeeds.
+func (p *Patch) Configuration() (u *unstructured.Unstructured, twice, err error) {
+	u = &unstructured.Unstructured{Object: map[string]any{}}
+	if err := yaml.Unmarshal(p.Data, &u.Object); err != nil {
+		return nil, nil, apierrors.NewBadRequest(fmt.Sprintf("error decoding YAML: %v", err))
+	}
+	if !p.strictly() {
+		return u, nil, nil
+	}
+	var again map[string]any
+	if err := yaml.UnmarshalStrict(p.Data, &again); err != nil {
+		if p.Validation == metav1.FieldValidationStrict {
+			return u, apierrors.NewBadRequest(fmt.Sprintf("error strict decoding YAML: %v", err)), nil
+		}
+		p.Warn(err.Error())
+	}
+	return u, nil, nil
+}

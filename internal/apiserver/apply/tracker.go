@@ -1,0 +1,227 @@
+package apply
+
+import (
+	"fmt"
+	"sync"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/managedfields"
+	"k8s.io/client-go/applyconfigurations"
+	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
+
+	"github.com/celox/celox/internal/api"
+)
+
+// Tracker makes the managers of managed fields for the kinds of a catalogue. The schema of all built-in types is parsed once,
+// when the first manager needs it.
+type Tracker struct {
+	catalogue *api.Catalogue
+	types     func() managedfields.TypeConverter
+}
+
+// NewTracker returns a tracker for the kinds of c.
+func NewTracker(c *api.Catalogue) *Tracker {
+	return &Tracker{catalogue: c, types: sync.OnceValue(func() managedfields.TypeConverter {
+		return applyconfigurations.NewTypeConverter(c.Scheme())
+	})}
+}
+
+// typesFor returns the schema, or for the few types that it does not have (reviews, Scale) one that is read off each object.
+func (t *Tracker) typesFor(sample runtime.Object) managedfields.TypeConverter {
+	types := t.types()
+	if gvks, _, err := t.catalogue.Scheme().ObjectKinds(sample); err == nil && len(gvks) > 0 {
+		sample.GetObjectKind().SetGroupVersionKind(gvks[0])
+	}
+	if _, err := types.ObjectToTyped(sample); err != nil {
+		return managedfields.NewDeducedTypeConverter()
+	}
+	return types
+}
+
+// Warm parses the schema now, so that the first write does not wait for it.
+func (t *Tracker) Warm() { t.types() }
+
+// Manager keeps the managed fields of one version of a kind, as seen through one subresource ("" is the object itself).
+func (t *Tracker) Manager(k *api.Kind, v *api.Version, sub string) *Manager {
+	return &Manager{tracker: t, kind: k, version: v, sub: sub, gv: k.GroupVersion(v)}
+}
+
+// Manager keeps the managed fields of objects of one version through one subresource. It is safe for concurrent use.
+type Manager struct {
+	tracker *Tracker
+	kind    *api.Kind
+	version *api.Version
+	sub     string
+	gv      schema.GroupVersion
+
+	once sync.Once
+	full *managedfields.FieldManager // set by once
+	err  error                       // set by once
+}
+
+func (m *Manager) manager() (*managedfields.FieldManager, error) {
+	m.once.Do(func() {
+		c := converter{m.tracker.catalogue}
+		m.full, m.err = managedfields.NewDefaultFieldManager(
+			m.tracker.typesFor(m.version.New()), c, c, c, m.gv.WithKind(m.kind.Kind),
+			schema.GroupVersion{Group: m.kind.Group, Version: m.kind.Hub}, m.sub, m.resets(),
+		)
+	})
+	return m.full, m.err
+}
+
+// resets names the fields that this door does not write, so that nobody comes to own them through it.
+func (m *Manager) resets() map[fieldpath.APIVersion]fieldpath.Filter {
+	hasStatus := false
+	for i := range m.kind.Subresources {
+		hasStatus = hasStatus || m.kind.Subresources[i].Name == "status"
+	}
+	if !hasStatus {
+		return nil
+	}
+	set := fieldpath.NewSet()
+	switch m.sub {
+	case "", "finalize":
+		set.Insert(fieldpath.MakePathOrDie("status"))
+	case "status":
+		set.Insert(fieldpath.MakePathOrDie("spec"))
+	default:
+		return nil
+	}
+	out := map[fieldpath.APIVersion]fieldpath.Filter{}
+	for i := range m.kind.Versions {
+		out[fieldpath.APIVersion(m.kind.GroupVersion(&m.kind.Versions[i]).String())] = fieldpath.NewExcludeSetFilter(set)
+	}
+	return out
+}
+
+// Update records in obj what manager changed since live (nil when obj is new). Both are of the hub type; obj is given away. What
+// can't be recorded is left as it was: a write does not fail for it.
+func (m *Manager) Update(live, obj api.Object, manager string) (api.Object, error) {
+	if live != nil {
+		if done := m.fast(live, obj, manager); done {
+			return obj, nil
+		}
+	}
+	fm, err := m.manager()
+	if err != nil {
+		return obj, err
+	}
+	var before runtime.Object
+	if live == nil {
+		before = m.tracker.catalogue.New(m.kind)
+	} else {
+		before = live
+	}
+	out := fm.UpdateNoErrors(before, obj, manager)
+	o, ok := out.(api.Object)
+	if !ok {
+		return obj, fmt.Errorf("recording managed fields made a %T", out)
+	}
+	return o, nil
+}
+
+// Apply merges a configuration, as it was sent, into live (hub type, read-only, or an empty object when there is none)
+// and returns the result as a new object of the hub type, without defaults.
+func (m *Manager) Apply(live api.Object, config *unstructured.Unstructured, manager string, force bool) (api.Object, error) {
+	fm, err := m.manager()
+	if err != nil {
+		return nil, err
+	}
+	out, err := fm.Apply(live, config, manager, force)
+	if err != nil {
+		return nil, err
+	}
+	o, ok := out.(api.Object)
+	if !ok {
+		return nil, fmt.Errorf("applying made a %T", out)
+	}
+	return o, nil
+}
+
+// converter takes objects between the versions of their kind for the library that merges them. It shares what it need not
+// copy: the library changes nothing.
+type converter struct{ catalogue *api.Catalogue }
+
+func (c converter) ConvertToVersion(in runtime.Object, to runtime.GroupVersioner) (runtime.Object, error) {
+	gvk := in.GetObjectKind().GroupVersionKind()
+	target, ok := to.KindForGroupVersionKinds([]schema.GroupVersionKind{gvk})
+	if !ok {
+		if gv, isGV := to.(schema.GroupVersion); isGV {
+			target, ok = gv.WithKind(gvk.Kind), true
+		}
+	}
+	if !ok {
+		return nil, fmt.Errorf("no version of %s to convert to", gvk)
+	}
+	k, from, ok := c.catalogue.ByKind(gvk)
+	if !ok {
+		return nil, fmt.Errorf("unknown kind %s", gvk)
+	}
+	if u, isMap := in.(*unstructured.Unstructured); isMap {
+		typed := from.New()
+		if err := runtime.DefaultUnstructuredConverter.FromUnstructured(u.Object, typed); err != nil {
+			return nil, err
+		}
+		typed.GetObjectKind().SetGroupVersionKind(gvk)
+		in = typed
+	}
+	if gvk == target {
+		return in, nil
+	}
+	k2, v, ok := c.catalogue.ByKind(target)
+	if !ok || k2 != k {
+		return nil, notServed(target)
+	}
+	hub, err := c.catalogue.ToHub(k, from, in.DeepCopyObject())
+	if err != nil {
+		return nil, err
+	}
+	return c.catalogue.FromHub(k, v, hub)
+}
+
+// notServed tells the library that a version which a manager once used is gone, so that it forgets that manager.
+func notServed(gvk schema.GroupVersionKind) error {
+	return runtime.NewNotRegisteredErrForKind("the catalogue", gvk)
+}
+
+func (converter) Convert(_, _, _ any) error {
+	return fmt.Errorf("objects are converted by version only")
+}
+
+func (converter) ConvertFieldLabel(_ schema.GroupVersionKind, label, value string) (string, string, error) {
+	return label, value, nil
+}
+
+// Default does nothing: defaults are the hub's, and are filled in when the merged object is taken to it.
+func (converter) Default(runtime.Object) {}
+
+// New makes an empty object of a version.
+func (c converter) New(gvk schema.GroupVersionKind) (runtime.Object, error) {
+	_, v, ok := c.catalogue.ByKind(gvk)
+	if !ok {
+		return nil, notServed(gvk)
+	}
+	obj := v.New()
+	obj.GetObjectKind().SetGroupVersionKind(gvk)
+	return obj, nil
+}
+
+// ScaleEntries translates managed fields between a workload and its Scale: only the number of replicas is in both.
+func ScaleEntries(entries []metav1.ManagedFieldsEntry, k *api.Kind, v *api.Version) *managedfields.ScaleHandler {
+	paths := managedfields.ResourcePathMappings{}
+	for i := range k.Versions {
+		paths[k.GroupVersion(&k.Versions[i]).String()] = fieldpath.MakePathOrDie("spec", "replicas")
+	}
+	return managedfields.NewScaleHandler(entries, k.GroupVersion(v), paths)
+}
+
+// ScaleManager keeps the managed fields of Scales.
+func (t *Tracker) ScaleManager() (*managedfields.FieldManager, error) {
+	c := scaleConverter{}
+	gvk := schema.GroupVersionKind{Group: "autoscaling", Version: "v1", Kind: "Scale"}
+	return managedfields.NewDefaultFieldManager(managedfields.NewDeducedTypeConverter(), c, c, c, gvk, gvk.GroupVersion(), "scale", nil)
+}

@@ -1,0 +1,157 @@
+package apiserver
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"testing"
+)
+
+// sink is a client that takes everything and keeps nothing.
+type sink struct {
+	header http.Header
+	code   int
+	n      int
+}
+
+func (s *sink) Header() http.Header  { return s.header }
+func (s *sink) WriteHeader(code int) { s.code = code }
+func (s *sink) Flush()               {}
+func (s *sink) Write(p []byte) (int, error) {
+	s.n += len(p)
+	return len(p), nil
+}
+
+func do(b *testing.B, h http.Handler, wantCode int, method, path, ctype, accept, body string) int {
+	var r io.Reader
+	if body != "" {
+		r = strings.NewReader(body)
+	}
+	req, err := http.NewRequestWithContext(context.Background(), method, path, r)
+	if err != nil {
+		b.Fatal(err)
+	}
+	if body != "" {
+		req.Header.Set("Content-Type", ctype)
+	}
+	req.Header.Set("Accept", accept)
+	req.Header.Set("User-Agent", "bench/1")
+	w := &sink{header: http.Header{}}
+	h.ServeHTTP(w, req)
+	if w.code != wantCode {
+		b.Fatalf("%s %s: %d", method, path, w.code)
+	}
+	return w.n
+}
+
+const benchMaps = "/api/v1/namespaces/bench/configmaps"
+
+func configMapJSON(name, value string) string {
+	return fmt.Sprintf(`{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":%q,"namespace":"bench","labels":{"app":"bench"}},"data":{"key":%q,"small":%q}}`, name, strings.Repeat("x", 1024), value)
+}
+
+const jsonType = "application/json"
+
+func BenchmarkConfigMap(b *testing.B) {
+	h := newServer(b).Handler()
+	do(b, h, 201, "POST", benchMaps, jsonType, jsonType, configMapJSON("a", "0"))
+	b.Run("get", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			do(b, h, 200, "GET", benchMaps+"/a", "", jsonType, "")
+		}
+	})
+	n := 0
+	b.Run("create", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			n++
+			do(b, h, 201, "POST", benchMaps, jsonType, jsonType, configMapJSON(fmt.Sprint("c", n), "0"))
+		}
+	})
+	b.Run("update", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			n++
+			do(b, h, 200, "PUT", benchMaps+"/a", jsonType, jsonType, configMapJSON("a", fmt.Sprint(n)))
+		}
+	})
+	b.Run("merge", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			n++
+			do(b, h, 200, "PATCH", benchMaps+"/a", "application/merge-patch+json", jsonType, fmt.Sprintf(`{"data":{"small":"%d"}}`, n))
+		}
+	})
+	b.Run("apply", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			n++
+			do(b, h, 200, "PATCH", benchMaps+"/a?fieldManager=bench&force=true", "application/apply-patch+yaml", jsonType, configMapJSON("a", fmt.Sprint(n)))
+		}
+	})
+	b.Run("createdelete", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			n++
+			name := fmt.Sprint("d", n)
+			do(b, h, 201, "POST", benchMaps, jsonType, jsonType, configMapJSON(name, "0"))
+			do(b, h, 200, "DELETE", benchMaps+"/"+name, "", jsonType, "")
+		}
+	})
+}
+
+func podJSON(name string) string {
+	var env []string
+	for i := range 10 {
+		env = append(env, fmt.Sprintf(`{"name":"VARIABLE_%d","value":"some value of a variable %d"}`, i, i))
+	}
+	return fmt.Sprintf(`{"apiVersion":"v1","kind":"Pod","metadata":{"name":%q,"labels":{"app":"bench","tier":"backend","pod-template-hash":"6d4cf56db6"},"annotations":{"example.com/checksum":"%s"}},
+"spec":{"containers":[{"name":"main","image":"registry.example.com/team/service:v1.2.3","args":["--port=8080","--verbose"],"env":[%s],"ports":[{"containerPort":8080,"name":"http"}],
+"resources":{"requests":{"cpu":"100m","memory":"128Mi"},"limits":{"cpu":"500m","memory":"256Mi"}},"readinessProbe":{"httpGet":{"path":"/ready","port":8080}}},
+{"name":"sidecar","image":"registry.example.com/team/proxy:v0.9.0","resources":{"requests":{"cpu":"10m","memory":"32Mi"}}}],"volumes":[{"name":"tmp","emptyDir":{}}]}}`, name, strings.Repeat("0123456789abcdef", 4), strings.Join(env, ","))
+}
+
+const benchPods = "/api/v1/namespaces/bench/pods"
+
+func BenchmarkPod(b *testing.B) {
+	h := newServer(b).Handler()
+	n := 0
+	b.Run("create", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			n++
+			do(b, h, 201, "POST", benchPods, jsonType, jsonType, podJSON(fmt.Sprint("p", n)))
+		}
+	})
+	b.Run("status", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			n++
+			do(b, h, 200, "PATCH", benchPods+"/p1/status", "application/strategic-merge-patch+json", jsonType, fmt.Sprintf(`{"status":{"phase":"Running","conditions":[{"type":"Ready","status":"True","message":"m%d"}]}}`, n))
+		}
+	})
+}
+
+func BenchmarkList(b *testing.B) {
+	h := newServer(b).Handler()
+	for i := range 5000 {
+		do(b, h, 201, "POST", benchPods, jsonType, jsonType, podJSON(fmt.Sprint("p", i)))
+	}
+	for _, accept := range []string{jsonType, "application/vnd.kubernetes.protobuf"} {
+		b.Run(accept, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				b.SetBytes(int64(do(b, h, 200, "GET", "/api/v1/pods", "", accept, "")))
+			}
+		})
+	}
+	b.Run("table", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			b.SetBytes(int64(do(b, h, 200, "GET", "/api/v1/pods", "", "application/json;as=Table;v=v1;g=meta.k8s.io", "")))
+		}
+	})
+}

@@ -1,0 +1,165 @@
+package connect
+
+import (
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"github.com/celox/celox/internal/apiserver/request"
+)
+
+const (
+	dialTimeout = 30 * time.Second
+	// headerTimeout is how long a node may take until it begins to answer.
+	headerTimeout = 2 * time.Minute
+)
+
+// Objects finds what requests are about. A missing object is a NotFound error of the API.
+type Objects interface {
+	Pod(ctx context.Context, namespace, name string) (*corev1.Pod, error)
+	Service(ctx context.Context, namespace, name string) (*corev1.Service, error)
+	Node(ctx context.Context, name string) (*corev1.Node, error)
+	EndpointSlices(ctx context.Context, namespace, service string) ([]*discoveryv1.EndpointSlice, error)
+}
+
+// Config is what a Connector needs.
+type Config struct {
+	Objects Objects
+	// Nodes says how to reach the API of a node.
+	Nodes Nodes
+	// NodeTLS is how this server shows itself to nodes that are not in this process.
+	NodeTLS *tls.Config
+	// Authorizer, if set, is asked once more when a stream is opened with a GET, which WebSockets must use: opening one needs
+	// the right to "create" it.
+	Authorizer request.Authorizer
+}
+
+// Connector serves streams. It may be used from many goroutines.
+type Connector struct {
+	objects    Objects
+	nodes      Nodes
+	authorizer request.Authorizer
+	nodeTLS    *tls.Config
+	// remote reaches nodes, direct reaches pods and services, whose certificates nobody can know.
+	remote, direct *http.Transport
+}
+
+// New returns a Connector.
+func New(c Config) *Connector {
+	nodeTLS := c.NodeTLS
+	if nodeTLS == nil {
+		nodeTLS = &tls.Config{MinVersion: tls.VersionTLS12}
+	}
+	nodeTLS = nodeTLS.Clone()
+	nodeTLS.NextProtos = []string{"http/1.1"} // a stream takes over its connection
+	return &Connector{
+		objects: c.Objects, nodes: c.Nodes, authorizer: c.Authorizer, nodeTLS: nodeTLS,
+		remote: transport(nodeTLS), direct: transport(&tls.Config{InsecureSkipVerify: true}),
+	}
+}
+
+func transport(c *tls.Config) *http.Transport {
+	return &http.Transport{
+		DialContext:           (&net.Dialer{Timeout: dialTimeout, KeepAlive: 30 * time.Second}).DialContext,
+		TLSClientConfig:       c,
+		TLSHandshakeTimeout:   10 * time.Second,
+		ResponseHeaderTimeout: headerTimeout,
+		IdleConnTimeout:       90 * time.Second,
+		MaxIdleConnsPerHost:   25,
+		TLSNextProto:          map[string]func(string, *tls.Conn) http.RoundTripper{}, // no HTTP/2
+		DisableCompression:    true,
+	}
+}
+
+// Close ends connections that nobody uses.
+func (c *Connector) Close() {
+	c.remote.CloseIdleConnections()
+	c.direct.CloseIdleConnections()
+}
+
+// Connect serves one request.
+func (c *Connector) Connect(w http.ResponseWriter, r *http.Request, info request.Info) {
+	w = hijackable(w)
+	if err := c.connect(w, r, &info); err != nil {
+		fail(w, err)
+	}
+}
+
+func (c *Connector) connect(w http.ResponseWriter, r *http.Request, info *request.Info) error {
+	switch info.Resource + "/" + info.Subresource {
+	case "pods/log":
+		return c.log(w, r, info)
+	case "pods/exec":
+		return c.command(w, r, info, "exec")
+	case "pods/attach":
+		return c.command(w, r, info, "attach")
+	case "pods/portforward":
+		return c.portForward(w, r, info)
+	case "pods/proxy":
+		return c.proxyPod(w, r, info)
+	case "services/proxy":
+		return c.proxyService(w, r, info)
+	case "nodes/proxy":
+		return c.proxyNode(w, r, info)
+	}
+	return apierrors.NewNotFound(schema.GroupResource{Group: info.Group, Resource: info.Resource}, info.Name)
+}
+
+// mayOpen asks for the right to create a stream that is opened with a GET.
+func (c *Connector) mayOpen(ctx context.Context, info *request.Info) error {
+	if c.authorizer == nil || info.Verb != "get" {
+		return nil
+	}
+	u, ok := request.UserFrom(ctx)
+	if !ok {
+		return nil // a part of this process
+	}
+	a := request.AttributesOf(u, info)
+	a.Verb = "create"
+	d, reason, err := c.authorizer.Authorize(ctx, a)
+	if err != nil {
+		return err
+	}
+	if d == request.Allow {
+		return nil
+	}
+	text := fmt.Sprintf("User %q cannot create resource %q in API group %q in the namespace %q", u.GetName(), a.Resource+"/"+a.Subresource, a.Group, a.Namespace)
+	if reason != "" {
+		text += ": " + reason
+	}
+	return apierrors.NewForbidden(schema.GroupResource{Group: a.Group, Resource: a.Resource}, a.Name, errors.New(text))
+}
+
+// fail answers with err as a Status.
+func fail(w http.ResponseWriter, err error) {
+	var status metav1.Status
+	var known apierrors.APIStatus
+	if errors.As(err, &known) {
+		status = known.Status()
+	} else {
+		status = apierrors.NewInternalError(err).ErrStatus
+	}
+	status.Kind, status.APIVersion, status.Status = "Status", "v1", metav1.StatusFailure
+	if status.Code == 0 {
+		status.Code = http.StatusInternalServerError
+	}
+	data, merr := json.Marshal(status)
+	if merr != nil {
+		http.Error(w, err.Error(), int(status.Code))
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(int(status.Code))
+	_, _ = w.Write(data) // a client that left
+}

@@ -1,0 +1,357 @@
+package apiserver
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	apivalidation "k8s.io/apimachinery/pkg/api/validation"
+	"k8s.io/apimachinery/pkg/api/validation/path"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"github.com/celox/celox/internal/api"
+	"github.com/celox/celox/internal/apiserver/admission"
+	"github.com/celox/celox/internal/apiserver/negotiate"
+	"github.com/celox/celox/internal/apiserver/request"
+	"github.com/celox/celox/internal/store"
+)
+
+// decode reads the request's body as an object of this version.
+func (x *exchange) decode(t negotiate.Target, validation string) (runtime.Object, error) {
+	media, ok := negotiate.MediaOf(x.r.Header.Get("Content-Type"))
+	if !ok || media != negotiate.JSON && media != negotiate.YAML && media != negotiate.Protobuf {
+		return nil, negotiate.UnsupportedBody()
+	}
+	data, err := negotiate.ReadBody(x.r)
+	if err != nil {
+		return nil, err
+	}
+	if validation == "" {
+		validation = metav1.FieldValidationWarn
+	}
+	obj, warnings, err := negotiate.Decode(data, media, t, negotiate.Validation(validation), x.s.cfg.Catalogue.Scheme())
+	if err != nil {
+		return nil, err
+	}
+	for _, w := range warnings {
+		request.Warn(x.ctx, w)
+	}
+	return obj, nil
+}
+
+// decodeHub reads the body, turns it into the hub type and fills in the defaults.
+func (x *exchange) decodeHub(validation string) (api.Object, error) {
+	obj, err := x.decode(x.res.target, validation)
+	if err != nil {
+		return nil, err
+	}
+	return x.toHub(obj)
+}
+
+// toHub turns an object of this version into the hub type with its defaults.
+func (x *exchange) toHub(obj runtime.Object) (api.Object, error) {
+	hub, err := x.s.cfg.Catalogue.ToHub(x.res.kind, x.res.version, obj)
+	if err != nil {
+		return nil, apierrors.NewBadRequest(err.Error())
+	}
+	if x.res.kind.Default != nil {
+		x.res.kind.Default(hub)
+	}
+	return hub, nil
+}
+
+// create makes a new object.
+func (x *exchange) create() error {
+	accept, err := negotiate.ParseAccept(x.r.Header)
+	if err != nil {
+		return err
+	}
+	o, err := x.createOptions()
+	if err != nil {
+		return err
+	}
+	obj, err := x.decodeHub(o.validation)
+	if err != nil {
+		return err
+	}
+	if err := x.ensureNamespace(obj); err != nil {
+		return err
+	}
+	wipeSystemMeta(obj)
+	obj, err = x.track(nil, obj, "", o)
+	if err != nil {
+		return err
+	}
+	a := x.attributes(admission.Create, obj, nil, o.dryRun)
+	a.Options = &metav1.CreateOptions{DryRun: o.dryRuns, FieldManager: o.fieldManager, FieldValidation: o.validation}
+	if err := x.s.cfg.Admission.Admit(x.ctx, a); err != nil {
+		return err
+	}
+	x.dedupOwners(obj)
+	result, err := x.createObject(obj, a)
+	if err != nil {
+		return err
+	}
+	return x.show(http.StatusCreated, accept, result)
+}
+
+// maxNameTries is how often a generated name that is taken is generated again.
+const maxNameTries = 8
+
+// createObject completes, checks and writes an object that was admitted.
+func (x *exchange) createObject(obj api.Object, a *admission.Attributes) (shown, error) {
+	generate := obj.GetGenerateName() != "" && obj.GetName() == ""
+	prefix := obj.GetGenerateName()
+	for try := 1; ; try++ {
+		next := obj
+		if generate {
+			if try < maxNameTries {
+				next = obj.DeepCopyObject().(api.Object)
+			}
+			next.SetName(generateName(prefix))
+		}
+		result, err := x.createOnce(next, a)
+		if !generate || !apierrors.IsAlreadyExists(err) || try >= maxNameTries {
+			return result, err
+		}
+	}
+}
+
+// nameLetters leave out what can be mistaken for something else, and vowels, so that names spell no words.
+const nameLetters = "bcdfghjklmnpqrstvwxz2456789"
+
+// generateName appends five random letters to a prefix, which is cut so that the name fits a label.
+func generateName(prefix string) string {
+	const suffix, most = 5, 63
+	if len(prefix) > most-suffix {
+		prefix = prefix[:most-suffix]
+	}
+	var b [suffix]byte
+	for i := range b {
+		b[i] = nameLetters[rand.IntN(len(nameLetters))]
+	}
+	return prefix + string(b[:])
+}
+
+func (x *exchange) createOnce(obj api.Object, a *admission.Attributes) (shown, error) {
+	k := x.res.kind
+	if err := x.prepareCreate(obj, a); err != nil {
+		return shown{}, err
+	}
+	a.Object, a.Name = obj, obj.GetName()
+	if err := x.s.cfg.Admission.Validate(x.ctx, a); err != nil {
+		return shown{}, err
+	}
+	if rv, err := strconv.ParseUint(obj.GetResourceVersion(), 10, 64); err == nil && rv != 0 && !a.DryRun {
+		return shown{}, errors.New("resourceVersion should not be set on objects to be created")
+	}
+	obj.SetResourceVersion("")
+	commit, err := x.reserve(obj, nil, a.DryRun)
+	if err != nil {
+		return shown{}, err
+	}
+	var out shown
+	out, err = x.mutate(x.res.key(obj.GetNamespace(), obj.GetName()), a.DryRun, func(current *store.Item) (store.Mutation, error) {
+		if current != nil {
+			return store.Mutation{}, x.exists(current)
+		}
+		return store.Mutation{Object: obj, TTL: k.TTL}, nil
+	})
+	commit(err == nil)
+	return out, err
+}
+
+func (x *exchange) exists(current *store.Item) error {
+	err := apierrors.NewAlreadyExists(x.res.gr, current.Object.GetName())
+	if current.Object.GetDeletionTimestamp() != nil {
+		err.ErrStatus.Message = "object is being deleted: " + err.ErrStatus.Message
+	}
+	return err
+}
+
+// mutate writes one object, or on a dry run only finds out what would be written.
+func (x *exchange) mutate(key string, dryRun bool, f store.MutateFunc) (shown, error) {
+	if !dryRun {
+		item, err := x.res.col.Mutate(x.ctx, key, f)
+		if err != nil {
+			return shown{}, err
+		}
+		if item == nil {
+			return shown{}, apierrors.NewInternalError(fmt.Errorf("writing %s gave nothing back", key))
+		}
+		return stored(item), nil
+	}
+	current, err := x.res.col.Get(x.ctx, key, store.GetOptions{})
+	if err != nil && !apierrors.IsNotFound(err) {
+		return shown{}, err
+	}
+	m, err := f(current)
+	switch {
+	case err != nil:
+		return shown{}, err
+	case m.Object != nil:
+		return shown{obj: m.Object}, nil
+	case current != nil:
+		return stored(current), nil
+	}
+	return shown{}, apierrors.NewInternalError(fmt.Errorf("a dry run of %s gave nothing", key))
+}
+
+// wipeSystemMeta takes away what only the system says of a new object.
+func wipeSystemMeta(obj metav1.Object) {
+	obj.SetCreationTimestamp(metav1.Time{})
+	obj.SetUID("")
+	obj.SetDeletionTimestamp(nil)
+	obj.SetDeletionGracePeriodSeconds(nil)
+	obj.SetSelfLink("")
+}
+
+// prepareCreate fills in what the system says of a new object, takes away what a client may not, and checks the rest.
+func (x *exchange) prepareCreate(obj api.Object, _ *admission.Attributes) error {
+	k := x.res.kind
+	wipeSystemMeta(obj)
+	obj.SetUID(types.UID(newUID()))
+	obj.SetCreationTimestamp(metav1.NewTime(x.s.clock.Now().UTC().Truncate(time.Second)))
+	if k.HasGeneration {
+		obj.SetGeneration(1)
+	}
+	if k.PrepareForCreate != nil {
+		k.PrepareForCreate(obj)
+	}
+	if err := x.completeService(obj, nil); err != nil {
+		return err
+	}
+	errs := validateMeta(obj, k.Namespaced, x.nameFunc(), true)
+	if k.Validate != nil {
+		errs = append(errs, k.Validate(obj)...)
+	}
+	if x.res.version.Validate != nil {
+		errs = append(errs, x.res.version.Validate(obj, nil)...)
+	}
+	if len(errs) == 0 {
+		errs = validateMeta(obj, k.Namespaced, segmentName, false)
+	}
+	if len(errs) > 0 {
+		return x.invalid(obj.GetName(), errs)
+	}
+	if k.Warnings != nil {
+		for _, w := range k.Warnings(obj, nil) {
+			request.Warn(x.ctx, w)
+		}
+	}
+	if k.Canonicalize != nil {
+		k.Canonicalize(obj)
+	}
+	x.s.empties.clean(obj)
+	return nil
+}
+
+func (x *exchange) invalid(name string, errs field.ErrorList) error {
+	return apierrors.NewInvalid(x.res.gvk.GroupKind(), name, errs)
+}
+
+// nameFunc is how names of the kind are checked; a name must always be good for a path.
+func (x *exchange) nameFunc() apivalidation.ValidateNameFunc {
+	if f := x.res.kind.ValidateName; f != nil {
+		return f
+	}
+	return apivalidation.NameIsDNSSubdomain
+}
+
+func segmentName(name string, prefix bool) []string {
+	if prefix {
+		return path.IsValidPathSegmentPrefix(name)
+	}
+	return path.IsValidPathSegmentName(name)
+}
+
+// ensureNamespace gives obj the namespace of the path, and refuses another.
+func (x *exchange) ensureNamespace(obj api.Object) error {
+	want := ""
+	if x.res.kind.Namespaced {
+		want = x.info.Namespace
+	}
+	switch {
+	case want == "":
+		// What is in no namespace may say one all the same, as upstream allows: it is taken away.
+		obj.SetNamespace("")
+	case obj.GetNamespace() == "":
+		obj.SetNamespace(want)
+	case obj.GetNamespace() != want:
+		return apierrors.NewBadRequest("the namespace of the provided object does not match the namespace sent on the request")
+	}
+	return nil
+}
+
+// attributes describes the write for admission.
+func (x *exchange) attributes(op admission.Operation, obj, old runtime.Object, dryRun bool) *admission.Attributes {
+	a := &admission.Attributes{
+		Operation: op, Kind: x.res.gvk, Resource: x.res.gvr, Subresource: x.info.Subresource,
+		Namespace: x.info.Namespace, Name: x.info.Name, Object: obj, OldObject: old, DryRun: dryRun, User: x.user,
+		Warn: func(text string) { request.Warn(x.ctx, text) },
+	}
+	if m, ok := obj.(metav1.Object); ok && a.Name == "" {
+		a.Name = m.GetName()
+	}
+	if !x.res.kind.Namespaced && x.res.kind.Resource != "namespaces" {
+		a.Namespace = ""
+	}
+	if x.res.kind.Resource == "namespaces" && x.res.kind.Group == "" {
+		a.Namespace = a.Name
+	}
+	return a
+}
+
+// track records who owns which fields: live is the object before (nil when there was none), obj the one after.
+func (x *exchange) track(live, obj api.Object, sub string, o writeOptions) (api.Object, error) {
+	m := x.res.managers[sub]
+	if m == nil {
+		return obj, nil
+	}
+	return m.Update(live, obj, x.manager(o))
+}
+
+// dedupOwners drops owner references that come twice, and says so.
+func (x *exchange) dedupOwners(obj metav1.Object) {
+	refs := obj.GetOwnerReferences()
+	if len(refs) < 2 {
+		return
+	}
+	var twice []string
+	kept := make([]metav1.OwnerReference, 0, len(refs))
+	seen := map[types.UID]int{}
+	for _, r := range refs {
+		same := false
+		for i := range kept {
+			if equalOwner(&kept[i], &r) {
+				same = true
+				break
+			}
+		}
+		if same {
+			if seen[r.UID]++; seen[r.UID] == 1 {
+				twice = append(twice, string(r.UID))
+			}
+			continue
+		}
+		kept = append(kept, r)
+	}
+	if len(twice) > 0 {
+		obj.SetOwnerReferences(kept)
+		request.Warn(x.ctx, ".metadata.ownerReferences contains duplicate entries; API server dedups owner references in 1.20+, and may reject such requests as early as 1.24; please fix your requests; duplicate UID(s) observed: "+strings.Join(twice, ", "))
+	}
+}
+
+func equalOwner(a, b *metav1.OwnerReference) bool {
+	same := func(p, q *bool) bool { return p == nil && q == nil || p != nil && q != nil && *p == *q }
+	return a.APIVersion == b.APIVersion && a.Kind == b.Kind && a.Name == b.Name && a.UID == b.UID &&
+		same(a.Controller, b.Controller) && same(a.BlockOwnerDeletion, b.BlockOwnerDeletion)
+}

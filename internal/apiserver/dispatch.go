@@ -1,0 +1,169 @@
+package apiserver
+
+import (
+	"net/http"
+	"slices"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"github.com/celox/celox/internal/apiserver/request"
+)
+
+func noSuchResource() error {
+	return apierrors.NewGenericServerResponse(http.StatusNotFound, "", schema.GroupResource{}, "", "", 0, false)
+}
+
+func methodNotAllowed() error {
+	return apierrors.NewGenericServerResponse(http.StatusMethodNotAllowed, "", schema.GroupResource{}, "", "", 0, false)
+}
+
+func notImplemented(what string) error {
+	return &apierrors.StatusError{ErrStatus: metav1.Status{
+		Status: metav1.StatusFailure, Code: http.StatusNotImplemented, Reason: "NotImplemented", Message: "this server has no " + what,
+	}}
+}
+
+// dispatch finds who serves an authorized request.
+func (s *Server) dispatch(x *exchange) {
+	if !x.info.IsResource {
+		s.servePlain(x)
+		return
+	}
+	i := x.info
+	gvr := i.GroupVersionResource()
+	gv := gvr.GroupVersion()
+	if !s.versions[gv] {
+		if s.groups[gv.Group] {
+			x.fail(noSuchResource())
+			return
+		}
+		notFoundPage(x.w)
+		return
+	}
+	res := s.resources[gvr]
+	if res == nil || i.Malformed || slices.Contains(i.Parts, "") || i.Verb == "proxy" ||
+		i.Namespace != "" && !res.kind.Namespaced && gvr != namespaces ||
+		len(i.Parts) > 3 && i.Subresource != "proxy" {
+		x.fail(noSuchResource())
+		return
+	}
+	x.res = res
+	if res.deprecated != "" && res.serves(i.Verb, i.Subresource) {
+		request.Warn(x.ctx, res.deprecated)
+	}
+	if err := s.serveResource(x); err != nil {
+		x.fail(err)
+	}
+}
+
+var namespaces = schema.GroupVersionResource{Version: "v1", Resource: "namespaces"}
+
+// serveResource carries out the verb.
+func (s *Server) serveResource(x *exchange) error {
+	i, res := x.info, x.res
+	if i.Subresource != "" {
+		sub := res.subs[i.Subresource]
+		if sub == nil {
+			return noSuchResource()
+		}
+		return s.serveSubresource(x, sub)
+	}
+	if res.kind.Virtual {
+		return s.serveVirtual(x)
+	}
+	if x.r.Method == http.MethodHead || !res.verbs[i.Verb] {
+		return methodNotAllowed()
+	}
+	everywhere := res.kind.Namespaced && i.Namespace == ""
+	switch i.Verb {
+	case "get":
+		if everywhere {
+			return noSuchResource()
+		}
+		return x.get()
+	case "list":
+		return x.list()
+	case "watch":
+		return x.watch()
+	case "create":
+		if i.NameInPath || everywhere {
+			return methodNotAllowed()
+		}
+		return x.create()
+	case "update", "patch", "delete":
+		if everywhere && i.NameInPath {
+			return noSuchResource()
+		}
+		if !i.NameInPath || everywhere {
+			return methodNotAllowed()
+		}
+		switch i.Verb {
+		case "update":
+			return x.update()
+		case "patch":
+			return x.patch()
+		}
+		return x.delete()
+	case "deletecollection":
+		if everywhere {
+			return methodNotAllowed()
+		}
+		return x.deleteCollection()
+	}
+	return methodNotAllowed()
+}
+
+// streams are the subresources that a node answers.
+func streams(sub string) bool {
+	switch sub {
+	case "log", "exec", "attach", "portforward", "proxy":
+		return true
+	}
+	return false
+}
+
+// serveSubresource carries out the verb on a part of a resource.
+func (s *Server) serveSubresource(x *exchange, sub *subresource) error {
+	i := x.info
+	if x.res.kind.Namespaced && i.Namespace == "" {
+		return noSuchResource()
+	}
+	if streams(sub.Name) {
+		if s.cfg.Connect == nil {
+			return notImplemented("way to reach nodes")
+		}
+		s.cfg.Connect.Connect(x.w, x.r, *i)
+		return nil
+	}
+	if x.r.Method == http.MethodHead || !sub.verbs[i.Verb] {
+		return methodNotAllowed()
+	}
+	switch sub.Name {
+	case "status", "approval", "ephemeralcontainers", "resize", "finalize":
+		return x.plainSubresource()
+	case "scale":
+		return x.scale()
+	case "binding":
+		return x.bind(i.Name)
+	case "eviction":
+		return x.evict()
+	case "token":
+		return x.token()
+	}
+	return noSuchResource()
+}
+
+// plainSubresource serves a door to the same object with other rules.
+func (x *exchange) plainSubresource() error {
+	switch x.info.Verb {
+	case "get":
+		return x.get()
+	case "update":
+		return x.update()
+	case "patch":
+		return x.patch()
+	}
+	return methodNotAllowed()
+}

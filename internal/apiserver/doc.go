@@ -1,0 +1,13 @@
+// Package apiserver serves the Kubernetes API over HTTP: one handler for every kind of the catalogue, and the few plain paths
+// (/version, /healthz, /metrics) beside it.
+//
+// A request passes, in this order: recovery from panics, reading of what it asks (package request), limits in flight and in
+// time, authentication, impersonation, authorization, metrics, and then the verb. A write is decoded (package negotiate), turned into the hub
+// type, defaulted, given its managed fields (package apply), admitted, validated, and written in one guarded transaction
+// of the store. A read is written from the encodings that the store keeps with each object: nothing is encoded twice.
+//
+// What is particular to a kind is in its catalogue entry; code for one resource is here only where it is a real subresource
+// (binding, eviction, scale, token, ...), a kind that is computed rather than stored (reviews), or the allocation of addresses
+// and ports to services. The package must not know how users are told apart, who may do what, or how a node is reached: those
+// come in through Config.
+package apiserver

@@ -1,0 +1,178 @@
+package apiserver
+
+import (
+	"slices"
+	"strings"
+
+	apivalidation "k8s.io/apimachinery/pkg/api/validation"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	metavalidation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/validation"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+)
+
+// validateMeta checks an object's metadata. Names and texts are those that upstream's API server answers with; the library
+// has moved on to others.
+func validateMeta(m metav1.Object, namespaced bool, nameFn apivalidation.ValidateNameFunc, finalizersToo bool) field.ErrorList {
+	p := field.NewPath("metadata")
+	var errs field.ErrorList
+	if g := m.GetGenerateName(); g != "" {
+		for _, msg := range nameFn(g, true) {
+			errs = append(errs, field.Invalid(p.Child("generateName"), g, msg))
+		}
+	}
+	if n := m.GetName(); n == "" {
+		errs = append(errs, field.Required(p.Child("name"), "name or generateName is required"))
+	} else {
+		for _, msg := range nameFn(n, false) {
+			errs = append(errs, field.Invalid(p.Child("name"), n, msg))
+		}
+	}
+	switch ns := m.GetNamespace(); {
+	case namespaced && ns == "":
+		errs = append(errs, field.Required(p.Child("namespace"), ""))
+	case namespaced:
+		for _, msg := range apivalidation.ValidateNamespaceName(ns, false) {
+			errs = append(errs, field.Invalid(p.Child("namespace"), ns, msg))
+		}
+	case ns != "":
+		errs = append(errs, field.Forbidden(p.Child("namespace"), "not allowed on this type"))
+	}
+	if g := m.GetGeneration(); g < 0 {
+		errs = append(errs, field.Invalid(p.Child("generation"), g, apivalidation.IsNegativeErrorMsg))
+	}
+	errs = append(errs, validateShared(m)...)
+	errs = append(errs, validateFinalizers(m.GetFinalizers(), p.Child("finalizers"))...)
+	errs = append(errs, metavalidation.ValidateManagedFields(m.GetManagedFields(), p.Child("managedFields"))...)
+	if finalizersToo {
+		errs = append(errs, validateQualified(m.GetFinalizers(), p.Child("finalizers"))...)
+	}
+	return errs
+}
+
+// validateShared checks what is checked in the same way on create and update.
+func validateShared(m metav1.Object) field.ErrorList {
+	p := field.NewPath("metadata")
+	var errs field.ErrorList
+	if l := m.GetLabels(); len(l) > 0 {
+		errs = append(errs, metavalidation.ValidateLabels(l, p.Child("labels"))...)
+	}
+	if a := m.GetAnnotations(); len(a) > 0 {
+		errs = append(errs, apivalidation.ValidateAnnotations(a, p.Child("annotations"))...)
+	}
+	return append(errs, validateOwners(m.GetOwnerReferences(), p.Child("ownerReferences"))...)
+}
+
+func validateOwners(refs []metav1.OwnerReference, p *field.Path) field.ErrorList {
+	var errs field.ErrorList
+	controller := ""
+	for i := range refs {
+		r := &refs[i]
+		gv, err := schema.ParseGroupVersion(r.APIVersion)
+		gvk := gv.WithKind(r.Kind)
+		if gvk.Version == "" || err != nil {
+			errs = append(errs, field.Invalid(p.Child("apiVersion"), r.APIVersion, "version must not be empty"))
+		}
+		if gvk.Kind == "" {
+			errs = append(errs, field.Invalid(p.Child("kind"), r.Kind, "must not be empty"))
+		}
+		if r.Name == "" {
+			errs = append(errs, field.Invalid(p.Child("name"), r.Name, "must not be empty"))
+		}
+		if r.UID == "" {
+			errs = append(errs, field.Invalid(p.Child("uid"), r.UID, "must not be empty"))
+		}
+		if gvk == (schema.GroupVersionKind{Version: "v1", Kind: "Event"}) {
+			errs = append(errs, field.Invalid(p, *r, gvk.String()+" is disallowed from being an owner"))
+		}
+	}
+	for i := range refs {
+		if r := &refs[i]; r.Controller != nil && *r.Controller {
+			who := r.Kind + "/" + r.Name
+			if controller != "" {
+				errs = append(errs, field.Invalid(p, refs, `Only one reference can have Controller set to true. Found "true" in references for `+controller+" and "+who))
+			} else {
+				controller = who
+			}
+		}
+	}
+	return errs
+}
+
+func validateFinalizers(finalizers []string, p *field.Path) field.ErrorList {
+	var errs field.ErrorList
+	for _, f := range finalizers {
+		for _, msg := range validation.IsQualifiedName(f) {
+			errs = append(errs, field.Invalid(p, f, msg))
+		}
+	}
+	if slices.Contains(finalizers, metav1.FinalizerOrphanDependents) && slices.Contains(finalizers, metav1.FinalizerDeleteDependents) {
+		errs = append(errs, field.Invalid(p, finalizers, "finalizer "+metav1.FinalizerOrphanDependents+" and "+metav1.FinalizerDeleteDependents+" cannot be both set"))
+	}
+	return errs
+}
+
+// validateQualified demands a domain of finalizers that are not the system's own.
+func validateQualified(finalizers []string, p *field.Path) field.ErrorList {
+	var errs field.ErrorList
+	for i, f := range finalizers {
+		switch f {
+		case "kubernetes", metav1.FinalizerOrphanDependents, metav1.FinalizerDeleteDependents:
+			continue
+		}
+		if !strings.Contains(f, "/") {
+			errs = append(errs, field.Invalid(p.Index(i), f, "name is neither a standard finalizer name nor is it fully qualified"))
+		}
+	}
+	return errs
+}
+
+// validateMetaUpdate checks how an object's metadata changed.
+func validateMetaUpdate(m, old metav1.Object) field.ErrorList {
+	p := field.NewPath("metadata")
+	var errs field.ErrorList
+	if old.GetDeletionTimestamp() != nil {
+		errs = append(errs, apivalidation.ValidateNoNewFinalizers(m.GetFinalizers(), old.GetFinalizers(), p.Child("finalizers"))...)
+	}
+	if rv := m.GetResourceVersion(); rv == "" {
+		errs = append(errs, field.Invalid(p.Child("resourceVersion"), rv, "must be specified for an update"))
+	}
+	if g := m.GetGeneration(); g < 0 {
+		errs = append(errs, field.Invalid(p.Child("generation"), g, apivalidation.IsNegativeErrorMsg))
+	} else if g < old.GetGeneration() {
+		errs = append(errs, field.Invalid(p.Child("generation"), g, "must not be decremented"))
+	}
+	if m.GetName() != old.GetName() {
+		errs = append(errs, field.Invalid(p.Child("name"), m.GetName(), apivalidation.FieldImmutableErrorMsg))
+	}
+	if m.GetNamespace() != old.GetNamespace() {
+		errs = append(errs, field.Invalid(p.Child("namespace"), m.GetNamespace(), apivalidation.FieldImmutableErrorMsg))
+	}
+	if m.GetUID() != old.GetUID() {
+		errs = append(errs, field.Invalid(p.Child("uid"), m.GetUID(), apivalidation.FieldImmutableErrorMsg))
+	}
+	if a, b := m.GetDeletionTimestamp(), old.GetDeletionTimestamp(); !a.Equal(b) {
+		errs = append(errs, field.Invalid(p.Child("deletionTimestamp"), a, apivalidation.FieldImmutableErrorMsg))
+	}
+	if a, b := m.GetDeletionGracePeriodSeconds(), old.GetDeletionGracePeriodSeconds(); (a == nil) != (b == nil) || a != nil && *a != *b {
+		errs = append(errs, field.Invalid(p.Child("deletionGracePeriodSeconds"), a, apivalidation.FieldImmutableErrorMsg))
+	}
+	errs = append(errs, validateShared(m)...)
+	return append(errs, metavalidation.ValidateManagedFields(m.GetManagedFields(), p.Child("managedFields"))...)
+}
+
+// checksAll says whether upstream checks all of an updated object of the kind again, metadata included; clients see the
+// complaints once more then.
+func checksAll(gr schema.GroupResource) bool {
+	switch gr.Group {
+	case "":
+		switch gr.Resource {
+		case "configmaps", "secrets", "services", "serviceaccounts":
+			return true
+		}
+	case "rbac.authorization.k8s.io":
+		return true
+	}
+	return false
+}

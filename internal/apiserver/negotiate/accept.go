@@ -1,0 +1,215 @@
+package negotiate
+
+import (
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+)
+
+// The media types that objects are served in.
+const (
+	JSON     = "application/json"
+	YAML     = "application/yaml"
+	Protobuf = "application/vnd.kubernetes.protobuf"
+)
+
+const all = JSON + ", " + YAML + ", " + Protobuf
+
+// Shape is what an answer shows of the objects.
+type Shape int8
+
+// The shapes: the objects themselves, their metadata only (one object or a list), or rows of a table.
+const (
+	Whole Shape = iota
+	Metadata
+	MetadataList
+	Table
+)
+
+// Accept is what the client wants to get.
+type Accept struct {
+	// Media is JSON, YAML or Protobuf.
+	Media string
+	Shape Shape
+	// MetaVersion is the version of meta.k8s.io that Metadata, MetadataList and Table are shown in.
+	MetaVersion string
+	// Stream says that the protobuf or JSON frames of a watch were asked for with ";stream=watch".
+	Stream bool
+	// Pretty asks for indented JSON.
+	Pretty bool
+}
+
+// plainJSON is the commonest wish.
+var plainJSON = Accept{Media: JSON}
+
+type clause struct {
+	media  string
+	params [][2]string
+	q      float64
+}
+
+// ParseAccept settles on the first clause of the Accept headers, by preference, that the server can serve. It fails with 406
+// as upstream does: in one way when no media type is known, in another when none can be shown in the wanted shape.
+func ParseAccept(header http.Header) (Accept, error) {
+	values := header["Accept"]
+	if len(values) == 0 {
+		return plainJSON, nil
+	}
+	if len(values) == 1 {
+		switch values[0] {
+		case JSON, "*/*", "", "application/json, */*":
+			return plainJSON, nil
+		case Protobuf, Protobuf + "," + JSON, Protobuf + ", " + JSON:
+			return Accept{Media: Protobuf}, nil
+		}
+	}
+	clauses := parseClauses(strings.Join(values, ","))
+	known := false
+	for _, c := range clauses {
+		if c.media == JSON || c.media == YAML || c.media == Protobuf || c.media == "*/*" {
+			known = true
+			break
+		}
+	}
+	if !known {
+		return plainJSON, NotAcceptable()
+	}
+	for _, c := range clauses {
+		for _, m := range [...]string{JSON, YAML, Protobuf} {
+			if c.media != m && c.media != "*/*" && c.media != "application/*" {
+				continue
+			}
+			if a, ok := c.shape(m); ok {
+				return a, nil
+			}
+		}
+	}
+	return plainJSON, OnlyAccepted()
+}
+
+func (c clause) shape(media string) (Accept, bool) {
+	a := Accept{Media: media}
+	var group, version, kind string
+	for _, p := range c.params {
+		switch p[0] {
+		case "as":
+			kind = p[1]
+		case "g":
+			group = p[1]
+		case "v":
+			version = p[1]
+		case "stream":
+			a.Stream = p[1] == "watch"
+		case "pretty":
+			a.Pretty = p[1] == "1"
+		}
+	}
+	if kind == "" {
+		return a, true
+	}
+	if group != metav1.GroupName || version != "v1" && version != "v1beta1" {
+		return a, false
+	}
+	a.MetaVersion = version
+	switch kind {
+	case "Table":
+		a.Shape = Table
+	case "PartialObjectMetadata":
+		a.Shape = Metadata
+	case "PartialObjectMetadataList":
+		a.Shape = MetadataList
+	default:
+		return a, false
+	}
+	return a, a.Shape != Table || media != Protobuf
+}
+
+// maxClauses bounds how much of an Accept header is read.
+const maxClauses = 64
+
+func parseClauses(header string) []clause {
+	var out []clause
+	for part := range strings.SplitSeq(header, ",") {
+		if len(out) == maxClauses {
+			break
+		}
+		media, rest, _ := strings.Cut(part, ";")
+		media = strings.ToLower(strings.TrimSpace(media))
+		if media == "" {
+			continue
+		}
+		c := clause{media: media, q: 1}
+		for rest != "" {
+			var p string
+			p, rest, _ = strings.Cut(rest, ";")
+			k, v, _ := strings.Cut(strings.TrimSpace(p), "=")
+			k, v = strings.TrimSpace(k), strings.TrimSpace(v)
+			if k == "q" {
+				if q, err := strconv.ParseFloat(v, 64); err == nil {
+					c.q = q
+				}
+				continue
+			}
+			c.params = append(c.params, [2]string{k, v})
+		}
+		out = append(out, c)
+	}
+	slices.SortStableFunc(out, func(a, b clause) int {
+		switch {
+		case a.q > b.q:
+			return -1
+		case a.q < b.q:
+			return 1
+		}
+		return 0
+	})
+	return out
+}
+
+// NotAcceptable says that no media type of the Accept header is known.
+func NotAcceptable() error {
+	return generic(http.StatusNotAcceptable, "get", "406: Not Acceptable\n\nAvailable representations: "+all, metav1.StatusReasonNotAcceptable)
+}
+
+// OnlyAccepted says that no form that the Accept header asks for can be served.
+func OnlyAccepted() error {
+	return plain(http.StatusNotAcceptable, metav1.StatusReasonNotAcceptable, "only the following media types are accepted: "+all)
+}
+
+// UnsupportedPatch says that a PATCH body is of a type that is no patch.
+func UnsupportedPatch() error {
+	return generic(http.StatusUnsupportedMediaType, "patch", "415: Unsupported Media Type", metav1.StatusReasonUnsupportedMediaType)
+}
+
+// UnsupportedBody says that a body is of a media type that can't be decoded.
+func UnsupportedBody() error {
+	return plain(http.StatusUnsupportedMediaType, metav1.StatusReasonUnsupportedMediaType,
+		"the body of the request was in an unknown format - accepted media types include: "+all)
+}
+
+func plain(code int32, reason metav1.StatusReason, message string) error {
+	return &apierrors.StatusError{ErrStatus: metav1.Status{Status: metav1.StatusFailure, Code: code, Reason: reason, Message: message}}
+}
+
+// generic makes the status of a refusal that happens before the resource's own handler: it has empty details.
+func generic(code int, verb, message string, reason metav1.StatusReason) error {
+	err := apierrors.NewGenericServerResponse(code, verb, schema.GroupResource{}, "", "", 0, false)
+	err.ErrStatus.Message, err.ErrStatus.Reason = message, reason
+	return err
+}
+
+// MediaOf returns the media type of a Content-Type header without its parameters; an absent one is JSON. Not ok means that
+// it can't be one.
+func MediaOf(contentType string) (string, bool) {
+	if contentType == "" {
+		return JSON, true
+	}
+	media, _, _ := strings.Cut(contentType, ";")
+	media = strings.ToLower(strings.TrimSpace(media))
+	return media, !strings.ContainsAny(media, " \t")
+}

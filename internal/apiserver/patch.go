@@ -1,0 +1,161 @@
+package apiserver
+
+import (
+	"fmt"
+	"net/http"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/celox/celox/internal/api"
+	"github.com/celox/celox/internal/apiserver/apply"
+	"github.com/celox/celox/internal/apiserver/negotiate"
+	"github.com/celox/celox/internal/apiserver/request"
+	"github.com/celox/celox/internal/store"
+)
+
+// patchType reads what kind of patch the body is.
+func (x *exchange) patchType() (types.PatchType, error) {
+	media, ok := negotiate.MediaOf(x.r.Header.Get("Content-Type"))
+	switch t := types.PatchType(media); {
+	case !ok:
+	case t == types.JSONPatchType, t == types.MergePatchType, t == types.StrategicMergePatchType, t == types.ApplyYAMLPatchType:
+		return t, nil
+	}
+	return "", negotiate.UnsupportedPatch()
+}
+
+// readPatch reads the patch with its options.
+func (x *exchange) readPatch() (*apply.Patch, writeOptions, error) {
+	t, err := x.patchType()
+	if err != nil {
+		return nil, writeOptions{}, err
+	}
+	o, err := x.patchOptions(t)
+	if err != nil {
+		return nil, o, err
+	}
+	data, err := negotiate.ReadBody(x.r)
+	if err != nil {
+		return nil, o, err
+	}
+	v := o.validation
+	if v == "" {
+		v = metav1.FieldValidationWarn
+	}
+	return &apply.Patch{Type: t, Data: data, Validation: v, Warn: func(text string) { request.Warn(x.ctx, text) }}, o, nil
+}
+
+// patch changes a part of an object, or with server-side apply makes it what a configuration says.
+func (x *exchange) patch() error {
+	accept, err := negotiate.ParseAccept(x.r.Header)
+	if err != nil {
+		return err
+	}
+	p, o, err := x.readPatch()
+	if err != nil {
+		return err
+	}
+	up := &updating{
+		sub: x.info.Subresource, options: o,
+		admitOptions: &metav1.PatchOptions{DryRun: o.dryRuns, FieldManager: o.fieldManager, FieldValidation: o.validation, Force: o.force},
+	}
+	if p.Type == types.ApplyYAMLPatchType {
+		if err := x.prepareApply(up, p, o); err != nil {
+			return err
+		}
+	} else {
+		up.change = func(live api.Object) (api.Object, error) { return x.patched(p, live) }
+	}
+	result, created, err := x.updateObject(up)
+	if err != nil {
+		return err
+	}
+	code := http.StatusOK
+	if created {
+		code = http.StatusCreated
+	}
+	return x.show(code, accept, result)
+}
+
+// patched is the live object with the patch applied, defaulted.
+func (x *exchange) patched(p *apply.Patch, live api.Object) (api.Object, error) {
+	t := apply.Target{Target: x.res.target, Types: x.s.cfg.Catalogue.Scheme()}
+	var err error
+	if p.Type == types.StrategicMergePatchType {
+		if t.Object, err = x.s.cfg.Catalogue.FromHub(x.res.kind, x.res.version, live); err != nil {
+			return nil, err
+		}
+	} else if t.JSON, err = x.currentJSON(live); err != nil {
+		return nil, err
+	}
+	obj, err := p.Apply(t)
+	if err != nil {
+		return nil, err
+	}
+	obj.GetObjectKind().SetGroupVersionKind(x.res.gvk)
+	hub, err := x.toHub(obj)
+	if err != nil {
+		return nil, err
+	}
+	return hub, x.checkPatched(hub)
+}
+
+// currentJSON is the live object's JSON, from the cache if the object is the stored one.
+func (x *exchange) currentJSON(live store.Object) ([]byte, error) {
+	if x.live != nil && x.live.Object == live {
+		return x.s.bytes(x.res, stored(x.live), negotiate.JSON)
+	}
+	return x.s.bytes(x.res, shown{obj: live}, negotiate.JSON)
+}
+
+// checkPatched refuses a patch that moves the object.
+func (x *exchange) checkPatched(obj api.Object) error {
+	if err := x.ensureNamespace(obj); err != nil {
+		return err
+	}
+	return x.checkName(obj)
+}
+
+// prepareApply makes up a server-side apply.
+func (x *exchange) prepareApply(up *updating, p *apply.Patch, o writeOptions) error {
+	config, twice, err := p.Configuration()
+	if err != nil {
+		return err
+	}
+	up.create, up.always, up.tracked = true, x.info.Subresource == "" && x.res.verbs["create"], true
+	force := o.force != nil && *o.force
+	up.change = func(live api.Object) (api.Object, error) {
+		if live == nil {
+			empty, ok := x.s.cfg.Catalogue.New(x.res.kind).(api.Object)
+			if !ok {
+				return nil, apierrors.NewInternalError(fmt.Errorf("%s is no object", x.res.gvk))
+			}
+			live = empty
+		}
+		if gvk := config.GroupVersionKind(); gvk != x.res.gvk {
+			gv, err := schema.ParseGroupVersion(config.GetAPIVersion())
+			if err == nil {
+				gvk = gv.WithKind(config.GetKind())
+			}
+			return nil, apierrors.NewBadRequest("invalid object type: " + gvk.String())
+		}
+		obj, err := x.res.managers[up.sub].Apply(live, config, o.fieldManager, force)
+		if err != nil {
+			return nil, err
+		}
+		if twice != nil {
+			return nil, twice
+		}
+		if x.res.kind.Default != nil {
+			x.res.kind.Default(obj)
+		}
+		if obj.GetName() == "" {
+			obj.SetName(x.info.Name)
+		}
+		return obj, x.checkPatched(obj)
+	}
+	return nil
+}

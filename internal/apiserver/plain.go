@@ -1,0 +1,154 @@
+package apiserver
+
+import (
+	"encoding/json"
+	"net/http"
+	"slices"
+	"strings"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/celox/celox/internal/apiserver/negotiate"
+)
+
+// notFoundPage is the answer to a path that nobody serves.
+func notFoundPage(w http.ResponseWriter) {
+	h := w.Header()
+	h.Set("Content-Type", "text/plain; charset=utf-8")
+	h.Set("X-Content-Type-Options", "nosniff")
+	w.WriteHeader(http.StatusNotFound)
+	_, _ = w.Write([]byte("404 page not found\n")) // a client that is gone
+}
+
+// plainPaths collects what is served beside the resources, by exact path.
+func (s *Server) plainPaths() {
+	s.plain = map[string]http.Handler{
+		"/version":  http.HandlerFunc(s.version),
+		"/version/": http.HandlerFunc(s.version),
+		"/metrics":  s.metrics.handler(),
+		"/":         http.HandlerFunc(s.index),
+	}
+	if h := s.cfg.OpenIDConfiguration; h != nil {
+		s.plain["/.well-known/openid-configuration"] = h
+		s.plain["/.well-known/openid-configuration/"] = h
+	}
+	if h := s.cfg.KeySet; h != nil {
+		s.plain["/openid/v1/jwks"] = h
+		s.plain["/openid/v1/jwks/"] = h
+	}
+}
+
+// servePlain answers a request for a path that is no resource.
+func (s *Server) servePlain(x *exchange) {
+	p := x.info.Path
+	if h := s.plain[p]; h != nil {
+		h.ServeHTTP(x.w, x.r)
+		return
+	}
+	first, rest, _ := strings.Cut(strings.TrimPrefix(p, "/"), "/")
+	switch first {
+	case "healthz":
+		s.ready.named("healthz").serve(s, x.w, x.r)
+		return
+	case "livez":
+		s.live.serve(s, x.w, x.r)
+		return
+	case "readyz":
+		s.ready.serve(s, x.w, x.r)
+		return
+	case "api", "apis":
+		if !strings.HasPrefix(p, "//") {
+			s.serveDiscovery(x, first, strings.Trim(rest, "/"))
+			return
+		}
+	case "openapi":
+		if s.cfg.OpenAPI != nil {
+			s.cfg.OpenAPI.ServeHTTP(x.w, x.r)
+			return
+		}
+	}
+	notFoundPage(x.w)
+}
+
+// serveDiscovery hands on what can be a discovery document and tells apart what is no group from what is no version.
+func (s *Server) serveDiscovery(x *exchange, root, rest string) {
+	if root == "api" && rest != "" && rest != "v1" {
+		x.fail(noSuchResource())
+		return
+	}
+	if root == "apis" && rest != "" {
+		group, version, _ := strings.Cut(rest, "/")
+		if !s.groups[group] {
+			notFoundPage(x.w)
+			return
+		}
+		if version != "" && !s.knownVersion(group, version) {
+			x.fail(noSuchResource())
+			return
+		}
+	}
+	if s.cfg.Discovery == nil {
+		notFoundPage(x.w)
+		return
+	}
+	if m := x.r.Method; m != http.MethodGet && m != http.MethodHead {
+		x.fail(methodNotAllowed())
+		return
+	}
+	s.cfg.Discovery.ServeHTTP(x.w, x.r)
+}
+
+func (s *Server) knownVersion(group, version string) bool {
+	for gv := range s.versions {
+		if gv.Group == group && gv.Version == version {
+			return true
+		}
+	}
+	return false
+}
+
+// version tells the version of the API and of the program.
+func (s *Server) version(w http.ResponseWriter, r *http.Request) {
+	x, ok := w.(*responseWriter)
+	if r.Method != http.MethodGet && ok {
+		(&exchange{s: s, w: x, r: r, scope: x.scope, info: &x.scope.Info}).fail(methodNotAllowed())
+		return
+	}
+	data, err := json.MarshalIndent(s.cfg.Version, "", "  ")
+	if err != nil {
+		w.WriteHeader(http.StatusInternalServerError)
+		return
+	}
+	w.Header().Set("Content-Type", negotiate.JSON)
+	_, _ = w.Write(data) // a client that is gone
+}
+
+// index lists the paths that there are.
+func (s *Server) index(w http.ResponseWriter, _ *http.Request) {
+	paths := []string{"/apis", "/healthz", "/livez", "/readyz", "/metrics", "/version", "/openapi/v2", "/openapi/v3", "/openapi/v3/", "/api", "/apis/"}
+	for _, h := range [...]*healthChecks{s.live.named("livez"), s.ready.named("readyz"), s.ready.named("healthz")} {
+		for _, c := range h.checks {
+			paths = append(paths, "/"+h.name+"/"+c.Name)
+		}
+	}
+	for p := range s.plain {
+		if p != "/" && !strings.HasSuffix(p, "/") {
+			paths = append(paths, p)
+		}
+	}
+	for gv := range s.versions {
+		if gv.Group == "" {
+			paths = append(paths, "/api/"+gv.Version)
+		} else {
+			paths = append(paths, "/apis/"+gv.Group, "/apis/"+gv.String())
+		}
+	}
+	slices.Sort(paths)
+	data, err := json.MarshalIndent(metav1.RootPaths{Paths: slices.Compact(paths)}, "", "  ")
+	if err != nil {
+		w.WriteHeader(http.StatusInternalServerError)
+		return
+	}
+	w.Header().Set("Content-Type", negotiate.JSON)
+	_, _ = w.Write(data) // a client that is gone
+}

@@ -1,0 +1,330 @@
+package apiserver
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strconv"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/celox/celox/internal/apiserver/negotiate"
+	"github.com/celox/celox/internal/store"
+)
+
+// getNewest reads the newest state.
+var getNewest store.GetOptions
+
+// get answers with one object.
+func (x *exchange) get() error {
+	accept, err := negotiate.ParseAccept(x.r.Header)
+	if err != nil {
+		return err
+	}
+	var o store.GetOptions
+	if x.r.URL.RawQuery != "" {
+		q := x.params()
+		if q.Has("export") && q.Get("export") != "false" {
+			return apierrors.NewBadRequest("the export parameter, deprecated since v1.14, is no longer supported")
+		}
+		if rv := q.Get("resourceVersion"); rv != "" {
+			if o.MinRevision, err = parseRevision(rv); err != nil {
+				return err
+			}
+			o.AnyRevision = o.MinRevision == 0
+		}
+	}
+	item, err := x.load(x.info.Name, o)
+	if err != nil {
+		return err
+	}
+	return x.show(http.StatusOK, accept, stored(item))
+}
+
+// load reads the object of the request's namespace with a name.
+func (x *exchange) load(name string, o store.GetOptions) (*store.Item, error) {
+	item, err := x.res.col.Get(x.ctx, x.res.key(x.info.Namespace, name), o)
+	if err != nil {
+		return nil, x.named(err, name)
+	}
+	if item == nil {
+		return nil, x.notFound(name)
+	}
+	return item, nil
+}
+
+func (x *exchange) notFound(name string) error { return apierrors.NewNotFound(x.res.gr, name) }
+
+// named makes a "not found" of the store, which knows the object by its key, name what the client asked for. Others' (of the
+// namespace, of an object that is referred to) stay as they are.
+func (x *exchange) named(err error, name string) error {
+	var status *apierrors.StatusError
+	if !errors.As(err, &status) || status.ErrStatus.Reason != metav1.StatusReasonNotFound {
+		return err
+	}
+	if d := status.ErrStatus.Details; d == nil || d.Kind != x.res.kind.Resource || d.Group != x.res.kind.Group {
+		return err
+	}
+	return x.notFound(name)
+}
+
+// show answers with one object in the shape that the client wants.
+func (x *exchange) show(code int, a negotiate.Accept, o shown) error {
+	switch a.Shape {
+	case negotiate.Table:
+		return x.showTable(code, a, []shown{o}, metav1.ListMeta{ResourceVersion: o.obj.GetResourceVersion()})
+	case negotiate.Metadata:
+		data, err := metadataBytes(o, encodedMedia(a.Media), a.MetaVersion)
+		if err != nil {
+			return err
+		}
+		x.sendBytes(code, a, metadataForms(a.MetaVersion).protoHead, data)
+		return nil
+	case negotiate.MetadataList:
+		return notAList(x.res)
+	}
+	data, err := x.s.bytes(x.res, o, encodedMedia(a.Media))
+	if err != nil {
+		return err
+	}
+	x.sendBytes(code, a, x.res.forms.protoHead, data)
+	return nil
+}
+
+// encodedMedia is the cached form that an answer is made from: YAML is made from JSON.
+func encodedMedia(media string) string {
+	if media == negotiate.Protobuf {
+		return media
+	}
+	return negotiate.JSON
+}
+
+func notAList(r *resource) error {
+	return onlyShape(fmt.Sprintf("you requested PartialObjectMetadataList, but the requested object is not a list (*%s.%s)", r.target.Internal, r.kind.Kind))
+}
+
+func onlyShape(message string) error {
+	return &apierrors.StatusError{ErrStatus: metav1.Status{
+		Status: metav1.StatusFailure, Code: http.StatusNotAcceptable, Reason: metav1.StatusReasonNotAcceptable, Message: message,
+	}}
+}
+
+// list answers with the objects of a collection.
+func (x *exchange) list() error {
+	accept, err := negotiate.ParseAccept(x.r.Header)
+	if err != nil {
+		return err
+	}
+	o, err := x.listOptions()
+	if err != nil {
+		return err
+	}
+	if accept.Shape == negotiate.Metadata {
+		return onlyShape(fmt.Sprintf("you requested PartialObjectMetadata, but the requested object is a list (*%s.%sList)", x.res.target.Internal, x.res.kind.Kind))
+	}
+	items, meta, err := x.listItems(&o)
+	if err != nil {
+		return err
+	}
+	return x.showList(accept, items, meta)
+}
+
+// listItems reads the selected part of the collection.
+func (x *exchange) listItems(o *listOptions) ([]*store.Item, metav1.ListMeta, error) {
+	sel := x.selection(o)
+	lo := store.ListOptions{
+		Namespace: sel.namespace, Name: sel.name, Filter: sel.filter, Index: sel.index, IndexValue: sel.value,
+		Continue: o.Continue,
+	}
+	if o.Limit > 0 {
+		lo.Limit = o.Limit
+	}
+	rev, err := parseRevision(o.ResourceVersion)
+	if err != nil {
+		return nil, metav1.ListMeta{}, apierrors.NewBadRequest(fmt.Sprintf("invalid resource version: %v", err))
+	}
+	switch {
+	case o.Continue != "":
+		if o.ResourceVersion != "" && o.ResourceVersion != "0" {
+			return nil, metav1.ListMeta{}, apierrors.NewBadRequest("specifying resource version is not allowed when using continue")
+		}
+	case o.ResourceVersionMatch == metav1.ResourceVersionMatchExact:
+		lo.Match, lo.Revision = store.Exact, rev
+	case o.ResourceVersionMatch == metav1.ResourceVersionMatchNotOlderThan:
+		lo.Match, lo.Revision = store.NotOlderThan, rev
+	case o.ResourceVersion == "":
+	case o.ResourceVersion == "0":
+		// As upstream's cache does: any state will do, and a limit is not looked at.
+		lo.Match, lo.Limit = store.NotOlderThan, 0
+	case lo.Limit > 0:
+		lo.Match, lo.Revision = store.Exact, rev
+	default:
+		lo.Match, lo.Revision = store.NotOlderThan, rev
+	}
+	l, err := x.res.col.List(x.ctx, lo)
+	if err != nil {
+		return nil, metav1.ListMeta{}, err
+	}
+	return l.Items, metav1.ListMeta{
+		ResourceVersion: strconv.FormatInt(l.Revision, 10), Continue: l.Continue, RemainingItemCount: l.Remaining,
+	}, nil
+}
+
+// showList answers with a list, put together from its items' encodings.
+func (x *exchange) showList(a negotiate.Accept, items []*store.Item, meta metav1.ListMeta) error {
+	if a.Shape == negotiate.Table {
+		rows := make([]shown, len(items))
+		for i, item := range items {
+			rows[i] = stored(item)
+		}
+		return x.showTable(http.StatusOK, a, rows, meta)
+	}
+	media := encodedMedia(a.Media)
+	f := &x.res.forms
+	if a.Shape == negotiate.MetadataList {
+		f = metadataForms(a.MetaVersion)
+	}
+	bodies := make([][]byte, len(items))
+	size := 0
+	for i, item := range items {
+		var err error
+		if a.Shape == negotiate.MetadataList {
+			bodies[i], err = metadataBytes(stored(item), media, a.MetaVersion)
+		} else {
+			bodies[i], err = x.s.bytes(x.res, stored(item), media)
+		}
+		if err != nil {
+			return err
+		}
+		size += len(bodies[i])
+	}
+	if media == negotiate.Protobuf {
+		return x.sendProtobufList(a, f, bodies, meta)
+	}
+	head := append([]byte(nil), f.listHead...)
+	head = appendListMeta(head, meta)
+	head = append(head, `,"items":[`...)
+	// The items of a built-in list go without their type; those of metadata keep it.
+	strip := a.Shape == negotiate.Whole
+	write := func(w *blockWriter) {
+		w.write(head)
+		for i, b := range bodies {
+			if i > 0 {
+				w.byte(',')
+			}
+			if strip {
+				rest, braced := listItem(b, f.jsonHead)
+				if !braced {
+					w.byte('{')
+				}
+				w.write(rest)
+			} else {
+				w.write(b)
+			}
+		}
+		w.write(listTail)
+	}
+	total := len(head) + len(listTail)
+	for i, b := range bodies {
+		if i > 0 {
+			total++
+		}
+		if strip {
+			rest, braced := listItem(b, f.jsonHead)
+			if !braced {
+				total++
+			}
+			b = rest
+		}
+		total += len(b)
+	}
+	if a.Media == negotiate.YAML || a.Pretty || x.pretty() {
+		buf := &blockWriter{buf: make([]byte, 0, total)}
+		write(buf)
+		x.sendBytes(http.StatusOK, a, nil, buf.buf[:len(buf.buf)-1])
+		return nil
+	}
+	x.stream(negotiate.JSON, total, write)
+	return nil
+}
+
+var listTail = []byte("]}\n")
+
+func appendListMeta(b []byte, m metav1.ListMeta) []byte {
+	b = append(b, `{"resourceVersion":"`...)
+	b = append(b, m.ResourceVersion...)
+	b = append(b, '"')
+	if m.Continue != "" {
+		b = append(b, `,"continue":`...)
+		b = strconv.AppendQuote(b, m.Continue)
+	}
+	if m.RemainingItemCount != nil {
+		b = append(b, `,"remainingItemCount":`...)
+		b = strconv.AppendInt(b, *m.RemainingItemCount, 10)
+	}
+	return append(b, '}')
+}
+
+// sendProtobufList puts together the message of a list: every list type has its metadata as field 1 and its items as field 2.
+func (x *exchange) sendProtobufList(a negotiate.Accept, f *forms, bodies [][]byte, meta metav1.ListMeta) error {
+	m, err := meta.Marshal()
+	if err != nil {
+		return err
+	}
+	size := 1 + uvarintLen(uint64(len(m))) + len(m)
+	for _, b := range bodies {
+		size += 1 + uvarintLen(uint64(len(b))) + len(b)
+	}
+	head := append([]byte(nil), f.protoListHead...)
+	head = binary.AppendUvarint(head, uint64(size))
+	head = append(head, 1<<3|2)
+	head = binary.AppendUvarint(head, uint64(len(m)))
+	head = append(head, m...)
+	total := len(f.protoListHead) + uvarintLen(uint64(size)) + size + len(protoTail)
+	x.stream(a.Media, total, func(w *blockWriter) {
+		w.write(head)
+		for _, b := range bodies {
+			w.byte(2<<3 | 2)
+			w.uvarint(uint64(len(b)))
+			w.write(b)
+		}
+		w.write(protoTail)
+	})
+	return nil
+}
+
+func uvarintLen(v uint64) int {
+	n := 1
+	for v >= 0x80 {
+		v >>= 7
+		n++
+	}
+	return n
+}
+
+// stream answers 200 with total bytes that write puts together, compressed if it is worth it.
+func (x *exchange) stream(media string, total int, write func(*blockWriter)) {
+	h := x.w.Header()
+	h["Content-Type"] = []string{media}
+	if total >= gzipFrom && x.wantsGzip() {
+		x.writeGzip(http.StatusOK, func(z io.Writer) error {
+			w := newBlockWriter(z)
+			defer w.release()
+			write(w)
+			return w.flush()
+		})
+		return
+	}
+	h["Content-Length"] = []string{strconv.Itoa(total)}
+	x.w.WriteHeader(http.StatusOK)
+	if x.r.Method == http.MethodHead {
+		return
+	}
+	w := newBlockWriter(x.w)
+	defer w.release()
+	write(w)
+	_ = w.flush() // a client that is gone
+}

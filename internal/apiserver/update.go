@@ -1,0 +1,428 @@
+package apiserver
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"reflect"
+	"strconv"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"github.com/celox/celox/internal/api"
+	"github.com/celox/celox/internal/apiserver/admission"
+	"github.com/celox/celox/internal/apiserver/negotiate"
+	"github.com/celox/celox/internal/apiserver/request"
+	"github.com/celox/celox/internal/store"
+)
+
+// conflictText is what clients look for when they lost a race.
+const conflictText = "the object has been modified; please apply your changes to the latest version and try again"
+
+func (x *exchange) conflict(name string) error {
+	return apierrors.NewConflict(x.res.gr, name, errors.New(conflictText))
+}
+
+// update replaces an object, or its status.
+func (x *exchange) update() error {
+	accept, err := negotiate.ParseAccept(x.r.Header)
+	if err != nil {
+		return err
+	}
+	o, err := x.updateOptions()
+	if err != nil {
+		return err
+	}
+	obj, err := x.decodeHub(o.validation)
+	if err != nil {
+		return err
+	}
+	if err := x.ensureNamespace(obj); err != nil {
+		return err
+	}
+	if err := x.checkName(obj); err != nil {
+		return err
+	}
+	options := &metav1.UpdateOptions{DryRun: o.dryRuns, FieldManager: o.fieldManager, FieldValidation: o.validation}
+	// A body with a resource version can win at most once: its second try is a conflict, so it need not be kept as it came.
+	once := obj.GetResourceVersion() != "" && obj.GetResourceVersion() != "0"
+	up := &updating{
+		sub: x.info.Subresource, options: o, admitOptions: options, uid: obj.GetUID(), create: true,
+		change: func(api.Object) (api.Object, error) {
+			if once {
+				return obj, nil
+			}
+			return obj.DeepCopyObject().(api.Object), nil
+		},
+	}
+	result, created, err := x.updateObject(up)
+	if err != nil {
+		return err
+	}
+	code := http.StatusOK
+	if created {
+		code = http.StatusCreated
+	}
+	return x.show(code, accept, result)
+}
+
+// checkName compares the body's name with the path's.
+func (x *exchange) checkName(obj metav1.Object) error {
+	switch obj.GetName() {
+	case x.info.Name:
+		return nil
+	case "":
+		return apierrors.NewBadRequest(fmt.Sprintf("the name of the object (%s based on URL) was undeterminable: name must be provided", x.info.Name))
+	}
+	return apierrors.NewBadRequest(fmt.Sprintf("the name of the object (%s) does not match the name on the URL (%s)", obj.GetName(), x.info.Name))
+}
+
+// updating is one change of an object that exists, by whatever verb.
+type updating struct {
+	sub          string
+	options      writeOptions
+	admitOptions runtime.Object
+	// uid, if set, must be that of the object.
+	uid types.UID
+	// change makes the wanted object from the live one, which it must not modify; live is nil when there is none and create is set.
+	change func(live api.Object) (api.Object, error)
+	// create allows the object to be made if the kind does; always makes it whatever the kind says (server-side apply).
+	create, always bool
+	// tracked says that change has kept the managed fields itself.
+	tracked bool
+	// validate, if set, takes the place of the kind's own validation: for subresources with rules of their own.
+	validate func(obj, old api.Object) field.ErrorList
+	// prepare, if set, takes the place of the kind's own preparation.
+	prepare func(obj, old api.Object)
+	// last is the object as it was written when that was its end.
+	last api.Object
+	// attributes, if set, changes what admission is shown.
+	attributes func(a *admission.Attributes)
+}
+
+// updateObject changes one object in one guarded step.
+func (x *exchange) updateObject(up *updating) (result shown, created bool, err error) {
+	name := x.info.Name
+	commit := nothing
+	result, err = x.mutate(x.res.key(x.info.Namespace, name), up.options.dryRun, func(current *store.Item) (store.Mutation, error) {
+		created, up.last = false, nil
+		commit(false)
+		commit = nothing
+		if current == nil {
+			if !up.always && (!up.create || up.sub != "" || !x.res.kind.AllowCreateOnUpdate) {
+				return store.Mutation{}, x.notFound(name)
+			}
+			created = true
+			m, c, err := x.createByUpdate(up)
+			if c != nil {
+				commit = c
+			}
+			return m, err
+		}
+		m, c, err := x.change(up, current)
+		if c != nil {
+			commit = c
+		}
+		return m, err
+	})
+	commit(err == nil)
+	if err == nil && up.last != nil {
+		up.last.SetResourceVersion(result.obj.GetResourceVersion())
+		result = shown{obj: up.last}
+	}
+	return result, created, x.named(err, name)
+}
+
+// createByUpdate makes the object that a PUT or an apply patch named and that does not exist.
+func (x *exchange) createByUpdate(up *updating) (store.Mutation, func(bool), error) {
+	obj, err := up.change(nil)
+	if err != nil {
+		return store.Mutation{}, nil, err
+	}
+	if up.uid != "" {
+		return store.Mutation{}, nil, x.uidConflict(up.uid, "")
+	}
+	if !up.tracked {
+		if obj, err = x.track(nil, obj, "", up.options); err != nil {
+			return store.Mutation{}, nil, err
+		}
+	}
+	a := x.attributes(admission.Create, obj, nil, up.options.dryRun)
+	a.Options = &metav1.CreateOptions{DryRun: up.options.dryRuns, FieldManager: up.options.fieldManager}
+	if err := x.s.cfg.Admission.Admit(x.ctx, a); err != nil {
+		return store.Mutation{}, nil, err
+	}
+	x.dedupOwners(obj)
+	if err := x.prepareCreate(obj, a); err != nil {
+		return store.Mutation{}, nil, err
+	}
+	if err := x.s.cfg.Admission.Validate(x.ctx, a); err != nil {
+		return store.Mutation{}, nil, err
+	}
+	obj.SetResourceVersion("")
+	commit, err := x.reserve(obj, nil, up.options.dryRun)
+	if err != nil {
+		return store.Mutation{}, nil, err
+	}
+	return store.Mutation{Object: obj, TTL: x.res.kind.TTL}, commit, nil
+}
+
+func (x *exchange) uidConflict(want, have types.UID) error {
+	return apierrors.NewConflict(x.res.gr, x.info.Name, fmt.Errorf(
+		"StorageError: invalid object, Code: 4, Key: /registry/%s/%s, ResourceVersion: 0, AdditionalErrorMsg: Precondition failed: UID in precondition: %v, UID in object meta: %v",
+		x.res.kind.Prefix, x.res.key(x.info.Namespace, x.info.Name), want, have))
+}
+
+// change computes the write that turns the current object into the wanted one.
+func (x *exchange) change(up *updating, current *store.Item) (store.Mutation, func(bool), error) {
+	k, none := x.res.kind, store.Mutation{}
+	live := current.Object
+	x.live = current
+	if up.uid != "" && up.uid != live.GetUID() {
+		return none, nil, x.uidConflict(up.uid, live.GetUID())
+	}
+	obj, err := up.change(live)
+	if err != nil {
+		return none, nil, err
+	}
+	if !up.tracked {
+		if obj, err = x.track(live, obj, up.sub, up.options); err != nil {
+			return none, nil, err
+		}
+	}
+	a := x.attributes(admission.Update, obj, live, up.options.dryRun)
+	a.Options = up.admitOptions
+	if up.attributes != nil {
+		up.attributes(a)
+	}
+	if err := x.s.cfg.Admission.Admit(x.ctx, a); err != nil {
+		return none, nil, err
+	}
+	x.dedupOwners(obj)
+	if err := x.checkVersion(obj, live); err != nil {
+		return none, nil, err
+	}
+	if err := x.prepareUpdate(up, obj, live); err != nil {
+		return none, nil, err
+	}
+	if err := x.s.cfg.Admission.Validate(x.ctx, a); err != nil {
+		return none, nil, err
+	}
+	if timesOnly(obj, live) {
+		return none, nil, nil
+	}
+	if finished(obj, live) {
+		// The last finalizer is gone: the object goes as well. What the client sees is what it wrote.
+		commit, err := x.reserve(nil, live, up.options.dryRun)
+		if err != nil {
+			return none, nil, err
+		}
+		up.last = obj
+		return store.Mutation{Delete: true}, commit, nil
+	}
+	commit, err := x.reserve(obj, live, up.options.dryRun)
+	if err != nil {
+		return none, nil, err
+	}
+	return store.Mutation{Object: obj, TTL: k.TTL}, commit, nil
+}
+
+// checkVersion refuses an update of a state that is no longer the newest. One without a version overwrites where the kind allows it.
+func (x *exchange) checkVersion(obj, live api.Object) error {
+	rv := obj.GetResourceVersion()
+	if rv == "" {
+		rv = "0"
+	}
+	n, err := strconv.ParseUint(rv, 10, 64)
+	if err != nil {
+		return err
+	}
+	switch {
+	case n == 0 && x.res.kind.AllowUnconditionalUpdate:
+		obj.SetResourceVersion(live.GetResourceVersion())
+	case n == 0:
+		errs := field.ErrorList{field.Invalid(field.NewPath("metadata", "resourceVersion"), n, "must be specified for an update")}
+		return apierrors.NewInvalid(schema.GroupKind{Group: x.res.gr.Group, Kind: x.res.gr.Resource}, obj.GetName(), errs)
+	case rv != live.GetResourceVersion():
+		return x.conflict(obj.GetName())
+	}
+	return nil
+}
+
+// prepareUpdate puts back what an update may not change and checks the rest.
+func (x *exchange) prepareUpdate(up *updating, obj, live api.Object) error {
+	k := x.res.kind
+	obj.SetGeneration(live.GetGeneration())
+	obj.SetSelfLink("")
+	switch {
+	case up.prepare != nil:
+		up.prepare(obj, live)
+	case up.sub == "status":
+		if k.PrepareForStatusUpdate != nil {
+			k.PrepareForStatusUpdate(obj, live)
+		}
+	case up.sub != "":
+		if f := x.res.subs[up.sub].PrepareForUpdate; f != nil {
+			f(obj, live)
+		} else if up.sub == "finalize" {
+			keepAllButFinalizers(obj, live)
+		}
+	case k.PrepareForUpdate != nil:
+		k.PrepareForUpdate(obj, live)
+	}
+	if up.sub != "status" && k.HasGeneration && obj.GetGeneration() == live.GetGeneration() && generationChanged(k, obj, live) {
+		obj.SetGeneration(live.GetGeneration() + 1)
+	}
+	if up.sub == "" {
+		if err := x.completeService(obj, live); err != nil {
+			return err
+		}
+	}
+	if obj.GetUID() == "" {
+		obj.SetUID(live.GetUID())
+	}
+	obj.SetCreationTimestamp(live.GetCreationTimestamp())
+	if t := live.GetDeletionTimestamp(); t != nil {
+		obj.SetDeletionTimestamp(t)
+	}
+	if s := live.GetDeletionGracePeriodSeconds(); s != nil && obj.GetDeletionGracePeriodSeconds() == nil {
+		obj.SetDeletionGracePeriodSeconds(s)
+	}
+	errs := validateMeta(obj, k.Namespaced, segmentName, false)
+	// Upstream checks the change of metadata in general and again with each kind, and clients see both.
+	change := validateMetaUpdate(obj, live)
+	errs = append(append(errs, change...), change...)
+	if len(errs) > 0 && up.sub == "" && checksAll(k.GroupResource()) {
+		errs = append(errs, validateMeta(obj, k.Namespaced, x.nameFunc(), true)...)
+	}
+	switch {
+	case up.validate != nil:
+		errs = append(errs, up.validate(obj, live)...)
+	case up.sub == "status":
+		if k.ValidateStatusUpdate != nil {
+			errs = append(errs, k.ValidateStatusUpdate(obj, live)...)
+		}
+	case up.sub != "" && up.sub != "scale":
+		if f := x.res.subs[up.sub].ValidateUpdate; f != nil {
+			errs = append(errs, f(obj, live)...)
+		} else if ns, ok := obj.(*corev1.Namespace); ok && up.sub == "finalize" {
+			errs = append(errs, validateNamespaceFinalizers(ns)...)
+		}
+	default:
+		if k.ValidateUpdate != nil {
+			errs = append(errs, k.ValidateUpdate(obj, live)...)
+		}
+		if x.res.version.Validate != nil {
+			errs = append(errs, x.res.version.Validate(obj, live)...)
+		}
+	}
+	if len(errs) > 0 {
+		return x.invalid(obj.GetName(), errs)
+	}
+	if up.sub == "" && k.Warnings != nil {
+		for _, w := range k.Warnings(obj, live) {
+			request.Warn(x.ctx, w)
+		}
+	}
+	if k.Canonicalize != nil {
+		k.Canonicalize(obj)
+	}
+	x.s.empties.clean(obj)
+	return nil
+}
+
+// keepAllButFinalizers lets the finalize door of a namespace change nothing but spec.finalizers.
+func keepAllButFinalizers(obj, live api.Object) {
+	ns, ok := obj.(*corev1.Namespace)
+	old, ok2 := live.(*corev1.Namespace)
+	if !ok || !ok2 {
+		return
+	}
+	finalizers, version, fields := ns.Spec.Finalizers, ns.ResourceVersion, ns.ManagedFields
+	old.DeepCopyInto(ns)
+	ns.Spec.Finalizers, ns.ResourceVersion, ns.ManagedFields = finalizers, version, fields
+}
+
+func validateNamespaceFinalizers(ns *corev1.Namespace) field.ErrorList {
+	p := field.NewPath("spec", "finalizers")
+	names := make([]string, len(ns.Spec.Finalizers))
+	for i, f := range ns.Spec.Finalizers {
+		names[i] = string(f)
+	}
+	return append(validateFinalizers(names, p), validateQualified(names, p)...)
+}
+
+// finished says whether an update took the last finalizer of an object that waits for its deletion.
+func finished(obj, live metav1.Object) bool {
+	if obj.GetDeletionTimestamp() == nil || len(obj.GetFinalizers()) > 0 {
+		return false
+	}
+	if ns, ok := obj.(*corev1.Namespace); ok && len(ns.Spec.Finalizers) > 0 {
+		return false
+	}
+	grace := live.GetDeletionGracePeriodSeconds()
+	return grace == nil || *grace == 0
+}
+
+// timesOnly says whether nothing but the times of managed fields differs: that is no change.
+func timesOnly(obj, live metav1.Object) bool {
+	a, b := obj.GetManagedFields(), live.GetManagedFields()
+	if len(a) != len(b) || len(a) == 0 {
+		return false
+	}
+	differs := false
+	for i := range a {
+		p, q := &a[i], &b[i]
+		if p.Manager != q.Manager || p.Operation != q.Operation || p.APIVersion != q.APIVersion || p.Subresource != q.Subresource || !sameFields(p.FieldsV1, q.FieldsV1) {
+			return false
+		}
+		if !p.Time.Equal(q.Time) {
+			differs = true
+		}
+	}
+	if !differs {
+		return false
+	}
+	obj.SetManagedFields(b)
+	same := equality.Semantic.DeepEqual(obj, live)
+	if !same {
+		obj.SetManagedFields(a)
+	}
+	return same
+}
+
+func sameFields(a, b *metav1.FieldsV1) bool {
+	if a == nil || b == nil {
+		return a == b
+	}
+	return string(a.Raw) == string(b.Raw)
+}
+
+// generationChanged says whether an update changes what the kind's generation counts.
+func generationChanged(k *api.Kind, obj, old api.Object) bool {
+	if k.GenerationChanged != nil {
+		return k.GenerationChanged(obj, old)
+	}
+	a, b := reflect.ValueOf(obj), reflect.ValueOf(old)
+	if a.Kind() != reflect.Pointer || a.Type() != b.Type() || a.Elem().Kind() != reflect.Struct {
+		return !equality.Semantic.DeepEqual(obj, old)
+	}
+	a, b = a.Elem(), b.Elem()
+	for i := range a.NumField() {
+		switch a.Type().Field(i).Name {
+		case "TypeMeta", "ObjectMeta", "Status":
+			continue
+		}
+		if !equality.Semantic.DeepEqual(a.Field(i).Interface(), b.Field(i).Interface()) {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,307 @@
+package apiserver
+
+import (
+	"context"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"math/rand/v2"
+	"net/http"
+	"strconv"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+
+	"github.com/celox/celox/internal/api"
+	"github.com/celox/celox/internal/apiserver/negotiate"
+	"github.com/celox/celox/internal/store"
+)
+
+// The names of the event types on the wire.
+const (
+	wireAdded    = "ADDED"
+	wireModified = "MODIFIED"
+	wireDeleted  = "DELETED"
+	wireBookmark = "BOOKMARK"
+	wireError    = "ERROR"
+)
+
+// watch streams changes until its time is over, the client goes, or it falls too far behind.
+func (x *exchange) watch() error {
+	accept, err := negotiate.ParseAccept(x.r.Header)
+	if err != nil {
+		return err
+	}
+	o, err := x.listOptions()
+	if err != nil {
+		return err
+	}
+	if accept.Shape == negotiate.MetadataList {
+		accept.Shape = negotiate.Metadata
+	}
+	enc := &eventEncoder{x: x, accept: accept, media: encodedMedia(accept.Media)}
+	if accept.Media == negotiate.YAML {
+		return negotiate.OnlyAccepted()
+	}
+	if accept.Shape == negotiate.Table {
+		if enc.include, err = x.includeObject(); err != nil {
+			return err
+		}
+	}
+	rev, err := parseRevision(o.ResourceVersion)
+	if err != nil {
+		return err
+	}
+	sel := x.selection(&o)
+	wo := store.WatchOptions{
+		Namespace: sel.namespace, Name: sel.name, Index: sel.index, IndexValue: sel.value, Filter: sel.filter,
+		Revision: rev, Bookmarks: o.AllowWatchBookmarks,
+	}
+	if o.SendInitialEvents != nil {
+		wo.SendInitial = *o.SendInitialEvents
+		if !wo.SendInitial && rev == 0 {
+			wo.FromNow = true
+		}
+	}
+	timeout := x.s.cfg.Limits.WatchTimeout
+	if o.TimeoutSeconds != nil && *o.TimeoutSeconds > 0 {
+		timeout = time.Duration(*o.TimeoutSeconds) * time.Second
+	} else {
+		// Spread the ends, or all clients of a restarted server would come back at one instant for ever.
+		timeout += time.Duration(rand.Int64N(int64(timeout)))
+	}
+	ctx, cancel := context.WithTimeout(x.ctx, timeout)
+	defer cancel()
+	w, err := x.res.col.Watch(ctx, wo)
+	if err != nil {
+		return err
+	}
+	defer w.Stop()
+	x.s.metrics.watchers.Inc()
+	defer x.s.metrics.watchers.Dec()
+
+	h := x.w.Header()
+	media := accept.Media
+	if accept.Media == negotiate.Protobuf {
+		media += ";stream=watch"
+	}
+	h["Content-Type"] = []string{media}
+	x.w.WriteHeader(http.StatusOK)
+	rc := http.NewResponseController(x.w.ResponseWriter)
+	_ = rc.Flush() // the client may go on before the first event
+
+	for {
+		events, err := w.Next(ctx)
+		if err != nil {
+			if ctx.Err() == nil && !errors.Is(err, context.Canceled) {
+				buf := newBlockWriter(x.w)
+				enc.error(buf, err)
+				_ = buf.flush()
+				buf.release()
+			}
+			return nil
+		}
+		buf := newBlockWriter(x.w)
+		for i := range events {
+			if err := enc.event(buf, &events[i]); err != nil {
+				enc.error(buf, err)
+				_ = buf.flush()
+				buf.release()
+				return nil
+			}
+		}
+		err = buf.flush()
+		buf.release()
+		if err != nil {
+			return nil
+		}
+		if rc.Flush() != nil {
+			return nil
+		}
+	}
+}
+
+// eventEncoder writes events in the form that one watch is served in.
+type eventEncoder struct {
+	x       *exchange
+	accept  negotiate.Accept
+	media   string
+	include metav1.IncludeObjectPolicy
+	// columnsSent says that a table's columns have been shown: they come with the first event only.
+	columnsSent bool
+	scratch     []byte
+}
+
+func wireType(t store.EventType) string {
+	switch t {
+	case store.Added:
+		return wireAdded
+	case store.Modified:
+		return wireModified
+	case store.Deleted:
+		return wireDeleted
+	default:
+		return wireBookmark
+	}
+}
+
+// event appends one event. The object's bytes come from the cache that all watchers share.
+func (e *eventEncoder) event(w *blockWriter, ev *store.Event) error {
+	if ev.Type == store.Bookmark {
+		return e.bookmark(w, ev)
+	}
+	o := stored(ev.Item)
+	var data, head []byte
+	var err error
+	switch e.accept.Shape {
+	case negotiate.Table:
+		data, err = e.table([]shown{o}, metav1.ListMeta{ResourceVersion: o.obj.GetResourceVersion()})
+	case negotiate.Metadata:
+		head = metadataForms(e.accept.MetaVersion).protoHead
+		data, err = metadataBytes(o, e.media, e.accept.MetaVersion)
+	default:
+		head = e.x.res.forms.protoHead
+		data, err = e.x.s.bytes(e.x.res, o, e.media)
+	}
+	if err != nil {
+		return err
+	}
+	e.frame(w, wireType(ev.Type), head, data)
+	return nil
+}
+
+func (e *eventEncoder) table(rows []shown, meta metav1.ListMeta) ([]byte, error) {
+	t, err := e.x.table(e.accept.MetaVersion, rows, meta, e.include)
+	if err != nil {
+		return nil, err
+	}
+	if e.columnsSent {
+		t.ColumnDefinitions = nil
+	}
+	e.columnsSent = true
+	return json.Marshal(t)
+}
+
+// bookmark is an empty object of the watched kind with a resource version.
+func (e *eventEncoder) bookmark(w *blockWriter, ev *store.Event) error {
+	var obj runtime.Object
+	var head []byte
+	rv := strconv.FormatInt(ev.Revision, 10)
+	mark := func(m metav1.Object) {
+		m.SetResourceVersion(rv)
+		if ev.Initial {
+			m.SetAnnotations(map[string]string{metav1.InitialEventsAnnotationKey: "true"})
+		}
+	}
+	switch e.accept.Shape {
+	case negotiate.Table, negotiate.Metadata:
+		p := &metav1.PartialObjectMetadata{}
+		mark(p)
+		p.APIVersion, p.Kind = metav1.GroupName+"/"+e.accept.MetaVersion, "PartialObjectMetadata"
+		head = metadataForms(e.accept.MetaVersion).protoHead
+		if e.accept.Shape == negotiate.Table {
+			p.TypeMeta = metav1.TypeMeta{}
+			var o api.Object
+			if v, ok := e.x.res.version.New().(api.Object); ok {
+				o = v
+				mark(o)
+				o.GetObjectKind().SetGroupVersionKind(e.x.res.gvk)
+			}
+			data, err := e.table(nil, metav1.ListMeta{ResourceVersion: rv})
+			if err != nil {
+				return err
+			}
+			if o != nil {
+				data, err = e.bookmarkTable(o, rv)
+				if err != nil {
+					return err
+				}
+			}
+			e.frame(w, wireBookmark, nil, data)
+			return nil
+		}
+		obj = p
+	default:
+		obj = e.x.res.version.New()
+		if m, ok := obj.(metav1.Object); ok {
+			mark(m)
+		}
+		obj.GetObjectKind().SetGroupVersionKind(e.x.res.gvk)
+		head = e.x.res.forms.protoHead
+	}
+	data, err := encodeObject(obj, e.media)
+	if err != nil {
+		return err
+	}
+	e.frame(w, wireBookmark, head, data)
+	return nil
+}
+
+// bookmarkTable is a table whose one row is the bookmark's object.
+func (e *eventEncoder) bookmarkTable(o api.Object, rv string) ([]byte, error) {
+	t, err := e.x.table(e.accept.MetaVersion, []shown{{obj: o}}, metav1.ListMeta{ResourceVersion: rv}, e.include)
+	if err != nil {
+		return nil, err
+	}
+	t.ColumnDefinitions = nil
+	return json.Marshal(t)
+}
+
+// error appends the event that ends a watch.
+func (e *eventEncoder) error(w *blockWriter, err error) {
+	status := e.x.status(err)
+	data, merr := encodeObject(status, e.media)
+	if merr != nil {
+		return
+	}
+	e.frame(w, wireError, protoHead("v1", "Status"), data)
+}
+
+// frame appends an event: a line of JSON, or four bytes of length and a bare protobuf WatchEvent whose object is in its envelope.
+func (e *eventEncoder) frame(w *blockWriter, typ string, head, data []byte) {
+	if e.media != negotiate.Protobuf {
+		w.write(jsonEventHead(typ))
+		w.write(data)
+		w.write(jsonEventTail)
+		return
+	}
+	// WatchEvent{type=1, object=2: RawExtension{raw=1}}
+	object := len(head) + uvarintLen(uint64(len(data))) + len(data) + len(protoTail)
+	ext := 1 + uvarintLen(uint64(object)) + object
+	event := 1 + uvarintLen(uint64(len(typ))) + len(typ) + 1 + uvarintLen(uint64(ext)) + ext
+	b := binary.BigEndian.AppendUint32(e.scratch[:0], uint32(event))
+	b = append(b, 1<<3|2)
+	b = binary.AppendUvarint(b, uint64(len(typ)))
+	b = append(b, typ...)
+	b = append(b, 2<<3|2)
+	b = binary.AppendUvarint(b, uint64(ext))
+	b = append(b, 1<<3|2)
+	b = binary.AppendUvarint(b, uint64(object))
+	b = append(b, head...)
+	b = binary.AppendUvarint(b, uint64(len(data)))
+	e.scratch = b
+	w.write(b)
+	w.write(data)
+	w.write(protoTail)
+}
+
+var jsonEventTail = []byte("}\n")
+
+func jsonEventHead(typ string) []byte {
+	switch typ {
+	case wireAdded:
+		return jsonAdded
+	case wireModified:
+		return jsonModified
+	case wireDeleted:
+		return jsonDeleted
+	}
+	return []byte(`{"type":"` + typ + `","object":`)
+}
+
+var (
+	jsonAdded    = []byte(`{"type":"ADDED","object":`)
+	jsonModified = []byte(`{"type":"MODIFIED","object":`)
+	jsonDeleted  = []byte(`{"type":"DELETED","object":`)
+)

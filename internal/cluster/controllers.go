@@ -1,0 +1,219 @@
+package cluster
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apiserver/pkg/authentication/user"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/kubernetes/scheme"
+	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
+	"k8s.io/client-go/metadata"
+	"k8s.io/client-go/tools/record"
+	"k8s.io/utils/clock"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/celox/celox/internal/api"
+	"github.com/celox/celox/internal/apiserver/authn"
+	"github.com/celox/celox/internal/client"
+	"github.com/celox/celox/internal/controller"
+	"github.com/celox/celox/internal/controller/deployment"
+	"github.com/celox/celox/internal/controller/endpoints"
+	"github.com/celox/celox/internal/controller/endpointslice"
+	"github.com/celox/celox/internal/controller/garbagecollector"
+	"github.com/celox/celox/internal/controller/namespace"
+	"github.com/celox/celox/internal/controller/nodelifecycle"
+	"github.com/celox/celox/internal/controller/podgc"
+	"github.com/celox/celox/internal/controller/replicaset"
+	"github.com/celox/celox/internal/controller/rootca"
+	"github.com/celox/celox/internal/controller/serviceaccount"
+	"github.com/celox/celox/internal/controller/tainteviction"
+	"github.com/celox/celox/internal/scheduler"
+)
+
+// runner is a controller.
+type runner interface {
+	Run(ctx context.Context) error
+}
+
+// account is the identity of a controller: a service account of kube-system, with just the rights of the role that bootstrap gives to it.
+func account(name string) user.Info {
+	return &user.DefaultInfo{
+		Name: authn.ServiceAccountUserName("kube-system", name), Groups: append(authn.ServiceAccountGroups("kube-system"), user.AllAuthenticated),
+	}
+}
+
+// sources are the collections whose objects informers of this process share with the store: all but events, which nobody reconciles.
+func (p *controlPlane) sources() []client.Source {
+	var out []client.Source
+	for _, k := range p.catalogue.Kinds() {
+		if k.Virtual || k.TTL > 0 {
+			continue
+		}
+		if c, ok := p.store.Collection(k.GroupResource()); ok {
+			out = append(out, client.Source{GroupResource: k.GroupResource(), Example: p.catalogue.New(k), Reader: c})
+		}
+	}
+	return out
+}
+
+// startControllers starts the scheduler and every controller.
+func (s *Server) startControllers(run *group, p *controlPlane) error {
+	watcher, err := p.client(account("informers"), "celox-informers")
+	if err != nil {
+		return err
+	}
+	sources := p.sources()
+	f := client.Informers(watcher, sources)
+	p.informers = f
+	m := controller.NewMetrics(p.metrics)
+	var all []runner
+	var names []string
+	for _, c := range s.controllers(run, p, f, m, sources) {
+		made, err := c.make(c.name)
+		if err != nil {
+			return fmt.Errorf("controller %s: %w", c.name, err)
+		}
+		all, names = append(all, made), append(names, c.name)
+	}
+	sched, err := p.client(&user.DefaultInfo{Name: user.KubeScheduler, Groups: []string{user.AllAuthenticated}}, "kube-scheduler")
+	if err != nil {
+		return err
+	}
+	schedulerRun, err := scheduler.New(scheduler.Config{Client: sched, Informers: f, Log: s.log, Clock: clock.RealClock{}})
+	if err != nil {
+		return fmt.Errorf("scheduler: %w", err)
+	}
+	all, names = append(all, schedulerRun), append(names, "scheduler")
+	run.run("informers", func(ctx context.Context) error {
+		f.StartWithContext(ctx)
+		<-ctx.Done()
+		f.Shutdown()
+		return nil
+	})
+	for i, r := range all {
+		run.run(names[i], r.Run)
+	}
+	return nil
+}
+
+// recorder writes events as component through c.
+func (s *Server) recorder(run *group, c kubernetes.Interface, component string) record.EventRecorder {
+	b := record.NewBroadcaster(record.WithContext(context.WithoutCancel(run.parent)))
+	b.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: c.CoreV1().Events("")})
+	run.atEnd("events of "+component, func() error {
+		b.Shutdown()
+		return nil
+	})
+	return b.NewRecorder(scheme.Scheme, corev1.EventSource{Component: component})
+}
+
+// entry is one controller in the list: the name of its service account and how it is made.
+type entry struct {
+	name string
+	make func(name string) (runner, error)
+}
+
+func (s *Server) controllers(run *group, p *controlPlane, f informers.SharedInformerFactory, m *controller.Metrics, sources []client.Source) []entry {
+	clk := clock.RealClock{}
+	// with makes a controller that needs a client and a recorder.
+	with := func(f func(c kubernetes.Interface, name string) (runner, error)) func(string) (runner, error) {
+		return func(name string) (runner, error) {
+			c, err := p.client(account(name), name)
+			if err != nil {
+				return nil, err
+			}
+			return f(c, name)
+		}
+	}
+	meta := func(name string) (metadata.Interface, error) {
+		return metadata.NewForConfig(client.InProcess(p.handler, account(name), name))
+	}
+	return []entry{
+		{"service-account-controller", with(func(c kubernetes.Interface, _ string) (runner, error) { return serviceaccount.New(c, f, s.log, m) })},
+		{"root-ca-cert-publisher", with(func(c kubernetes.Interface, _ string) (runner, error) {
+			return rootca.New(c, f, p.certs.CACertPEM(), s.log, m)
+		})},
+		{"deployment-controller", with(func(c kubernetes.Interface, name string) (runner, error) {
+			return deployment.New(c, f, s.recorder(run, c, name), clk, s.log, m)
+		})},
+		{"replicaset-controller", with(func(c kubernetes.Interface, name string) (runner, error) {
+			return replicaset.New(c, f, s.recorder(run, c, name), clk, s.log, m)
+		})},
+		{"endpointslice-controller", with(func(c kubernetes.Interface, name string) (runner, error) {
+			return endpointslice.New(c, f, s.recorder(run, c, name), s.log, m)
+		})},
+		{"endpoint-controller", with(func(c kubernetes.Interface, _ string) (runner, error) { return endpoints.New(c, f, s.log, m) })},
+		{"pod-garbage-collector", with(func(c kubernetes.Interface, _ string) (runner, error) { return podgc.New(c, f, clk, s.log, m) })},
+		{"node-controller", with(func(c kubernetes.Interface, name string) (runner, error) {
+			local := s.cfg.NodeName
+			if s.cfg.DisableNode {
+				local = ""
+			}
+			return nodelifecycle.New(nodelifecycle.Config{
+				Client: c, Informers: f, Recorder: s.recorder(run, c, name), Clock: clk, Log: s.log, Metrics: m, Local: local,
+			})
+		})},
+		{"taint-eviction-controller", with(func(c kubernetes.Interface, name string) (runner, error) {
+			return tainteviction.New(c, f, s.recorder(run, c, name), clk, s.log, m)
+		})},
+		{"namespace-controller", with(func(c kubernetes.Interface, name string) (runner, error) {
+			mc, err := meta(name)
+			if err != nil {
+				return nil, err
+			}
+			return namespace.New(c, mc, p.namespacedResources, f, clk, s.log, m)
+		})},
+		{"generic-garbage-collector", func(name string) (runner, error) {
+			mc, err := meta(name)
+			if err != nil {
+				return nil, err
+			}
+			return garbagecollector.New(garbagecollector.Config{
+				Metadata: mc, Resources: p.collectable(f, sources), Resolve: p.resolve, Log: s.log, Metrics: m,
+			})
+		}},
+	}
+}
+
+// collectable are the resources whose objects the garbage collector watches, with the informers that others share.
+func (p *controlPlane) collectable(f informers.SharedInformerFactory, sources []client.Source) []garbagecollector.Resource {
+	var out []garbagecollector.Resource
+	for _, src := range sources {
+		k, ok := p.catalogue.ByGroupResource(src.GroupResource)
+		if !ok || !slices.Contains(k.ResourceVerbs(), "delete") {
+			continue
+		}
+		out = append(out, garbagecollector.Resource{GVR: preferred(k), Informer: client.InformerFor(f, src)})
+	}
+	return out
+}
+
+// preferred is the resource in the version that is served first.
+func preferred(k *api.Kind) schema.GroupVersionResource {
+	return k.GroupResource().WithVersion(k.Versions[0].Version)
+}
+
+// namespacedResources are those that a namespace is emptied of.
+func (p *controlPlane) namespacedResources() []schema.GroupVersionResource {
+	var out []schema.GroupVersionResource
+	for _, k := range p.catalogue.Kinds() {
+		if k.Namespaced && !k.Virtual && slices.Contains(k.ResourceVerbs(), "deletecollection") {
+			out = append(out, preferred(k))
+		}
+	}
+	return out
+}
+
+// resolve finds the resource that an owner reference names.
+func (p *controlPlane) resolve(gvk schema.GroupVersionKind) (schema.GroupVersionResource, bool, bool) {
+	k, _, ok := p.catalogue.ByKind(gvk)
+	if !ok || k.Virtual {
+		return schema.GroupVersionResource{}, false, false
+	}
+	return preferred(k), k.Namespaced, true
+}

@@ -1,0 +1,349 @@
+package cluster
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apiserver/pkg/authentication/user"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes"
+
+	"github.com/celox/celox/internal/api"
+	"github.com/celox/celox/internal/api/catalogue"
+	"github.com/celox/celox/internal/apiserver"
+	"github.com/celox/celox/internal/apiserver/admission"
+	"github.com/celox/celox/internal/apiserver/authn"
+	"github.com/celox/celox/internal/apiserver/authz"
+	"github.com/celox/celox/internal/apiserver/bootstrap"
+	"github.com/celox/celox/internal/apiserver/discovery"
+	"github.com/celox/celox/internal/apiserver/lookup"
+	"github.com/celox/celox/internal/apiserver/openapi"
+	"github.com/celox/celox/internal/client"
+	"github.com/celox/celox/internal/cluster/pki"
+	"github.com/celox/celox/internal/cluster/version"
+	"github.com/celox/celox/internal/store"
+	"github.com/celox/celox/internal/store/kv"
+	"github.com/celox/celox/internal/store/kv/etcd"
+)
+
+const (
+	// issuer is who service account tokens are from.
+	issuer = "https://kubernetes.default.svc.cluster.local"
+	// drain is how long requests may go on when the server stops.
+	drain = 2 * time.Second
+	// headerTimeout is how long a client may take to say what it wants.
+	headerTimeout = 32 * time.Second
+	// streamsPerConnection bounds the requests that one HTTP/2 connection makes at a time.
+	streamsPerConnection = 1000
+)
+
+// controlPlane is what the other rooms need of a running API.
+type controlPlane struct {
+	certs     *pki.PKI
+	catalogue *api.Catalogue
+	engine    kv.Engine
+	store     *store.Store
+	handler   http.Handler
+	authn     *authn.Authenticator
+	authz     *authz.Authorizer
+	metrics   *prometheus.Registry
+	// admin calls the API in this process with every right.
+	admin kubernetes.Interface
+	// informers are shared by everything in this process.
+	informers informers.SharedInformerFactory
+	// local is where the API server finds the kubelet API of the node in this process.
+	local *localNode
+}
+
+// client returns a clientset that calls the API in this process as u.
+func (p *controlPlane) client(u user.Info, agent string) (kubernetes.Interface, error) {
+	return client.Clientset(p.handler, u, agent)
+}
+
+func (s *Server) pkiOptions() pki.Options {
+	names, ips := []string{s.cfg.NodeName}, []net.IP{net.IP(s.nodeIP.AsSlice())}
+	if p, err := netip.ParsePrefix(s.cfg.ServiceCIDR); err == nil {
+		ips = append(ips, net.IP(firstAddress(p).AsSlice()))
+	}
+	for _, san := range append(s.cfg.TLSSANs, s.cfg.BindAddress) {
+		if a, err := netip.ParseAddr(san); err != nil {
+			names = append(names, san)
+		} else if !a.IsUnspecified() {
+			ips = append(ips, net.IP(a.AsSlice()))
+		}
+	}
+	o := pki.Options{ServerNames: names, ServerIPs: ips}
+	if !s.cfg.DisableNode {
+		o.NodeName, o.NodeIPs = s.cfg.NodeName, []net.IP{net.IP(s.nodeIP.AsSlice()), net.IPv4(127, 0, 0, 1)}
+	}
+	return o
+}
+
+// engine opens the key-value store: the embedded etcd, or the external one.
+func (s *Server) engine(run *group) (kv.Engine, error) {
+	ctx := run.parent
+	if len(s.cfg.EtcdServers) > 0 {
+		tlsConfig, err := s.etcdTLS()
+		if err != nil {
+			return nil, err
+		}
+		e, err := etcd.Connect(ctx, s.cfg.EtcdServers, tlsConfig, s.log)
+		if err != nil {
+			return nil, err
+		}
+		run.atEnd("etcd client", e.Close)
+		return e, nil
+	}
+	socket := filepath.Join(s.cfg.DataDir, etcdSocket)
+	if err := os.MkdirAll(filepath.Dir(socket), 0o700); err != nil {
+		return nil, fmt.Errorf("data directory: %w", err)
+	}
+	if len(socket) >= maxSocketPath {
+		s.log.Info("the data directory's path is too long for a unix socket: etcdctl cannot be used", "path", socket)
+		socket = ""
+	}
+	e, err := etcd.Start(ctx, etcd.Config{Dir: filepath.Join(s.cfg.DataDir, etcdDir), QuotaBytes: s.cfg.EtcdQuota, Listen: socket, Logger: s.log})
+	if err != nil {
+		return nil, err
+	}
+	run.atEnd("etcd", e.Close)
+	return e, nil
+}
+
+// maxSocketPath is what the kernel allows for the path of a unix socket.
+const maxSocketPath = 108
+
+func (s *Server) etcdTLS() (*tls.Config, error) {
+	if s.cfg.EtcdCAFile == "" && s.cfg.EtcdCertFile == "" {
+		return nil, nil
+	}
+	c := &tls.Config{MinVersion: tls.VersionTLS12}
+	if s.cfg.EtcdCAFile != "" {
+		pem, err := os.ReadFile(s.cfg.EtcdCAFile)
+		if err != nil {
+			return nil, fmt.Errorf("--etcd-cafile: %w", err)
+		}
+		c.RootCAs = x509.NewCertPool()
+		if !c.RootCAs.AppendCertsFromPEM(pem) {
+			return nil, fmt.Errorf("--etcd-cafile: %s holds no certificate", s.cfg.EtcdCAFile)
+		}
+	}
+	if s.cfg.EtcdCertFile != "" {
+		pair, err := tls.LoadX509KeyPair(s.cfg.EtcdCertFile, s.cfg.EtcdKeyFile)
+		if err != nil {
+			return nil, fmt.Errorf("--etcd-certfile: %w", err)
+		}
+		c.Certificates = []tls.Certificate{pair}
+	}
+	return c, nil
+}
+
+// startControlPlane starts store and API and makes the objects that every cluster has.
+func (s *Server) startControlPlane(run *group, certs *pki.PKI) (*controlPlane, error) {
+	// The port first: nothing should be written when there is no place to serve it.
+	listener, err := listen(s.cfg.BindAddress, s.cfg.HTTPSPort, "https-port")
+	if err != nil {
+		return nil, err
+	}
+	served := false
+	defer func() {
+		if !served {
+			_ = listener.Close()
+		}
+	}()
+	engine, err := s.engine(run)
+	if err != nil {
+		return nil, err
+	}
+	kinds, err := catalogue.New()
+	if err != nil {
+		return nil, fmt.Errorf("catalogue: %w", err)
+	}
+	st, err := store.New(run.parent, engine, store.Options{Logger: s.log, Linearizable: len(s.cfg.EtcdServers) > 0})
+	if err != nil {
+		return nil, err
+	}
+	run.atEnd("store", st.Close)
+	if err := apiserver.Register(st, kinds); err != nil {
+		return nil, err
+	}
+	if err := st.Start(run.parent); err != nil {
+		return nil, err
+	}
+	p := &controlPlane{certs: certs, catalogue: kinds, engine: engine, store: st, metrics: prometheus.NewRegistry(), local: &localNode{name: s.cfg.NodeName}}
+	p.metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	if err := s.makeAPI(run, p); err != nil {
+		return nil, err
+	}
+	p.admin, err = p.client(&user.DefaultInfo{Name: user.APIServerUser, Groups: []string{user.SystemPrivilegedGroup}}, "celox")
+	if err != nil {
+		return nil, err
+	}
+	if err := s.bootstrap(run.parent, p, p.admin); err != nil {
+		return nil, err
+	}
+	served = true
+	s.serve(run, listener, p)
+	return p, nil
+}
+
+// makeAPI puts the API server together.
+func (s *Server) makeAPI(run *group, p *controlPlane) error {
+	reader := func(gr schema.GroupResource) (store.Reader, bool) {
+		c, ok := p.store.Collection(gr)
+		return c, ok
+	}
+	objects := lookup.New(reader)
+	tokens, err := authn.NewIssuer(issuer, []string{issuer}, p.certs.ServiceAccountKey())
+	if err != nil {
+		return fmt.Errorf("service account tokens: %w", err)
+	}
+	accounts := authn.NewServiceAccounts(tokens, objects, nil)
+	clientCA, _ := p.certs.CA()
+	proxyCA, _ := p.certs.FrontProxyCA()
+	p.authn = authn.New(authn.Config{
+		ClientCA: clientCA, FrontProxyCA: proxyCA, FrontProxyNames: []string{"front-proxy-client"}, ServiceAccounts: accounts,
+		AnonymousPaths: authn.HealthPaths(),
+	})
+	roles, roleBindings, clusterRoles, clusterRoleBindings, err := objects.RBACReaders()
+	if err != nil {
+		return err
+	}
+	rbac := authz.NewRBAC(authz.Readers{Roles: roles, RoleBindings: roleBindings, ClusterRoles: clusterRoles, ClusterRoleBindings: clusterRoleBindings})
+	run.run("rbac", func(ctx context.Context) error {
+		rbac.Run(ctx, s.log)
+		return nil
+	})
+	p.authz = authz.New(authz.NewNodes(objects, bootstrap.NodeRules()), rbac, authn.HealthPaths())
+	serviceCIDR, err := netip.ParsePrefix(s.cfg.ServiceCIDR)
+	if err != nil {
+		return err
+	}
+	docs, err := discovery.New(p.catalogue, net.JoinHostPort(s.nodeIP.String(), fmt.Sprint(s.cfg.HTTPSPort)))
+	if err != nil {
+		return fmt.Errorf("discovery: %w", err)
+	}
+	schemas, err := openapi.New()
+	if err != nil {
+		return fmt.Errorf("openapi: %w", err)
+	}
+	keys, err := tokens.Keys()
+	if err != nil {
+		return err
+	}
+	openID, err := tokens.Discovery(clientURL(s.cfg))
+	if err != nil {
+		return err
+	}
+	plugins, err := admission.Default(admission.Deps{Objects: objects, Authorizer: p.authz, Guard: authz.NewGuard(p.authz, rbac)})
+	if err != nil {
+		return fmt.Errorf("admission: %w", err)
+	}
+	server, err := apiserver.New(apiserver.Config{
+		Store: p.store, Catalogue: p.catalogue,
+		Authenticator: p.authn, Authorizer: p.authz,
+		Admission:   plugins,
+		TokenIssuer: accounts, TokenReviewer: p.authn, RuleResolver: p.authz,
+		Discovery: discoveryHandler(docs), OpenAPI: schemas,
+		OpenIDConfiguration: document("application/json", openID), KeySet: document("application/jwk-set+json", keys),
+		Version: version.Info(), ServiceCIDRs: []netip.Prefix{serviceCIDR}, Metrics: p.metrics, Logger: s.log,
+		Checks: []apiserver.Check{{Name: "etcd", Run: func(ctx context.Context) error {
+			_, err := p.engine.Range(ctx, kv.RangeRequest{Key: "/registry/health", CountOnly: true})
+			return err
+		}}},
+	})
+	if err != nil {
+		return fmt.Errorf("api server: %w", err)
+	}
+	p.handler = server.Handler()
+	return nil
+}
+
+// discoveryHandler serves the documents, and upstream's answer for paths that are none.
+func discoveryHandler(docs *discovery.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !docs.Serve(w, r) {
+			http.NotFound(w, r)
+		}
+	})
+}
+
+// document serves bytes.
+func document(contentType string, data []byte) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", contentType)
+		_, _ = bytes.NewReader(data).WriteTo(w) // the client is gone, or has it
+	})
+}
+
+// bootstrap makes what every cluster has. It writes nothing where all is there.
+func (s *Server) bootstrap(ctx context.Context, p *controlPlane, admin kubernetes.Interface) error {
+	if err := bootstrap.Ensure(ctx, admin); err != nil {
+		return fmt.Errorf("first objects: %w", err)
+	}
+	_, proxyCA := p.certs.FrontProxyCA()
+	if err := bootstrap.EnsureAuthenticationConfig(ctx, admin, p.certs.CACertPEM(), proxyCA, []string{"front-proxy-client"}); err != nil {
+		return fmt.Errorf("first objects: %w", err)
+	}
+	services, err := netip.ParsePrefix(s.cfg.ServiceCIDR)
+	if err != nil {
+		return err
+	}
+	advertise := s.nodeIP
+	if advertise.IsLoopback() {
+		// Endpoints cannot be on loopback; pods reach this machine by their gateway.
+		pods, err := netip.ParsePrefix(s.cfg.ClusterCIDR)
+		if err != nil {
+			return err
+		}
+		advertise = firstAddress(pods)
+	}
+	if err := bootstrap.EnsureKubernetesService(ctx, admin, firstAddress(services).String(), advertise.String(), s.cfg.HTTPSPort); err != nil {
+		return fmt.Errorf("service kubernetes: %w", err)
+	}
+	return nil
+}
+
+// serve serves the API on l until the server stops.
+func (s *Server) serve(run *group, l net.Listener, p *controlPlane) {
+	srv := &http.Server{
+		Handler: p.handler, TLSConfig: p.certs.ServerTLSConfig(), ReadHeaderTimeout: headerTimeout, IdleTimeout: 90 * time.Second,
+		HTTP2:    &http.HTTP2Config{MaxConcurrentStreams: streamsPerConnection},
+		ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
+	}
+	run.run("certificates", func(ctx context.Context) error {
+		p.certs.Run(ctx, func(err error) { s.log.Error("renew certificates", "err", err) })
+		return nil
+	})
+	run.run("api", func(ctx context.Context) error {
+		stopped := make(chan error, 1)
+		go func() {
+			<-ctx.Done()
+			drainCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), drain)
+			defer cancel()
+			err := srv.Shutdown(drainCtx)
+			if errors.Is(err, context.DeadlineExceeded) {
+				err = srv.Close() // watches never end by themselves
+			}
+			stopped <- err
+		}()
+		if err := srv.ServeTLS(l, "", ""); !errors.Is(err, http.ErrServerClosed) {
+			return err
+		}
+		return <-stopped
+	})
+}

@@ -1,0 +1,99 @@
+package cluster
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// What a data directory holds, by paths relative to it.
+const (
+	// AdminKubeconfig is the administrator's kubeconfig.
+	AdminKubeconfig = "admin.kubeconfig"
+	// ImagesDir holds the images and the containers' root file systems.
+	ImagesDir = "images"
+	pkiDir    = "pki"
+	etcdDir   = "etcd"
+	// EtcdSocket is where the embedded etcd answers etcdctl, for root.
+	etcdSocket = "run/etcd.sock"
+	runtimeDir = "runtime"
+	binDir     = "bin"
+	networkDir = "network"
+	nodeDir    = "node"
+	podLogDir  = "log/pods"
+	lockFile   = "lock"
+	markFile   = "celox"
+)
+
+// clusterID is a short name for what the cluster of a data directory makes elsewhere on the machine. It is a function of the path, so that
+// it can be found again when the directory is broken.
+func clusterID(dataDir string) string {
+	sum := sha256.Sum256([]byte(filepath.Clean(dataDir)))
+	return "celox-" + hex.EncodeToString(sum[:4])
+}
+
+// cgroupRoot is the parent of all cgroups of the cluster.
+func cgroupRoot(dataDir string) string { return "/" + clusterID(dataDir) }
+
+// lock takes a data directory for this process, for as long as it lives; release gives it back.
+func lock(dataDir string) (release func(), err error) {
+	if err := os.MkdirAll(dataDir, 0o700); err != nil {
+		return nil, fmt.Errorf("data directory: %w", err)
+	}
+	// Containers of other users reach their files below it.
+	if err := os.Chmod(dataDir, 0o711); err != nil {
+		return nil, fmt.Errorf("data directory: %w", err)
+	}
+	path := filepath.Join(dataDir, lockFile)
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR|unix.O_CLOEXEC, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("data directory: %w", err)
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		owner, _ := os.ReadFile(path) // who it is only makes the message better
+		_ = f.Close()
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			return nil, fmt.Errorf("data directory %s is in use by a running celox (pid %s): stop it, or give another --data-dir", dataDir, strings.TrimSpace(string(owner)))
+		}
+		return nil, fmt.Errorf("data directory %s: lock: %w", dataDir, err)
+	}
+	if err := errors.Join(f.Truncate(0), writeAt(f, fmt.Sprintf("%d\n", os.Getpid()))); err != nil {
+		_ = f.Close()
+		return nil, fmt.Errorf("data directory %s: %w", dataDir, err)
+	}
+	return func() { _ = f.Close() }, nil // closing is unlocking
+}
+
+func writeAt(f *os.File, s string) error {
+	_, err := f.WriteAt([]byte(s), 0)
+	return err
+}
+
+// mark says that a directory is a cluster's, so that reset never removes anything else.
+func mark(dataDir string) error {
+	path := filepath.Join(dataDir, markFile)
+	if _, err := os.Stat(path); err == nil {
+		return nil
+	}
+	return writeFile(path, []byte("This directory belongs to a Celox cluster. `celox reset --data-dir` removes it with all that the cluster made.\n"), 0o600)
+}
+
+// writeFile replaces a file as a whole: readers see the old or the new one, also after a crash.
+func writeFile(path string, data []byte, mode os.FileMode) error {
+	tmp, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*")
+	if err != nil {
+		return err
+	}
+	defer func() { _ = os.Remove(tmp.Name()) }() // gone already when all went well
+	_, err = tmp.Write(data)
+	if err = errors.Join(err, tmp.Chmod(mode), tmp.Sync(), tmp.Close()); err != nil {
+		return err
+	}
+	return os.Rename(tmp.Name(), path)
+}

@@ -1,0 +1,240 @@
+package deployment
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/intstr"
+	"k8s.io/utils/clock"
+	"k8s.io/utils/ptr"
+	"pgregory.net/rapid"
+
+	"github.com/celox/celox/internal/controller/controllertest"
+	"github.com/celox/celox/internal/controller/replicaset"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func deploymentOf(replicas int32, surge, unavailable string) *appsv1.Deployment {
+	s, u := intstr.Parse(surge), intstr.Parse(unavailable)
+	labels := map[string]string{"app": "a"}
+	return &appsv1.Deployment{
+		ObjectMeta: metav1.ObjectMeta{Name: "d", Namespace: "default", Generation: 1},
+		Spec: appsv1.DeploymentSpec{
+			Replicas: &replicas, Selector: &metav1.LabelSelector{MatchLabels: labels},
+			Strategy: appsv1.DeploymentStrategy{Type: appsv1.RollingUpdateDeploymentStrategyType, RollingUpdate: &appsv1.RollingUpdateDeployment{MaxSurge: &s, MaxUnavailable: &u}},
+			Template: corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: labels}, Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "c", Image: "i:1"}}}},
+		},
+	}
+}
+
+func TestBounds(t *testing.T) {
+	tests := []struct {
+		replicas                   int32
+		surge, unavailable         string
+		wantSurge, wantUnavailable int32
+	}{
+		{10, "25%", "25%", 3, 2}, {3, "25%", "25%", 1, 0}, {1, "25%", "25%", 1, 0}, {10, "0", "0", 0, 1}, {4, "2", "10", 2, 4}, {0, "25%", "25%", 0, 0}, {3, "0%", "25%", 0, 1},
+	}
+	for _, tt := range tests {
+		s, u := bounds(deploymentOf(tt.replicas, tt.surge, tt.unavailable))
+		if s != tt.wantSurge || u != tt.wantUnavailable {
+			t.Errorf("%d replicas, %s/%s: got %d/%d, want %d/%d", tt.replicas, tt.surge, tt.unavailable, s, u, tt.wantSurge, tt.wantUnavailable)
+		}
+	}
+}
+
+func set(name string, replicas, available int32, created int64) *appsv1.ReplicaSet {
+	return &appsv1.ReplicaSet{
+		ObjectMeta: metav1.ObjectMeta{Name: name, UID: types.UID(name), CreationTimestamp: metav1.NewTime(time.Unix(created, 0))},
+		Spec:       appsv1.ReplicaSetSpec{Replicas: &replicas},
+		Status:     appsv1.ReplicaSetStatus{Replicas: replicas, AvailableReplicas: available},
+	}
+}
+
+// A rollout stays within its bounds at every step, from any state, and comes to its end when all pods become available.
+func TestRollingStaysWithinBounds(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		replicas := rapid.Int32Range(1, 30).Draw(t, "replicas")
+		d := deploymentOf(replicas, rapid.SampledFrom([]string{"0", "1", "3", "25%", "100%"}).Draw(t, "surge"), rapid.SampledFrom([]string{"0", "1", "25%", "50%"}).Draw(t, "unavailable"))
+		surge, unavailable := bounds(d)
+		old, newSet := set("old", replicas, replicas, 1), set("new", 0, 0, 2)
+		all := []*appsv1.ReplicaSet{old, newSet}
+		for step := 0; ; step++ {
+			if step > 500 {
+				t.Fatalf("no end: old %d/%d, new %d/%d", *old.Spec.Replicas, old.Status.AvailableReplicas, *newSet.Spec.Replicas, newSet.Status.AvailableReplicas)
+			}
+			newSet.Spec.Replicas = ptr.To(newReplicas(d, all, newSet))
+			if total := *old.Spec.Replicas + *newSet.Spec.Replicas; total > replicas+surge {
+				t.Fatalf("%d replicas, at most %d+%d", total, replicas, surge)
+			}
+			if n, ok := shrinkPlan(d, all, newSet, []*appsv1.ReplicaSet{old})[old.UID]; ok {
+				old.Spec.Replicas = &n
+				old.Status.AvailableReplicas = min(old.Status.AvailableReplicas, n)
+			}
+			if got := old.Status.AvailableReplicas + newSet.Status.AvailableReplicas; got < replicas-unavailable {
+				t.Fatalf("%d available, at least %d-%d", got, replicas, unavailable)
+			}
+			if *old.Spec.Replicas == 0 && newSet.Status.AvailableReplicas == replicas {
+				return
+			}
+			// Some of the new pods become available, at least one if there is one.
+			if left := *newSet.Spec.Replicas - newSet.Status.AvailableReplicas; left > 0 {
+				newSet.Status.AvailableReplicas += rapid.Int32Range(1, left).Draw(t, "more")
+			}
+		}
+	})
+}
+
+func TestProportionalPlanKeepsTheTotal(t *testing.T) {
+	d := deploymentOf(20, "3", "2")
+	sized := func(rs *appsv1.ReplicaSet) *appsv1.ReplicaSet {
+		setAnnotations(rs, map[string]string{desiredAnnotation: "10", maxAnnotation: "13"})
+		return rs
+	}
+	old, newSet := sized(set("old", 8, 8, 1)), sized(set("new", 5, 0, 2))
+	all := []*appsv1.ReplicaSet{old, newSet}
+	if !scaling(d, all) {
+		t.Fatal("the changed size was not noticed")
+	}
+	plan := proportionalPlan(d, all, newSet, []*appsv1.ReplicaSet{old})
+	if plan["old"]+plan["new"] != 23 || plan["old"] < plan["new"] {
+		t.Errorf("got %v, want 20+3 in the proportion 8:5", plan)
+	}
+}
+
+func TestBeyondHistory(t *testing.T) {
+	d := deploymentOf(1, "1", "0")
+	d.Spec.RevisionHistoryLimit = ptr.To[int32](1)
+	var old []*appsv1.ReplicaSet
+	for i, name := range []string{"a", "b", "busy"} {
+		rs := set(name, 0, 0, int64(i))
+		setAnnotations(rs, map[string]string{revisionAnnotation: fmt.Sprint(i + 1)})
+		old = append(old, rs)
+	}
+	old[1].Status.Replicas = 1 // its pods are not gone yet
+	got := beyondHistory(d, old)
+	if len(got) != 1 || got[0].Name != "a" {
+		t.Errorf("got %v, want a alone: b is not empty", got)
+	}
+}
+
+// everyPodReady plays the node: it makes pods run.
+type everyPodReady struct {
+	e      *controllertest.Env
+	failed func(*corev1.Pod) bool
+}
+
+func (n everyPodReady) Run(ctx context.Context) error {
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+		list, err := n.e.Client.CoreV1().Pods("default").List(ctx, metav1.ListOptions{})
+		if err != nil {
+			continue // ending
+		}
+		for i := range list.Items {
+			p := &list.Items[i]
+			if p.Status.Phase == corev1.PodRunning || n.failed(p) {
+				continue
+			}
+			p.Status.Phase = corev1.PodRunning
+			p.Status.Conditions = append(p.Status.Conditions, corev1.PodCondition{Type: corev1.PodReady, Status: corev1.ConditionTrue, LastTransitionTime: metav1.Now()})
+			_, _ = n.e.Client.CoreV1().Pods("default").UpdateStatus(ctx, p, metav1.UpdateOptions{}) // a conflict is tried again
+		}
+	}
+}
+
+func TestDeploymentAgainstTheAPI(t *testing.T) {
+	e := controllertest.Start(t)
+	sets, err := replicaset.New(e.Client, e.Informers, e.Recorder, clock.RealClock{}, nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctl, err := New(e.Client, e.Informers, e.Recorder, clock.RealClock{}, nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	e.Run(t, sets, ctl, everyPodReady{e, func(p *corev1.Pod) bool { return p.Spec.Containers[0].Image == "broken" }})
+	ctx := context.Background()
+	deployments := e.Client.AppsV1().Deployments("default")
+	done := func(revision string, replicas int32) {
+		t.Helper()
+		controllertest.Eventually(t, func() error {
+			d, err := deployments.Get(ctx, "d", metav1.GetOptions{})
+			if err != nil {
+				return err
+			}
+			if !complete(d, &d.Status) || d.Status.Replicas != replicas || d.Annotations[revisionAnnotation] != revision {
+				return fmt.Errorf("revision %s, status %+v", d.Annotations[revisionAnnotation], d.Status)
+			}
+			if c := condition(&d.Status, appsv1.DeploymentProgressing); c == nil || c.Reason != reasonNewSetAvailable {
+				return fmt.Errorf("progressing: %+v", c)
+			}
+			return nil
+		})
+	}
+	patch := func(p string) {
+		t.Helper()
+		if _, err := deployments.Patch(ctx, "d", types.StrategicMergePatchType, []byte(p), metav1.PatchOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	d := deploymentOf(3, "1", "0")
+	d.Generation = 0
+	d.Spec.ProgressDeadlineSeconds = ptr.To[int32](600)
+	if _, err := deployments.Create(ctx, d, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	done("1", 3)
+	patch(`{"spec":{"template":{"spec":{"containers":[{"name":"c","image":"i:2"}]}}}}`)
+	done("2", 3)
+	patch(`{"spec":{"replicas":4}}`)
+	done("2", 4)
+	// A rollback is a rollout of an old template: its set gets the newest revision.
+	patch(`{"spec":{"template":{"spec":{"containers":[{"name":"c","image":"i:1"}]}}}}`)
+	done("3", 4)
+	list, err := e.Client.AppsV1().ReplicaSets("default").List(ctx, metav1.ListOptions{})
+	if err != nil || len(list.Items) != 2 {
+		t.Errorf("%d sets (%v), want 2: a rollback makes none", len(list.Items), err)
+	}
+	// A broken revision never takes the good one down.
+	patch(`{"spec":{"template":{"spec":{"containers":[{"name":"c","image":"broken"}]}}}}`)
+	controllertest.Eventually(t, func() error {
+		d, err := deployments.Get(ctx, "d", metav1.GetOptions{})
+		if err == nil && (d.Status.UpdatedReplicas != 1 || d.Status.AvailableReplicas != 4) {
+			return fmt.Errorf("status %+v", d.Status)
+		}
+		return err
+	})
+	// Recreate: no old pod beside a new one.
+	patch(`{"spec":{"strategy":{"type":"Recreate","rollingUpdate":null},"template":{"spec":{"containers":[{"name":"c","image":"i:3"}]}}}}`)
+	done("5", 4)
+	// Paused: a new template makes no set.
+	patch(`{"spec":{"paused":true,"template":{"spec":{"containers":[{"name":"c","image":"i:4"}]}}}}`)
+	controllertest.Eventually(t, func() error {
+		d, err := deployments.Get(ctx, "d", metav1.GetOptions{})
+		if err != nil {
+			return err
+		}
+		if c := condition(&d.Status, appsv1.DeploymentProgressing); c == nil || c.Reason != reasonPaused {
+			return errors.New("not paused")
+		}
+		return nil
+	})
+	patch(`{"spec":{"paused":false}}`)
+	done("6", 4)
+}

@@ -1,0 +1,106 @@
+package namespace
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+
+	"go.uber.org/goleak"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/utils/clock"
+
+	"github.com/celox/celox/internal/controller/controllertest"
+	"github.com/celox/celox/internal/controller/rootca"
+	"github.com/celox/celox/internal/controller/serviceaccount"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// A namespace gets its account and the CA, and is emptied before it goes, whatever holds an object up.
+func TestLifeOfANamespace(t *testing.T) {
+	e := controllertest.Start(t)
+	resources := func() []schema.GroupVersionResource {
+		var out []schema.GroupVersionResource
+		for _, k := range e.Catalogue.Kinds() {
+			if k.Namespaced && !k.Virtual {
+				out = append(out, controllertest.Preferred(k))
+			}
+		}
+		return out
+	}
+	ctl, err := New(e.Client, e.Metadata, resources, e.Informers, clock.RealClock{}, nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	accounts, err := serviceaccount.New(e.Client, e.Informers, nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ca, err := rootca.New(e.Client, e.Informers, []byte("PEM"), nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	e.Run(t, ctl, accounts, ca)
+	ctx := context.Background()
+	if _, err := e.Client.CoreV1().Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "n"}}, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	maps := e.Client.CoreV1().ConfigMaps("n")
+	published := func() error {
+		cm, err := maps.Get(ctx, rootca.Name, metav1.GetOptions{})
+		if err == nil && cm.Data["ca.crt"] != "PEM" {
+			return fmt.Errorf("data %v", cm.Data)
+		}
+		return err
+	}
+	account := func() error {
+		_, err := e.Client.CoreV1().ServiceAccounts("n").Get(ctx, "default", metav1.GetOptions{})
+		return err
+	}
+	controllertest.Eventually(t, published)
+	controllertest.Eventually(t, account)
+	// What somebody breaks is mended.
+	if _, err := maps.Patch(ctx, rootca.Name, types.MergePatchType, []byte(`{"data":{"ca.crt":"x"}}`), metav1.PatchOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	controllertest.Eventually(t, published)
+	if err := e.Client.CoreV1().ServiceAccounts("n").Delete(ctx, "default", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	controllertest.Eventually(t, account)
+
+	held := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "held", Finalizers: []string{"example.com/wait"}}}
+	if _, err := maps.Create(ctx, held, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if err := e.Client.CoreV1().Namespaces().Delete(ctx, "n", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	controllertest.Eventually(t, func() error {
+		ns, err := e.Client.CoreV1().Namespaces().Get(ctx, "n", metav1.GetOptions{})
+		if err != nil {
+			return err
+		}
+		for _, c := range ns.Status.Conditions {
+			if c.Type == corev1.NamespaceFinalizersRemaining && c.Status == corev1.ConditionTrue && strings.Contains(c.Message, "example.com/wait in 1 resource instances") {
+				return nil
+			}
+		}
+		return fmt.Errorf("conditions %+v", ns.Status.Conditions)
+	})
+	if _, err := maps.Patch(ctx, "held", types.MergePatchType, []byte(`{"metadata":{"finalizers":null}}`), metav1.PatchOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	controllertest.Eventually(t, func() error {
+		_, err := e.Client.CoreV1().Namespaces().Get(ctx, "n", metav1.GetOptions{})
+		if apierrors.IsNotFound(err) {
+			return nil
+		}
+		return fmt.Errorf("the namespace is there (%v)", err)
+	})
+}

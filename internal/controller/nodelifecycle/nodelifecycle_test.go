@@ -1,0 +1,107 @@
+package nodelifecycle
+
+import (
+	"context"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	coordinationv1 "k8s.io/api/coordination/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes/fake"
+	"k8s.io/client-go/tools/record"
+	"k8s.io/utils/clock"
+)
+
+func node(name string, ready corev1.ConditionStatus) *corev1.Node {
+	return &corev1.Node{
+		ObjectMeta: metav1.ObjectMeta{Name: name, CreationTimestamp: metav1.Now()},
+		Status:     corev1.NodeStatus{Conditions: []corev1.NodeCondition{{Type: corev1.NodeReady, Status: ready}}},
+	}
+}
+
+func lease(name string) *coordinationv1.Lease {
+	now := metav1.NowMicro()
+	return &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: corev1.NamespaceNodeLease}, Spec: coordinationv1.LeaseSpec{RenewTime: &now}}
+}
+
+// A node whose lease runs out becomes Unknown and tainted, its pods not ready; one that lives in this process does not need a lease.
+func TestLeaseRunsOut(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		c := fake.NewClientset(node("remote", corev1.ConditionTrue), lease("remote"), node("local", corev1.ConditionTrue),
+			&corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "p", Namespace: "default"}, Spec: corev1.PodSpec{NodeName: "remote"},
+				Status: corev1.PodStatus{Conditions: []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue}}}})
+		f := informers.NewSharedInformerFactory(c, 0)
+		ctl, err := New(Config{Client: c, Informers: f, Recorder: record.NewFakeRecorder(100), Clock: clock.RealClock{}, Local: "local"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		f.StartWithContext(ctx)
+		done := make(chan error, 1)
+		go func() { done <- ctl.Run(ctx) }()
+
+		ready := func(name string) corev1.ConditionStatus {
+			n, err := c.CoreV1().Nodes().Get(ctx, name, metav1.GetOptions{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return conditionOf(n, corev1.NodeReady).Status
+		}
+		for range 3 {
+			time.Sleep(40 * time.Second)
+			if _, err := c.CoordinationV1().Leases(corev1.NamespaceNodeLease).Update(ctx, lease("remote"), metav1.UpdateOptions{}); err != nil {
+				t.Fatal(err)
+			}
+			synctest.Wait()
+			if got := ready("remote"); got != corev1.ConditionTrue {
+				t.Fatalf("a node that renews its lease is %s", got)
+			}
+		}
+		time.Sleep(2 * time.Minute)
+		synctest.Wait()
+		if got := ready("remote"); got != corev1.ConditionUnknown {
+			t.Errorf("a silent node is %s", got)
+		}
+		if got := ready("local"); got != corev1.ConditionTrue {
+			t.Errorf("the node of this process is %s", got)
+		}
+		n, _ := c.CoreV1().Nodes().Get(ctx, "remote", metav1.GetOptions{})
+		if len(n.Spec.Taints) != 2 || n.Spec.Taints[0].Key != corev1.TaintNodeUnreachable {
+			t.Errorf("taints %+v", n.Spec.Taints)
+		}
+		p, _ := c.CoreV1().Pods("default").Get(ctx, "p", metav1.GetOptions{})
+		if p.Status.Conditions[0].Status != corev1.ConditionFalse {
+			t.Errorf("the pod's conditions %+v", p.Status.Conditions)
+		}
+		cancel()
+		f.Shutdown()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func TestTaintsFor(t *testing.T) {
+	n := node("n", corev1.ConditionFalse)
+	n.Spec.Unschedulable = true
+	n.Status.Conditions = append(n.Status.Conditions, corev1.NodeCondition{Type: corev1.NodeDiskPressure, Status: corev1.ConditionTrue})
+	var got []string
+	for _, taint := range taintsFor(n) {
+		got = append(got, taint.ToString())
+	}
+	want := []string{
+		"node.kubernetes.io/not-ready:NoSchedule", "node.kubernetes.io/not-ready:NoExecute", "node.kubernetes.io/disk-pressure:NoSchedule",
+		"node.kubernetes.io/unschedulable:NoSchedule",
+	}
+	if len(got) != len(want) {
+		t.Fatalf("got %v", got)
+	}
+	for i := range want {
+		if got[i] != want[i] {
+			t.Errorf("got %v, want %v", got, want)
+		}
+	}
+}

@@ -1,0 +1,324 @@
+package network
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// podInterface is what the interface of a pod is called inside.
+	podInterface = "eth0"
+	// vethPrefix begins the name of every interface of ours on the host, the rest of which follows from the sandbox's id.
+	vethPrefix = "clx"
+	defaultMTU = 1500
+)
+
+// vethName is what the host's end of a sandbox's pair is called.
+func vethName(id string) string {
+	sum := sha256.Sum256([]byte(id))
+	return vethPrefix + hex.EncodeToString(sum[:6]) // 15 characters, the kernel's limit
+}
+
+// hardwareAddr is a locally administered address that follows from an IP address.
+func hardwareAddr(ip netip.Addr) net.HardwareAddr {
+	b := ip.AsSlice()
+	if len(b) == 16 {
+		sum := sha256.Sum256(b)
+		b = sum[:4]
+	}
+	return append(net.HardwareAddr{0x0a, 0xce}, b...)
+}
+
+func ipNet(p netip.Prefix) *net.IPNet {
+	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
+}
+
+func isIPv6(p netip.Prefix) bool { return p.Addr().Is6() }
+
+// address is p as the kernel wants it. Addresses here are unique by construction; to wait for the detection of duplicates would only delay a pod.
+func address(p netip.Prefix) *netlink.Addr {
+	a := &netlink.Addr{IPNet: ipNet(p)}
+	if isIPv6(p) {
+		a.Flags = unix.IFA_F_NODAD
+	}
+	return a
+}
+
+// handleAt opens route netlink sockets in a namespace.
+func handleAt(ns *os.File) (*netlink.Handle, error) {
+	h, err := netlink.NewHandleAt(netns.NsHandle(ns.Fd()), unix.NETLINK_ROUTE)
+	if err != nil {
+		return nil, fmt.Errorf("netlink: %w", err)
+	}
+	return h, nil
+}
+
+// ensureBridge makes the bridge, with exactly the wanted addresses (of the ranges' gateways), and returns its index.
+func ensureBridge(h *netlink.Handle, name string, mtu int, addrs []netip.Prefix) (int, error) {
+	link, err := h.LinkByName(name)
+	var missing netlink.LinkNotFoundError
+	if errors.As(err, &missing) {
+		snooping := false // there is no multicast router to ask, and its timers would wake an idle machine
+		attrs := netlink.NewLinkAttrs()
+		attrs.Name, attrs.MTU = name, mtu
+		// A bridge without an address of its own takes those of its ports in turn, and the pods would lose their gateway.
+		attrs.HardwareAddr = hardwareAddr(addrs[0].Addr())
+		if err := h.LinkAdd(&netlink.Bridge{LinkAttrs: attrs, MulticastSnooping: &snooping}); err != nil {
+			return 0, fmt.Errorf("add bridge %s: %w", name, err)
+		}
+		link, err = h.LinkByName(name)
+	}
+	if err != nil {
+		return 0, fmt.Errorf("bridge %s: %w", name, err)
+	}
+	if link.Type() != "bridge" {
+		return 0, fmt.Errorf("bridge %s: there is an interface of type %s with this name", name, link.Type())
+	}
+	if link.Attrs().MTU != mtu {
+		if err := h.LinkSetMTU(link, mtu); err != nil {
+			return 0, fmt.Errorf("bridge %s: set MTU %d: %w", name, mtu, err)
+		}
+	}
+	have, err := h.AddrList(link, netlink.FAMILY_ALL)
+	if err != nil {
+		return 0, fmt.Errorf("bridge %s: addresses: %w", name, err)
+	}
+	missingAddrs := map[netip.Prefix]bool{}
+	for _, a := range addrs {
+		missingAddrs[a] = true
+	}
+	for _, a := range have {
+		ip, _ := netip.AddrFromSlice(a.IP)
+		ones, _ := a.Mask.Size()
+		p := netip.PrefixFrom(ip.Unmap(), ones)
+		switch {
+		case missingAddrs[p]:
+			delete(missingAddrs, p)
+		case !ip.IsLinkLocalUnicast():
+			if err := h.AddrDel(link, &a); err != nil {
+				return 0, fmt.Errorf("bridge %s: remove address %v: %w", name, p, err)
+			}
+		}
+	}
+	for p := range missingAddrs {
+		if err := h.AddrAdd(link, address(p)); err != nil {
+			return 0, fmt.Errorf("bridge %s: add address %v: %w", name, p, err)
+		}
+	}
+	if err := h.LinkSetUp(link); err != nil {
+		return 0, fmt.Errorf("bridge %s: set up: %w", name, err)
+	}
+	return link.Attrs().Index, nil
+}
+
+// routeMTU is the MTU of the interface that the default route leaves by.
+func routeMTU(h *netlink.Handle) int {
+	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
+		routes, err := h.RouteListFiltered(family, &netlink.Route{Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_TABLE)
+		if err != nil {
+			continue
+		}
+		for _, r := range routes {
+			if r.Dst != nil {
+				if ones, _ := r.Dst.Mask.Size(); ones != 0 {
+					continue
+				}
+			}
+			if l, err := h.LinkByIndex(r.LinkIndex); err == nil && l.Attrs().MTU > 0 {
+				return l.Attrs().MTU
+			}
+		}
+	}
+	return defaultMTU
+}
+
+// attach makes a sandbox's pair and configures both ends. gateways are the bridge's addresses, in the order of s.Addrs.
+func attach(h *netlink.Handle, bridge, mtu int, pod *os.File, s *sandbox, gateways []netip.Addr) error {
+	in, err := handleAt(pod)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	name, mac := vethName(s.ID), hardwareAddr(s.Addrs[0].Addr())
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name, attrs.MTU, attrs.MasterIndex = name, mtu, bridge
+	veth := netlink.NewVeth(attrs)
+	veth.PeerName, veth.PeerHardwareAddr, veth.PeerNamespace, veth.PeerMTU = podInterface, mac, netlink.NsFd(pod.Fd()), uint32(mtu)
+	err = h.LinkAdd(veth)
+	if errors.Is(err, unix.EEXIST) {
+		// Left by an attempt that a crash interrupted; one of the two ends takes the other with it.
+		for _, end := range []struct {
+			h    *netlink.Handle
+			name string
+		}{{h, name}, {in, podInterface}} {
+			if err := removeLink(end.h, end.name); err != nil {
+				return err
+			}
+		}
+		err = h.LinkAdd(veth)
+	}
+	if err != nil {
+		return fmt.Errorf("add interface %s: %w", name, err)
+	}
+	// The index is known only by asking.
+	host, err := h.LinkByName(name)
+	if err != nil {
+		return fmt.Errorf("interface %s: %w", name, err)
+	}
+	// A pod that reaches itself by way of the host gets its packets back by the port that they came from.
+	if err := h.LinkSetHairpin(host, true); err != nil {
+		return fmt.Errorf("interface %s: set hairpin: %w", name, err)
+	}
+	if err := h.LinkSetUp(host); err != nil {
+		return fmt.Errorf("interface %s: set up: %w", name, err)
+	}
+	if err := configurePod(in, s, gateways); err != nil {
+		return err
+	}
+	// The bridge would learn this from the pod's first packet, and until then send to where the address was last.
+	entry := &netlink.Neigh{LinkIndex: host.Attrs().Index, Family: unix.AF_BRIDGE, State: netlink.NUD_NOARP, Flags: netlink.NTF_MASTER, HardwareAddr: mac}
+	if err := h.NeighSet(entry); err != nil {
+		return fmt.Errorf("interface %s: forwarding entry: %w", name, err)
+	}
+	return nil
+}
+
+// configurePod gives a pod's own end its addresses and routes.
+func configurePod(in *netlink.Handle, s *sandbox, gateways []netip.Addr) error {
+	lo := netlink.NewLinkAttrs()
+	lo.Name, lo.Index = "lo", 1
+	if err := in.LinkSetUp(&netlink.Device{LinkAttrs: lo}); err != nil {
+		return fmt.Errorf("pod's interface lo: set up: %w", err)
+	}
+	eth, err := in.LinkByName(podInterface)
+	if err != nil {
+		return fmt.Errorf("pod's interface %s: %w", podInterface, err)
+	}
+	for _, a := range s.Addrs {
+		if err := in.AddrAdd(eth, address(a)); err != nil && !errors.Is(err, unix.EEXIST) {
+			return fmt.Errorf("pod's interface %s: add address %v: %w", podInterface, a, err)
+		}
+	}
+	if err := in.LinkSetUp(eth); err != nil {
+		return fmt.Errorf("pod's interface %s: set up: %w", podInterface, err)
+	}
+	for _, g := range gateways {
+		r := &netlink.Route{LinkIndex: eth.Attrs().Index, Gw: g.AsSlice()}
+		if err := in.RouteReplace(r); err != nil {
+			return fmt.Errorf("pod's default route by %v: %w", g, err)
+		}
+	}
+	return nil
+}
+
+// attached says whether a sandbox has its interface, with its addresses, already.
+func attached(h *netlink.Handle, pod *os.File, s *sandbox) bool {
+	if _, err := h.LinkByName(vethName(s.ID)); err != nil {
+		return false
+	}
+	in, err := handleAt(pod)
+	if err != nil {
+		return false
+	}
+	defer in.Close()
+	eth, err := in.LinkByName(podInterface)
+	if err != nil || eth.Attrs().Flags&net.FlagUp == 0 {
+		return false
+	}
+	have, err := in.AddrList(eth, netlink.FAMILY_ALL)
+	if err != nil {
+		return false
+	}
+	found := 0
+	for _, a := range have {
+		ip, _ := netip.AddrFromSlice(a.IP)
+		for _, w := range s.Addrs {
+			if w.Addr() == ip.Unmap() {
+				found++
+			}
+		}
+	}
+	routes, err := in.RouteList(eth, netlink.FAMILY_ALL)
+	if err != nil {
+		return false
+	}
+	defaults := 0
+	for _, r := range routes {
+		if r.Gw != nil {
+			defaults++
+		}
+	}
+	return found == len(s.Addrs) && defaults >= len(s.Addrs)
+}
+
+// removeLink removes an interface if it is there.
+func removeLink(h *netlink.Handle, name string) error {
+	l, err := h.LinkByName(name)
+	if err == nil {
+		err = h.LinkDel(l)
+	}
+	var missing netlink.LinkNotFoundError
+	if err == nil || errors.As(err, &missing) || errors.Is(err, unix.ENODEV) {
+		return nil
+	}
+	return fmt.Errorf("remove interface %s: %w", name, err)
+}
+
+// forwarding turns this machine into a router for the pods. It must run in the host's network namespace.
+func forwarding(bridge string, v4, v6 bool) error {
+	const sys = "/proc/sys/net"
+	if v4 {
+		if err := setSysctl(filepath.Join(sys, "ipv4/ip_forward"), "1"); err != nil {
+			return err
+		}
+		// Host ports on 127.0.0.1: see rulesFor.
+		if err := setSysctl(filepath.Join(sys, "ipv4/conf", bridge, "route_localnet"), "1"); err != nil {
+			return err
+		}
+	}
+	if !v6 {
+		return nil
+	}
+	all := filepath.Join(sys, "ipv6/conf/all/forwarding")
+	if b, err := os.ReadFile(all); err != nil || strings.TrimSpace(string(b)) == "1" {
+		if errors.Is(err, fs.ErrNotExist) {
+			return errors.New("the kernel has no IPv6, but a pod range is of IPv6")
+		}
+		return err
+	}
+	// A router ignores router advertisements, unless it is told not to; the machine may have its own default route from them.
+	conf, err := filepath.Glob(filepath.Join(sys, "ipv6/conf/*/accept_ra"))
+	if err != nil {
+		return err
+	}
+	for _, f := range conf {
+		if b, err := os.ReadFile(f); err == nil && strings.TrimSpace(string(b)) == "1" {
+			if err := setSysctl(f, "2"); err != nil {
+				return err
+			}
+		}
+	}
+	return setSysctl(all, "1")
+}
+
+func setSysctl(path, value string) error {
+	if b, err := os.ReadFile(path); err == nil && strings.TrimSpace(string(b)) == value {
+		return nil
+	}
+	if err := os.WriteFile(path, []byte(value), 0); err != nil {
+		return fmt.Errorf("set %s: %w", path, err)
+	}
+	return nil
+}

@@ -1,0 +1,45 @@
+package network
+
+import (
+	"log/slog"
+	"net/netip"
+)
+
+// Config is what New needs.
+type Config struct {
+	// Bridge is the name of the bridge in the current network namespace; "celox0" by default.
+	Bridge string
+	// PodCIDRs are the node's ranges: one of IPv4, one of IPv6, or one of each.
+	PodCIDRs []netip.Prefix
+	// StateDir keeps one small file per sandbox, so that addresses outlive this process.
+	StateDir string
+	// MTU of the pods' interfaces; 0 takes that of the interface with the default route, or 1500.
+	MTU int
+	Log *slog.Logger
+}
+
+// SandboxRequest names a pod sandbox and its network namespace.
+type SandboxRequest struct {
+	// ID is the sandbox's id, which keys its addresses.
+	ID string
+	// Namespace, Name and UID are the pod's; they only make messages readable.
+	Namespace, Name, UID string
+	// NetNSPath is a file that pins the sandbox's network namespace.
+	NetNSPath    string
+	PortMappings []PortMapping
+}
+
+// PortMapping publishes a port of the pod on the host.
+type PortMapping struct {
+	// Protocol is "TCP", "UDP" or "SCTP"; empty means TCP.
+	Protocol                string
+	ContainerPort, HostPort uint16
+	// HostIP limits it to one address of the host; empty means all.
+	HostIP string
+}
+
+// SandboxResult is what a sandbox got.
+type SandboxResult struct {
+	// IPs are the pod's addresses, in the order of Config.PodCIDRs.
+	IPs []netip.Addr
+}

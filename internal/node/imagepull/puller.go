@@ -1,0 +1,290 @@
+package imagepull
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/distribution/reference"
+	grpcstatus "google.golang.org/grpc/status"
+	corev1 "k8s.io/api/core/v1"
+	cri "k8s.io/cri-api/pkg/apis"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+	"k8s.io/utils/clock"
+
+	"github.com/celox/celox/internal/node/backoff"
+)
+
+// The reasons of a container that waits for its image.
+const (
+	ReasonPull         = "ErrImagePull"
+	ReasonBackOff      = "ImagePullBackOff"
+	ReasonNeverPull    = "ErrImageNeverPull"
+	ReasonInvalidName  = "InvalidImageName"
+	ReasonInspect      = "ImageInspectError"
+	reasonUnavailable  = "RegistryUnavailable"
+	reasonSignature    = "SignatureValidationFailed"
+	firstDelay         = 10 * time.Second
+	maxDelay           = 5 * time.Minute
+	invalidNameMessage = "Failed to apply default image tag %q: couldn't parse image name %q: %v"
+)
+
+// Error is why an image isn't there.
+type Error struct {
+	Reason  string
+	Message string
+	RetryAt time.Time // zero: when the pod changes
+}
+
+func (e *Error) Error() string { return e.Reason + ": " + e.Message }
+
+// Image is an image that is on the node.
+type Image struct {
+	Ref  string // for the runtime
+	UID  *int64 // the user that the image names by number
+	User string // or by name
+}
+
+// Request asks for an image.
+type Request struct {
+	Key     string // whose back-off it is: pod and image
+	Image   string
+	Policy  corev1.PullPolicy
+	Secrets []*corev1.Secret
+	Sandbox *runtimeapi.PodSandboxConfig
+	Handler string // runtime handler
+	// Event records an event about the container.
+	Event func(eventType, reason, message string)
+}
+
+// Puller pulls images. Its methods are safe for concurrent use.
+type Puller struct {
+	images  cri.ImageManagerService
+	clock   clock.Clock
+	backoff *backoff.Backoff
+	slots   chan struct{}
+
+	mu     sync.Mutex
+	last   map[string]string // the last error by key, for the back-off's message
+	flying map[string]*flight
+}
+
+type flight struct {
+	done chan struct{}
+	ref  string
+	err  error
+}
+
+// New makes a Puller that pulls at most parallel images at a time.
+func New(images cri.ImageManagerService, c clock.Clock, parallel int) *Puller {
+	return &Puller{
+		images: images, clock: c, backoff: backoff.New(firstDelay, maxDelay), slots: make(chan struct{}, max(parallel, 1)),
+		last: map[string]string{}, flying: map[string]*flight{},
+	}
+}
+
+// Name adds the tag "latest" where an image names neither tag nor digest.
+func Name(image string) (string, error) {
+	named, err := reference.ParseNormalizedNamed(image)
+	if err != nil {
+		return "", fmt.Errorf(invalidNameMessage, image, image, err)
+	}
+	if reference.IsNameOnly(named) {
+		return image + ":latest", nil
+	}
+	return image, nil
+}
+
+// Ensure makes the image be on the node. It returns when it is, or a reason to wait.
+func (p *Puller) Ensure(ctx context.Context, r Request) (Image, *Error) {
+	name, err := Name(r.Image)
+	if err != nil {
+		r.Event(corev1.EventTypeWarning, "InspectFailed", err.Error())
+		return Image{}, &Error{Reason: ReasonInvalidName, Message: err.Error()}
+	}
+	have, err := p.lookup(ctx, name, r.Handler)
+	if err != nil {
+		message := fmt.Sprintf("Failed to inspect image %q: %v", name, plain(err))
+		r.Event(corev1.EventTypeWarning, "InspectFailed", message)
+		return Image{}, &Error{Reason: ReasonInspect, Message: message, RetryAt: p.clock.Now().Add(firstDelay)}
+	}
+	switch {
+	case r.Policy == corev1.PullNever && have == nil:
+		message := fmt.Sprintf("Container image %q is not present with pull policy of Never", r.Image)
+		r.Event(corev1.EventTypeWarning, ReasonNeverPull, message)
+		return Image{}, &Error{Reason: ReasonNeverPull, Message: message, RetryAt: p.clock.Now().Add(firstDelay)}
+	case have != nil && r.Policy != corev1.PullAlways:
+		r.Event(corev1.EventTypeNormal, "Pulled", fmt.Sprintf("Container image %q already present on machine and can be accessed by the pod", r.Image))
+		return imageOf(have), nil
+	}
+
+	began := p.clock.Now()
+	if retry, ok := p.backoff.At(r.Key); ok && began.Before(retry) {
+		return Image{}, p.backOff(r, retry)
+	}
+	r.Event(corev1.EventTypeNormal, "Pulling", fmt.Sprintf("Pulling image %q", r.Image))
+	ref, pulling, err := p.pull(ctx, name, r)
+	if err != nil {
+		if ctx.Err() != nil {
+			return Image{}, &Error{Reason: ReasonPull, Message: ctx.Err().Error()}
+		}
+		return Image{}, p.failed(r, err)
+	}
+	p.succeeded(r.Key)
+	got, err := p.lookup(ctx, ref, r.Handler)
+	if err != nil || got == nil {
+		got = &runtimeapi.Image{Id: ref}
+	}
+	r.Event(corev1.EventTypeNormal, "Pulled", fmt.Sprintf("Successfully pulled image %q in %v (%v including waiting). Image size: %d bytes.",
+		r.Image, pulling.Truncate(time.Millisecond), p.clock.Since(began).Truncate(time.Millisecond), got.Size))
+	image := imageOf(got)
+	image.Ref = ref
+	return image, nil
+}
+
+func (p *Puller) lookup(ctx context.Context, image, handler string) (*runtimeapi.Image, error) {
+	resp, err := p.images.ImageStatus(ctx, &runtimeapi.ImageSpec{Image: image, RuntimeHandler: handler}, false)
+	if err != nil {
+		return nil, err
+	}
+	return resp.GetImage(), nil
+}
+
+func imageOf(i *runtimeapi.Image) Image {
+	out := Image{Ref: i.Id, User: i.Username}
+	if i.Uid != nil {
+		uid := i.Uid.Value
+		out.UID = &uid
+	}
+	return out
+}
+
+// pull pulls, or waits for somebody who pulls the same image with the same secrets.
+func (p *Puller) pull(ctx context.Context, name string, r Request) (ref string, took time.Duration, err error) {
+	named, err := reference.ParseNormalizedNamed(name)
+	if err != nil {
+		return "", 0, err
+	}
+	auths := matching(credentials(r.Secrets), named.Name())
+	key := name
+	for _, a := range auths {
+		key += "\x00" + a.ServerAddress + "\x00" + a.Username + "\x00" + a.Password + a.IdentityToken + a.RegistryToken
+	}
+	for {
+		p.mu.Lock()
+		f := p.flying[key]
+		if f == nil {
+			f = &flight{done: make(chan struct{})}
+			p.flying[key] = f
+			p.mu.Unlock()
+			began := p.clock.Now()
+			f.ref, f.err = p.pullNow(ctx, name, auths, r)
+			p.mu.Lock()
+			delete(p.flying, key)
+			p.mu.Unlock()
+			close(f.done)
+			return f.ref, p.clock.Since(began), f.err
+		}
+		p.mu.Unlock()
+		select {
+		case <-ctx.Done():
+			return "", 0, ctx.Err()
+		case <-f.done:
+		}
+		if errors.Is(f.err, context.Canceled) && ctx.Err() == nil {
+			continue // the one who pulled gave up for reasons of its own
+		}
+		return f.ref, 0, f.err
+	}
+}
+
+func (p *Puller) pullNow(ctx context.Context, name string, auths []*runtimeapi.AuthConfig, r Request) (string, error) {
+	select {
+	case p.slots <- struct{}{}:
+		defer func() { <-p.slots }()
+	case <-ctx.Done():
+		return "", ctx.Err()
+	}
+	if len(auths) == 0 {
+		auths = []*runtimeapi.AuthConfig{nil}
+	}
+	spec := &runtimeapi.ImageSpec{Image: name, RuntimeHandler: r.Handler, UserSpecifiedImage: r.Image}
+	var errs []error
+	for _, a := range auths {
+		ref, err := p.images.PullImage(ctx, spec, a, r.Sandbox)
+		if err == nil {
+			return ref, nil
+		}
+		if ctx.Err() != nil {
+			return "", ctx.Err()
+		}
+		errs = append(errs, err)
+	}
+	return "", errors.Join(errs...)
+}
+
+func (p *Puller) succeeded(key string) {
+	p.backoff.Forget(key)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.last, key)
+}
+
+// Forget drops what is remembered of keys that begin with the prefix: the pod is gone.
+func (p *Puller) Forget(prefix string) {
+	p.mu.Lock()
+	var keys []string
+	for k := range p.last {
+		if strings.HasPrefix(k, prefix) {
+			keys = append(keys, k)
+		}
+	}
+	for _, k := range keys {
+		delete(p.last, k)
+	}
+	p.mu.Unlock()
+	for _, k := range keys {
+		p.backoff.Forget(k)
+	}
+}
+
+func (p *Puller) failed(r Request, err error) *Error {
+	now := p.clock.Now()
+	p.backoff.Next(r.Key, now, now)
+	reason, text := ReasonPull, plain(err)
+	for _, special := range []string{reasonUnavailable, reasonSignature} {
+		if rest, ok := strings.CutPrefix(text, special+":"); ok {
+			reason, text = special, strings.TrimSpace(rest)
+		}
+	}
+	p.mu.Lock()
+	p.last[r.Key] = reason + ": " + text
+	p.mu.Unlock()
+	r.Event(corev1.EventTypeWarning, "Failed", fmt.Sprintf("Failed to pull image %q: %v", r.Image, text))
+	retry, _ := p.backoff.At(r.Key)
+	return &Error{Reason: reason, Message: text, RetryAt: retry}
+}
+
+// backOff is the state of an image whose pull failed and isn't tried again yet.
+func (p *Puller) backOff(r Request, retry time.Time) *Error {
+	p.mu.Lock()
+	last := p.last[r.Key]
+	p.mu.Unlock()
+	message := fmt.Sprintf("Back-off pulling image %q", r.Image)
+	r.Event(corev1.EventTypeNormal, "BackOff", message)
+	if last != "" {
+		message += ": " + last
+	}
+	return &Error{Reason: ReasonBackOff, Message: message, RetryAt: retry}
+}
+
+// plain is an error's text without gRPC's frame.
+func plain(err error) string {
+	if s, ok := grpcstatus.FromError(err); ok && s.Message() != "" {
+		return fmt.Sprintf("rpc error: code = %s desc = %s", s.Code(), s.Message())
+	}
+	return err.Error()
+}

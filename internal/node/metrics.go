@@ -1,0 +1,198 @@
+package node
+
+import (
+	"context"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	corev1 "k8s.io/api/core/v1"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+	statsapi "k8s.io/kubelet/pkg/apis/stats/v1alpha1"
+
+	"github.com/celox/celox/internal/node/observed"
+	"github.com/celox/celox/internal/node/probe"
+	"github.com/celox/celox/internal/node/stats"
+)
+
+// counters are what the node counts as it goes.
+type counters struct {
+	probes    *prometheus.CounterVec
+	podStarts prometheus.Histogram
+}
+
+func newCounters() *counters {
+	return &counters{
+		probes: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "prober_probe_total", Help: "Cumulative number of a liveness, readiness or startup probe for a container by result.",
+		}, []string{"probe_type", "result", "container", "pod", "namespace", "pod_uid"}),
+		podStarts: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "kubelet_pod_start_duration_seconds", Help: "Duration in seconds from the node seeing a pod for the first time to the pod starting to run.",
+			Buckets: []float64{0.02, 0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10, 30, 60, 120, 300},
+		}),
+	}
+}
+
+func (c *counters) probe(pod *corev1.Pod, container string, kind probe.Kind, result string) {
+	c.probes.WithLabelValues(kind.String(), result, container, pod.Name, pod.Namespace, string(pod.UID)).Inc()
+}
+
+// forget drops the series of a pod that is gone.
+func (c *counters) forget(uid string) { c.probes.DeletePartialMatch(prometheus.Labels{"pod_uid": uid}) }
+
+type registries struct {
+	own, probes, cadvisor, resource *prometheus.Registry
+}
+
+func (n *Node) registries(b *backend) registries {
+	r := registries{prometheus.NewRegistry(), prometheus.NewRegistry(), prometheus.NewRegistry(), prometheus.NewRegistry()}
+	r.own.MustRegister(n.counters.podStarts, &ownMetrics{b})
+	r.probes.MustRegister(n.counters.probes)
+	r.cadvisor.MustRegister(&usageMetrics{b, true})
+	r.resource.MustRegister(&usageMetrics{b, false})
+	return r
+}
+
+// scrapeTimeout bounds what a scrape may ask of the runtime.
+const scrapeTimeout = 10 * time.Second
+
+func gauge(ch chan<- prometheus.Metric, name, help string, value float64, labels []string, values ...string) {
+	ch <- prometheus.MustNewConstMetric(prometheus.NewDesc(name, help, labels, nil), prometheus.GaugeValue, value, values...)
+}
+
+func counter(ch chan<- prometheus.Metric, name, help string, value float64, labels []string, values ...string) {
+	ch <- prometheus.MustNewConstMetric(prometheus.NewDesc(name, help, labels, nil), prometheus.CounterValue, value, values...)
+}
+
+// ownMetrics are the kubelet's metrics about itself.
+type ownMetrics struct{ b *backend }
+
+// Describe sends nothing: which series exist depends on the pods.
+func (*ownMetrics) Describe(chan<- *prometheus.Desc) {}
+
+// Collect measures.
+func (m *ownMetrics) Collect(ch chan<- prometheus.Metric) {
+	pods, containers := stats.PodPhaseRunning(m.b.Pods())
+	gauge(ch, "kubelet_running_pods", "Number of pods that have a running pod sandbox", float64(pods), nil)
+	for state, count := range containers {
+		gauge(ch, "kubelet_running_containers", "Number of containers currently running", float64(count), []string{"container_state"}, state)
+	}
+	gauge(ch, "kubelet_node_name", "The node's name. The count is always 1.", 1, []string{"node"}, m.b.n.cfg.NodeName)
+	gauge(ch, "kubernetes_build_info", "A metric with a constant '1' value labeled by version.", 1, []string{"git_version"}, m.b.n.cfg.Version)
+}
+
+// usageMetrics are what pods and the node use, under the names of cAdvisor or of the resource metrics endpoint.
+type usageMetrics struct {
+	b        *backend
+	cadvisor bool
+}
+
+// Describe sends nothing: which series exist depends on the pods.
+func (*usageMetrics) Describe(chan<- *prometheus.Desc) {}
+
+// Collect measures.
+func (m *usageMetrics) Collect(ch chan<- prometheus.Metric) {
+	ctx, cancel := context.WithTimeout(context.Background(), scrapeTimeout)
+	defer cancel()
+	s, err := m.b.Summary(ctx)
+	if !m.cadvisor {
+		failed := 0.0
+		if err != nil {
+			failed = 1
+		}
+		gauge(ch, "resource_scrape_error", "1 if there was an error while getting container metrics, 0 otherwise", failed, nil)
+	}
+	if err != nil {
+		return
+	}
+	if m.cadvisor {
+		m.collectCadvisor(ctx, ch, s)
+		return
+	}
+	cpu := func(name, help string, c *statsapi.CPUStats, labels []string, values ...string) {
+		if c != nil && c.UsageCoreNanoSeconds != nil {
+			counter(ch, name, help, float64(*c.UsageCoreNanoSeconds)/1e9, labels, values...)
+		}
+	}
+	memory := func(name, help string, c *statsapi.MemoryStats, labels []string, values ...string) {
+		if c != nil && c.WorkingSetBytes != nil {
+			gauge(ch, name, help, float64(*c.WorkingSetBytes), labels, values...)
+		}
+	}
+	cpu("node_cpu_usage_seconds_total", "Cumulative cpu time consumed by the node in core-seconds", s.Node.CPU, nil)
+	memory("node_memory_working_set_bytes", "Current working set of the node in bytes", s.Node.Memory, nil)
+	podLabels := []string{"namespace", "pod"}
+	labels := []string{"container", "namespace", "pod"}
+	for i := range s.Pods {
+		p := &s.Pods[i]
+		cpu("pod_cpu_usage_seconds_total", "Cumulative cpu time consumed by the pod in core-seconds", p.CPU, podLabels, p.PodRef.Namespace, p.PodRef.Name)
+		memory("pod_memory_working_set_bytes", "Current working set of the pod in bytes", p.Memory, podLabels, p.PodRef.Namespace, p.PodRef.Name)
+		for j := range p.Containers {
+			c := &p.Containers[j]
+			cpu("container_cpu_usage_seconds_total", "Cumulative cpu time consumed by the container in core-seconds", c.CPU, labels, c.Name, p.PodRef.Namespace, p.PodRef.Name)
+			memory("container_memory_working_set_bytes", "Current working set of the container in bytes", c.Memory, labels, c.Name, p.PodRef.Namespace, p.PodRef.Name)
+		}
+	}
+}
+
+func (m *usageMetrics) collectCadvisor(ctx context.Context, ch chan<- prometheus.Metric, s *statsapi.Summary) {
+	gauge(ch, "machine_cpu_cores", "Number of logical CPU cores.", float64(m.b.n.cpus()), nil)
+	gauge(ch, "machine_memory_bytes", "Amount of memory installed on the machine.", float64(m.b.n.memoryBytes), nil)
+	type identity struct{ id, image string }
+	ids := map[[3]string]identity{}
+	running := &runtimeapi.ContainerFilter{State: &runtimeapi.ContainerStateValue{State: runtimeapi.ContainerState_CONTAINER_RUNNING}}
+	if list, err := m.b.n.cfg.Runtime.ListContainers(ctx, running); err == nil {
+		for _, c := range list {
+			ids[[3]string{c.Labels[observed.LabelPodNamespace], c.Labels[observed.LabelPodName], c.GetMetadata().GetName()}] = identity{c.Id, c.GetImage().GetImage()}
+		}
+	}
+	labels := []string{"container", "id", "image", "name", "namespace", "pod"}
+	send := func(counts bool, name, help string, v *uint64, scale float64, extra []string, values ...string) {
+		if v == nil {
+			return
+		}
+		all := append(append([]string{}, labels...), extra...)
+		if counts {
+			counter(ch, name, help, float64(*v)/scale, all, values...)
+		} else {
+			gauge(ch, name, help, float64(*v)/scale, all, values...)
+		}
+	}
+	one := func(container, id, image, namespace, pod string, cpu *statsapi.CPUStats, memory *statsapi.MemoryStats, fs *statsapi.FsStats) {
+		v := []string{container, id, image, id, namespace, pod}
+		if cpu != nil {
+			send(true, "container_cpu_usage_seconds_total", "Cumulative cpu time consumed in seconds.", cpu.UsageCoreNanoSeconds, 1e9, []string{"cpu"}, append(v, "total")...)
+		}
+		if memory != nil {
+			send(false, "container_memory_working_set_bytes", "Current working set in bytes.", memory.WorkingSetBytes, 1, nil, v...)
+			send(false, "container_memory_usage_bytes", "Current memory usage in bytes, including all memory regardless of when it was accessed", memory.UsageBytes, 1, nil, v...)
+			send(false, "container_memory_rss", "Size of RSS in bytes.", memory.RSSBytes, 1, nil, v...)
+		}
+		if fs != nil {
+			send(false, "container_fs_usage_bytes", "Number of bytes that are consumed by the container on this filesystem.", fs.UsedBytes, 1, []string{"device"}, append(v, "")...)
+		}
+	}
+	one("", "/", "", "", "", s.Node.CPU, s.Node.Memory, nil)
+	for i := range s.Pods {
+		p := &s.Pods[i]
+		ns, name := p.PodRef.Namespace, p.PodRef.Name
+		one("", "/kubepods/pod"+p.PodRef.UID, "", ns, name, p.CPU, p.Memory, nil)
+		for j := range p.Containers {
+			c := &p.Containers[j]
+			id := ids[[3]string{ns, name, c.Name}]
+			one(c.Name, id.id, id.image, ns, name, c.CPU, c.Memory, c.Rootfs)
+			if !c.StartTime.IsZero() {
+				gauge(ch, "container_start_time_seconds", "Start time of the container since unix epoch in seconds.", float64(c.StartTime.Unix()), labels, c.Name, id.id, id.image, id.id, ns, name)
+			}
+		}
+		if p.Network == nil {
+			continue
+		}
+		for _, n := range p.Network.Interfaces {
+			v := []string{"", "/kubepods/pod" + p.PodRef.UID, "", "", ns, name, n.Name}
+			send(true, "container_network_receive_bytes_total", "Cumulative count of bytes received", n.RxBytes, 1, []string{"interface"}, v...)
+			send(true, "container_network_transmit_bytes_total", "Cumulative count of bytes transmitted", n.TxBytes, 1, []string{"interface"}, v...)
+			send(true, "container_network_receive_errors_total", "Cumulative count of errors encountered while receiving", n.RxErrors, 1, []string{"interface"}, v...)
+			send(true, "container_network_transmit_errors_total", "Cumulative count of errors encountered while transmitting", n.TxErrors, 1, []string{"interface"}, v...)
+		}
+	}
+}

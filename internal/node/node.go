@@ -1,0 +1,568 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
+	"k8s.io/client-go/tools/cache"
+	"k8s.io/client-go/tools/record"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+	"k8s.io/utils/clock"
+
+	"github.com/celox/celox/internal/node/backoff"
+	"github.com/celox/celox/internal/node/cgroup"
+	"github.com/celox/celox/internal/node/downward"
+	"github.com/celox/celox/internal/node/imagepull"
+	"github.com/celox/celox/internal/node/objects"
+	"github.com/celox/celox/internal/node/observed"
+	"github.com/celox/celox/internal/node/podlog"
+	"github.com/celox/celox/internal/node/pressure"
+	"github.com/celox/celox/internal/node/probe"
+	"github.com/celox/celox/internal/node/registration"
+	"github.com/celox/celox/internal/node/server"
+	"github.com/celox/celox/internal/node/source"
+	"github.com/celox/celox/internal/node/volume"
+)
+
+// The back-off of containers that crash.
+const (
+	crashFirst = 10 * time.Second
+	crashMax   = 5 * time.Minute
+)
+
+// Node runs the pods of one node. New makes it, Run runs it, once.
+type Node struct {
+	cfg         Config
+	log         *slog.Logger
+	clock       clock.WithTicker
+	ctx         context.Context // of Run; for telling a failure from an end
+	hostname    string
+	runtimeName string // the scheme of container ids, e.g. "celox"
+	memoryBytes int64
+
+	cgroups   *cgroup.Tree // nil: none are made
+	objects   *objects.Store
+	volumes   *volume.Manager
+	prober    *probe.Manager
+	puller    *imagepull.Puller
+	rotator   *podlog.Rotator
+	registrar *registration.Registrar
+	crashes   *backoff.Backoff
+	api       *server.Server
+	static    *source.Set
+	recorder  record.EventRecorder
+	broadcast record.EventBroadcaster
+	counters  *counters
+
+	allocatableList   corev1.ResourceList
+	recursiveReadOnly atomic.Bool
+
+	admission admission
+
+	mu      sync.Mutex // guards what follows
+	workers map[types.UID]*worker
+	running bool
+	wg      sync.WaitGroup
+	mirrors mirrors
+}
+
+// New makes a Node. It asks for the informers that it needs: start their factory afterwards. Nothing runs before Run.
+func New(cfg Config) (*Node, error) {
+	if err := cfg.complete(); err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(cfg.RootDir, 0o750); err != nil {
+		return nil, fmt.Errorf("node: %w", err)
+	}
+	if err := os.MkdirAll(cfg.LogDir, 0o755); err != nil {
+		return nil, fmt.Errorf("node: %w", err)
+	}
+	n := &Node{
+		cfg: cfg, log: cfg.Log, clock: cfg.Clock, ctx: context.Background(), hostname: strings.ToLower(cfg.NodeName), runtimeName: "celox",
+		workers: map[types.UID]*worker{}, admission: admission{pods: map[types.UID]corev1.ResourceList{}},
+		crashes: backoff.New(crashFirst, crashMax), counters: newCounters(),
+	}
+	if cfg.CgroupRoot != "" {
+		tree, err := cgroup.Detect("/proc/self/mounts", cfg.CgroupRoot)
+		if err != nil {
+			return nil, fmt.Errorf("node: cgroups: %w", err)
+		}
+		n.cgroups = tree
+	}
+	machine, err := registration.ReadMachine(cfg.RootDir)
+	if err != nil {
+		return nil, fmt.Errorf("node: %w", err)
+	}
+	n.memoryBytes = machine.MemoryBytes
+	capacity := machine.Capacity(cfg.MaxPods)
+	var keep int64
+	if !cfg.Pressure.Off {
+		keep = cfg.Pressure.Complete().MemoryAvailableBytes
+	}
+	n.allocatableList = registration.Allocatable(capacity, cfg.Reserved, keep)
+
+	n.objects = objects.New(cfg.Client, cfg.Clock, n.objectChanged)
+	n.volumes = volume.New(volume.Config{
+		Root: cfg.RootDir, Client: cfg.Client, Sources: n.objects, Mounter: volume.Kernel{}, Clock: cfg.Clock,
+		Node: func(pod *corev1.Pod) downward.Node { return n.downwardOf(pod) },
+	})
+	n.prober = probe.New(probe.Config{
+		Executor: cfg.Runtime, Clock: cfg.Clock,
+		Changed: func(uid types.UID) { n.withWorker(uid, (*worker).poke) },
+		Event: func(pod *corev1.Pod, container, reason, message string) {
+			n.event(pod, container, corev1.EventTypeWarning, reason, message)
+		},
+		Count: n.counters.probe,
+	})
+	n.puller = imagepull.New(cfg.Images, cfg.Clock, cfg.ParallelPulls)
+	n.rotator = podlog.NewRotator(cfg.LogMaxBytes, cfg.LogMaxFiles, cfg.Clock, cfg.Log, cfg.Runtime.ReopenContainerLog)
+	n.broadcast = record.NewBroadcaster(record.WithContext(context.Background()))
+	n.recorder = n.broadcast.NewRecorder(eventScheme(), corev1.EventSource{Component: "kubelet", Host: cfg.NodeName})
+	n.registrar = registration.New(registration.Config{
+		NodeName: cfg.NodeName, Hostname: n.hostname, Client: cfg.Client, Runtime: cfg.Runtime, Images: cfg.Images,
+		Machine: machine, Capacity: capacity, Allocatable: n.allocatableList, IPs: cfg.NodeIPs, Port: cfg.Port,
+		Labels: cfg.Labels, Taints: cfg.Taints, Version: cfg.Version, Register: cfg.Register,
+		HeartbeatInterval: cfg.HeartbeatInterval, StatusInterval: cfg.StatusInterval,
+		Clock: cfg.Clock, Log: cfg.Log, Event: n.nodeEvent,
+	})
+	n.static = source.NewSet(source.Config{
+		NodeName: cfg.NodeName, Dir: cfg.StaticPodDir, URL: cfg.StaticPodURL, Clock: cfg.Clock, Log: cfg.Log,
+		Update: n.staticPod, Remove: n.staticGone,
+	})
+	n.api = n.newServer()
+	return n, nil
+}
+
+// Ready is closed when the node is registered and ready for pods.
+func (n *Node) Ready() <-chan struct{} { return n.registrar.Ready() }
+
+// Handler serves the kubelet's API.
+func (n *Node) Handler() http.Handler { return n.api }
+
+// Run runs the node until ctx ends. Containers are left running: the next Run picks them up.
+func (n *Node) Run(ctx context.Context) error {
+	if err := n.prepare(ctx); err != nil {
+		return err
+	}
+	n.ctx = ctx
+	var wg sync.WaitGroup
+	defer n.finish(&wg)
+	sink := n.broadcast.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: n.cfg.Client.CoreV1().Events("")})
+	defer sink.Stop()
+
+	n.mu.Lock()
+	n.running = true
+	n.mu.Unlock()
+	wg.Go(func() { n.registrar.Run(ctx) })
+	wg.Go(func() { n.rotator.Run(ctx) })
+	wg.Go(func() { n.followRuntime(ctx) })
+	wg.Go(func() { n.static.Run(ctx) })
+	wg.Go(func() { n.watchPressure(ctx) })
+	if n.cfg.Listener != nil {
+		stop := n.serve(&wg)
+		defer stop()
+	}
+	registrations, err := n.followAPI()
+	if err != nil {
+		return err
+	}
+	defer registrations()
+	if !cache.WaitForCacheSync(ctx.Done(), n.cfg.Pods.HasSynced, n.cfg.Services.HasSynced) {
+		<-ctx.Done()
+		return nil
+	}
+	if err := n.removeOrphans(ctx); err != nil && ctx.Err() == nil {
+		n.log.Warn("cannot look for leftovers of pods that are gone", "error", err)
+	}
+	<-ctx.Done()
+	return nil
+}
+
+// prepare waits until the runtime answers.
+func (n *Node) prepare(ctx context.Context) error {
+	const patience = 2 * time.Minute
+	deadline := n.clock.Now().Add(patience)
+	for {
+		v, err := n.cfg.Runtime.Version(ctx, "v1")
+		if err == nil {
+			if v.RuntimeName != "" {
+				n.runtimeName = v.RuntimeName
+			}
+			break
+		}
+		if ctx.Err() != nil {
+			return nil
+		}
+		if n.clock.Now().After(deadline) {
+			return fmt.Errorf("node: the container runtime does not answer: %w", err)
+		}
+		sleep(ctx, n, 200*time.Millisecond)
+	}
+	if s, err := n.cfg.Runtime.Status(ctx, false); err == nil {
+		for _, h := range s.RuntimeHandlers {
+			if h.Name == "" && h.GetFeatures().GetRecursiveReadOnlyMounts() {
+				n.recursiveReadOnly.Store(true)
+			}
+		}
+	}
+	if n.cgroups != nil {
+		for _, g := range n.cgroups.Groups() {
+			limits := cgroup.Limits{}
+			if strings.HasSuffix(g, "besteffort") {
+				limits.CPUShares = 2
+			}
+			if err := n.cgroups.Ensure(g, limits); err != nil {
+				return fmt.Errorf("node: cgroup %s: %w", g, err)
+			}
+		}
+	}
+	return nil
+}
+
+// finish waits for everything that Run began.
+func (n *Node) finish(wg *sync.WaitGroup) {
+	n.mu.Lock()
+	n.running = false
+	n.mu.Unlock()
+	wg.Wait()
+	n.wg.Wait()
+	n.prober.Close()
+	n.objects.Close()
+	n.broadcast.Shutdown()
+}
+
+// followAPI takes pods from the informer. The returned function ends that.
+func (n *Node) followAPI() (stop func(), err error) {
+	mine := func(obj any) (*corev1.Pod, bool) {
+		if d, ok := obj.(cache.DeletedFinalStateUnknown); ok {
+			obj = d.Obj
+		}
+		pod, ok := obj.(*corev1.Pod)
+		return pod, ok && pod.Spec.NodeName == n.cfg.NodeName
+	}
+	r, err := n.cfg.Pods.AddEventHandler(cache.ResourceEventHandlerFuncs{
+		AddFunc: func(obj any) {
+			if pod, ok := mine(obj); ok {
+				n.apiPod(pod)
+			}
+		},
+		UpdateFunc: func(old, obj any) {
+			pod, ok := mine(obj)
+			if !ok {
+				return
+			}
+			if before, was := old.(*corev1.Pod); was && before.UID != pod.UID {
+				n.withWorker(before.UID, (*worker).remove)
+			}
+			n.apiPod(pod)
+		},
+		DeleteFunc: func(obj any) {
+			if pod, ok := mine(obj); ok {
+				if isMirror(pod) {
+					n.mirrorGone(pod)
+					return
+				}
+				n.withWorker(pod.UID, (*worker).remove)
+			}
+		},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("node: follow pods: %w", err)
+	}
+	own, err := n.cfg.Nodes.AddEventHandler(cache.ResourceEventHandlerFuncs{DeleteFunc: func(obj any) {
+		if d, ok := obj.(cache.DeletedFinalStateUnknown); ok {
+			obj = d.Obj
+		}
+		if node, ok := obj.(*corev1.Node); ok && node.Name == n.cfg.NodeName {
+			n.registrar.Changed() // it is made anew
+		}
+	}})
+	if err != nil {
+		return nil, fmt.Errorf("node: follow the node: %w", err)
+	}
+	return func() {
+		if err := errors.Join(n.cfg.Pods.RemoveEventHandler(r), n.cfg.Nodes.RemoveEventHandler(own)); err != nil {
+			n.log.Debug("cannot remove the handlers", "error", err)
+		}
+	}, nil
+}
+
+// apiPod gives a pod of the API to its worker, making one if there is none.
+func (n *Node) apiPod(pod *corev1.Pod) {
+	if isMirror(pod) {
+		n.mirrorSeen(pod)
+		return
+	}
+	n.deliver(pod)
+}
+
+func (n *Node) deliver(pod *corev1.Pod) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if !n.running {
+		return
+	}
+	w := n.workers[pod.UID]
+	if w == nil {
+		w = newWorker(n, pod.UID)
+		n.startWorker(w)
+	}
+	w.update(pod)
+}
+
+// startWorker starts a worker's goroutine. The caller holds mu.
+func (n *Node) startWorker(w *worker) {
+	n.workers[w.uid] = w
+	n.wg.Go(func() {
+		select {
+		case <-w.wake: // the pod is there
+		case <-n.ctx.Done():
+			return
+		}
+		w.run(n.ctx)
+		if n.ctx.Err() != nil {
+			return
+		}
+		n.objects.Use(w.uid, nil)
+		n.counters.forget(string(w.uid))
+		n.released(w.uid)
+		n.mu.Lock()
+		delete(n.workers, w.uid)
+		n.mu.Unlock()
+	})
+}
+
+func (n *Node) withWorker(uid types.UID, f func(*worker)) {
+	n.mu.Lock()
+	w := n.workers[uid]
+	n.mu.Unlock()
+	if w != nil {
+		f(w)
+	}
+}
+
+func (n *Node) objectChanged(uid types.UID) { n.withWorker(uid, (*worker).objectChanged) }
+
+func (n *Node) allWorkers() []*worker {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	out := make([]*worker, 0, len(n.workers))
+	for _, w := range n.workers {
+		out = append(out, w)
+	}
+	return out
+}
+
+// followRuntime wakes the workers whose pods the runtime has news of. When the stream breaks everybody looks again.
+func (n *Node) followRuntime(ctx context.Context) {
+	const firstDelay, maxDelay = 200 * time.Millisecond, time.Second
+	delay := firstDelay
+	for ctx.Err() == nil {
+		events := make(chan *runtimeapi.ContainerEventResponse, 256)
+		streamCtx, cancel := context.WithCancel(ctx)
+		done := make(chan error, 1)
+		go func() {
+			done <- n.cfg.Runtime.GetContainerEvents(streamCtx, events, nil)
+			close(events)
+		}()
+		for e := range events {
+			delay = firstDelay
+			n.runtimeEvent(e)
+		}
+		err := <-done
+		cancel()
+		if ctx.Err() != nil {
+			return
+		}
+		n.log.Debug("the runtime's event stream ended", "error", err)
+		if delay == firstDelay {
+			n.registrar.Changed() // perhaps the runtime is down
+		}
+		for _, w := range n.allWorkers() {
+			w.runtimeChanged()
+		}
+		sleep(ctx, n, delay)
+		delay = min(2*delay, maxDelay)
+	}
+}
+
+func (n *Node) runtimeEvent(e *runtimeapi.ContainerEventResponse) {
+	uid := e.GetPodSandboxStatus().GetMetadata().GetUid()
+	if uid == "" {
+		for _, w := range n.allWorkers() {
+			w.runtimeChanged()
+		}
+		return
+	}
+	n.withWorker(types.UID(uid), (*worker).runtimeChanged)
+}
+
+// removeOrphans ends what is left of pods that the API no longer has: sandboxes, files, cgroups and logs.
+func (n *Node) removeOrphans(ctx context.Context) error {
+	sandboxes, err := n.cfg.Runtime.ListPodSandbox(ctx, nil)
+	if err != nil {
+		return err
+	}
+	n.mu.Lock()
+	known := func(uid string) bool { return n.workers[types.UID(uid)] != nil }
+	for _, pod := range n.cfg.Pods.GetStore().List() {
+		// The informer's handler may be behind its store.
+		if p, ok := pod.(*corev1.Pod); ok && p.Spec.NodeName == n.cfg.NodeName && !isMirror(p) && !known(string(p.UID)) && n.running {
+			w := newWorker(n, p.UID)
+			n.startWorker(w)
+			w.update(p)
+		}
+	}
+	for _, s := range sandboxes {
+		uid := s.Labels[observed.LabelPodUID]
+		if uid == "" || known(uid) || !n.running {
+			continue
+		}
+		n.log.Info("a pod is gone from the API: stopping it", "pod", s.Labels[observed.LabelPodNamespace]+"/"+s.Labels[observed.LabelPodName], "uid", uid)
+		w := newWorker(n, types.UID(uid))
+		w.orphan, w.gone = true, true
+		w.next = orphanPod(s)
+		n.startWorker(w)
+		w.poke()
+	}
+	logs, _ := os.ReadDir(n.cfg.LogDir)
+	var staleVolumes []types.UID
+	for _, uid := range n.volumes.Pods() {
+		if !known(string(uid)) {
+			staleVolumes = append(staleVolumes, uid)
+		}
+	}
+	groups := n.orphanCgroups(known)
+	var staleLogs []string
+	for _, e := range logs {
+		name := e.Name()
+		if i := strings.LastIndexByte(name, '_'); i >= 0 && !known(name[i+1:]) {
+			staleLogs = append(staleLogs, filepath.Join(n.cfg.LogDir, name))
+		}
+	}
+	n.mu.Unlock()
+	var errs []error
+	for _, uid := range staleVolumes {
+		errs = append(errs, n.volumes.Teardown(uid))
+	}
+	for _, g := range groups {
+		errs = append(errs, n.cgroups.Remove(g, cgroupPatience))
+	}
+	for _, p := range staleLogs {
+		errs = append(errs, os.RemoveAll(p))
+	}
+	return errors.Join(errs...)
+}
+
+func (n *Node) allocatable() corev1.ResourceList { return n.allocatableList }
+
+// self is the node's own object, from the informer if it has it; nil before it is registered.
+func (n *Node) self() *corev1.Node {
+	if obj, ok, err := n.cfg.Nodes.GetStore().GetByKey(n.cfg.NodeName); err == nil && ok {
+		if node, ok := obj.(*corev1.Node); ok {
+			return node
+		}
+	}
+	return n.registrar.Node()
+}
+
+// services lists the services whose variables pods of the namespace may get.
+func (n *Node) services(namespace string, links bool) []*corev1.Service {
+	var out []*corev1.Service
+	if links {
+		list, err := n.cfg.Services.GetIndexer().ByIndex(cache.NamespaceIndex, namespace)
+		if err != nil {
+			// Without the index every service is looked at.
+			list = n.cfg.Services.GetStore().List()
+		}
+		for _, obj := range list {
+			if s, ok := obj.(*corev1.Service); ok && s.Namespace == namespace {
+				out = append(out, s)
+			}
+		}
+	}
+	if obj, ok, err := n.cfg.Services.GetStore().GetByKey("default/kubernetes"); err == nil && ok && !(links && namespace == "default") {
+		if s, ok := obj.(*corev1.Service); ok {
+			out = append(out, s)
+		}
+	}
+	return out
+}
+
+// watchPressure looks at memory and disk while there are pods.
+func (n *Node) watchPressure(ctx context.Context) {
+	if n.cfg.Pressure.Off {
+		return
+	}
+	const every = 10 * time.Second
+	const memoryOfPressure = 5 * time.Minute // a condition stays for as long, so that the scheduler doesn't come back at once
+	ticker := n.clock.NewTicker(every)
+	defer ticker.Stop()
+	var seen [3]time.Time
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C():
+		}
+		workers := n.allWorkers()
+		if len(workers) == 0 && seen == [3]time.Time{} {
+			continue
+		}
+		signals, err := pressure.Read(n.cfg.RootDir)
+		if err != nil {
+			n.log.Debug("cannot measure the machine", "error", err)
+			continue
+		}
+		state := pressure.Judge(signals, n.cfg.Pressure)
+		now := n.clock.Now()
+		shown := pressure.State{}
+		for i, s := range []struct {
+			now bool
+			out *bool
+		}{{state.Memory, &shown.Memory}, {state.Disk, &shown.Disk}, {state.PID, &shown.PID}} {
+			if s.now {
+				seen[i] = now
+			}
+			if *s.out = !seen[i].IsZero() && now.Sub(seen[i]) < memoryOfPressure; !*s.out {
+				seen[i] = time.Time{}
+			}
+		}
+		n.registrar.SetPressure(shown)
+		if victim := pressure.Victim(state, n.candidates(workers)); victim != nil {
+			message := pressure.Message(state, signals, n.cfg.Pressure)
+			n.log.Warn("evicting a pod", "pod", describe(victim.Pod), "why", message)
+			n.event(victim.Pod, "", corev1.EventTypeWarning, "Evicted", message)
+			n.withWorker(victim.Pod.UID, func(w *worker) { w.evict(eviction{"Evicted", message, minGrace}) })
+		}
+	}
+}
+
+func (n *Node) candidates(workers []*worker) []pressure.Candidate {
+	var out []pressure.Candidate
+	for _, w := range workers {
+		pod, st := w.snapshot()
+		if pod == nil || st == nil || st.Phase == corev1.PodSucceeded || st.Phase == corev1.PodFailed || pod.DeletionTimestamp != nil {
+			continue
+		}
+		c := pressure.Candidate{Pod: pod}
+		if n.cgroups != nil {
+			class := st.QOSClass
+			c.MemoryBytes = int64(n.cgroups.Usage(cgroup.PodGroup(n.cgroups.Root(), class, string(pod.UID))).WorkingSetBytes)
+		}
+		out = append(out, c)
+	}
+	return out
+}

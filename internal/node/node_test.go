@@ -1,0 +1,430 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/celox/celox/internal/node/fakecri"
+)
+
+func TestPodRunsAndIsDeleted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		r.runtime.Stop = func(*runtimeapi.ContainerConfig) (time.Duration, fakecri.Exit) {
+			return 3 * time.Second, fakecri.Exit{Code: 0}
+		}
+		r.start()
+		defer func() { r.stop() }()
+		select {
+		case <-r.node.Ready():
+		default:
+			t.Fatal("the node isn't ready")
+		}
+		r.create(testPod("web"))
+		pass(time.Second)
+		pod := r.get("web")
+		if pod.Status.Phase != corev1.PodRunning {
+			t.Fatalf("phase %s, %+v", pod.Status.Phase, pod.Status.ContainerStatuses)
+		}
+		cs := pod.Status.ContainerStatuses[0]
+		if !cs.Ready || cs.Started == nil || !*cs.Started || !strings.HasPrefix(cs.ContainerID, "celox://c0") || cs.RestartCount != 0 {
+			t.Errorf("container status %+v", cs)
+		}
+		if pod.Status.PodIP == "" || pod.Status.HostIP != "192.0.2.10" || pod.Status.StartTime == nil {
+			t.Errorf("addresses %+v", pod.Status)
+		}
+		for _, c := range []corev1.PodConditionType{corev1.PodReadyToStartContainers, corev1.PodInitialized, corev1.PodReady, corev1.ContainersReady, corev1.PodScheduled} {
+			if got := condition(pod, c); got != "True  " {
+				t.Errorf("%s is %q", c, got)
+			}
+		}
+		r.wantEvent("Pulling", `Pulling image "web:1"`)
+		r.wantEvent("Pulled", `Successfully pulled image "web:1" in `)
+		r.wantEvent("Created", "Container created")
+		r.wantEvent("Started", "Container started")
+
+		r.remove("web", 30)
+		pass(time.Second)
+		if !r.exists("web") {
+			t.Fatal("the pod vanished before its container ended")
+		}
+		r.wantEvent("Killing", "Stopping container c")
+		pass(3 * time.Second)
+		if r.exists("web") {
+			t.Fatalf("the pod is still there: %v", r.runtime.Calls())
+		}
+		calls := r.runtime.Calls()
+		want := []string{"RunPodSandbox web", "CreateContainer c", "StartContainer c", "StopContainer c 30", "StopPodSandbox web", "RemovePodSandbox web"}
+		if !slices.Equal(calls, want) {
+			t.Errorf("calls %q, want %q", calls, want)
+		}
+		for _, dir := range []string{"node/pods/uid-web", "log/pods/default_web_uid-web"} {
+			if _, err := os.Stat(filepath.Join(r.root, dir)); !os.IsNotExist(err) {
+				t.Errorf("%s is left: %v", dir, err)
+			}
+		}
+	})
+}
+
+func TestNodeObject(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		r.start()
+		defer func() { r.stop() }()
+		pass(time.Second)
+		node, err := r.client.CoreV1().Nodes().Get(t.Context(), testNode, metav1.GetOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		reasons := map[corev1.NodeConditionType]string{}
+		for _, c := range node.Status.Conditions {
+			reasons[c.Type] = string(c.Status) + " " + c.Reason
+		}
+		want := map[corev1.NodeConditionType]string{
+			corev1.NodeMemoryPressure: "False KubeletHasSufficientMemory", corev1.NodeDiskPressure: "False KubeletHasNoDiskPressure",
+			corev1.NodePIDPressure: "False KubeletHasSufficientPID", corev1.NodeReady: "True KubeletReady",
+		}
+		for k, v := range want {
+			if reasons[k] != v {
+				t.Errorf("%s: %q, want %q", k, reasons[k], v)
+			}
+		}
+		if node.Labels[corev1.LabelHostname] != testNode || node.Status.NodeInfo.ContainerRuntimeVersion != "celox://0.0.0" || node.Status.Capacity.Cpu().IsZero() {
+			t.Errorf("node %+v", node)
+		}
+		if _, err := r.client.CoordinationV1().Leases("kube-node-lease").Get(t.Context(), testNode, metav1.GetOptions{}); err != nil {
+			t.Errorf("lease: %v", err)
+		}
+		writes := len(r.client.Actions())
+		pass(time.Hour)
+		if n := len(r.client.Actions()); n != writes {
+			t.Errorf("an idle node made %d requests in an hour: %v", n-writes, r.client.Actions()[writes:])
+		}
+	})
+}
+
+func TestCrashLoopBackOff(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		r.runtime.Life = func(*runtimeapi.ContainerConfig) (time.Duration, fakecri.Exit, bool) {
+			return time.Second, fakecri.Exit{Code: 3}, true
+		}
+		r.start()
+		defer func() { r.stop() }()
+		r.create(testPod("crash"))
+		pass(1500 * time.Millisecond) // ended once, restarted at once
+		if n := r.get("crash").Status.ContainerStatuses[0].RestartCount; n != 1 {
+			t.Fatalf("restart count %d after the first crash, want 1", n)
+		}
+		pass(time.Second) // ended twice
+		pod := r.get("crash")
+		cs := pod.Status.ContainerStatuses[0]
+		waiting(t, cs, "CrashLoopBackOff", "back-off 10s restarting failed container=c pod=crash_default(uid-crash)")
+		if l := cs.LastTerminationState.Terminated; l == nil || l.ExitCode != 3 || l.Reason != "Error" {
+			t.Errorf("last state %v", describeState(cs.LastTerminationState))
+		}
+		if pod.Status.Phase != corev1.PodRunning {
+			t.Errorf("phase %s", pod.Status.Phase)
+		}
+		r.wantEvent("BackOff", "Back-off restarting failed container c in pod crash_default(uid-crash)")
+		pass(10 * time.Second)
+		if n := r.get("crash").Status.ContainerStatuses[0].RestartCount; n != 2 {
+			t.Errorf("restart count %d, want 2", n)
+		}
+		pass(2 * time.Second)
+		waiting(t, r.get("crash").Status.ContainerStatuses[0], "CrashLoopBackOff", "back-off 20s")
+		pass(time.Hour)
+		waiting(t, r.get("crash").Status.ContainerStatuses[0], "CrashLoopBackOff", "back-off 5m0s")
+		// Only the newest incarnation and the one before it are kept.
+		list, _ := r.runtime.ListContainers(t.Context(), nil)
+		if len(list) > 2 {
+			t.Errorf("%d containers are kept", len(list))
+		}
+	})
+}
+
+func TestImagePullBackOff(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		fine := false
+		r.runtime.Pull = func(context.Context, string, *runtimeapi.AuthConfig) error {
+			if fine {
+				return nil
+			}
+			return errors.New("registry says: manifest unknown")
+		}
+		r.start()
+		defer func() { r.stop() }()
+		r.create(testPod("pull"))
+		pass(time.Second)
+		pod := r.get("pull")
+		waiting(t, pod.Status.ContainerStatuses[0], "ErrImagePull", "manifest unknown")
+		if pod.Status.Phase != corev1.PodPending {
+			t.Errorf("phase %s", pod.Status.Phase)
+		}
+		r.wantEvent("Failed", `Failed to pull image "web:1": registry says: manifest unknown`)
+		r.wantEvent("Failed", "Error: ErrImagePull")
+		pass(4 * time.Second)
+		waiting(t, r.get("pull").Status.ContainerStatuses[0], "ImagePullBackOff", `Back-off pulling image "web:1": ErrImagePull: registry says`)
+		r.wantEvent("BackOff", `Back-off pulling image "web:1"`)
+		fine = true
+		pass(6 * time.Second)
+		if pod := r.get("pull"); pod.Status.Phase != corev1.PodRunning {
+			t.Errorf("phase %s after the registry came back: %v", pod.Status.Phase, describeState(pod.Status.ContainerStatuses[0].State))
+		}
+	})
+}
+
+func TestMissingConfigMapCures(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		r.start()
+		defer func() { r.stop() }()
+		r.create(testPod("env", func(p *corev1.Pod) {
+			p.Spec.Containers[0].Env = []corev1.EnvVar{{Name: "A", ValueFrom: &corev1.EnvVarSource{
+				ConfigMapKeyRef: &corev1.ConfigMapKeySelector{LocalObjectReference: corev1.LocalObjectReference{Name: "cfg"}, Key: "a"},
+			}}, {Name: "B", Value: "<$(A)>"}}
+		}))
+		pass(time.Second)
+		waiting(t, r.get("env").Status.ContainerStatuses[0], "CreateContainerConfigError", `configmap "cfg" not found`)
+		r.wantEvent("Failed", `Error: configmap "cfg" not found`)
+		cm := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "cfg", Namespace: "default", ResourceVersion: "7"}, Data: map[string]string{"a": "1"}}
+		if _, err := r.client.CoreV1().ConfigMaps("default").Create(t.Context(), cm, metav1.CreateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		pass(100 * time.Millisecond) // its arrival is an event: nobody waits for a retry
+		if pod := r.get("env"); pod.Status.Phase != corev1.PodRunning {
+			t.Fatalf("phase %s: %v", pod.Status.Phase, describeState(pod.Status.ContainerStatuses[0].State))
+		}
+		got := map[string]string{}
+		for _, kv := range r.runtime.Config(r.runtime.Container("env", "c")).Envs {
+			got[kv.Key] = string(kv.Value)
+		}
+		if got["A"] != "1" || got["B"] != "<1>" {
+			t.Errorf("environment %v", got)
+		}
+	})
+}
+
+func TestInitContainersAndSidecar(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		r.runtime.Life = func(c *runtimeapi.ContainerConfig) (time.Duration, fakecri.Exit, bool) {
+			switch c.Metadata.Name {
+			case "i1", "i2":
+				return 2 * time.Second, fakecri.Exit{}, true
+			case "main":
+				return 10 * time.Second, fakecri.Exit{}, true
+			}
+			return 0, fakecri.Exit{}, false
+		}
+		r.start()
+		defer func() { r.stop() }()
+		always := corev1.ContainerRestartPolicyAlways
+		r.create(testPod("init", func(p *corev1.Pod) {
+			p.Spec.RestartPolicy = corev1.RestartPolicyNever
+			p.Spec.InitContainers = []corev1.Container{
+				{Name: "i1", Image: "web:1"}, {Name: "side", Image: "web:1", RestartPolicy: &always}, {Name: "i2", Image: "web:1"},
+			}
+			p.Spec.Containers = []corev1.Container{{Name: "main", Image: "web:1"}}
+		}))
+		pass(time.Second)
+		pod := r.get("init")
+		if pod.Status.Phase != corev1.PodPending || pod.Status.InitContainerStatuses[0].State.Running == nil {
+			t.Fatalf("phase %s, %v", pod.Status.Phase, describeState(pod.Status.InitContainerStatuses[0].State))
+		}
+		waiting(t, pod.Status.ContainerStatuses[0], "PodInitializing", "")
+		if got := condition(pod, corev1.PodInitialized); got != "False ContainersNotInitialized containers with incomplete status: [i1 side i2]" {
+			t.Errorf("Initialized is %q", got)
+		}
+		pass(4 * time.Second)
+		pod = r.get("init")
+		if pod.Status.Phase != corev1.PodRunning || condition(pod, corev1.PodInitialized) != "True  " {
+			t.Fatalf("phase %s, initialized %s", pod.Status.Phase, condition(pod, corev1.PodInitialized))
+		}
+		pass(10 * time.Second)
+		pod = r.get("init")
+		if pod.Status.Phase != corev1.PodSucceeded {
+			t.Fatalf("phase %s", pod.Status.Phase)
+		}
+		if side := pod.Status.InitContainerStatuses[1]; side.State.Terminated == nil {
+			t.Errorf("the sidecar is %s", describeState(side.State))
+		}
+		if got := condition(pod, corev1.PodReady); got != "False PodCompleted " {
+			t.Errorf("Ready is %q", got)
+		}
+	})
+}
+
+func TestFailedInitWithRestartNever(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		r.runtime.Life = func(*runtimeapi.ContainerConfig) (time.Duration, fakecri.Exit, bool) {
+			return time.Second, fakecri.Exit{Code: 1}, true
+		}
+		r.start()
+		defer func() { r.stop() }()
+		r.create(testPod("bad", func(p *corev1.Pod) {
+			p.Spec.RestartPolicy = corev1.RestartPolicyNever
+			p.Spec.InitContainers = []corev1.Container{{Name: "i", Image: "web:1"}}
+		}))
+		pass(5 * time.Second)
+		if pod := r.get("bad"); pod.Status.Phase != corev1.PodFailed {
+			t.Errorf("phase %s", pod.Status.Phase)
+		}
+	})
+}
+
+func TestProbes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		ready, live := false, true
+		r.runtime.OnExec = func(_ context.Context, _ *runtimeapi.ContainerConfig, cmd []string) (string, int, error) {
+			if cmd[0] == "ready" && !ready {
+				return "not yet", 1, nil
+			}
+			if cmd[0] == "live" && !live {
+				return "dead", 2, nil
+			}
+			return "", 0, nil
+		}
+		r.start()
+		defer func() { r.stop() }()
+		exec := func(name string) corev1.ProbeHandler {
+			return corev1.ProbeHandler{Exec: &corev1.ExecAction{Command: []string{name}}}
+		}
+		r.create(testPod("probed", func(p *corev1.Pod) {
+			p.Spec.Containers[0].ReadinessProbe = &corev1.Probe{ProbeHandler: exec("ready"), PeriodSeconds: 2, FailureThreshold: 1, SuccessThreshold: 1, TimeoutSeconds: 1}
+			p.Spec.Containers[0].LivenessProbe = &corev1.Probe{ProbeHandler: exec("live"), PeriodSeconds: 5, FailureThreshold: 2, SuccessThreshold: 1, TimeoutSeconds: 1}
+		}))
+		pass(time.Second)
+		pod := r.get("probed")
+		if pod.Status.Phase != corev1.PodRunning || pod.Status.ContainerStatuses[0].Ready {
+			t.Fatalf("phase %s, ready %v", pod.Status.Phase, pod.Status.ContainerStatuses[0].Ready)
+		}
+		if got := condition(pod, corev1.PodReady); got != "False ContainersNotReady containers with unready status: [c]" {
+			t.Errorf("Ready is %q", got)
+		}
+		r.wantEvent("Unhealthy", "Readiness probe failed: not yet")
+		ready = true
+		pass(2 * time.Second)
+		if !r.get("probed").Status.ContainerStatuses[0].Ready {
+			t.Error("not ready after a successful probe")
+		}
+		live = false
+		pass(11 * time.Second)
+		live = true
+		r.wantEvent("Killing", "Container c failed liveness probe, will be restarted")
+		if cs := r.get("probed").Status.ContainerStatuses[0]; cs.RestartCount != 1 || cs.State.Running == nil {
+			t.Errorf("restart count %d, %s", cs.RestartCount, describeState(cs.State))
+		}
+	})
+}
+
+func TestRestartOfTheNodeKeepsPods(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		r.start()
+		r.create(testPod("stay"))
+		r.create(testPod("leave"))
+		pass(time.Second)
+		before := r.get("stay").Status.ContainerStatuses[0]
+		r.stop()
+		if err := r.client.CoreV1().Pods("default").Delete(t.Context(), "leave", metav1.DeleteOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		if id := r.runtime.Container("leave", "c"); id == "" {
+			t.Fatal("stopping the node ended a container")
+		}
+		r.start()
+		defer func() { r.stop() }()
+		pass(2 * time.Second)
+		after := r.get("stay").Status.ContainerStatuses[0]
+		if after.ContainerID != before.ContainerID || after.RestartCount != 0 || !after.Ready {
+			t.Errorf("before %+v, after %+v", before, after)
+		}
+		if id := r.runtime.Container("leave", "c"); id != "" {
+			t.Error("the pod that was deleted meanwhile still runs")
+		}
+	})
+}
+
+func TestPreStopAndShorterGrace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		r.runtime.Stop = func(*runtimeapi.ContainerConfig) (time.Duration, fakecri.Exit) { return time.Hour, fakecri.Exit{} }
+		r.start()
+		defer func() { r.stop() }()
+		r.create(testPod("slow", func(p *corev1.Pod) {
+			p.Spec.Containers[0].Lifecycle = &corev1.Lifecycle{PreStop: &corev1.LifecycleHandler{Sleep: &corev1.SleepAction{Seconds: 5}}}
+		}))
+		pass(time.Second)
+		r.remove("slow", 30)
+		pass(6 * time.Second)
+		if calls := r.runtime.Calls(); !slices.Contains(calls, "StopContainer c 25") {
+			t.Errorf("calls %q: want a stop with what the hook left of the grace period", calls)
+		}
+		r.remove("slow", 2) // kubectl delete again, with a shorter period
+		pass(3 * time.Second)
+		if r.exists("slow") {
+			t.Error("the shorter grace period was not obeyed")
+		}
+	})
+}
+
+func TestDeadlineRejectionAndCompletion(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		r.start()
+		defer func() { r.stop() }()
+		limit := int64(60)
+		r.create(testPod("late", func(p *corev1.Pod) { p.Spec.ActiveDeadlineSeconds = &limit }))
+		r.create(testPod("elsewhere", func(p *corev1.Pod) { p.Spec.NodeSelector = map[string]string{"disk": "ssd"} }))
+		pass(time.Second)
+		if pod := r.get("elsewhere"); pod.Status.Phase != corev1.PodFailed || pod.Status.Reason != "NodeAffinity" {
+			t.Errorf("phase %s, reason %s", pod.Status.Phase, pod.Status.Reason)
+		}
+		pass(2 * time.Minute)
+		pod := r.get("late")
+		if pod.Status.Phase != corev1.PodFailed || pod.Status.Reason != "DeadlineExceeded" {
+			t.Errorf("phase %s, reason %s", pod.Status.Phase, pod.Status.Reason)
+		}
+		if id := r.runtime.Container("late", "c"); id == "" {
+			t.Error("the container of an ended pod has to stay for its log")
+		}
+		r.remove("late", 30)
+		pass(time.Second)
+		if r.exists("late") {
+			t.Error("the ended pod could not be deleted")
+		}
+	})
+}
+
+func TestSandboxLoss(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		r.start()
+		defer func() { r.stop() }()
+		r.create(testPod("net"))
+		pass(time.Second)
+		list, _ := r.runtime.ListPodSandbox(t.Context(), nil)
+		r.runtime.KillSandbox(list[0].Id)
+		pass(2 * time.Second)
+		pod := r.get("net")
+		if cs := pod.Status.ContainerStatuses[0]; pod.Status.Phase != corev1.PodRunning || cs.RestartCount != 1 || cs.State.Running == nil {
+			t.Errorf("phase %s, restart count %d, %s", pod.Status.Phase, cs.RestartCount, describeState(cs.State))
+		}
+		r.wantEvent("SandboxChanged", "Pod sandbox changed, it will be killed and re-created.")
+	})
+}

@@ -1,0 +1,457 @@
+package podlog
+
+import (
+	"bufio"
+	"bytes"
+	"compress/gzip"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/fsnotify/fsnotify"
+)
+
+// Options say what of a log is wanted. The zero value is everything that is there now.
+type Options struct {
+	Follow     bool
+	Since      time.Time
+	Tail       int64 // lines from the end; -1: all
+	LimitBytes int64 // -1: no limit
+	Timestamps bool
+	Stream     string // "stdout", "stderr" or "" for both
+	// Done is closed, or nil, when the container has ended: following stops at the end of the log then.
+	Done <-chan struct{}
+}
+
+// AllLines is an Options without limits.
+var AllLines = Options{Tail: -1, LimitBytes: -1}
+
+// maxLineBytes bounds a line in memory: a longer one is given out in pieces.
+const maxLineBytes = 1 << 20
+
+// stampFormat is how times are shown: with all nine digits, so that they sort.
+const stampFormat = "2006-01-02T15:04:05.000000000Z07:00"
+
+// Read writes the log at path, with its rotated predecessors, to stdout and stderr.
+func Read(ctx context.Context, path string, o Options, stdout, stderr io.Writer) error {
+	out := &writer{stdout: stdout, stderr: stderr, limit: o.LimitBytes, options: o}
+	if o.LimitBytes == 0 || o.Tail == 0 && !o.Follow {
+		return nil
+	}
+	var w *fsnotify.Watcher
+	if o.Follow {
+		var err error
+		if w, err = fsnotify.NewWatcher(); err != nil {
+			return fmt.Errorf("follow %s: %w", path, err)
+		}
+		defer w.Close()
+		// The directory is watched, because rotation replaces the file.
+		if err := w.Add(filepath.Dir(path)); err != nil {
+			return fmt.Errorf("follow %s: %w", path, err)
+		}
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return fmt.Errorf("failed to try resolving symlinks in path %q: %w", path, err)
+	}
+	defer func() { f.Close() }()
+	if err := history(path, f, o, out); err != nil {
+		return ended(err)
+	}
+	r := bufio.NewReaderSize(f, 64<<10)
+	var rest []byte // the beginning of a line that isn't complete yet
+	for {
+		line, err := r.ReadSlice('\n')
+		switch {
+		case err == nil || errors.Is(err, bufio.ErrBufferFull):
+			rest = append(rest, line...)
+			if err == nil || len(rest) > maxLineBytes {
+				if err := out.line(rest); err != nil {
+					return ended(err)
+				}
+				rest = rest[:0]
+			}
+			continue
+		case errors.Is(err, io.EOF):
+			rest = append(rest, line...)
+		default:
+			return fmt.Errorf("read %s: %w", path, err)
+		}
+		if !o.Follow {
+			if len(rest) > 0 {
+				return ended(out.line(rest))
+			}
+			return nil
+		}
+		fresh, err := wait(ctx, w, f, path, o.Done)
+		if err != nil {
+			if errors.Is(err, errOver) {
+				// Whatever was written between the last look and the end.
+				if more, _ := io.ReadAll(io.LimitReader(r, maxLineBytes)); len(more) > 0 {
+					for _, l := range bytes.SplitAfter(append(rest, more...), []byte{'\n'}) {
+						if len(l) > 0 {
+							if err := out.line(l); err != nil {
+								return ended(err)
+							}
+						}
+					}
+				}
+				return nil
+			}
+			return err
+		}
+		if fresh != nil {
+			// Rotated: the old file is read to its end before the new one begins.
+			for {
+				line, err := r.ReadSlice('\n')
+				rest = append(rest, line...)
+				if err == nil {
+					if err := out.line(rest); err != nil {
+						fresh.Close()
+						return ended(err)
+					}
+					rest = rest[:0]
+				} else if !errors.Is(err, bufio.ErrBufferFull) {
+					break
+				}
+			}
+			f.Close()
+			f = fresh
+			r.Reset(f)
+		}
+	}
+}
+
+var (
+	errOver  = errors.New("the container has ended")
+	errLimit = errors.New("the limit is reached")
+)
+
+// ended turns the ends that aren't errors into nil.
+func ended(err error) error {
+	if errors.Is(err, errLimit) {
+		return nil
+	}
+	return err
+}
+
+// wait blocks until there is more to read. It returns the new file if the log was rotated.
+func wait(ctx context.Context, w *fsnotify.Watcher, f *os.File, path string, done <-chan struct{}) (*os.File, error) {
+	for {
+		if fresh := rotated(f, path); fresh != nil {
+			return fresh, nil
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-done:
+			return nil, errOver
+		case err, ok := <-w.Errors:
+			if !ok {
+				return nil, errOver
+			}
+			return nil, err
+		case e, ok := <-w.Events:
+			if !ok {
+				return nil, errOver
+			}
+			if e.Name != path {
+				if e.Has(fsnotify.Create) {
+					continue
+				}
+				continue
+			}
+			if e.Has(fsnotify.Write) {
+				return nil, nil
+			}
+			// Created, renamed or removed: look again.
+		}
+	}
+}
+
+// rotated opens the file that stands at path now, if it is another one than f.
+func rotated(f *os.File, path string) *os.File {
+	now, err := os.Stat(path)
+	if err != nil {
+		return nil
+	}
+	have, err := f.Stat()
+	if err != nil || os.SameFile(now, have) {
+		return nil
+	}
+	fresh, err := os.Open(path)
+	if err != nil {
+		return nil
+	}
+	return fresh
+}
+
+// history deals with what lies before the place in f to read on from: rotated files and the tail. It leaves f there.
+func history(path string, f *os.File, o Options, out *writer) error {
+	if o.Tail < 0 {
+		for _, p := range Rotated(path) {
+			if err := whole(p, out); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	offset, found, err := tailOffset(f, o)
+	if err != nil {
+		return err
+	}
+	if missing := o.Tail - found; missing > 0 {
+		older := Rotated(path)
+		var kept [][]byte
+		for i := len(older) - 1; i >= 0 && missing > 0; i-- {
+			lines, n, err := lastLines(older[i], missing, o)
+			if err != nil {
+				return err
+			}
+			missing -= n
+			kept = append(lines, kept...)
+		}
+		for _, l := range kept {
+			if err := out.line(l); err != nil {
+				return err
+			}
+		}
+	}
+	_, err = f.Seek(offset, io.SeekStart)
+	return err
+}
+
+// counts tells whether a raw line counts as one of a tail: full lines of the wanted stream.
+func counts(line []byte, o Options) bool {
+	l, err := Parse(line)
+	return err == nil && !l.Part && (o.Stream == "" || l.Stream == o.Stream)
+}
+
+// tailOffset finds where the last o.Tail lines of f begin, reading backwards in blocks.
+func tailOffset(f *os.File, o Options) (offset, found int64, _ error) {
+	const block = 64 << 10
+	end, err := f.Seek(0, io.SeekEnd)
+	if err != nil {
+		return 0, 0, err
+	}
+	if o.Tail == 0 {
+		return end, 0, nil
+	}
+	var tail []byte // what has been read so far, from pos to the first line that was counted
+	pos := end
+	lineEnd := end
+	for pos > 0 {
+		n := min(int64(block), pos)
+		pos -= n
+		buf := make([]byte, n)
+		if _, err := f.ReadAt(buf, pos); err != nil && !errors.Is(err, io.EOF) {
+			return 0, 0, err
+		}
+		tail = append(buf, tail...)
+		for {
+			// The last complete line in tail ends at lineEnd.
+			body := tail[:lineEnd-pos]
+			trimmed := bytes.TrimSuffix(body, []byte{'\n'})
+			i := bytes.LastIndexByte(trimmed, '\n')
+			if i < 0 {
+				if pos > 0 {
+					break // the line begins in an earlier block
+				}
+				if len(trimmed) > 0 && counts(trimmed, o) {
+					if found == o.Tail {
+						return lineEnd, found, nil
+					}
+					found++
+				}
+				return 0, found, nil
+			}
+			begin := pos + int64(i) + 1
+			if counts(body[i+1:], o) {
+				if found == o.Tail {
+					return lineEnd, found, nil
+				}
+				found++
+			}
+			lineEnd = begin
+			tail = tail[:begin-pos]
+		}
+	}
+	return 0, found, nil
+}
+
+// lastLines are the last n lines of an older file.
+func lastLines(path string, n int64, o Options) (lines [][]byte, found int64, err error) {
+	err = eachLine(path, func(line []byte) error {
+		lines = append(lines, bytes.Clone(line))
+		if counts(line, o) {
+			found++
+		}
+		for found > n {
+			if counts(lines[0], o) {
+				found--
+			}
+			lines = lines[1:]
+		}
+		return nil
+	})
+	return lines, found, err
+}
+
+func whole(path string, out *writer) error { return eachLine(path, out.line) }
+
+// eachLine calls f for every line of a log file that may be compressed. The line is valid during the call only.
+func eachLine(path string, f func([]byte) error) error {
+	file, err := os.Open(path)
+	if err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil // rotated away meanwhile
+		}
+		return err
+	}
+	defer file.Close()
+	var in io.Reader = file
+	if strings.HasSuffix(path, ".gz") {
+		z, err := gzip.NewReader(file)
+		if err != nil {
+			return fmt.Errorf("read %s: %w", path, err)
+		}
+		defer z.Close()
+		in = z
+	}
+	r := bufio.NewReaderSize(in, 64<<10)
+	var rest []byte
+	for {
+		line, err := r.ReadSlice('\n')
+		rest = append(rest, line...)
+		switch {
+		case err == nil || len(rest) > maxLineBytes:
+			if err := f(rest); err != nil {
+				return err
+			}
+			rest = rest[:0]
+		case errors.Is(err, bufio.ErrBufferFull):
+		case errors.Is(err, io.EOF):
+			if len(rest) > 0 {
+				return f(rest)
+			}
+			return nil
+		default:
+			return fmt.Errorf("read %s: %w", path, err)
+		}
+	}
+}
+
+// Rotated lists the older files of a log, oldest first: <path>.<time>[.gz].
+func Rotated(path string) []string {
+	entries, err := os.ReadDir(filepath.Dir(path))
+	if err != nil {
+		return nil
+	}
+	prefix := filepath.Base(path) + "."
+	var out []string
+	for _, e := range entries {
+		if name := e.Name(); strings.HasPrefix(name, prefix) && !strings.HasSuffix(name, ".tmp") {
+			out = append(out, filepath.Join(filepath.Dir(path), name))
+		}
+	}
+	slices.SortFunc(out, func(a, b string) int {
+		return strings.Compare(strings.TrimSuffix(a, ".gz"), strings.TrimSuffix(b, ".gz"))
+	})
+	return slices.CompactFunc(out, func(a, b string) bool { return strings.TrimSuffix(a, ".gz") == strings.TrimSuffix(b, ".gz") })
+}
+
+// writer gives out lines as the options want them.
+type writer struct {
+	stdout, stderr io.Writer
+	limit          int64 // bytes left; -1: no limit
+	options        Options
+	open           map[string]bool // streams in the middle of a line
+	buf            []byte
+}
+
+func (w *writer) line(raw []byte) error {
+	l, err := Parse(raw)
+	if err != nil {
+		return nil // not ours to show: a line that was cut by a crash
+	}
+	if w.options.Stream != "" && l.Stream != w.options.Stream || !w.options.Since.IsZero() && l.Time.Before(w.options.Since) {
+		return nil
+	}
+	out := w.stdout
+	if l.Stream == "stderr" {
+		out = w.stderr
+	}
+	w.buf = w.buf[:0]
+	if w.options.Timestamps && !w.open[l.Stream] {
+		w.buf = l.Time.AppendFormat(w.buf, stampFormat)
+		w.buf = append(w.buf, ' ')
+	}
+	w.buf = append(w.buf, l.Text...)
+	if l.Part {
+		if w.open == nil {
+			w.open = map[string]bool{}
+		}
+		w.open[l.Stream] = true
+	} else {
+		delete(w.open, l.Stream)
+		if n := len(w.buf); n == 0 || w.buf[n-1] != '\n' {
+			w.buf = append(w.buf, '\n')
+		}
+	}
+	if out == nil {
+		return nil
+	}
+	data := w.buf
+	if w.limit >= 0 && int64(len(data)) > w.limit {
+		data = data[:w.limit]
+	}
+	if _, err := out.Write(data); err != nil {
+		return err
+	}
+	if w.limit >= 0 {
+		if w.limit -= int64(len(data)); w.limit <= 0 {
+			return errLimit
+		}
+	}
+	return nil
+}
+
+// LastWords is the end of a log, for the message of a container that said nothing else: at most lines and bytes.
+func LastWords(path string, lines int64, bytesMax int) string {
+	f, err := os.Open(path)
+	if err != nil {
+		return ""
+	}
+	defer f.Close()
+	offset, _, err := tailOffset(f, Options{Tail: lines})
+	if err != nil {
+		return ""
+	}
+	if _, err := f.Seek(offset, io.SeekStart); err != nil {
+		return ""
+	}
+	var out bytes.Buffer
+	w := &writer{stdout: &out, stderr: &out, limit: -1}
+	r := bufio.NewReader(f)
+	for {
+		line, err := r.ReadBytes('\n')
+		if len(line) > 0 && w.line(line) != nil {
+			break
+		}
+		if err != nil {
+			break
+		}
+	}
+	b := out.Bytes()
+	if len(b) > bytesMax {
+		b = b[len(b)-bytesMax:]
+	}
+	return string(b)
+}

@@ -1,0 +1,273 @@
+package status
+
+import (
+	"fmt"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/celox/celox/internal/node/observed"
+)
+
+// Waiting is why a container does not run now.
+type Waiting struct {
+	Reason  string
+	Message string
+}
+
+// ReasonContainerCreating and the others are the reasons of waiting and terminated containers that clients match on.
+const (
+	ReasonContainerCreating     = "ContainerCreating"
+	ReasonPodInitializing       = "PodInitializing"
+	ReasonCrashLoopBackOff      = "CrashLoopBackOff"
+	ReasonContainerUnknown      = "ContainerStatusUnknown"
+	reasonCompleted             = "Completed"
+	reasonError                 = "Error"
+	messageContainerStatusGone  = "The container could not be located when the pod was terminated"
+	exitCodeContainerStatusGone = 137
+)
+
+// role is what a container is in its pod.
+type role int8
+
+const (
+	roleMain role = iota
+	roleInit
+	roleSidecar
+	roleEphemeral
+)
+
+// IsSidecar tells whether an init container keeps running besides the pod's containers (KEP-753).
+func IsSidecar(c *corev1.Container) bool {
+	return c.RestartPolicy != nil && *c.RestartPolicy == corev1.ContainerRestartPolicyAlways
+}
+
+// containerStatus computes the status of one container. old is what the status said before, nil if nothing.
+func (in *Input) containerStatus(c *corev1.Container, r role, old *corev1.ContainerStatus) corev1.ContainerStatus {
+	out := corev1.ContainerStatus{Name: c.Name, Image: c.Image}
+	defaultWait := Waiting{Reason: ReasonContainerCreating}
+	if r != roleEphemeral && len(in.Pod.Spec.InitContainers) > 0 {
+		defaultWait = Waiting{Reason: ReasonPodInitializing}
+	}
+	waiting, isWaiting := in.Waiting[c.Name]
+	latest := in.Observed.Latest(c.Name)
+
+	switch {
+	case latest == nil || latest.State == runtimeapi.ContainerState_CONTAINER_CREATED && !in.Terminal:
+		out.State = waitingState(defaultWait)
+		if latest != nil {
+			out.RestartCount = int32(latest.RestartCount)
+			if previous := in.Observed.Previous(c.Name); previous != nil {
+				out.LastTerminationState = in.terminated(previous)
+			}
+		}
+		if latest == nil && old != nil {
+			// The runtime forgot a container that it once had: keep what is known of it.
+			out.RestartCount = old.RestartCount
+			out.LastTerminationState = old.LastTerminationState
+			switch {
+			case old.State.Terminated != nil:
+				if in.Terminal || in.keeps(c, r, old) {
+					out.State = old.State
+					out.ContainerID, out.ImageID, out.Image = old.ContainerID, old.ImageID, old.Image
+				} else {
+					out.LastTerminationState = old.State
+				}
+			case old.State.Running != nil:
+				gone := corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{
+					Reason:      ReasonContainerUnknown,
+					Message:     messageContainerStatusGone,
+					ExitCode:    exitCodeContainerStatusGone,
+					ContainerID: old.ContainerID,
+					StartedAt:   old.State.Running.StartedAt,
+				}}
+				if in.Terminal {
+					out.State = gone
+				} else {
+					out.LastTerminationState = gone
+				}
+			}
+		}
+	case latest.Running():
+		out.State.Running = &corev1.ContainerStateRunning{StartedAt: metav1.NewTime(latest.StartedAt)}
+		in.identity(&out, latest)
+		if previous := in.Observed.Previous(c.Name); previous != nil {
+			out.LastTerminationState = in.terminated(previous)
+		} else if old != nil && latest.RestartCount > 0 {
+			out.LastTerminationState = old.LastTerminationState
+			if old.State.Terminated != nil {
+				out.LastTerminationState = old.State
+			}
+		}
+	default:
+		in.identity(&out, latest)
+		out.State = in.terminated(latest)
+		if previous := in.Observed.Previous(c.Name); previous != nil {
+			out.LastTerminationState = in.terminated(previous)
+		} else if old != nil && latest.RestartCount > 0 {
+			out.LastTerminationState = old.LastTerminationState
+		}
+	}
+
+	if isWaiting && out.State.Running == nil && !in.Terminal {
+		if out.State.Terminated != nil {
+			out.LastTerminationState = out.State
+		}
+		out.State = waitingState(waiting)
+	}
+	if in.Terminal && out.State.Waiting != nil && (r == roleMain || out.LastTerminationState.Terminated != nil) {
+		// Nothing will run any more: what never ran, or was lost, has ended as well.
+		out.State = corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{
+			Reason: ReasonContainerUnknown, Message: messageContainerStatusGone, ExitCode: exitCodeContainerStatusGone,
+		}}
+	}
+	in.fillReadiness(&out, c, r)
+	in.fillResources(&out, c, latest)
+	fillMounts(&out, c)
+	return out
+}
+
+// keeps tells whether a finished container that the runtime has forgotten stays finished.
+func (in *Input) keeps(c *corev1.Container, r role, old *corev1.ContainerStatus) bool {
+	if r == roleInit && old.State.Terminated.ExitCode == 0 {
+		return true
+	}
+	switch in.Pod.Spec.RestartPolicy {
+	case corev1.RestartPolicyNever:
+		return true
+	case corev1.RestartPolicyOnFailure:
+		return old.State.Terminated.ExitCode == 0
+	}
+	return false
+}
+
+func waitingState(w Waiting) corev1.ContainerState {
+	return corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: w.Reason, Message: w.Message}}
+}
+
+func (in *Input) identity(out *corev1.ContainerStatus, c *observed.Container) {
+	out.RestartCount = int32(c.RestartCount)
+	out.ContainerID = in.containerID(c.ID)
+	out.ImageID = c.ImageRef
+	if c.Image != "" && !strings.HasPrefix(c.Image, "sha256:") {
+		out.Image = c.Image
+	}
+	if u := c.User.GetLinux(); u != nil {
+		out.User = &corev1.ContainerUser{Linux: &corev1.LinuxContainerUser{UID: u.Uid, GID: u.Gid, SupplementalGroups: u.SupplementalGroups}}
+	}
+	if c.StopSignal != 0 && c.Running() {
+		s := corev1.Signal(strings.TrimPrefix(c.StopSignal.String(), "SIGNAL_"))
+		out.StopSignal = &s
+	}
+}
+
+func (in *Input) containerID(id string) string {
+	return in.RuntimeName + "://" + id
+}
+
+func (in *Input) terminated(c *observed.Container) corev1.ContainerState {
+	t := &corev1.ContainerStateTerminated{
+		ExitCode:    c.ExitCode,
+		Reason:      c.Reason,
+		Message:     c.Message,
+		FinishedAt:  metav1.NewTime(c.FinishedAt),
+		ContainerID: in.containerID(c.ID),
+	}
+	if !c.StartedAt.IsZero() {
+		t.StartedAt = metav1.NewTime(c.StartedAt)
+	}
+	if m, ok := in.Messages[c.ID]; ok && m != "" {
+		t.Message = m
+	}
+	if t.Reason == "" {
+		t.Reason = reasonCompleted
+		if c.ExitCode != 0 {
+			t.Reason = reasonError
+		}
+	}
+	return corev1.ContainerState{Terminated: t}
+}
+
+func (in *Input) fillReadiness(out *corev1.ContainerStatus, c *corev1.Container, r role) {
+	started := false
+	ready := false
+	if out.State.Running != nil {
+		p := in.Probes[c.Name]
+		started = c.StartupProbe == nil || p.Started
+		ready = started && (c.ReadinessProbe == nil || p.Ready)
+	}
+	switch r {
+	case roleEphemeral:
+		return
+	case roleInit:
+		ready = out.State.Terminated != nil && out.State.Terminated.ExitCode == 0
+	}
+	if in.Deadline {
+		ready = ready && r == roleInit
+	}
+	out.Ready = ready
+	out.Started = &started
+}
+
+// fillResources shows what the container is given now (KEP-1287).
+func (in *Input) fillResources(out *corev1.ContainerStatus, c *corev1.Container, latest *observed.Container) {
+	if latest == nil || !latest.Running() || len(c.Resources.Requests)+len(c.Resources.Limits) == 0 {
+		if latest != nil && latest.Running() {
+			out.Resources = &corev1.ResourceRequirements{}
+		}
+		return
+	}
+	out.AllocatedResources = c.Resources.Requests.DeepCopy()
+	out.Resources = &corev1.ResourceRequirements{Requests: c.Resources.Requests.DeepCopy(), Limits: c.Resources.Limits.DeepCopy()}
+	if l := latest.Resources.GetLinux(); l != nil {
+		if l.MemoryLimitInBytes > 0 && out.Resources.Limits != nil {
+			if want, ok := out.Resources.Limits[corev1.ResourceMemory]; ok && want.Value() != l.MemoryLimitInBytes {
+				out.Resources.Limits[corev1.ResourceMemory] = *resource.NewQuantity(l.MemoryLimitInBytes, resource.BinarySI)
+			}
+		}
+		if l.CpuQuota > 0 && l.CpuPeriod > 0 && out.Resources.Limits != nil {
+			have := (l.CpuQuota*1000 + l.CpuPeriod - 1) / l.CpuPeriod
+			// Less than a hundredth of a core cannot be expressed to the kernel.
+			if want, ok := out.Resources.Limits[corev1.ResourceCPU]; ok && max(want.MilliValue(), 10) != have {
+				out.Resources.Limits[corev1.ResourceCPU] = *resource.NewMilliQuantity(have, resource.DecimalSI)
+			}
+		}
+	}
+}
+
+func fillMounts(out *corev1.ContainerStatus, c *corev1.Container) {
+	for _, m := range c.VolumeMounts {
+		s := corev1.VolumeMountStatus{Name: m.Name, MountPath: m.MountPath, ReadOnly: m.ReadOnly}
+		if m.ReadOnly {
+			mode := corev1.RecursiveReadOnlyDisabled
+			if m.RecursiveReadOnly != nil {
+				mode = *m.RecursiveReadOnly
+			}
+			s.RecursiveReadOnly = &mode
+		}
+		out.VolumeMounts = append(out.VolumeMounts, s)
+	}
+}
+
+// NotRunningMessage is the answer to somebody who wants the log of a container, or to enter it, before it ran.
+func NotRunningMessage(container, pod string, s *corev1.ContainerStatus) error {
+	if s != nil && s.State.Waiting != nil {
+		return fmt.Errorf("container %q in pod %q is waiting to start: %s", container, pod, waitText(s.State.Waiting))
+	}
+	return fmt.Errorf("container %q in pod %q is not available", container, pod)
+}
+
+func waitText(w *corev1.ContainerStateWaiting) string {
+	switch w.Reason {
+	case "ErrImagePull":
+		return "image can't be pulled"
+	case "ImagePullBackOff":
+		return "trying and failing to pull image"
+	case "":
+		return ReasonContainerCreating
+	}
+	return w.Reason
+}

@@ -1,0 +1,167 @@
+package status
+
+import (
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/celox/celox/internal/node/observed"
+)
+
+var now = time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
+
+const (
+	running = runtimeapi.ContainerState_CONTAINER_RUNNING
+	exited  = runtimeapi.ContainerState_CONTAINER_EXITED
+)
+
+func c(name string, state runtimeapi.ContainerState, code int32, restarts int) observed.Container {
+	out := observed.Container{ID: name + "-id", SandboxID: "s", Name: name, State: state, ExitCode: code, RestartCount: restarts, StartedAt: now.Add(-time.Minute), ImageRef: "sha256:1"}
+	if state == exited {
+		out.FinishedAt = now
+	}
+	return out
+}
+
+func pod(policy corev1.RestartPolicy, inits []corev1.Container, mains ...string) *corev1.Pod {
+	p := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "p", Namespace: "ns", Generation: 3}, Spec: corev1.PodSpec{RestartPolicy: policy, InitContainers: inits}}
+	for _, m := range mains {
+		p.Spec.Containers = append(p.Spec.Containers, corev1.Container{Name: m, Image: "img"})
+	}
+	return p
+}
+
+func TestPhase(t *testing.T) {
+	always := corev1.ContainerRestartPolicyAlways
+	init := []corev1.Container{{Name: "i"}}
+	side := []corev1.Container{{Name: "side", RestartPolicy: &always}}
+	crash := map[string]Waiting{"a": {Reason: ReasonCrashLoopBackOff}}
+	tests := []struct {
+		name     string
+		pod      *corev1.Pod
+		obs      []observed.Container
+		waiting  map[string]Waiting
+		terminal bool
+		want     corev1.PodPhase
+	}{
+		{"new", pod("Always", nil, "a"), nil, nil, false, corev1.PodPending},
+		{"running", pod("Always", nil, "a"), []observed.Container{c("a", running, 0, 0)}, nil, false, corev1.PodRunning},
+		{"half running", pod("Always", nil, "a", "b"), []observed.Container{c("a", running, 0, 0)}, nil, false, corev1.PodPending},
+		{"crashing", pod("Always", nil, "a"), []observed.Container{c("a", exited, 1, 0)}, crash, false, corev1.PodRunning},
+		{"failed, Never, still being stopped", pod("Never", nil, "a"), []observed.Container{c("a", exited, 1, 0)}, nil, false, corev1.PodFailed},
+		{"succeeded", pod("Never", nil, "a"), []observed.Container{c("a", exited, 0, 0)}, nil, true, corev1.PodSucceeded},
+		{"succeeded, OnFailure", pod("OnFailure", nil, "a"), []observed.Container{c("a", exited, 0, 0)}, nil, false, corev1.PodSucceeded},
+		{"one of two done", pod("Never", nil, "a", "b"), []observed.Container{c("a", exited, 0, 0), c("b", running, 0, 0)}, nil, false, corev1.PodRunning},
+		{"deleted while running, Always", pod("Always", nil, "a"), []observed.Container{c("a", exited, 143, 0)}, nil, true, corev1.PodFailed},
+		{"deleted before it ran", pod("Always", nil, "a"), nil, nil, true, corev1.PodFailed},
+		{"initializing", pod("Always", init, "a"), []observed.Container{c("i", running, 0, 0)}, nil, false, corev1.PodPending},
+		{"init failed, Never", pod("Never", init, "a"), []observed.Container{c("i", exited, 1, 0)}, nil, false, corev1.PodFailed},
+		{"init crashes, Always", pod("Always", init, "a"), []observed.Container{c("i", exited, 1, 0)}, nil, false, corev1.PodPending},
+		{"sidecar and main", pod("Always", side, "a"), []observed.Container{c("side", running, 0, 0), c("a", running, 0, 0)}, nil, false, corev1.PodRunning},
+		{"sidecar only", pod("Always", side, "a"), []observed.Container{c("side", running, 0, 0)}, nil, false, corev1.PodPending},
+		{"main done, sidecar ended with 143", pod("Never", side, "a"), []observed.Container{c("side", exited, 143, 0), c("a", exited, 0, 0)}, nil, true, corev1.PodSucceeded},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			s := Compute(Input{Pod: tt.pod, Observed: &observed.Pod{Containers: tt.obs}, Now: now, Waiting: tt.waiting, Terminal: tt.terminal, RuntimeName: "celox"})
+			if s.Phase != tt.want {
+				t.Errorf("phase %s, want %s", s.Phase, tt.want)
+			}
+			if s.ObservedGeneration != 3 {
+				t.Errorf("observed generation %d", s.ObservedGeneration)
+			}
+		})
+	}
+}
+
+func TestConditionsKeepTheirTimes(t *testing.T) {
+	p := pod("Always", nil, "a")
+	before := metav1.NewTime(now.Add(-time.Hour))
+	p.Status.Conditions = []corev1.PodCondition{
+		{Type: corev1.PodReady, Status: corev1.ConditionTrue, LastTransitionTime: before},
+		{Type: corev1.ContainersReady, Status: corev1.ConditionFalse, LastTransitionTime: before},
+		{Type: "example.com/gate", Status: corev1.ConditionTrue, LastTransitionTime: before},
+	}
+	p.Spec.ReadinessGates = []corev1.PodReadinessGate{{ConditionType: "example.com/gate"}}
+	s := Compute(Input{Pod: p, Observed: &observed.Pod{Containers: []observed.Container{c("a", running, 0, 0)}}, Now: now})
+	for kind, want := range map[corev1.PodConditionType]time.Time{corev1.PodReady: before.Time, corev1.ContainersReady: now, "example.com/gate": before.Time} {
+		got := FindCondition(s.Conditions, kind)
+		if got == nil || got.Status != corev1.ConditionTrue || !got.LastTransitionTime.Time.Equal(want) {
+			t.Errorf("%s: %+v, want since %v", kind, got, want)
+		}
+	}
+	p.Status.Conditions[2].Status = corev1.ConditionFalse
+	s = Compute(Input{Pod: p, Observed: &observed.Pod{Containers: []observed.Container{c("a", running, 0, 0)}}, Now: now})
+	if got := FindCondition(s.Conditions, corev1.PodReady); got.Reason != "ReadinessGatesNotReady" || got.Message != `the status of pod readiness gate "example.com/gate" is not "True", but False` {
+		t.Errorf("Ready: %+v", got)
+	}
+}
+
+func TestContainerStates(t *testing.T) {
+	p := pod("Always", nil, "a")
+	in := Input{Pod: p, Now: now, RuntimeName: "celox", Messages: map[string]string{"a-id": "bye"}}
+	in.Observed = &observed.Pod{Containers: []observed.Container{c("a", exited, 137, 2)}}
+	in.Observed.Containers[0].Reason = "OOMKilled"
+	in.Waiting = map[string]Waiting{"a": {Reason: ReasonCrashLoopBackOff, Message: "back-off"}}
+	cs := Compute(in).ContainerStatuses[0]
+	if cs.State.Waiting == nil || cs.State.Waiting.Reason != ReasonCrashLoopBackOff || cs.RestartCount != 2 || cs.Ready || *cs.Started {
+		t.Errorf("%+v", cs)
+	}
+	last := cs.LastTerminationState.Terminated
+	if last == nil || last.Reason != "OOMKilled" || last.ExitCode != 137 || last.Message != "bye" || last.ContainerID != "celox://a-id" {
+		t.Errorf("last state %+v", last)
+	}
+	// The runtime has lost a container that ran.
+	p.Status.ContainerStatuses = []corev1.ContainerStatus{{Name: "a", RestartCount: 4, ContainerID: "celox://old", State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{}}}}
+	cs = Compute(Input{Pod: p, Observed: &observed.Pod{}, Now: now}).ContainerStatuses[0]
+	if cs.State.Waiting == nil || cs.LastTerminationState.Terminated == nil || cs.LastTerminationState.Terminated.Reason != ReasonContainerUnknown || cs.RestartCount != 4 {
+		t.Errorf("%+v", cs)
+	}
+}
+
+func TestQOSClass(t *testing.T) {
+	list := func(cpu, memory string) corev1.ResourceList {
+		out := corev1.ResourceList{}
+		if cpu != "" {
+			out[corev1.ResourceCPU] = resource.MustParse(cpu)
+		}
+		if memory != "" {
+			out[corev1.ResourceMemory] = resource.MustParse(memory)
+		}
+		return out
+	}
+	tests := []struct {
+		name string
+		r    []corev1.ResourceRequirements
+		want corev1.PodQOSClass
+	}{
+		{"none", []corev1.ResourceRequirements{{}}, corev1.PodQOSBestEffort},
+		{"all limited", []corev1.ResourceRequirements{{Requests: list("1", "1Gi"), Limits: list("1", "1Gi")}}, corev1.PodQOSGuaranteed},
+		{"one of two limited", []corev1.ResourceRequirements{{Requests: list("1", "1Gi"), Limits: list("1", "1Gi")}, {}}, corev1.PodQOSBurstable},
+		{"requests below limits", []corev1.ResourceRequirements{{Requests: list("1", "1Gi"), Limits: list("2", "1Gi")}}, corev1.PodQOSBurstable},
+		{"requests only", []corev1.ResourceRequirements{{Requests: list("1", "")}}, corev1.PodQOSBurstable},
+		{"no cpu limit", []corev1.ResourceRequirements{{Requests: list("", "1Gi"), Limits: list("", "1Gi")}}, corev1.PodQOSBurstable},
+	}
+	for _, tt := range tests {
+		p := &corev1.Pod{}
+		for _, r := range tt.r {
+			p.Spec.Containers = append(p.Spec.Containers, corev1.Container{Resources: r})
+		}
+		if got := QOSClass(p); got != tt.want {
+			t.Errorf("%s: %s, want %s", tt.name, got, tt.want)
+		}
+	}
+}
+
+func BenchmarkCompute(b *testing.B) {
+	p := pod("Always", nil, "a", "b")
+	in := Input{Pod: p, Observed: &observed.Pod{Containers: []observed.Container{c("a", running, 0, 0), c("b", running, 0, 0)}}, Now: now, RuntimeName: "celox"}
+	b.ReportAllocs()
+	for b.Loop() {
+		Compute(in)
+	}
+}

@@ -1,0 +1,51 @@
+package bundle
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+)
+
+func TestUnpack(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "new")
+	path, err := unpack(dir, []byte("one"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	first, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if first.Mode().Perm() != 0o755 {
+		t.Errorf("mode %v", first.Mode())
+	}
+	if _, err := unpack(dir, []byte("one")); err != nil {
+		t.Fatal(err)
+	}
+	if again, _ := os.Stat(path); !os.SameFile(first, again) {
+		t.Error("the same content was written again")
+	}
+	if _, err := unpack(dir, []byte("two")); err != nil {
+		t.Fatal(err)
+	}
+	if again, _ := os.Stat(path); os.SameFile(first, again) {
+		t.Error("a file that may be running was overwritten instead of replaced")
+	}
+	if left, _ := os.ReadDir(dir); len(left) != 1 {
+		t.Errorf("left in the directory: %v", left)
+	}
+}
+
+func TestEmbedded(t *testing.T) {
+	v, err := Version()
+	if errors.Is(err, ErrMissing) {
+		if _, err := Unpack(t.TempDir()); !errors.Is(err, ErrMissing) {
+			t.Errorf("Unpack without a program: %v", err)
+		}
+		return
+	}
+	if err != nil || len(v) != versionDigits {
+		t.Errorf("version %q, %v", v, err)
+	}
+}

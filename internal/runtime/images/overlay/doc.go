@@ -1,0 +1,3 @@
+// Package overlay mounts an overlay file system from many layers. It stands alone, so that the small container runtime binary can
+// link it without the image store.
+package overlay

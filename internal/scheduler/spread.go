@@ -1,0 +1,189 @@
+package scheduler
+
+import (
+	"math"
+
+	v1 "k8s.io/api/core/v1"
+)
+
+// spreadRule is one of a pod's topology spread constraints (KEP-895).
+type spreadRule struct {
+	matcher
+	topology      uint32
+	maxSkew       int64
+	minDomains    int64
+	hard          bool
+	honorAffinity bool // count only nodes that the pod's selector and affinity accept
+	honorTaints   bool // count only nodes whose taints the pod tolerates
+	matchesItself bool
+}
+
+func (s *Snapshot) newSpreadRule(pod *v1.Pod, t *v1.TopologySpreadConstraint) spreadRule {
+	sel := withLabelKeys(t.LabelSelector, pod, t.MatchLabelKeys, "In")
+	r := spreadRule{
+		matcher:  newMatcher([]string{pod.Namespace}, nil, true, selectorOf(sel)),
+		topology: s.strings.id(t.TopologyKey), maxSkew: int64(t.MaxSkew), minDomains: 1,
+		hard:          t.WhenUnsatisfiable == v1.DoNotSchedule,
+		honorAffinity: t.NodeAffinityPolicy == nil || *t.NodeAffinityPolicy == v1.NodeInclusionPolicyHonor,
+		honorTaints:   t.NodeTaintsPolicy != nil && *t.NodeTaintsPolicy == v1.NodeInclusionPolicyHonor,
+	}
+	if t.MinDomains != nil {
+		r.minDomains = int64(*t.MinDomains)
+	}
+	r.matchesItself = r.matches(s, pod)
+	return r
+}
+
+// Details of the plugin's rejections.
+const (
+	spreadSkewed rejection = (1 << rejectedDetail) | filterTopologySpread
+	spreadNoKey  rejection = (2 << rejectedDetail) | filterTopologySpread | rejectedForGood
+)
+
+func spreadReason(r rejection) string {
+	if r == spreadNoKey {
+		return "node(s) didn't match pod topology spread constraints (missing required label)"
+	}
+	return "node(s) didn't match pod topology spread constraints"
+}
+
+// spread is the plugin, prepared for one pod.
+type spread struct {
+	hard, soft []spreadState
+}
+
+type spreadState struct {
+	*spreadRule
+	domains *domains
+	counts  *tally
+	least   int64 // matching pods in the domain that has fewest
+}
+
+func (s *Snapshot) newSpread(p *Pod, c *class) *spread {
+	out := &spread{}
+	for i := range p.others.spread {
+		r := &p.others.spread[i]
+		d := s.domainsOf(r.topology)
+		st := spreadState{spreadRule: r, domains: d, counts: s.newTally(d)}
+		if r.hard {
+			out.hard = append(out.hard, st)
+		} else {
+			out.soft = append(out.soft, st)
+		}
+	}
+	for _, group := range [][]spreadState{out.hard, out.soft} {
+		for k := range group {
+			st := &group[k]
+			count := s.counter(&st.matcher)
+			for i, d := range st.domains.of {
+				if d < 0 || !hasAll(group, i) || !s.counts(p, c, st.spreadRule, &s.nodes[i]) {
+					continue
+				}
+				var n int64
+				if i < len(count.nodes) {
+					n = int64(count.nodes[i])
+				}
+				st.counts.add(d, n)
+			}
+			st.least = st.counts.least(st.minDomains)
+		}
+	}
+	return out
+}
+
+// hasAll says whether a node has the labels of all rules of a group; others don't take part.
+func hasAll(group []spreadState, i int) bool {
+	for k := range group {
+		if group[k].domains.of[i] < 0 {
+			return false
+		}
+	}
+	return true
+}
+
+// counts says whether a node takes part in a rule.
+func (s *Snapshot) counts(p *Pod, c *class, r *spreadRule, n *node) bool {
+	if r.honorAffinity && !p.selector.matches(s, n) {
+		return false
+	}
+	if r.honorTaints {
+		for _, t := range n.hard {
+			if !c.tolerates(s, t) {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+func (t *tally) least(minDomains int64) int64 {
+	if int64(len(t.list)) < minDomains || len(t.list) == 0 {
+		return 0
+	}
+	least := int64(math.MaxInt64)
+	for _, d := range t.list {
+		least = min(least, t.counts[d])
+	}
+	return least
+}
+
+func (sp *spread) filter(i int32) rejection {
+	for k := range sp.hard {
+		st := &sp.hard[k]
+		d := st.domains.of[i]
+		if d < 0 {
+			return spreadNoKey
+		}
+		n := st.counts.counts[d]
+		if st.matchesItself {
+			n++
+		}
+		if n-st.least > st.maxSkew {
+			return spreadSkewed
+		}
+	}
+	return 0
+}
+
+// score prefers domains with few matching pods; the more domains there are, the more a difference weighs.
+func (sp *spread) score(_ *Snapshot, nodes []int32, out []int64) []int64 {
+	if len(sp.soft) == 0 {
+		for range nodes {
+			out = append(out, 0)
+		}
+		return out
+	}
+	weights := make([]float64, len(sp.soft))
+	for k := range sp.soft {
+		weights[k] = math.Log(float64(len(sp.soft[k].counts.list) + 2))
+	}
+	const outside = -1
+	least, most := int64(math.MaxInt64), int64(0)
+	from := len(out)
+	for _, i := range nodes {
+		if !hasAll(sp.soft, int(i)) {
+			out = append(out, outside)
+			continue
+		}
+		var sum float64
+		for k := range sp.soft {
+			st := &sp.soft[k]
+			sum += float64(st.counts.counts[st.domains.of[i]])*weights[k] + float64(st.maxSkew-1)
+		}
+		v := int64(math.Round(sum))
+		least, most = min(least, v), max(most, v)
+		out = append(out, v)
+	}
+	for k, v := range out[from:] {
+		switch {
+		case v == outside:
+			v = 0
+		case most == 0:
+			v = maxNodeScore
+		default:
+			v = maxNodeScore * (most + least - v) / most
+		}
+		out[from+k] = v * weightPodTopologySpread
+	}
+	return out
+}

@@ -1,0 +1,307 @@
+package store_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+
+	"github.com/celox/celox/internal/store"
+	"github.com/celox/celox/internal/store/kv"
+	"github.com/celox/celox/internal/store/kv/etcd"
+	"github.com/celox/celox/internal/store/kv/memory"
+)
+
+// engines makes an empty engine of each kind.
+func engines(t testing.TB) map[string]func() kv.Engine {
+	return map[string]func() kv.Engine{
+		"memory": func() kv.Engine {
+			e := memory.New()
+			t.Cleanup(func() { e.Close() })
+			return e
+		},
+		"etcd": func() kv.Engine {
+			e, err := etcd.Start(context.Background(), etcd.Config{Dir: t.TempDir()})
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { e.Close() })
+			return e
+		},
+	}
+}
+
+// replica is what a client knows that lists and watches.
+type replica struct {
+	name  string
+	c     *store.Collection
+	list  store.ListOptions
+	watch store.WatchOptions
+	slow  bool
+
+	state   map[string]int64
+	at      int64
+	expired int
+}
+
+func (r *replica) relist(ctx context.Context) error {
+	r.state = map[string]int64{}
+	l, err := r.c.List(ctx, r.list)
+	if err != nil {
+		return err
+	}
+	for _, it := range l.Items {
+		r.state[it.Key] = it.Revision
+	}
+	r.at = l.Revision
+	return nil
+}
+
+// follow keeps the state until it is that of revision end, and complains of every event that cannot be.
+func (r *replica) follow(ctx context.Context, end func() int64) error {
+	if err := r.relist(ctx); err != nil {
+		return err
+	}
+	for {
+		o := r.watch
+		o.Revision, o.FromNow = r.at, r.at == 0
+		w, err := r.c.Watch(ctx, o)
+		for err == nil {
+			var events []store.Event
+			next, cancel := context.WithTimeout(ctx, 20*time.Millisecond)
+			events, err = w.Next(next)
+			cancel()
+			if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
+				err = nil
+			}
+			for _, e := range events {
+				if err := r.apply(e); err != nil {
+					w.Stop()
+					return fmt.Errorf("%s: %w", r.name, err)
+				}
+			}
+			if r.slow {
+				time.Sleep(time.Duration(rand.IntN(3)) * time.Millisecond)
+			}
+			if at := end(); err == nil && len(events) == 0 && at > 0 {
+				w.Stop()
+				return nil
+			}
+			if rand.IntN(50) == 0 { // the connection breaks now and then
+				w.Stop()
+				break
+			}
+		}
+		if err == nil {
+			continue
+		}
+		if w != nil {
+			w.Stop()
+		}
+		if !apierrors.IsResourceExpired(err) {
+			return fmt.Errorf("%s: %w", r.name, err)
+		}
+		r.expired++
+		if err := r.relist(ctx); err != nil {
+			return err
+		}
+	}
+}
+
+func (r *replica) apply(e store.Event) error {
+	if e.Type == store.Bookmark {
+		return nil
+	}
+	if e.Revision < r.at {
+		return fmt.Errorf("%s: back in time, %d after %d", show(e), e.Revision, r.at)
+	}
+	if got := e.Item.Object.GetResourceVersion(); got != fmt.Sprint(e.Revision) {
+		return fmt.Errorf("%s: resourceVersion %s at %d", show(e), got, e.Revision)
+	}
+	r.at = e.Revision
+	_, known := r.state[e.Item.Key]
+	if known != (e.Type != store.Added) {
+		return fmt.Errorf("%s at %d: known before: %v", show(e), e.Revision, known)
+	}
+	if e.Type == store.Deleted {
+		delete(r.state, e.Item.Key)
+	} else {
+		r.state[e.Item.Key] = e.Item.Revision
+	}
+	return nil
+}
+
+// TestReplicas lets writers write at random and readers of all sorts keep replicas, whose state must in the end be that of a list:
+// no event lost, none twice, none out of order, also for those who are slow, who come back, and who see through a filter.
+func TestReplicas(t *testing.T) {
+	for name, open := range engines(t) {
+		t.Run(name, func(t *testing.T) {
+			f := start(t, open(), store.Options{RingEvents: 64})
+			filter := func(o store.Object) bool { return o.(*corev1.Pod).Labels["in"] == "yes" }
+			replicas := []*replica{
+				{name: "all"},
+				{name: "slow", slow: true},
+				{name: "namespace", list: store.ListOptions{Namespace: "a"}, watch: store.WatchOptions{Namespace: "a"}},
+				{name: "one", list: store.ListOptions{Namespace: "a", Name: "p1"}, watch: store.WatchOptions{Namespace: "a", Name: "p1"}},
+				{name: "filter", list: store.ListOptions{Filter: filter}, watch: store.WatchOptions{Filter: filter}},
+				{name: "slow filter", slow: true, list: store.ListOptions{Filter: filter, Namespace: "b"}, watch: store.WatchOptions{Filter: filter, Namespace: "b"}},
+				{name: "index", list: store.ListOptions{Index: "spec.nodeName", IndexValue: "n1"}, watch: store.WatchOptions{Index: "spec.nodeName", IndexValue: "n1", Bookmarks: true}},
+				{name: "index and filter", list: store.ListOptions{Index: "spec.nodeName", IndexValue: "n1", Filter: filter}, watch: store.WatchOptions{Index: "spec.nodeName", IndexValue: "n1", Filter: filter}},
+			}
+			var mu sync.Mutex
+			var last int64
+			end := func() int64 {
+				mu.Lock()
+				defer mu.Unlock()
+				return last
+			}
+			ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+			defer cancel()
+			var readers, writers sync.WaitGroup
+			for _, r := range replicas {
+				r.c = f.pods
+				readers.Go(func() {
+					if err := r.follow(ctx, end); err != nil {
+						t.Error(err)
+					}
+				})
+			}
+			for range 4 {
+				writers.Go(func() {
+					for range 400 {
+						if err := randomWrite(ctx, f.pods); err != nil {
+							t.Error(err)
+							return
+						}
+					}
+				})
+			}
+			writers.Wait()
+			mu.Lock()
+			last = f.store.Revision()
+			mu.Unlock()
+			readers.Wait()
+			for _, r := range replicas {
+				want, err := f.pods.List(ctx, r.list)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if len(want.Items) != len(r.state) {
+					t.Errorf("%s: %d objects, want %d", r.name, len(r.state), len(want.Items))
+				}
+				for _, it := range want.Items {
+					if r.state[it.Key] != it.Revision {
+						t.Errorf("%s: %s at %d, want %d", r.name, it.Key, r.state[it.Key], it.Revision)
+					}
+				}
+				t.Logf("%s: %d objects, expired %d times", r.name, len(r.state), r.expired)
+			}
+		})
+	}
+}
+
+func randomWrite(ctx context.Context, c *store.Collection) error {
+	key := []string{"a", "b"}[rand.IntN(2)] + fmt.Sprint("/p", rand.IntN(5))
+	p := pod(key[:1], key[2:], fmt.Sprint("n", rand.IntN(2)))
+	p.Labels = map[string]string{"in": []string{"yes", "no"}[rand.IntN(2)], "r": fmt.Sprint(rand.Int64())}
+	remove := rand.IntN(4) == 0
+	item, err := c.Mutate(ctx, key, func(cur *store.Item) (store.Mutation, error) {
+		if remove {
+			return store.Mutation{Delete: cur != nil}, nil
+		}
+		return store.Mutation{Object: p}, nil
+	})
+	if err != nil {
+		return err
+	}
+	got, err := c.Get(ctx, key, store.GetOptions{})
+	switch {
+	case item == nil:
+	case apierrors.IsNotFound(err): // ours, or deleted since
+	case err != nil:
+		return err
+	case got.Revision < item.Revision:
+		return fmt.Errorf("after writing %d to %s one reads %d", item.Revision, key, got.Revision)
+	}
+	return nil
+}
+
+// TestWritesSurviveRestart closes and opens store and engine between writes.
+func TestWritesSurviveRestart(t *testing.T) {
+	dir := t.TempDir()
+	acknowledged := map[string]string{}
+	var revision int64
+	for round := range 3 {
+		engine, err := etcd.Start(t.Context(), etcd.Config{Dir: dir})
+		if err != nil {
+			t.Fatal(err)
+		}
+		f := start(t, engine, store.Options{})
+		if f.store.Revision() < revision {
+			t.Errorf("revision %d after %d", f.store.Revision(), revision)
+		}
+		l, err := f.maps.List(t.Context(), store.ListOptions{})
+		if err != nil || len(l.Items) != len(acknowledged) {
+			t.Fatalf("%d objects, want %d: %v", len(l.Items), len(acknowledged), err)
+		}
+		for _, it := range l.Items {
+			if acknowledged[it.Key] != it.Object.GetResourceVersion() {
+				t.Errorf("%s at %s, want %s", it.Key, it.Object.GetResourceVersion(), acknowledged[it.Key])
+			}
+		}
+		for i := range 20 {
+			n := fmt.Sprintf("n%d", i+round*10)
+			acknowledged["a/"+n] = set(t, f.maps, configMap("a", n, fmt.Sprint(round))).Object.GetResourceVersion()
+		}
+		revision = f.store.Revision()
+		f.store.Close()
+		if err := engine.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// TestCompaction keeps history for at least an interval and does not write when there is little to forget.
+func TestCompaction(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		engine := memory.New()
+		defer engine.Close()
+		f := start(t, engine, store.Options{CompactionInterval: time.Minute, CompactionRevisions: 10})
+		defer f.store.Close()
+		first := set(t, f.maps, configMap("a", "x", "0")).Revision
+		for i := range 5 {
+			set(t, f.maps, configMap("a", "x", fmt.Sprint("few", i)))
+		}
+		exact := func(rev int64) error {
+			_, err := f.maps.List(t.Context(), store.ListOptions{Match: store.Exact, Revision: rev})
+			return err
+		}
+		time.Sleep(10*time.Minute + time.Second)
+		if err := exact(first); err != nil {
+			t.Errorf("few revisions are worth no compaction: %v", err)
+		}
+		for i := range 20 {
+			set(t, f.maps, configMap("a", "x", fmt.Sprint("many", i)))
+		}
+		before := f.store.Revision()
+		time.Sleep(time.Minute)
+		if err := exact(first); err != nil {
+			t.Errorf("history of less than an interval is kept: %v", err)
+		}
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if err := exact(first); !apierrors.IsResourceExpired(err) {
+			t.Errorf("history of more than an interval: %v", err)
+		}
+		if err := exact(before); err != nil {
+			t.Errorf("the present: %v", err)
+		}
+	})
+}

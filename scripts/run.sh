@@ -1,0 +1,58 @@
+#!/usr/bin/env bash
+# make run: a one-node cluster with a sample application, and its pages.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+data=${CELOX_DATA_DIR:-/var/lib/celox}
+port=${CELOX_HTTPS_PORT:-6443}
+log=$data/server.log
+say() { printf '\n\033[1m%s\033[0m\n' "$*"; }
+[ "$(id -u)" = 0 ] || { echo "make run starts containers and needs root: sudo make run" >&2; exit 1; }
+
+say "Packing the sample application into an image"
+CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o bin/web ./examples/web
+go run ./test/image/mkimage -o bin/web.tar -tag celox.dev/web:1 bin/web
+
+say "Starting a cluster in $data"
+mkdir -p "$data"
+if bin/celox kubectl --data-dir "$data" get --raw /readyz >/dev/null 2>&1; then
+  echo "it runs already"
+else
+  setsid bin/celox server --data-dir "$data" --https-port "$port" >"$log" 2>&1 </dev/null &
+  pid=$!
+  echo "$pid" >"$data/server.pid"
+  shown=0
+  for _ in $(seq 600); do
+    total=$(wc -l <"$log")
+    [ "$total" -gt "$shown" ] && { sed -n "$((shown + 1)),${total}p" "$log"; shown=$total; }
+    grep -q 'is Ready' "$log" && break
+    kill -0 "$pid" 2>/dev/null || { echo "the server ended; see $log" >&2; exit 1; }
+    sleep 0.1
+  done
+  grep -q 'is Ready' "$log" || { echo "the node did not become Ready within 60 s; see $log" >&2; exit 1; }
+fi
+k() { bin/celox kubectl --data-dir "$data" "$@"; }
+
+say "Importing the image"
+bin/celox image import --data-dir "$data" bin/web.tar
+
+say "Applying examples/web/deployment.yaml"
+k apply -f examples/web/deployment.yaml
+k rollout status deployment/web --timeout=60s
+k get deployment,pods -o wide
+
+say "The page of each pod"
+for ip in $(k get pods -l app=web -o jsonpath='{.items[*].status.podIP}'); do
+  echo "http://$ip:8080/"
+  curl -fsS --max-time 5 --noproxy '*' "http://$ip:8080/"
+done
+
+cat <<TXT
+
+Your cluster runs. Next:
+  bin/celox kubectl --data-dir $data get pods -w
+  bin/celox kubectl --data-dir $data scale deployment/web --replicas=5
+  bin/celox kubectl --data-dir $data logs -f deployment/web
+  export KUBECONFIG=$data/admin.kubeconfig      # for any other kubectl
+Stop it (containers go on):    kill \$(cat $data/server.pid)
+Remove everything:             bin/celox reset --data-dir $data
+TXT
