@@ -321,7 +321,7 @@ func (s *server) sweep(id string) {
 	c, err := libcontainer.Load(s.layout.Libcontainer(), id)
 	if err == nil {
 		if st, serr := c.State(); serr == nil && st.InitProcessPid > 0 {
-			if now, perr := readStat(st.InitProcessPid); perr == nil && now.startTicks == st.InitProcessStartTime {
+			if now, perr := holder.ReadProcStat(st.InitProcessPid); perr == nil && now.StartTicks == st.InitProcessStartTime {
 				_ = c.Signal(unix.SIGKILL)
 			}
 		}

@@ -86,6 +86,6 @@ func stillRuns(st holder.State, boot string) bool {
 	if st.Pid <= 0 || st.BootID != boot {
 		return false
 	}
-	now, err := readStat(st.Pid)
-	return err == nil && now.startTicks == st.StartTicks
+	now, err := holder.ReadProcStat(st.Pid)
+	return err == nil && now.StartTicks == st.StartTicks
 }

@@ -30,6 +30,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/celox/celox/internal/runtime/holder"
 )
 
 // keptFD is where a keeper has the terminal: the first of ExtraFiles.
@@ -63,11 +65,11 @@ func startKeeper(master *os.File) (pid int, ticks uint64, err error) {
 		return 0, 0, fmt.Errorf("starting the keeper of a terminal: %w", err)
 	}
 	pid = cmd.Process.Pid
-	stat, err := readStat(pid)
+	stat, err := holder.ReadProcStat(pid)
 	if err != nil {
 		return 0, 0, err
 	}
-	return pid, stat.startTicks, cmd.Process.Release()
+	return pid, stat.StartTicks, cmd.Process.Release()
 }
 
 // openKeeper finds a keeper that still lives.
@@ -79,7 +81,7 @@ func openKeeper(pid int, ticks uint64) (*proc, error) {
 	if err != nil {
 		return nil, err
 	}
-	if stat, err := readStat(pid); err != nil || stat.startTicks != ticks {
+	if stat, err := holder.ReadProcStat(pid); err != nil || stat.StartTicks != ticks {
 		p.close()
 		return nil, os.ErrProcessDone
 	}

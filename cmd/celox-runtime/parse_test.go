@@ -1,7 +1,6 @@
 package main
 
 import (
-	"os"
 	"strings"
 	"testing"
 	"time"
@@ -73,24 +72,6 @@ func FuzzLines(f *testing.F) {
 			t.Fatalf("%q came back as %q", want, back.String())
 		}
 	})
-}
-
-func TestStat(t *testing.T) {
-	own, err := readStat(os.Getpid())
-	if err != nil || own.startTicks == 0 {
-		t.Fatalf("%+v, %v", own, err)
-	}
-}
-
-func FuzzStat(f *testing.F) {
-	data, err := os.ReadFile("/proc/self/stat")
-	if err != nil {
-		f.Fatal(err)
-	}
-	f.Add(data)
-	f.Add([]byte("1 (a) b) Z 1 2"))
-	f.Add([]byte(""))
-	f.Fuzz(func(_ *testing.T, data []byte) { _, _ = parseStat(data) })
 }
 
 func TestCounter(t *testing.T) {

@@ -1,15 +1,15 @@
 package main
 
 import (
-	"bytes"
 	"errors"
-	"fmt"
 	"os"
 	"strconv"
 	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/celox/celox/internal/runtime/holder"
 )
 
 // proc is a process that is watched without a thread: its pidfd becomes
@@ -132,49 +132,10 @@ func (p *proc) adoptedExit() (int, bool) {
 	return 0, false
 }
 
-// procStat is what is needed of /proc/PID/stat.
-type procStat struct {
-	state      byte
-	startTicks uint64
-	exitCode   int32
-}
-
-// readStat parses /proc/PID/stat. The command name in it may hold anything, so
-// the fields are counted from its closing parenthesis.
-func readStat(pid int) (procStat, error) {
-	data, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
-	if err != nil {
-		return procStat{}, err
-	}
-	return parseStat(data)
-}
-
-func parseStat(data []byte) (procStat, error) {
-	const (
-		firstField  = 3 // the state follows the name
-		startField  = 22
-		statusField = 52
-	)
-	end := bytes.LastIndexByte(data, ')')
-	fields := bytes.Fields(data[end+1:])
-	if end < 0 || len(fields) <= statusField-firstField {
-		return procStat{}, fmt.Errorf("malformed process status %q", data)
-	}
-	start, err := strconv.ParseUint(string(fields[startField-firstField]), 10, 64)
-	if err != nil {
-		return procStat{}, fmt.Errorf("malformed start time in process status %q", data)
-	}
-	status, err := strconv.ParseInt(string(fields[statusField-firstField]), 10, 32)
-	if err != nil {
-		return procStat{}, fmt.Errorf("malformed exit code in process status %q", data)
-	}
-	return procStat{state: fields[0][0], startTicks: start, exitCode: int32(status)}, nil
-}
-
 func zombieStatus(pid int) (unix.WaitStatus, bool) {
-	st, err := readStat(pid)
-	if err != nil || (st.state != 'Z' && st.state != 'X') {
+	st, err := holder.ReadProcStat(pid)
+	if err != nil || (st.State != 'Z' && st.State != 'X') {
 		return 0, false
 	}
-	return unix.WaitStatus(st.exitCode), true
+	return unix.WaitStatus(st.ExitCode), true
 }

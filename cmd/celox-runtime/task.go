@@ -186,7 +186,7 @@ func awaitProgram(exe, before string) {
 
 // running records that the process pid is the task's.
 func (t *task) running(pid int) error {
-	stat, err := readStat(pid)
+	stat, err := holder.ReadProcStat(pid)
 	if err != nil {
 		return err
 	}
@@ -197,7 +197,7 @@ func (t *task) running(pid int) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.proc = p
-	t.st.Pid, t.st.StartTicks = pid, stat.startTicks
+	t.st.Pid, t.st.StartTicks = pid, stat.StartTicks
 	t.st.Phase = holder.PhaseRunning
 	t.st.StartedAt = time.Now()
 	if err := writeState(t.s.layout, t.st); err != nil {

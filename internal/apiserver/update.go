@@ -402,7 +402,7 @@ func sameFields(a, b *metav1.FieldsV1) bool {
 	if a == nil || b == nil {
 		return a == b
 	}
-	return string(a.Raw) == string(b.Raw)
+	return a.Equal(*b)
 }
 
 // generationChanged says whether an update changes what the kind's generation counts.

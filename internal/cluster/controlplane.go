@@ -29,6 +29,7 @@ import (
 	"github.com/celox/celox/internal/apiserver/authn"
 	"github.com/celox/celox/internal/apiserver/authz"
 	"github.com/celox/celox/internal/apiserver/bootstrap"
+	"github.com/celox/celox/internal/apiserver/connect"
 	"github.com/celox/celox/internal/apiserver/discovery"
 	"github.com/celox/celox/internal/apiserver/lookup"
 	"github.com/celox/celox/internal/apiserver/openapi"
@@ -208,6 +209,7 @@ func (s *Server) makeAPI(run *group, p *controlPlane) error {
 		return c, ok
 	}
 	objects := lookup.New(reader)
+	p.local.others = connect.Remote{Objects: objects}
 	tokens, err := authn.NewIssuer(issuer, []string{issuer}, p.certs.ServiceAccountKey())
 	if err != nil {
 		return fmt.Errorf("service account tokens: %w", err)
@@ -258,6 +260,9 @@ func (s *Server) makeAPI(run *group, p *controlPlane) error {
 		Authenticator: p.authn, Authorizer: p.authz,
 		Admission:   plugins,
 		TokenIssuer: accounts, TokenReviewer: p.authn, RuleResolver: p.authz,
+		Connect: connect.New(connect.Config{
+			Objects: objects, Nodes: p.local, NodeTLS: p.certs.ClientTLSConfig(p.certs.KubeletClient()), Authorizer: p.authz,
+		}),
 		Discovery: discoveryHandler(docs), OpenAPI: schemas,
 		OpenIDConfiguration: document("application/json", openID), KeySet: document("application/jwk-set+json", keys),
 		Version: version.Info(), ServiceCIDRs: []netip.Prefix{serviceCIDR}, Metrics: p.metrics, Logger: s.log,

@@ -71,7 +71,7 @@ func (s *Server) startNode(run *group, p *controlPlane) error {
 		RootDir: filepath.Join(s.cfg.DataDir, nodeDir), LogDir: filepath.Join(s.cfg.DataDir, podLogDir), CgroupRoot: cgroupRoot(s.cfg.DataDir),
 		NodeIPs: []string{s.nodeIP.String()}, ClusterDNS: []string{dns.String()}, ClusterDomain: s.cfg.ClusterDomain,
 		Port: int32(s.cfg.KubeletPort), Listener: listener, ServingTLS: p.certs.KubeletTLSConfig(),
-		Authenticate: p.authn.AuthenticateRequest, Authorize: p.authorizeKubelet,
+		Authenticate: authenticateKubelet(p.authn), Authorize: p.authorizeKubelet,
 		Register: true,
 		// No heartbeat: while this process lives, so does its node.
 		Version: version.Git(), Log: s.log,

@@ -326,6 +326,8 @@ func (s *situation) begin(a *actions, c *corev1.Container, before *observed.Cont
 	st := start{Container: c, Replaces: before}
 	if before != nil {
 		st.RestartCount = before.RestartCount + 1
+	} else if known := status.FindAny(&s.Pod.Status, c.Name); known != nil && known.ContainerID != "" {
+		st.RestartCount = int(known.RestartCount) + 1 // the runtime has forgotten it
 	}
 	a.Start = append(a.Start, st)
 }

@@ -46,8 +46,15 @@ func newRig(t *testing.T, objects ...runtime.Object) *rig {
 	return r
 }
 
-// start starts a node; stop ends it and waits for it.
+// start starts a node in a bubble; stop ends it and waits for it.
 func (r *rig) start() {
+	r.t.Helper()
+	r.startReal()
+	synctest.Wait()
+}
+
+// startReal starts a node in real time.
+func (r *rig) startReal() {
 	r.t.Helper()
 	ctx, cancel := context.WithCancel(r.t.Context())
 	factory := informers.NewSharedInformerFactory(r.client, 0)
@@ -81,7 +88,6 @@ func (r *rig) start() {
 		<-done
 		factory.Shutdown()
 	}
-	synctest.Wait()
 }
 
 func (r *rig) create(pod *corev1.Pod) {

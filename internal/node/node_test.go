@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -157,9 +158,9 @@ func TestCrashLoopBackOff(t *testing.T) {
 func TestImagePullBackOff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)
-		fine := false
+		var fine atomic.Bool
 		r.runtime.Pull = func(context.Context, string, *runtimeapi.AuthConfig) error {
-			if fine {
+			if fine.Load() {
 				return nil
 			}
 			return errors.New("registry says: manifest unknown")
@@ -178,7 +179,7 @@ func TestImagePullBackOff(t *testing.T) {
 		pass(4 * time.Second)
 		waiting(t, r.get("pull").Status.ContainerStatuses[0], "ImagePullBackOff", `Back-off pulling image "web:1": ErrImagePull: registry says`)
 		r.wantEvent("BackOff", `Back-off pulling image "web:1"`)
-		fine = true
+		fine.Store(true)
 		pass(6 * time.Second)
 		if pod := r.get("pull"); pod.Status.Phase != corev1.PodRunning {
 			t.Errorf("phase %s after the registry came back: %v", pod.Status.Phase, describeState(pod.Status.ContainerStatuses[0].State))
@@ -289,12 +290,12 @@ func TestFailedInitWithRestartNever(t *testing.T) {
 func TestProbes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)
-		ready, live := false, true
+		var ready, dead atomic.Bool
 		r.runtime.OnExec = func(_ context.Context, _ *runtimeapi.ContainerConfig, cmd []string) (string, int, error) {
-			if cmd[0] == "ready" && !ready {
+			if cmd[0] == "ready" && !ready.Load() {
 				return "not yet", 1, nil
 			}
-			if cmd[0] == "live" && !live {
+			if cmd[0] == "live" && dead.Load() {
 				return "dead", 2, nil
 			}
 			return "", 0, nil
@@ -317,14 +318,14 @@ func TestProbes(t *testing.T) {
 			t.Errorf("Ready is %q", got)
 		}
 		r.wantEvent("Unhealthy", "Readiness probe failed: not yet")
-		ready = true
+		ready.Store(true)
 		pass(2 * time.Second)
 		if !r.get("probed").Status.ContainerStatuses[0].Ready {
 			t.Error("not ready after a successful probe")
 		}
-		live = false
+		dead.Store(true)
 		pass(11 * time.Second)
-		live = true
+		dead.Store(false)
 		r.wantEvent("Killing", "Container c failed liveness probe, will be restarted")
 		if cs := r.get("probed").Status.ContainerStatuses[0]; cs.RestartCount != 1 || cs.State.Running == nil {
 			t.Errorf("restart count %d, %s", cs.RestartCount, describeState(cs.State))

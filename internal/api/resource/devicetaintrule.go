@@ -1,20 +1,78 @@
 package resource
 
 import (
+	"time"
+
 	resourcev1 "k8s.io/api/resource/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	metav1validation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/celox/celox/internal/api"
+	"github.com/celox/celox/internal/api/check"
+	"github.com/celox/celox/internal/api/table"
 )
 
 func deviceTaintRule() *api.Kind {
 	return &api.Kind{
-		Group:        "resource.k8s.io",
-		Kind:         "DeviceTaintRule",
-		Resource:     "devicetaintrules",
-		Singular:     "devicetaintrule",
-		Prefix:       "devicetaintrules",
-		Versions:     []api.Version{api.NewVersion[resourcev1.DeviceTaintRule, resourcev1.DeviceTaintRuleList]("v1")},
-		Hub:          "v1",
-		Subresources: []api.Subresource{api.Status()},
+		Group:         "resource.k8s.io",
+		Kind:          "DeviceTaintRule",
+		Resource:      "devicetaintrules",
+		Singular:      "devicetaintrule",
+		Prefix:        "devicetaintrules",
+		Versions:      []api.Version{api.NewVersion[resourcev1.DeviceTaintRule, resourcev1.DeviceTaintRuleList]("v1")},
+		Hub:           "v1",
+		Subresources:  []api.Subresource{api.Status()},
+		HasGeneration: true,
+		PrepareForCreate: api.On(func(r *resourcev1.DeviceTaintRule) {
+			r.Status = resourcev1.DeviceTaintRuleStatus{}
+			stamp(&r.Spec.Taint)
+		}),
+		PrepareForUpdate: api.OnUpdate(func(r, old *resourcev1.DeviceTaintRule) {
+			r.Status = old.Status
+			stamp(&r.Spec.Taint)
+		}),
+		PrepareForStatusUpdate: api.OnUpdate(func(r, old *resourcev1.DeviceTaintRule) { r.Spec = old.Spec }),
+		Validate:               api.Check(validateDeviceTaintRule),
+		ValidateUpdate:         api.CheckUpdate(func(r, _ *resourcev1.DeviceTaintRule) field.ErrorList { return validateDeviceTaintRule(r) }),
+		ValidateStatusUpdate: api.CheckUpdate(func(r, _ *resourcev1.DeviceTaintRule) field.ErrorList {
+			p := field.NewPath("status", "conditions")
+			if n := len(r.Status.Conditions); n > resourcev1.DeviceTaintRuleStatusMaxConditions {
+				return field.ErrorList{field.TooMany(p, n, resourcev1.DeviceTaintRuleStatusMaxConditions)}
+			}
+			return metav1validation.ValidateConditions(r.Status.Conditions, p)
+		}),
+		AllowUnconditionalUpdate: true,
+		ReturnDeleted:            true,
+		Columns:                  api.Columns(table.Name(), table.AgeColumn()),
+		Row: api.Row(func(r *resourcev1.DeviceTaintRule, now time.Time) []any {
+			return []any{r.Name, table.Age(r, now)}
+		}),
 	}
+}
+
+// stamp notes when a taint was put on, if nobody said.
+func stamp(t *resourcev1.DeviceTaint) {
+	if t.TimeAdded == nil {
+		now := metav1.Now().Rfc3339Copy()
+		t.TimeAdded = &now
+	}
+}
+
+func validateDeviceTaintRule(r *resourcev1.DeviceTaintRule) field.ErrorList {
+	p := field.NewPath("spec")
+	var errs field.ErrorList
+	if s := r.Spec.DeviceSelector; s != nil {
+		at := p.Child("deviceSelector")
+		if s.Driver != nil {
+			errs = append(errs, validateDriver(*s.Driver, at.Child("driver"))...)
+		}
+		if s.Pool != nil {
+			errs = append(errs, validatePool(*s.Pool, at.Child("pool"))...)
+		}
+		if s.Device != nil {
+			errs = append(errs, check.DNSLabel(*s.Device, at.Child("device"))...)
+		}
+	}
+	return append(errs, validateTaint(&r.Spec.Taint, p.Child("taint"))...)
 }

@@ -1,21 +1,233 @@
 package resource
 
 import (
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
 	resourcev1 "k8s.io/api/resource/v1"
+	apiequality "k8s.io/apimachinery/pkg/api/equality"
+	metav1validation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/celox/celox/internal/api"
+	"github.com/celox/celox/internal/api/check"
+	"github.com/celox/celox/internal/api/table"
 )
 
 func resourceClaim() *api.Kind {
 	return &api.Kind{
-		Group:        "resource.k8s.io",
-		Kind:         "ResourceClaim",
-		Resource:     "resourceclaims",
-		Singular:     "resourceclaim",
-		Namespaced:   true,
-		Prefix:       "resourceclaims",
-		Versions:     []api.Version{api.NewVersion[resourcev1.ResourceClaim, resourcev1.ResourceClaimList]("v1")},
-		Hub:          "v1",
-		Subresources: []api.Subresource{api.Status()},
+		Group:            "resource.k8s.io",
+		Kind:             "ResourceClaim",
+		Resource:         "resourceclaims",
+		Singular:         "resourceclaim",
+		Namespaced:       true,
+		Prefix:           "resourceclaims",
+		Versions:         []api.Version{api.NewVersion[resourcev1.ResourceClaim, resourcev1.ResourceClaimList]("v1")},
+		Hub:              "v1",
+		Subresources:     []api.Subresource{api.Status()},
+		PrepareForCreate: api.On(func(c *resourcev1.ResourceClaim) { c.Status = resourcev1.ResourceClaimStatus{} }),
+		PrepareForUpdate: api.OnUpdate(func(c, old *resourcev1.ResourceClaim) { c.Status = old.Status }),
+		PrepareForStatusUpdate: api.OnUpdate(func(c, old *resourcev1.ResourceClaim) {
+			c.Spec = old.Spec
+			// A device's status ends with its allocation.
+			if c.Status.Allocation == nil {
+				c.Status.Devices = nil
+			}
+		}),
+		Default: api.On(func(c *resourcev1.ResourceClaim) { defaultClaim(&c.Spec) }),
+		Validate: api.Check(func(c *resourcev1.ResourceClaim) field.ErrorList {
+			return validateClaimSpec(&c.Spec, field.NewPath("spec"))
+		}),
+		ValidateUpdate:           api.CheckUpdate(validateClaimUpdate),
+		ValidateStatusUpdate:     api.CheckUpdate(validateClaimStatus),
+		AllowUnconditionalUpdate: true,
+		ReturnDeleted:            true,
+		Columns: api.Columns(
+			table.Name(),
+			table.Column("State", table.String, "A summary of the current state (allocated, pending, reserved, etc.)."),
+			table.AgeColumn(),
+		),
+		Row: api.Row(func(c *resourcev1.ResourceClaim, now time.Time) []any {
+			return []any{c.Name, state(c), table.Age(c, now)}
+		}),
 	}
+}
+
+func state(c *resourcev1.ResourceClaim) string {
+	var words []string
+	if c.DeletionTimestamp != nil {
+		words = append(words, "deleted")
+	}
+	if c.Status.Allocation == nil {
+		if c.DeletionTimestamp == nil {
+			words = append(words, "pending")
+		}
+		return strings.Join(words, ",")
+	}
+	words = append(words, "allocated")
+	if len(c.Status.ReservedFor) > 0 {
+		words = append(words, "reserved")
+	}
+	return strings.Join(words, ",")
+}
+
+func validateClaimUpdate(c, old *resourcev1.ResourceClaim) field.ErrorList {
+	var errs field.ErrorList
+	if !apiequality.Semantic.DeepEqual(c.Spec, old.Spec) {
+		errs = append(errs, field.Invalid(field.NewPath("spec"), check.Rendered(c.Spec), check.ImmutableText))
+	}
+	return append(errs, validateClaimSpec(&c.Spec, field.NewPath("spec"))...)
+}
+
+func validateClaimStatus(c, old *resourcev1.ResourceClaim) field.ErrorList {
+	p, s := field.NewPath("status"), &c.Status
+	names := map[string]bool{}
+	for _, r := range c.Spec.Devices.Requests {
+		names[r.Name] = true
+		for _, sub := range r.FirstAvailable {
+			names[r.Name+"/"+sub.Name] = true
+		}
+	}
+	var errs field.ErrorList
+	allocation := p.Child("allocation")
+	if s.Allocation != nil {
+		errs = append(errs, validateAllocation(s.Allocation, names, allocation)...)
+	}
+	reserved := p.Child("reservedFor")
+	if n := len(s.ReservedFor); n > resourcev1.ResourceClaimReservedForMaxSize {
+		errs = append(errs, field.TooMany(reserved, n, resourcev1.ResourceClaimReservedForMaxSize))
+	}
+	users := map[types.UID]bool{}
+	for i, r := range s.ReservedFor {
+		at := reserved.Index(i)
+		if r.Resource == "" {
+			errs = append(errs, field.Required(at.Child("resource"), ""))
+		}
+		if r.Name == "" {
+			errs = append(errs, field.Required(at.Child("name"), ""))
+		}
+		if r.UID == "" {
+			errs = append(errs, field.Required(at.Child("uid"), ""))
+		} else if users[r.UID] {
+			errs = append(errs, field.Duplicate(at, string(r.UID)))
+		}
+		users[r.UID] = true
+	}
+	errs = append(errs, validateDeviceStatuses(s, p.Child("devices"))...)
+	if s.Allocation == nil && len(s.ReservedFor) > 0 {
+		errs = append(errs, field.Forbidden(reserved, "may not be specified when `allocated` is not set"))
+	}
+	if was := old.Status.Allocation; was != nil && s.Allocation != nil && !apiequality.Semantic.DeepEqual(*was, *s.Allocation) {
+		errs = append(errs, field.Invalid(allocation, check.Rendered(*s.Allocation), check.ImmutableText))
+	}
+	return errs
+}
+
+func validateAllocation(a *resourcev1.AllocationResult, names map[string]bool, p *field.Path) field.ErrorList {
+	var errs field.ErrorList
+	results := p.Child("devices", "results")
+	if n := len(a.Devices.Results); n > resourcev1.AllocationResultsMaxSize {
+		errs = append(errs, field.TooMany(results, n, resourcev1.AllocationResultsMaxSize))
+	}
+	for i, r := range a.Devices.Results {
+		at := results.Index(i)
+		if !names[r.Request] {
+			errs = append(errs, validateReferences([]string{r.Request}, names, at.Child("request"))...)
+			errs[len(errs)-1].Field = at.Child("request").String()
+		}
+		errs = append(errs, validateDriver(r.Driver, at.Child("driver"))...)
+		errs = append(errs, validatePool(r.Pool, at.Child("pool"))...)
+		errs = append(errs, validateDeviceName(r.Device, at.Child("device"))...)
+	}
+	for i := range a.Devices.Config {
+		c, at := &a.Devices.Config[i], p.Child("devices", "config").Index(i)
+		switch c.Source {
+		case resourcev1.AllocationConfigSourceClaim, resourcev1.AllocationConfigSourceClass:
+		case "":
+			errs = append(errs, field.Required(at.Child("source"), ""))
+		default:
+			errs = append(errs, field.NotSupported(at.Child("source"), c.Source, []resourcev1.AllocationConfigSource{resourcev1.AllocationConfigSourceClaim, resourcev1.AllocationConfigSourceClass}))
+		}
+		errs = append(errs, validateReferences(c.Requests, names, at.Child("requests"))...)
+		errs = append(errs, validateConfiguration(&c.DeviceConfiguration, at)...)
+	}
+	if a.NodeSelector != nil {
+		errs = append(errs, validateNodeSelector(a.NodeSelector, p.Child("nodeSelector"))...)
+	}
+	return errs
+}
+
+func validateNodeSelector(s *corev1.NodeSelector, p *field.Path) field.ErrorList {
+	if len(s.NodeSelectorTerms) == 0 {
+		return field.ErrorList{field.Required(p.Child("nodeSelectorTerms"), "must have at least one node selector term")}
+	}
+	return nil
+}
+
+func validateDeviceName(name string, p *field.Path) field.ErrorList {
+	if name == "" {
+		return field.ErrorList{field.Required(p, "")}
+	}
+	return check.DNSLabel(name, p)
+}
+
+// maxPool limits the name of a pool, in bytes; each of its parts is a domain.
+const maxPool = 253
+
+func validatePool(name string, p *field.Path) field.ErrorList {
+	if name == "" {
+		return field.ErrorList{field.Required(p, "")}
+	}
+	var errs field.ErrorList
+	if len(name) > maxPool {
+		errs = append(errs, field.TooLong(p, name, maxPool))
+	}
+	for part := range strings.SplitSeq(name, "/") {
+		errs = append(errs, check.DNSSubdomain(part, p)...)
+	}
+	return errs
+}
+
+// validateDeviceStatuses wants statuses of allocated devices only.
+func validateDeviceStatuses(s *resourcev1.ResourceClaimStatus, p *field.Path) field.ErrorList {
+	type id struct{ Driver, Pool, Device, ShareID string }
+	allocated := map[id]bool{}
+	if s.Allocation != nil {
+		for _, r := range s.Allocation.Devices.Results {
+			d := id{Driver: r.Driver, Pool: r.Pool, Device: r.Device}
+			if r.ShareID != nil {
+				d.ShareID = string(*r.ShareID)
+			}
+			allocated[d] = true
+		}
+	}
+	var errs field.ErrorList
+	seen := map[id]bool{}
+	for i := range s.Devices {
+		d, at := &s.Devices[i], p.Index(i)
+		errs = append(errs, validateDriver(d.Driver, at.Child("driver"))...)
+		errs = append(errs, validatePool(d.Pool, at.Child("pool"))...)
+		errs = append(errs, validateDeviceName(d.Device, at.Child("device"))...)
+		key := id{Driver: d.Driver, Pool: d.Pool, Device: d.Device}
+		if d.ShareID != nil {
+			key.ShareID = *d.ShareID
+		}
+		if !allocated[key] {
+			errs = append(errs, field.Invalid(at, key, "must be an allocated device in the claim"))
+		}
+		if seen[key] {
+			errs = append(errs, field.Duplicate(at, key))
+		}
+		seen[key] = true
+		if n := len(d.Conditions); n > resourcev1.AllocatedDeviceStatusMaxConditions {
+			errs = append(errs, field.TooMany(at.Child("conditions"), n, resourcev1.AllocatedDeviceStatusMaxConditions))
+		}
+		errs = append(errs, metav1validation.ValidateConditions(d.Conditions, at.Child("conditions"))...)
+		if d.Data != nil && len(d.Data.Raw) > 0 {
+			errs = append(errs, validateRaw(d.Data.Raw, at.Child("data"))...)
+		}
+	}
+	return errs
 }

@@ -1,20 +1,74 @@
 package storagemigration
 
 import (
+	"time"
+
 	storagemigrationv1 "k8s.io/api/storagemigration/v1"
+	apiequality "k8s.io/apimachinery/pkg/api/equality"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	metav1validation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/celox/celox/internal/api"
+	"github.com/celox/celox/internal/api/check"
+	"github.com/celox/celox/internal/api/table"
 )
 
 func storageVersionMigration() *api.Kind {
 	return &api.Kind{
-		Group:        "storagemigration.k8s.io",
-		Kind:         "StorageVersionMigration",
-		Resource:     "storageversionmigrations",
-		Singular:     "storageversionmigration",
-		Prefix:       "storageversionmigrations",
-		Versions:     []api.Version{api.NewVersion[storagemigrationv1.StorageVersionMigration, storagemigrationv1.StorageVersionMigrationList]("v1")},
-		Hub:          "v1",
-		Subresources: []api.Subresource{api.Status()},
+		Group:         "storagemigration.k8s.io",
+		Kind:          "StorageVersionMigration",
+		Resource:      "storageversionmigrations",
+		Singular:      "storageversionmigration",
+		Prefix:        "storageversionmigrations",
+		Versions:      []api.Version{api.NewVersion[storagemigrationv1.StorageVersionMigration, storagemigrationv1.StorageVersionMigrationList]("v1")},
+		Hub:           "v1",
+		Subresources:  []api.Subresource{api.Status()},
+		HasGeneration: true,
+		PrepareForCreate: api.On(func(m *storagemigrationv1.StorageVersionMigration) {
+			m.Status = storagemigrationv1.StorageVersionMigrationStatus{}
+		}),
+		PrepareForUpdate:       api.OnUpdate(func(m, old *storagemigrationv1.StorageVersionMigration) { m.Status = old.Status }),
+		PrepareForStatusUpdate: api.OnUpdate(func(m, old *storagemigrationv1.StorageVersionMigration) { m.Spec = old.Spec }),
+		Validate:               api.Check(validateMigration),
+		ValidateUpdate: api.CheckUpdate(func(m, old *storagemigrationv1.StorageVersionMigration) field.ErrorList {
+			if apiequality.Semantic.DeepEqual(m.Spec, old.Spec) {
+				return nil
+			}
+			return field.ErrorList{field.Invalid(field.NewPath("spec"), check.Rendered(m.Spec), check.ImmutableText)}
+		}),
+		ValidateStatusUpdate: api.CheckUpdate(func(m, _ *storagemigrationv1.StorageVersionMigration) field.ErrorList {
+			return metav1validation.ValidateConditions(m.Status.Conditions, field.NewPath("status", "conditions"))
+		}),
+		Columns: api.Columns(
+			table.Name(),
+			table.Column("Resource", table.String, storagemigrationv1.StorageVersionMigrationSpec{}.SwaggerDoc()["resource"]),
+			table.AgeColumn(),
+		),
+		Row: api.Row(func(m *storagemigrationv1.StorageVersionMigration, now time.Time) []any {
+			return []any{m.Name, nameOf(m.Spec.Resource), table.Age(m, now)}
+		}),
 	}
+}
+
+// nameOf writes a resource as kubectl does: "deployments.apps".
+func nameOf(r metav1.GroupResource) string {
+	if r.Group == "" {
+		return r.Resource
+	}
+	return r.Resource + "." + r.Group
+}
+
+func validateMigration(m *storagemigrationv1.StorageVersionMigration) field.ErrorList {
+	p := field.NewPath("spec", "resource")
+	var errs field.ErrorList
+	if m.Spec.Resource.Resource == "" {
+		errs = append(errs, field.Required(p.Child("resource"), ""))
+	} else {
+		errs = append(errs, check.DNSLabel(m.Spec.Resource.Resource, p.Child("resource"))...)
+	}
+	if g := m.Spec.Resource.Group; g != "" {
+		errs = append(errs, check.DNSSubdomain(g, p.Child("group"))...)
+	}
+	return errs
 }

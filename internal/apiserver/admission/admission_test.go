@@ -349,6 +349,9 @@ func TestPriority(t *testing.T) {
 	}
 	expect(t, "second default", f.create(t, &schedulingv1.PriorityClass{ObjectMeta: meta("", "x"), GlobalDefault: true}), `priorityclasses.scheduling.k8s.io "x" is forbidden: PriorityClass standard is already marked as default. Only one default can exist`)
 	expect(t, "the same default", f.write(t, Update, standard, standard), "")
+	expect(t, "delete", f.write(t, Delete, nil, standard), "")
+	expect(t, "delete a system class", f.write(t, Delete, nil, &schedulingv1.PriorityClass{ObjectMeta: meta("", systemNodeCritical)}),
+		`priorityclasses.scheduling.k8s.io "system-node-critical" is forbidden: this is a system priority class and cannot be deleted`)
 }
 
 func TestTolerationsAndTaints(t *testing.T) {
@@ -667,7 +670,12 @@ func TestCertificatesAndEscalation(t *testing.T) {
 	}
 	expect(t, "masters", f.create(t, csr(certificatesv1.KubeAPIServerClientSignerName, user.SystemPrivilegedGroup)),
 		`certificatesigningrequests.certificates.k8s.io "c" is forbidden: use of kubernetes.io/kube-apiserver-client signer with system:masters group is not allowed`)
-	expect(t, "somebody", f.create(t, csr(certificatesv1.KubeAPIServerClientSignerName, "devs")), "")
+	mine := csr(certificatesv1.KubeAPIServerClientSignerName, "devs")
+	mine.Spec.Username = "somebody else"
+	expect(t, "somebody", f.create(t, mine, by(&user.DefaultInfo{Name: "appr", Groups: []string{"g"}, Extra: map[string][]string{"k": {"v"}}})), "")
+	if mine.Spec.Username != "appr" || mine.Spec.Groups[0] != "g" || mine.Spec.Extra["k"][0] != "v" {
+		t.Errorf("got %+v", mine.Spec)
+	}
 	old := csr("example.com/signer", "devs")
 	expect(t, "approve", f.write(t, Update, old, old, appr, sub("approval")), "")
 	foreign := csr("other.com/signer", "devs")

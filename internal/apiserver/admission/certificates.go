@@ -15,12 +15,30 @@ import (
 )
 
 // Certificates sees to it that only those approve and sign certificate requests who may do so for the signer that they name, and
-// that nobody asks for a client certificate of system:masters.
+// that nobody asks for a client certificate of system:masters. It also notes in a new request who made it.
 type Certificates struct{ authorizer request.Authorizer }
 
 // NewCertificates returns the plugin.
 func NewCertificates(authorizer request.Authorizer) *Certificates {
 	return &Certificates{authorizer: authorizer}
+}
+
+// Admit writes into a new request who made it; what the client says of that does not count.
+func (p *Certificates) Admit(_ context.Context, a *Attributes) error {
+	csr, ok := a.Object.(*certificatesv1.CertificateSigningRequest)
+	if !ok || a.Operation != Create || a.Subresource != "" || a.User == nil {
+		return nil
+	}
+	csr.Spec.Username, csr.Spec.UID = a.User.GetName(), a.User.GetUID()
+	csr.Spec.Groups = slices.Clone(a.User.GetGroups())
+	csr.Spec.Extra = nil
+	for k, v := range a.User.GetExtra() {
+		if csr.Spec.Extra == nil {
+			csr.Spec.Extra = map[string]certificatesv1.ExtraValue{}
+		}
+		csr.Spec.Extra[k] = slices.Clone(v)
+	}
+	return nil
 }
 
 // Validate looks at new requests, approvals and signatures.

@@ -61,6 +61,12 @@ type PriorityClasses interface {
 	PriorityClasses(ctx context.Context) ([]*schedulingv1.PriorityClass, error)
 }
 
+// The priority classes of the system.
+const (
+	systemClusterCritical = "system-cluster-critical"
+	systemNodeCritical    = "system-node-critical"
+)
+
 // Priority turns the name of a pod's priority class into its priority.
 type Priority struct{ objects PriorityClasses }
 
@@ -138,8 +144,14 @@ func (p *Priority) defaultClass(ctx context.Context) (*schedulingv1.PriorityClas
 	return found, nil
 }
 
-// Validate allows only one default class.
+// Validate allows only one default class, and keeps the system's classes.
 func (p *Priority) Validate(ctx context.Context, a *Attributes) error {
+	if a.Operation == Delete && a.is(schedulingv1.GroupName, "priorityclasses", "") {
+		if a.Name == systemClusterCritical || a.Name == systemNodeCritical {
+			return forbidText(a, "this is a system priority class and cannot be deleted")
+		}
+		return nil
+	}
 	class, ok := a.Object.(*schedulingv1.PriorityClass)
 	if !ok || a.Operation != Create && a.Operation != Update || !class.GlobalDefault {
 		return nil

@@ -20,6 +20,7 @@ import (
 type Tracker struct {
 	catalogue *api.Catalogue
 	types     func() managedfields.TypeConverter
+	trees     trees
 }
 
 // NewTracker returns a tracker for the kinds of c.
@@ -60,6 +61,9 @@ type Manager struct {
 	once sync.Once
 	full *managedfields.FieldManager // set by once
 	err  error                       // set by once
+
+	shapeOnce sync.Once
+	shaped    *shape // set by shapeOnce
 }
 
 func (m *Manager) manager() (*managedfields.FieldManager, error) {

@@ -306,6 +306,20 @@ func TestDocuments(t *testing.T) {
 	if want := `{"issuer":"https://i","jwks_uri":"https://1.2.3.4:6443/openid/v1/jwks","response_types_supported":["id_token"],"subject_types_supported":["public"],"id_token_signing_alg_values_supported":["ES256","RS256"]}`; err != nil || string(doc) != want {
 		t.Errorf("got %s, %v", doc, err)
 	}
+	handler, err := issuer.KeysHandler()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for accept, code := range map[string]int{"": 200, "*/*": 200, "text/html, application/*;q=0.5": 200, "application/jwk-set+json": 200, "application/json": 406} {
+		r, w := httptest.NewRequest(http.MethodGet, KeysPath, nil), httptest.NewRecorder()
+		if accept != "" {
+			r.Header.Set("Accept", accept)
+		}
+		handler.ServeHTTP(w, r)
+		if w.Code != code {
+			t.Errorf("Accept %q: got %d %s", accept, w.Code, w.Body)
+		}
+	}
 	// A token of the older key is still good.
 	old, err := NewIssuer("https://i", []string{"x"}, rsaKey)
 	if err != nil {

@@ -20,11 +20,11 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-var labels = map[string]string{"app": "a"}
+var podLabels = map[string]string{"app": "a"}
 
 func template() corev1.PodTemplateSpec {
 	return corev1.PodTemplateSpec{
-		ObjectMeta: metav1.ObjectMeta{Labels: labels},
+		ObjectMeta: metav1.ObjectMeta{Labels: podLabels},
 		Spec:       corev1.PodSpec{Containers: []corev1.Container{{Name: "c", Image: "i"}}},
 	}
 }
@@ -32,7 +32,7 @@ func template() corev1.PodTemplateSpec {
 func replicaSet(n int32) *appsv1.ReplicaSet {
 	return &appsv1.ReplicaSet{
 		ObjectMeta: metav1.ObjectMeta{Name: "rs", Namespace: "default"},
-		Spec:       appsv1.ReplicaSetSpec{Replicas: &n, Selector: &metav1.LabelSelector{MatchLabels: labels}, Template: template()},
+		Spec:       appsv1.ReplicaSetSpec{Replicas: &n, Selector: &metav1.LabelSelector{MatchLabels: podLabels}, Template: template()},
 	}
 }
 
@@ -69,7 +69,7 @@ func TestReplicaSetAgainstTheAPI(t *testing.T) {
 		})
 	}
 
-	orphan := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "orphan", Labels: labels}, Spec: template().Spec}
+	orphan := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "orphan", Labels: podLabels}, Spec: template().Spec}
 	if _, err := pods.Create(ctx, orphan, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
@@ -104,7 +104,7 @@ func TestReplicaSetAgainstTheAPI(t *testing.T) {
 
 func pod(name string, change func(*corev1.Pod)) *corev1.Pod {
 	p := &corev1.Pod{
-		ObjectMeta: metav1.ObjectMeta{Name: name, UID: types.UID(name), Labels: labels, CreationTimestamp: metav1.NewTime(time.Unix(1000, 0))},
+		ObjectMeta: metav1.ObjectMeta{Name: name, UID: types.UID(name), Labels: podLabels, CreationTimestamp: metav1.NewTime(time.Unix(1000, 0))},
 		Spec:       corev1.PodSpec{NodeName: "n-" + name},
 		Status:     corev1.PodStatus{Phase: corev1.PodRunning},
 	}

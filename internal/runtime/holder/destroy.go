@@ -52,6 +52,9 @@ func destroyTask(ctx context.Context, layout Layout, id string) error {
 	if st.Phase == PhaseExited || !filepath.IsAbs(st.Cgroup) {
 		return nil
 	}
+	if now, err := ReadProcStat(st.KeeperPid); st.KeeperPid > 1 && err == nil && now.StartTicks == st.KeeperTicks {
+		_ = unix.Kill(st.KeeperPid, unix.SIGKILL)
+	}
 	if err := KillCgroup(ctx, st.Cgroup); err != nil {
 		return fmt.Errorf("task %s: %w", id, err)
 	}

@@ -470,20 +470,38 @@ func (f *fixture) checkTicker(id string) {
 
 func (f *fixture) holderPid() int {
 	f.t.Helper()
-	conn, err := holder.Dial(f.layout.Socket())
+	pid, err := f.hello()
 	if err != nil {
 		f.t.Fatal(err)
 	}
+	return pid
+}
+
+func (f *fixture) hello() (int, error) {
+	conn, err := holder.Dial(f.layout.Socket())
+	if err != nil {
+		return 0, err
+	}
 	c := holder.NewConn(conn)
 	defer c.Close()
-	if err := c.Send(holder.Request{Op: holder.OpHello}); err != nil {
-		f.t.Fatal(err)
-	}
 	var resp holder.Response
-	if _, err := c.Receive(&resp); err != nil {
-		f.t.Fatal(err)
+	if err := c.Send(holder.Request{Op: holder.OpHello}); err != nil {
+		return 0, err
 	}
-	return resp.Pid
+	_, err = c.Receive(&resp)
+	return resp.Pid, err
+}
+
+// successor waits for a holder other than old.
+func (f *fixture) successor(old int) {
+	f.t.Helper()
+	for range 2000 {
+		if pid, err := f.hello(); err == nil && pid != old {
+			return
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	f.t.Fatal("no new holder comes")
 }
 
 func TestUpgradeInPlace(t *testing.T) {
@@ -564,13 +582,11 @@ func TestHolderKilled(t *testing.T) {
 		task.Stdin, task.Spec.Process.Terminal = true, true
 	}, "sh", "-c", "read line; echo got $line; exit 2")
 	before := f.until("sleeper", func(st holder.State) bool { return st.Phase == holder.PhaseRunning })
-	f.mu.Lock()
-	moved := f.moved
-	f.mu.Unlock()
-	if err := syscall.Kill(f.holderPid(), syscall.SIGKILL); err != nil {
+	old := f.holderPid()
+	if err := syscall.Kill(old, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	<-moved // the watcher has started a successor, which adopted both
+	f.successor(old) // started by the watcher; it has adopted all
 	p := waitExec(t, f, "sleeper", "echo alive")
 	if p != "alive\n" {
 		t.Errorf("exec in an adopted container says %q", p)
@@ -595,7 +611,6 @@ func TestHolderKilled(t *testing.T) {
 	if got := readAll(t, outR); !strings.Contains(got, "got it") {
 		t.Errorf("attached to the terminal after the holder was killed: %q", got)
 	}
-	t.Logf("exit codes learnt: %+v", f.exited("tty"))
 	if st := f.exited("tty"); st.ExitCode != 2 && st.Reason != holder.ReasonUnknown {
 		t.Errorf("exit code %d, reason %q", st.ExitCode, st.Reason)
 	}

@@ -121,3 +121,21 @@ func FuzzDecode(f *testing.F) {
 		}
 	})
 }
+
+func TestProcStat(t *testing.T) {
+	own, err := ReadProcStat(os.Getpid())
+	if err != nil || own.StartTicks == 0 {
+		t.Fatalf("%+v, %v", own, err)
+	}
+}
+
+func FuzzProcStat(f *testing.F) {
+	data, err := os.ReadFile("/proc/self/stat")
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(data)
+	f.Add([]byte("1 (a) b) Z 1 2"))
+	f.Add([]byte(""))
+	f.Fuzz(func(_ *testing.T, data []byte) { _, _ = parseProcStat(data) })
+}

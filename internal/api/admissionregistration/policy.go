@@ -1,0 +1,199 @@
+package admissionregistration
+
+import (
+	"strings"
+
+	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"github.com/celox/celox/internal/api/check"
+	"github.com/celox/celox/internal/api/table"
+)
+
+// Policies and their bindings, validating and mutating, have these parts in common. That expressions compile and what they evaluate to is
+// checked by admission, which compiles them.
+
+func defaultMatch(m *admissionregistrationv1.MatchResources) {
+	if m == nil {
+		return
+	}
+	set(&m.MatchPolicy, admissionregistrationv1.Equivalent)
+	set(&m.NamespaceSelector, metav1.LabelSelector{})
+	set(&m.ObjectSelector, metav1.LabelSelector{})
+	for i := range m.ResourceRules {
+		set(&m.ResourceRules[i].Scope, admissionregistrationv1.AllScopes)
+	}
+	for i := range m.ExcludeResourceRules {
+		set(&m.ExcludeResourceRules[i].Scope, admissionregistrationv1.AllScopes)
+	}
+}
+
+func validateFailurePolicy(f *admissionregistrationv1.FailurePolicyType, p *field.Path) field.ErrorList {
+	if f == nil {
+		return field.ErrorList{field.Required(p, "")}
+	}
+	return check.OneOf(*f, p, admissionregistrationv1.Fail, admissionregistrationv1.Ignore)
+}
+
+// validateConstraints checks what a policy matches: at least one rule.
+func validateConstraints(m *admissionregistrationv1.MatchResources, p *field.Path) field.ErrorList {
+	if m == nil {
+		return field.ErrorList{field.Required(p, "")}
+	}
+	errs := validateMatch(m, p)
+	if len(m.ResourceRules) == 0 {
+		errs = append(errs, field.Required(p.Child("resourceRules"), ""))
+	}
+	return errs
+}
+
+func validateMatch(m *admissionregistrationv1.MatchResources, p *field.Path) field.ErrorList {
+	if m == nil {
+		return nil
+	}
+	var errs field.ErrorList
+	if m.MatchPolicy == nil {
+		errs = append(errs, field.Required(p.Child("matchPolicy"), ""))
+	} else {
+		errs = append(errs, check.OneOf(*m.MatchPolicy, p.Child("matchPolicy"), admissionregistrationv1.Equivalent, admissionregistrationv1.Exact)...)
+	}
+	for _, s := range []struct {
+		name  string
+		value *metav1.LabelSelector
+	}{{"namespaceSelector", m.NamespaceSelector}, {"objectSelector", m.ObjectSelector}} {
+		if s.value == nil {
+			errs = append(errs, field.Required(p.Child(s.name), ""))
+		} else {
+			errs = append(errs, check.Selector(s.value, p.Child(s.name), false)...)
+		}
+	}
+	for i := range m.ResourceRules {
+		errs = append(errs, validateRule(&m.ResourceRules[i].RuleWithOperations, p.Child("resourceRules").Index(i))...)
+	}
+	for i := range m.ExcludeResourceRules {
+		errs = append(errs, validateRule(&m.ExcludeResourceRules[i].RuleWithOperations, p.Child("excludeResourceRules").Index(i))...)
+	}
+	return errs
+}
+
+func validateParamKind(k *admissionregistrationv1.ParamKind, p *field.Path) field.ErrorList {
+	if k == nil {
+		return nil
+	}
+	var errs field.ErrorList
+	version := p.Child("apiVersion")
+	if k.APIVersion == "" {
+		errs = append(errs, field.Required(version, ""))
+	} else if gv, err := schema.ParseGroupVersion(k.APIVersion); err != nil {
+		errs = append(errs, field.Invalid(version, k.APIVersion, err.Error()))
+	} else {
+		if gv.Group != "" {
+			errs = append(errs, check.DNSSubdomain(gv.Group, version)...)
+		}
+		errs = append(errs, check.DNSLabel(gv.Version, version)...)
+	}
+	if k.Kind == "" {
+		return append(errs, field.Required(p.Child("kind"), ""))
+	}
+	return append(errs, check.Each(validKind(k.Kind), p.Child("kind"), k.Kind)...)
+}
+
+// validKind wants a kind to be a DNS label once it is written in lower case.
+func validKind(kind string) []string {
+	var out []string
+	for _, e := range check.DNSLabel(strings.ToLower(kind), nil) {
+		out = append(out, "may have mixed case, but should otherwise match: "+e.Detail)
+	}
+	return out
+}
+
+func validateParamRef(r *admissionregistrationv1.ParamRef, p *field.Path) field.ErrorList {
+	if r == nil {
+		return nil
+	}
+	var errs field.ErrorList
+	switch {
+	case r.Name != "" && r.Selector != nil:
+		const exclusive = "name and selector are mutually exclusive"
+		errs = append(errs, field.Forbidden(p.Child("name"), exclusive), field.Forbidden(p.Child("selector"), exclusive))
+	case r.Name == "" && r.Selector == nil:
+		errs = append(errs, field.Required(p, "one of name or selector must be specified"))
+	case r.Name != "":
+		errs = append(errs, validateSegment(r.Name, p.Child("name"))...)
+	}
+	action := p.Child("parameterNotFoundAction")
+	if r.ParameterNotFoundAction == nil {
+		return append(errs, field.Required(action, ""))
+	}
+	if a := *r.ParameterNotFoundAction; a != admissionregistrationv1.AllowAction && a != admissionregistrationv1.DenyAction {
+		errs = append(errs, field.NotSupported(action, a, []admissionregistrationv1.ParameterNotFoundActionType{admissionregistrationv1.DenyAction, admissionregistrationv1.AllowAction}))
+	}
+	return errs
+}
+
+func validateSegment(v string, p *field.Path) field.ErrorList {
+	var errs field.ErrorList
+	if v == "." || v == ".." {
+		errs = append(errs, field.Invalid(p, v, "may not be '"+v+"'"))
+	}
+	for _, bad := range [...]string{"/", "%"} {
+		if strings.Contains(v, bad) {
+			errs = append(errs, field.Invalid(p, v, "may not contain '"+bad+"'"))
+		}
+	}
+	return errs
+}
+
+// validateVariables checks names and presence of variables.
+func validateVariables(list []admissionregistrationv1.Variable, p *field.Path) field.ErrorList {
+	var errs field.ErrorList
+	for i, v := range list {
+		at := p.Index(i)
+		switch {
+		case v.Name == "":
+			errs = append(errs, field.Required(at.Child("name"), "name is not specified"))
+		case !isIdentifier(v.Name):
+			errs = append(errs, field.Invalid(at.Child("name"), v.Name, "must be a valid CEL identifier"))
+		}
+		if strings.TrimSpace(v.Expression) == "" {
+			errs = append(errs, field.Required(at.Child("expression"), "expression is not specified"))
+		}
+	}
+	return errs
+}
+
+// isIdentifier follows the grammar of CEL: letters, digits and underscores, no digit first.
+func isIdentifier(s string) bool {
+	for i, r := range s {
+		letter := r == '_' || (r >= 'a' && r <= 'z') || (r >= 'A' && r <= 'Z')
+		if !letter && (i == 0 || r < '0' || r > '9') {
+			return false
+		}
+	}
+	return s != ""
+}
+
+// paramKind is the cell that says what a policy is parameterized with.
+func paramKind(k *admissionregistrationv1.ParamKind) string {
+	if k == nil {
+		return table.Unset
+	}
+	return k.APIVersion + "/" + k.Kind
+}
+
+// paramRef is the cell that says which parameters a binding gives.
+func paramRef(r *admissionregistrationv1.ParamRef) string {
+	switch {
+	case r == nil:
+		return table.Unset
+	case r.Selector != nil:
+		return metav1.FormatLabelSelector(r.Selector)
+	case r.Namespace != "":
+		return r.Namespace + "/" + r.Name
+	case r.Name != "":
+		return "*/" + r.Name
+	}
+	return table.Unset
+}
