@@ -4,7 +4,10 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 GO ?= go
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 RUNTIME_BIN := internal/runtime/bundle/bin/celox-runtime
-LDFLAGS := -s -w -X github.com/celox/celox/internal/cluster/version.Build=$(VERSION)
+# The built-in kubectl says which version it is from variables that only the linker can set.
+KUBERNETES := $(shell sed -n 's/^\tKubernetes *= "\(.*\)"$$/\1/p' internal/cluster/version/version.go)
+KUBECTL_LDFLAGS := $(foreach v,gitVersion=$(KUBERNETES)+celox gitMajor=$(word 1,$(subst ., ,$(KUBERNETES:v%=%))) gitMinor=$(word 2,$(subst ., ,$(KUBERNETES))) gitCommit=$(VERSION) gitTreeState=clean,-X k8s.io/component-base/version.$(v))
+LDFLAGS := -s -w -X github.com/celox/celox/internal/cluster/version.Build=$(VERSION) $(KUBECTL_LDFLAGS)
 
 .PHONY: help deps build runtime run test lint unit e2e bench generate clean
 

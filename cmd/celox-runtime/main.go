@@ -6,7 +6,6 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
-	"runtime/debug"
 	"syscall"
 
 	_ "github.com/opencontainers/cgroups/devices" // lets cgroups set device rules
@@ -16,10 +15,6 @@ import (
 
 	"github.com/celox/celox/internal/runtime/holder"
 )
-
-// gcPercent trades a little processor time for memory: the holder has little to
-// collect and mostly sleeps.
-const gcPercent = 25
 
 func main() {
 	if len(os.Args) > 1 && os.Args[1] == "init" {
@@ -39,7 +34,6 @@ func run(args []string) int {
 	if err := flags.Parse(args[1:]); err != nil || *dir == "" {
 		return 2
 	}
-	debug.SetGCPercent(gcPercent)
 	// A client that goes away must not end us, and neither must a terminal.
 	signal.Ignore(syscall.SIGPIPE, syscall.SIGHUP, syscall.SIGINT)
 

@@ -1,10 +1,15 @@
 package main
 
 import (
+	"debug/elf"
+	"io"
+	"os"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
 
+	securejoin "github.com/cyphar/filepath-securejoin"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 )
@@ -84,14 +89,75 @@ setdomainname sethostname setns syslog umount umount2 unshare`,
 	"CAP_SYSLOG":         "syslog",
 }
 
-var seccompArchitectures = map[string][]specs.Arch{
-	"amd64":   {specs.ArchX86_64, specs.ArchX86}, // without x32, which hardly a kernel has
-	"386":     {specs.ArchX86},
-	"arm64":   {specs.ArchAARCH64, specs.ArchARM},
-	"arm":     {specs.ArchARM},
-	"ppc64le": {specs.ArchPPC64LE},
-	"s390x":   {specs.ArchS390X, specs.ArchS390},
-	"riscv64": {specs.ArchRISCV64},
+// seccompArchitectures are the native one and, with compatible, the one whose
+// programs it runs as well. Without compatible those programs are killed; with it
+// the library needs three times as long for the filter, and so would every start
+// of a container.
+func seccompArchitectures(compatible bool) []specs.Arch {
+	switch runtime.GOARCH {
+	case "amd64":
+		if compatible {
+			return []specs.Arch{specs.ArchX86_64, specs.ArchX86}
+		}
+		return []specs.Arch{specs.ArchX86_64}
+	case "arm64":
+		if compatible {
+			return []specs.Arch{specs.ArchAARCH64, specs.ArchARM}
+		}
+		return []specs.Arch{specs.ArchAARCH64}
+	case "386":
+		return []specs.Arch{specs.ArchX86}
+	case "arm":
+		return []specs.Arch{specs.ArchARM}
+	case "ppc64le":
+		return []specs.Arch{specs.ArchPPC64LE}
+	case "s390x":
+		return []specs.Arch{specs.ArchS390X, specs.ArchS390}
+	case "riscv64":
+		return []specs.Arch{specs.ArchRISCV64}
+	}
+	return nil
+}
+
+// has32Bit tells whether a container may run programs of 32 bit: its own program
+// is one, or its image has a loader for them.
+func has32Bit(spec *specs.Spec) bool {
+	for _, loader := range []string{"/lib/ld-linux.so.2", "/lib/ld-musl-i386.so.1", "/lib/ld-linux-armhf.so.3", "/lib/ld-musl-armhf.so.1"} {
+		if path, err := securejoin.SecureJoin(spec.Root.Path, loader); err == nil {
+			if _, err := os.Lstat(path); err == nil {
+				return true
+			}
+		}
+	}
+	program := spec.Process.Args[0]
+	candidates := []string{program}
+	if !strings.Contains(program, "/") {
+		candidates = nil
+		for _, e := range spec.Process.Env {
+			if dirs, ok := strings.CutPrefix(e, "PATH="); ok {
+				for _, dir := range filepath.SplitList(dirs) {
+					candidates = append(candidates, filepath.Join(dir, program))
+				}
+			}
+		}
+	} else if !filepath.IsAbs(program) {
+		candidates = []string{filepath.Join(spec.Process.Cwd, program)}
+	}
+	for _, c := range candidates {
+		path, err := securejoin.SecureJoin(spec.Root.Path, c)
+		if err != nil {
+			continue
+		}
+		f, err := os.Open(path)
+		if err != nil {
+			continue
+		}
+		defer f.Close()
+		head := make([]byte, elf.EI_CLASS+1)
+		_, err = io.ReadFull(f, head)
+		return err == nil && string(head[:len(elf.ELFMAG)]) == elf.ELFMAG && elf.Class(head[elf.EI_CLASS]) == elf.ELFCLASS32
+	}
+	return false // what does not exist here may be in a volume; ordinary ones are native
 }
 
 // newNamespaces are the flags of clone(2) that make namespaces.
@@ -109,7 +175,7 @@ func defaultSeccomp(spec *specs.Spec) *specs.LinuxSeccomp {
 	profile := &specs.LinuxSeccomp{
 		DefaultAction:   specs.ActErrno,
 		DefaultErrnoRet: &eperm,
-		Architectures:   seccompArchitectures[runtime.GOARCH],
+		Architectures:   seccompArchitectures(has32Bit(spec)),
 	}
 	allow := func(names string, args ...specs.LinuxSeccompArg) {
 		if fields := strings.Fields(names); len(fields) > 0 {

@@ -108,6 +108,10 @@ func (c *codec) Decode(data []byte) (Object, error) {
 	if err != nil {
 		return nil, fmt.Errorf("decoding a stored %s: %w", c.kind.GroupKind(), err)
 	}
+	// What an older server wrote may lack fields that have defaults now; and a few defaults have no stored form.
+	if c.kind.Default != nil {
+		c.kind.Default(obj)
+	}
 	if obj.GetResourceVersion() != "" {
 		obj.SetResourceVersion("")
 	}

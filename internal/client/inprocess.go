@@ -29,6 +29,8 @@ func InProcess(handler http.Handler, u user.Info, userAgent string) *rest.Config
 		Transport: &transport{handler: handler, user: u},
 		UserAgent: userAgent,
 		QPS:       -1,
+		// Warnings are for people; our own rooms know what they ask for.
+		WarningHandlerWithContext: rest.NoWarnings{},
 		ContentConfig: rest.ContentConfig{
 			AcceptContentTypes: runtime.ContentTypeProtobuf + "," + runtime.ContentTypeJSON,
 			ContentType:        runtime.ContentTypeProtobuf,

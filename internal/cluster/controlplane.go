@@ -1,7 +1,6 @@
 package cluster
 
 import (
-	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -210,7 +209,7 @@ func (s *Server) makeAPI(run *group, p *controlPlane) error {
 	}
 	objects := lookup.New(reader)
 	p.local.others = connect.Remote{Objects: objects}
-	tokens, err := authn.NewIssuer(issuer, []string{issuer}, p.certs.ServiceAccountKey())
+	tokens, err := authn.NewIssuer(issuer, nil, p.certs.ServiceAccountKey())
 	if err != nil {
 		return fmt.Errorf("service account tokens: %w", err)
 	}
@@ -243,15 +242,19 @@ func (s *Server) makeAPI(run *group, p *controlPlane) error {
 	if err != nil {
 		return fmt.Errorf("openapi: %w", err)
 	}
-	keys, err := tokens.Keys()
+	keys, err := tokens.KeysHandler()
 	if err != nil {
 		return err
 	}
-	openID, err := tokens.Discovery(clientURL(s.cfg))
+	openID, err := tokens.DiscoveryHandler(clientURL(s.cfg))
 	if err != nil {
 		return err
 	}
-	plugins, err := admission.Default(admission.Deps{Objects: objects, Authorizer: p.authz, Guard: authz.NewGuard(p.authz, rbac)})
+	quotas, ok := p.store.Collection(schema.GroupResource{Resource: "resourcequotas"})
+	if !ok {
+		return errors.New("the catalogue has no resourcequotas")
+	}
+	plugins, err := admission.Default(admission.Deps{Objects: objects, Authorizer: p.authz, Guard: authz.NewGuard(p.authz, rbac), Charger: quotas})
 	if err != nil {
 		return fmt.Errorf("admission: %w", err)
 	}
@@ -264,7 +267,7 @@ func (s *Server) makeAPI(run *group, p *controlPlane) error {
 			Objects: objects, Nodes: p.local, NodeTLS: p.certs.ClientTLSConfig(p.certs.KubeletClient()), Authorizer: p.authz,
 		}),
 		Discovery: discoveryHandler(docs), OpenAPI: schemas,
-		OpenIDConfiguration: document("application/json", openID), KeySet: document("application/jwk-set+json", keys),
+		OpenIDConfiguration: openID, KeySet: keys,
 		Version: version.Info(), ServiceCIDRs: []netip.Prefix{serviceCIDR}, Metrics: p.metrics, Logger: s.log,
 		Checks: []apiserver.Check{{Name: "etcd", Run: func(ctx context.Context) error {
 			_, err := p.engine.Range(ctx, kv.RangeRequest{Key: "/registry/health", CountOnly: true})
@@ -284,14 +287,6 @@ func discoveryHandler(docs *discovery.Handler) http.Handler {
 		if !docs.Serve(w, r) {
 			http.NotFound(w, r)
 		}
-	})
-}
-
-// document serves bytes.
-func document(contentType string, data []byte) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("Content-Type", contentType)
-		_, _ = bytes.NewReader(data).WriteTo(w) // the client is gone, or has it
 	})
 }
 
@@ -335,6 +330,7 @@ func (s *Server) serve(run *group, l net.Listener, p *controlPlane) {
 		return nil
 	})
 	run.run("api", func(ctx context.Context) error {
+		srv.BaseContext = func(net.Listener) context.Context { return ctx } // ends streams that were taken over
 		stopped := make(chan error, 1)
 		go func() {
 			<-ctx.Done()

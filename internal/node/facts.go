@@ -1,6 +1,7 @@
 package node
 
 import (
+	"encoding/json"
 	"os"
 	"strings"
 
@@ -142,6 +143,35 @@ func readTail(path string, limit int64) string {
 	buf := make([]byte, size)
 	n, _ := f.ReadAt(buf, info.Size()-size)
 	return strings.ToValidUTF8(string(buf[:n]), "�")
+}
+
+// remembered adds to an orphan what its containers remember of it: how long they may take to end, and their hooks.
+func remembered(pod *corev1.Pod, o *observed.Pod) *corev1.Pod {
+	pod = pod.DeepCopy()
+	for i := range o.Containers {
+		c := &o.Containers[i]
+		if g, ok := c.GracePeriod(); ok && pod.Spec.TerminationGracePeriodSeconds == nil {
+			seconds := int64(g.Seconds())
+			pod.Spec.TerminationGracePeriodSeconds = &seconds
+		}
+		if findContainer(pod, c.Name) != nil {
+			continue
+		}
+		container := corev1.Container{Name: c.Name}
+		if text := c.Annotations[observed.AnnotationPreStop]; text != "" {
+			h := &corev1.LifecycleHandler{}
+			if json.Unmarshal([]byte(text), h) == nil {
+				container.Lifecycle = &corev1.Lifecycle{PreStop: h}
+			}
+		}
+		if text := c.Annotations[observed.AnnotationPorts]; text != "" {
+			if json.Unmarshal([]byte(text), &container.Ports) != nil {
+				container.Ports = nil
+			}
+		}
+		pod.Spec.Containers = append(pod.Spec.Containers, container)
+	}
+	return pod
 }
 
 // orphanPod is a pod as far as its sandbox remembers it.

@@ -357,6 +357,9 @@ func (w *worker) look(ctx context.Context) {
 		return
 	}
 	w.observed, w.looked = o, true
+	if w.orphan && len(w.pod.Spec.Containers) == 0 {
+		w.pod = remembered(w.pod, o)
+	}
 	w.noteLive(o)
 	ip := ""
 	if ips := w.podIPs(); len(ips) > 0 {

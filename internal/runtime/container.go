@@ -414,8 +414,13 @@ func (s *Service) startContainer(ctx context.Context, k *container) error {
 		Stdin: k.config.GetStdin(), StdinOnce: k.config.GetStdinOnce(),
 	})
 	if err != nil {
-		if ctx.Err() != nil {
-			s.endTask(context.WithoutCancel(ctx), k.id) // it may have started all the same
+		var refused *holder.Error
+		if !errors.As(err, &refused) {
+			// No answer: it may have started all the same, or a successor of the
+			// holder may find it half-started.
+			undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
+			defer cancel()
+			s.endTask(undo, k.id)
 		}
 		return err
 	}

@@ -175,8 +175,12 @@ func (s *Service) reconcile(states []holder.State) {
 	for _, st := range states {
 		known[st.ID] = true
 		s.mu.RLock()
-		wanted := s.containers[st.ID] != nil || s.reserved(st.ID)
+		k := s.containers[st.ID]
+		wanted := s.reserved(st.ID)
 		s.mu.RUnlock()
+		if k != nil && st.Phase == holder.PhaseRunning {
+			wanted = k.record().Phase != phaseExited
+		}
 		if !wanted {
 			s.log.Info("ending a process that no pod asks for", "id", st.ID)
 			s.endTask(s.ctx, st.ID)

@@ -17,11 +17,13 @@ import (
 
 const (
 	podStartMethod = "Pods created one after another, each after the one before has gone; from just before the create is sent until a watch shows the pod Running with its " +
-		"container running. Image present; an emptyDir-free pod with a service account token and requests, of two small processes that end on SIGTERM."
+		"container running. Image present; the pod has a service account token, requests, and two small processes that end on SIGTERM."
 	podBurstMethod = "50 such pods created by 16 clients at once; from just before the first create until the watch shows the last one Running. Memory: what Pss of the cluster's own " +
 		"processes has grown by 20 s later, per pod; the kernel's own memory is not in it."
 
-	burst     = 50
+	burst = 50
+	// trapTime is what a pod gets to set up its handler of SIGTERM before it is deleted; without one, its grace period would be measured.
+	trapTime  = 100 * time.Millisecond
 	imageName = "bench.invalid/busybox:1" // cannot be pulled: it must be there
 	// podLimit bounds the wait for pods to run or to go. It is no measurement.
 	podLimit = 2 * time.Minute
@@ -185,6 +187,9 @@ func podStart(ctx context.Context, b *bench) error {
 				return err
 			}
 			starts = append(starts, at.Sub(begin))
+			if err := pause(ctx, trapTime); err != nil {
+				return err
+			}
 			begin = time.Now()
 			if err := s.deletePod(ctx, 0, name); err != nil {
 				return err

@@ -42,13 +42,13 @@ func TestSeedDeploymentAppsV1beta1(t *testing.T) {
 	u.kubectl("set", "image", "deployment/nginx-deployment", "nginx=nginx:1.9.1")
 	u.kubectl("rollout", "status", "deployment/nginx-deployment")
 	like(t, u.kubectl("rollout", "history", "deployment/nginx-deployment"),
-		`deployment\.apps/nginx-deployment`, `REVISION CHANGE-CAUSE`, `1 <none>`, `2 <none>`, ``)
+		`deployment\.apps/nginx-deployment`, `REVISION CHANGE-CAUSE`, `1 <none>`, `2 <none>`)
 	has(t, u.page("app=nginx"), "nginx 1.9.1")
 	like(t, u.kubectl("rollout", "undo", "deployment/nginx-deployment"), `deployment\.apps/nginx-deployment rolled back`)
 	u.kubectl("rollout", "status", "deployment/nginx-deployment")
 	has(t, u.page("app=nginx"), "nginx 1.7.9")
 	like(t, u.kubectl("rollout", "history", "deployment/nginx-deployment"),
-		`deployment\.apps/nginx-deployment`, `REVISION CHANGE-CAUSE`, `2 <none>`, `3 <none>`, ``)
+		`deployment\.apps/nginx-deployment`, `REVISION CHANGE-CAUSE`, `2 <none>`, `3 <none>`)
 	u.says("nginx-deployment   4/4     4            4", "get", "deployment", "nginx-deployment")
 }
 

@@ -32,8 +32,11 @@ func validatingAdmissionPolicy() *api.Kind {
 		PrepareForCreate: api.On(func(p *admissionregistrationv1.ValidatingAdmissionPolicy) {
 			p.Status = admissionregistrationv1.ValidatingAdmissionPolicyStatus{}
 		}),
-		PrepareForUpdate:       api.OnUpdate(func(p, old *admissionregistrationv1.ValidatingAdmissionPolicy) { p.Status = old.Status }),
-		PrepareForStatusUpdate: api.OnUpdate(func(p, old *admissionregistrationv1.ValidatingAdmissionPolicy) { p.Spec = old.Spec }),
+		PrepareForUpdate: api.OnUpdate(func(p, old *admissionregistrationv1.ValidatingAdmissionPolicy) { p.Status = old.Status }),
+		PrepareForStatusUpdate: api.OnUpdate(func(p, old *admissionregistrationv1.ValidatingAdmissionPolicy) {
+			p.Spec = old.Spec
+			metav1.ResetObjectMetaForStatus(&p.ObjectMeta, &old.ObjectMeta)
+		}),
 		Default: api.On(func(p *admissionregistrationv1.ValidatingAdmissionPolicy) {
 			set(&p.Spec.FailurePolicy, admissionregistrationv1.Fail)
 			defaultMatch(p.Spec.MatchConstraints)

@@ -5,6 +5,7 @@ import (
 
 	certificatesv1 "k8s.io/api/certificates/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
@@ -41,9 +42,12 @@ func podCertificateRequest() *api.Kind {
 		PrepareForCreate: api.On(func(r *certificatesv1.PodCertificateRequest) {
 			r.Status = certificatesv1.PodCertificateRequestStatus{}
 		}),
-		PrepareForUpdate:       api.OnUpdate(func(r, old *certificatesv1.PodCertificateRequest) { r.Status = old.Status }),
-		PrepareForStatusUpdate: api.OnUpdate(func(r, old *certificatesv1.PodCertificateRequest) { r.Spec = old.Spec }),
-		Validate:               api.Check(validatePodRequest),
+		PrepareForUpdate: api.OnUpdate(func(r, old *certificatesv1.PodCertificateRequest) { r.Status = old.Status }),
+		PrepareForStatusUpdate: api.OnUpdate(func(r, old *certificatesv1.PodCertificateRequest) {
+			r.Spec = old.Spec
+			metav1.ResetObjectMetaForStatus(&r.ObjectMeta, &old.ObjectMeta)
+		}),
+		Validate: api.Check(validatePodRequest),
 		ValidateUpdate: api.CheckUpdate(func(r, old *certificatesv1.PodCertificateRequest) field.ErrorList {
 			if apiequality.Semantic.DeepEqual(r.Spec, old.Spec) {
 				return nil

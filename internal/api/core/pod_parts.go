@@ -105,8 +105,13 @@ func ValidatePodResize(obj, old api.Object) field.ErrorList {
 			c.Resources = before.Resources
 		}
 	}
-	if may.Resources != nil && was.Spec.Resources != nil {
-		errs = append(errs, resizeRequirements(may.Resources, was.Spec.Resources, spec.Child("resources"))...)
+	switch at := spec.Child("resources"); {
+	case was.Spec.Resources == nil:
+	case may.Resources == nil:
+		errs = append(errs, field.Forbidden(at, "pod-level resources cannot be removed"))
+		may.Resources = was.Spec.Resources
+	default:
+		errs = append(errs, resizeRequirements(may.Resources, was.Spec.Resources, at)...)
 	}
 	if !equality.Semantic.DeepEqual(*may, was.Spec) {
 		errs = append(errs, field.Forbidden(spec, "only cpu and memory resources are mutable"))

@@ -113,6 +113,9 @@ func podResourceName(n corev1.ResourceName, p *field.Path) field.ErrorList {
 // validatePodResources checks the pod's own resources, also against those of its containers.
 func (v *specValidation) validatePodResources(p *field.Path) field.ErrorList {
 	r := v.spec.Resources
+	if v.spec.OS != nil && v.spec.OS.Name == corev1.Windows {
+		return field.ErrorList{field.Forbidden(p, "may not be set for a windows pod")}
+	}
 	var errs field.ErrorList
 	if r.Claims != nil {
 		errs = append(errs, field.Forbidden(p.Child("claims"), "claims may not be set for Resources at pod-level"))

@@ -17,7 +17,6 @@ const (
 	maxCredentialSpec  = 64 * 1024
 	maxWindowsUser     = 104
 	maxWindowsDNSName  = 255
-	maxWindowsNetBIOS  = 15
 	forbiddenUserRunes = `"/\:;|=,+*?<>@[]`
 )
 
@@ -70,13 +69,10 @@ func validateWindowsUser(name string, p *field.Path) field.ErrorList {
 	user := parts[len(parts)-1]
 	if len(parts) == 2 {
 		domain := parts[0]
-		switch {
-		case domain == "":
-			bad("runAsUserName's Domain doesn't match the NetBIOS nor the DNS format")
-		case len(domain) > maxWindowsDNSName:
+		if len(domain) > maxWindowsDNSName {
 			bad(fmt.Sprintf("runAsUserName's Domain length must be under %d characters", maxWindowsDNSName+1))
-		case len(domain) > maxWindowsNetBIOS && !dnsDomainRegexp.MatchString(domain),
-			len(domain) <= maxWindowsNetBIOS && !netBIOSRegexp.MatchString(domain) && !dnsDomainRegexp.MatchString(domain):
+		}
+		if !netBIOSRegexp.MatchString(domain) && !dnsDomainRegexp.MatchString(domain) {
 			bad("runAsUserName's Domain doesn't match the NetBIOS nor the DNS format")
 		}
 	}

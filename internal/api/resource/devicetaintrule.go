@@ -32,9 +32,12 @@ func deviceTaintRule() *api.Kind {
 			r.Status = old.Status
 			stamp(&r.Spec.Taint)
 		}),
-		PrepareForStatusUpdate: api.OnUpdate(func(r, old *resourcev1.DeviceTaintRule) { r.Spec = old.Spec }),
-		Validate:               api.Check(validateDeviceTaintRule),
-		ValidateUpdate:         api.CheckUpdate(func(r, _ *resourcev1.DeviceTaintRule) field.ErrorList { return validateDeviceTaintRule(r) }),
+		PrepareForStatusUpdate: api.OnUpdate(func(r, old *resourcev1.DeviceTaintRule) {
+			r.Spec = old.Spec
+			metav1.ResetObjectMetaForStatus(&r.ObjectMeta, &old.ObjectMeta)
+		}),
+		Validate:       api.Check(validateDeviceTaintRule),
+		ValidateUpdate: api.CheckUpdate(func(r, _ *resourcev1.DeviceTaintRule) field.ErrorList { return validateDeviceTaintRule(r) }),
 		ValidateStatusUpdate: api.CheckUpdate(func(r, _ *resourcev1.DeviceTaintRule) field.ErrorList {
 			p := field.NewPath("status", "conditions")
 			if n := len(r.Status.Conditions); n > resourcev1.DeviceTaintRuleStatusMaxConditions {

@@ -1,12 +1,14 @@
 package resource
 
 import (
+	"slices"
 	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	resourcev1 "k8s.io/api/resource/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	metav1validation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -31,10 +33,8 @@ func resourceClaim() *api.Kind {
 		PrepareForUpdate: api.OnUpdate(func(c, old *resourcev1.ResourceClaim) { c.Status = old.Status }),
 		PrepareForStatusUpdate: api.OnUpdate(func(c, old *resourcev1.ResourceClaim) {
 			c.Spec = old.Spec
-			// A device's status ends with its allocation.
-			if c.Status.Allocation == nil {
-				c.Status.Devices = nil
-			}
+			metav1.ResetObjectMetaForStatus(&c.ObjectMeta, &old.ObjectMeta)
+			dropDeallocated(c, old)
 		}),
 		Default: api.On(func(c *resourcev1.ResourceClaim) { defaultClaim(&c.Spec) }),
 		Validate: api.Check(func(c *resourcev1.ResourceClaim) field.ErrorList {
@@ -190,30 +190,51 @@ func validatePool(name string, p *field.Path) field.ErrorList {
 	return errs
 }
 
+// deviceID names one allocated device, or a share of one.
+type deviceID struct{ Driver, Pool, Device, ShareID string }
+
+func allocatedDevices(s *resourcev1.ResourceClaimStatus) map[deviceID]bool {
+	out := map[deviceID]bool{}
+	if s.Allocation == nil {
+		return out
+	}
+	for _, r := range s.Allocation.Devices.Results {
+		d := deviceID{Driver: r.Driver, Pool: r.Pool, Device: r.Device}
+		if r.ShareID != nil {
+			d.ShareID = string(*r.ShareID)
+		}
+		out[d] = true
+	}
+	return out
+}
+
+func idOf(d *resourcev1.AllocatedDeviceStatus) deviceID {
+	id := deviceID{Driver: d.Driver, Pool: d.Pool, Device: d.Device}
+	if d.ShareID != nil {
+		id.ShareID = *d.ShareID
+	}
+	return id
+}
+
+// dropDeallocated removes the statuses of devices that were allocated before and no longer are: a status ends with the allocation.
+func dropDeallocated(c, old *resourcev1.ResourceClaim) {
+	before, now := allocatedDevices(&old.Status), allocatedDevices(&c.Status)
+	c.Status.Devices = slices.DeleteFunc(c.Status.Devices, func(d resourcev1.AllocatedDeviceStatus) bool {
+		return before[idOf(&d)] && !now[idOf(&d)]
+	})
+}
+
 // validateDeviceStatuses wants statuses of allocated devices only.
 func validateDeviceStatuses(s *resourcev1.ResourceClaimStatus, p *field.Path) field.ErrorList {
-	type id struct{ Driver, Pool, Device, ShareID string }
-	allocated := map[id]bool{}
-	if s.Allocation != nil {
-		for _, r := range s.Allocation.Devices.Results {
-			d := id{Driver: r.Driver, Pool: r.Pool, Device: r.Device}
-			if r.ShareID != nil {
-				d.ShareID = string(*r.ShareID)
-			}
-			allocated[d] = true
-		}
-	}
+	allocated := allocatedDevices(s)
 	var errs field.ErrorList
-	seen := map[id]bool{}
+	seen := map[deviceID]bool{}
 	for i := range s.Devices {
 		d, at := &s.Devices[i], p.Index(i)
 		errs = append(errs, validateDriver(d.Driver, at.Child("driver"))...)
 		errs = append(errs, validatePool(d.Pool, at.Child("pool"))...)
 		errs = append(errs, validateDeviceName(d.Device, at.Child("device"))...)
-		key := id{Driver: d.Driver, Pool: d.Pool, Device: d.Device}
-		if d.ShareID != nil {
-			key.ShareID = *d.ShareID
-		}
+		key := idOf(d)
 		if !allocated[key] {
 			errs = append(errs, field.Invalid(at, key, "must be an allocated device in the claim"))
 		}

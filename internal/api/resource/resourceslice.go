@@ -31,10 +31,10 @@ func resourceSlice() *api.Kind {
 		ValidateUpdate:           api.CheckUpdate(validateSliceUpdate),
 		AllowUnconditionalUpdate: true,
 		ReturnDeleted:            true,
-		FieldNames:               []string{"spec.driver", "spec.nodeName"},
+		FieldNames:               []string{"spec.driver", "spec.nodeName", "spec.pool.name"},
 		Fields: func(o api.Object) fields.Set {
 			s := o.(*resourcev1.ResourceSlice)
-			return fields.Set{"spec.driver": s.Spec.Driver, "spec.nodeName": nodeOf(s)}
+			return fields.Set{"spec.driver": s.Spec.Driver, "spec.nodeName": nodeOf(s), "spec.pool.name": s.Spec.Pool.Name}
 		},
 		Columns: api.Columns(
 			table.Name(),

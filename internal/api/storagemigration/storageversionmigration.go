@@ -28,9 +28,12 @@ func storageVersionMigration() *api.Kind {
 		PrepareForCreate: api.On(func(m *storagemigrationv1.StorageVersionMigration) {
 			m.Status = storagemigrationv1.StorageVersionMigrationStatus{}
 		}),
-		PrepareForUpdate:       api.OnUpdate(func(m, old *storagemigrationv1.StorageVersionMigration) { m.Status = old.Status }),
-		PrepareForStatusUpdate: api.OnUpdate(func(m, old *storagemigrationv1.StorageVersionMigration) { m.Spec = old.Spec }),
-		Validate:               api.Check(validateMigration),
+		PrepareForUpdate: api.OnUpdate(func(m, old *storagemigrationv1.StorageVersionMigration) { m.Status = old.Status }),
+		PrepareForStatusUpdate: api.OnUpdate(func(m, old *storagemigrationv1.StorageVersionMigration) {
+			m.Spec = old.Spec
+			metav1.ResetObjectMetaForStatus(&m.ObjectMeta, &old.ObjectMeta)
+		}),
+		Validate: api.Check(validateMigration),
 		ValidateUpdate: api.CheckUpdate(func(m, old *storagemigrationv1.StorageVersionMigration) field.ErrorList {
 			if apiequality.Semantic.DeepEqual(m.Spec, old.Spec) {
 				return nil

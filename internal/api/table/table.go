@@ -27,12 +27,12 @@ const (
 
 // Name is the column that every table has: the object's name.
 func Name() metav1.TableColumnDefinition {
-	return metav1.TableColumnDefinition{Name: "Name", Type: String, Format: "name", Description: "The name of the object, unique for its kind within its namespace."}
+	return metav1.TableColumnDefinition{Name: "Name", Type: String, Format: "name", Description: metav1.ObjectMeta{}.SwaggerDoc()["name"]}
 }
 
 // AgeColumn is the column that Age fills.
 func AgeColumn() metav1.TableColumnDefinition {
-	return metav1.TableColumnDefinition{Name: "Age", Type: String, Description: "The time since the object was created."}
+	return metav1.TableColumnDefinition{Name: "Age", Type: String, Description: metav1.ObjectMeta{}.SwaggerDoc()["creationTimestamp"]}
 }
 
 // Column is a column that is always shown; typ is one of the types above.

@@ -61,24 +61,17 @@ func (s *ServiceAccounts) Request(ctx context.Context, namespace, name string, i
 	if err != nil {
 		return nil, err
 	}
-	return s.IssueToken(ctx, account, out, bound)
+	return s.issue(ctx, account, out, bound)
 }
 
-// IssueToken signs the token that a complete and valid request asks for and returns the request with its status. The token
-// lives with bound, a pod, a secret or a node, or with account alone if that is nil.
-func (s *ServiceAccounts) IssueToken(ctx context.Context, account *corev1.ServiceAccount, tr *authenticationv1.TokenRequest, bound store.Object) (*authenticationv1.TokenRequest, error) {
+// issue signs the token that a complete and valid request asks for and puts it into the request's status. The token lives with
+// bound, a pod, a secret or a node, or with account alone if that is nil.
+func (s *ServiceAccounts) issue(ctx context.Context, account *corev1.ServiceAccount, out *authenticationv1.TokenRequest, bound store.Object) (*authenticationv1.TokenRequest, error) {
 	k, err := s.claimsOf(ctx, account, bound)
 	if err != nil {
 		return nil, err
 	}
-	out := tr.DeepCopy()
 	now := s.clock.Now()
-	if out.Spec.ExpirationSeconds == nil {
-		out.Spec.ExpirationSeconds = new(int64(defaultExpirationSeconds))
-	}
-	if len(out.Spec.Audiences) == 0 {
-		out.Spec.Audiences = slices.Clone(s.issuer.audiences[:1])
-	}
 	seconds := *out.Spec.ExpirationSeconds
 	ends := now.Add(time.Duration(seconds) * time.Second)
 	claimed := ends

@@ -184,16 +184,6 @@ func (o *Objects) EndpointSlices(ctx context.Context, namespace, service string)
 	})
 }
 
-// Role returns a role.
-func (o *Objects) Role(ctx context.Context, namespace, name string) (*rbacv1.Role, error) {
-	return get[*rbacv1.Role](ctx, o, rbacResource("roles"), namespace, name)
-}
-
-// ClusterRole returns a cluster role.
-func (o *Objects) ClusterRole(ctx context.Context, name string) (*rbacv1.ClusterRole, error) {
-	return get[*rbacv1.ClusterRole](ctx, o, rbacResource("clusterroles"), "", name)
-}
-
 func rbacResource(resource string) schema.GroupResource {
 	return schema.GroupResource{Group: rbacv1.GroupName, Resource: resource}
 }

@@ -26,15 +26,11 @@ func Binary(t testing.TB) string {
 		if built.err != nil {
 			return
 		}
-		tags := "netgo,osusergo"
-		if exec.Command("pkg-config", "--exists", "libseccomp").Run() == nil {
-			tags += ",seccomp"
-		}
-		cmd := exec.Command("go", "build", "-tags", tags, "-ldflags", "-s -w -extldflags -static",
+		cmd := exec.Command("go", "build", "-tags", "netgo,osusergo,seccomp", "-ldflags", "-s -w -extldflags -static",
 			"-o", filepath.Join(built.dir, "celox-runtime"), "github.com/celox/celox/cmd/celox-runtime")
 		cmd.Env = append(os.Environ(), "CGO_ENABLED=1")
 		if out, err := cmd.CombinedOutput(); err != nil {
-			built.err = fmt.Errorf("building celox-runtime (it needs gcc and libc6-dev): %w\n%s", err, out)
+			built.err = fmt.Errorf("building celox-runtime (it needs the packages gcc, libc6-dev, libseccomp-dev and pkg-config): %w\n%s", err, out)
 		}
 	})
 	if built.err != nil {

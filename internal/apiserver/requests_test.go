@@ -1,0 +1,335 @@
+package apiserver
+
+import (
+	"bytes"
+	"compress/gzip"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+
+	"github.com/celox/celox/internal/apiserver/admission"
+	"github.com/celox/celox/internal/apiserver/request"
+)
+
+const maps = "/api/v1/namespaces/n/configmaps"
+
+func TestPaths(t *testing.T) {
+	h := newServer(t, func(c *Config) {
+		c.Checks = []Check{{Name: "etcd", Run: func(context.Context) error { return nil }}, {Name: "late", ReadyOnly: true, Run: func(context.Context) error { return errors.New("not yet") }}}
+	}).Handler()
+	for _, c := range []struct {
+		method, path string
+		code         int
+		body         string
+	}{
+		{"GET", "/version", 200, `"minor": "37"`},
+		{"GET", "/livez", 200, "ok"},
+		{"GET", "/livez?verbose", 200, "[+]etcd ok"},
+		{"GET", "/readyz", 500, "[-]late failed: reason withheld"},
+		{"GET", "/readyz?exclude=late", 200, "ok"},
+		{"GET", "/readyz/etcd", 200, "ok"},
+		{"GET", "/readyz/nosuch", 404, "404 page not found"},
+		{"GET", "/", 200, `"/readyz/late"`},
+		{"GET", "/metrics", 200, "apiserver_request_total"},
+		{"GET", "/nosuch", 404, "404 page not found"},
+		{"GET", "/apis/nosuch.example.com/v1/things", 404, "404 page not found"},
+		{"GET", "/api/v1/nosuch", 404, "the server could not find the requested resource"},
+		{"GET", "/api/v1/watch", 404, "could not find"},
+		{"PUT", maps, 405, "does not allow this method"},
+		{"FOO", maps, 405, "does not allow this method"},
+		{"GET", maps + "/a", 404, `configmaps \"a\" not found`},
+		{"GET", maps + "?labelSelector=!", 400, "unable to parse requirement"},
+		{"GET", maps + "?fieldSelector=data.x%3Da", 400, `is not a known field selector`},
+		{"GET", "/api/v1/pods?fieldSelector=spec.nope%3Da", 400, "field label not supported: spec.nope"},
+		{"GET", maps + "?resourceVersion=999999999", 504, "Too large resource version"},
+		{"GET", maps + "?resourceVersionMatch=Exact", 422, "forbidden unless resourceVersion is provided"},
+		{"GET", maps + "?timeout=x", 400, "invalid timeout specified in the request URL"},
+		{"GET", "/api/v1/namespaces/n/pods/p/log", 501, "no way to reach nodes"},
+	} {
+		w := call(t, h, c.method, c.path, "")
+		if w.Code != c.code || !strings.Contains(w.Body.String(), c.body) {
+			t.Errorf("%s %s: %d %.300s, want %d %s", c.method, c.path, w.Code, w.Body, c.code, c.body)
+		}
+	}
+}
+
+func TestUsers(t *testing.T) {
+	h := newServer(t).Handler()
+	if w := call(t, h, "GET", maps, "", "X-User", "nobody"); w.Code != 401 || !strings.Contains(w.Body.String(), `"message":"Unauthorized"`) {
+		t.Errorf("%d %s", w.Code, w.Body)
+	}
+	s := want(t, h, 403, "GET", maps, "", "X-User", "dave")
+	if m := at(s, "message"); m != `configmaps is forbidden: User "dave" cannot list resource "configmaps" in API group "" in the namespace "n"` {
+		t.Error(m)
+	}
+	s = want(t, h, 403, "GET", "/metrics", "", "X-User", "dave")
+	if m := at(s, "message"); m != `forbidden: User "dave" cannot get path "/metrics"` {
+		t.Error(m)
+	}
+	s = want(t, h, 403, "GET", maps, "", "Impersonate-User", "erin")
+	if m, _ := at(s, "message").(string); !strings.Contains(m, `User "erin" cannot list`) {
+		t.Error(m)
+	}
+	s = want(t, h, 403, "GET", maps, "", "X-User", "dave", "Impersonate-User", "erin")
+	if m, _ := at(s, "message").(string); !strings.Contains(m, `users "erin" is forbidden: User "dave" cannot impersonate`) {
+		t.Error(m)
+	}
+	want(t, h, 400, "GET", maps, "", "Impersonate-Group", "g")
+	s = want(t, h, 201, "POST", "/apis/authentication.k8s.io/v1/selfsubjectreviews", `{}`)
+	if at(s, "status", "userInfo", "username") != "admin" {
+		t.Error(s)
+	}
+	s = want(t, h, 201, "POST", "/apis/authorization.k8s.io/v1/subjectaccessreviews", `{"spec":{"user":"dave","resourceAttributes":{"verb":"get","resource":"pods"}}}`)
+	if at(s, "status", "allowed") != false {
+		t.Error(s)
+	}
+}
+
+func TestDryRunChangesNothing(t *testing.T) {
+	h := newServer(t).Handler()
+	want(t, h, 201, "POST", maps+"?dryRun=All", `{"metadata":{"name":"a"}}`)
+	want(t, h, 404, "GET", maps+"/a", "")
+	want(t, h, 201, "POST", maps, `{"metadata":{"name":"a"},"data":{"k":"v"}}`)
+	for _, r := range [][3]string{
+		{"PUT", "application/json", `{"metadata":{"name":"a"},"data":{"k":"w"}}`},
+		{"PATCH", "application/merge-patch+json", `{"data":{"k":"w"}}`},
+		{"DELETE", "application/json", ""},
+	} {
+		want(t, h, 200, r[0], maps+"/a?dryRun=All", r[2], "Content-Type", r[1])
+	}
+	want(t, h, 200, "DELETE", maps+"?dryRun=All", "")
+	if got := want(t, h, 200, "GET", maps+"/a", ""); at(got, "data", "k") != "v" {
+		t.Fatal(got)
+	}
+	want(t, h, 422, "POST", maps+"?dryRun=Some", `{"metadata":{"name":"b"}}`)
+}
+
+func TestFieldValidation(t *testing.T) {
+	h := newServer(t).Handler()
+	w := call(t, h, "POST", maps, `{"metadata":{"name":"a"},"spec":1,"data":{"k":"1","k":"2"}}`)
+	if got := strings.Join(w.Header().Values("Warning"), ";"); w.Code != 201 || !strings.Contains(got, `299 - "unknown field \"spec\""`) || !strings.Contains(got, `299 - "duplicate field \"data.k\""`) {
+		t.Errorf("%d %s", w.Code, got)
+	}
+	want(t, h, 400, "POST", maps+"?fieldValidation=Strict", `{"metadata":{"name":"b"},"spec":1}`)
+	if w := call(t, h, "POST", maps+"?fieldValidation=Ignore", `{"metadata":{"name":"c"},"spec":1}`); w.Code != 201 || len(w.Header().Values("Warning")) > 0 {
+		t.Errorf("%d %v", w.Code, w.Header())
+	}
+	want(t, h, 413, "POST", maps, `{"metadata":{"name":"d"},"data":{"k":"`+strings.Repeat("x", 3<<20)+`"}}`)
+	want(t, h, 415, "POST", maps, `x`, "Content-Type", "text/plain")
+	want(t, h, 406, "GET", maps, "", "Accept", "text/html")
+}
+
+func TestFinalizersAndPropagation(t *testing.T) {
+	h := newServer(t).Handler()
+	want(t, h, 201, "POST", maps, `{"metadata":{"name":"a","finalizers":["e.com/f"]}}`)
+	if got := want(t, h, 200, "DELETE", maps+"/a", ""); at(got, "metadata", "deletionTimestamp") == nil || at(got, "metadata", "deletionGracePeriodSeconds") != 0.0 {
+		t.Fatal(got)
+	}
+	want(t, h, 409, "POST", maps, `{"metadata":{"name":"a"}}`)
+	want(t, h, 422, "PATCH", maps+"/a", `{"metadata":{"finalizers":["e.com/f","e.com/g"]}}`, "Content-Type", "application/merge-patch+json")
+	want(t, h, 200, "PATCH", maps+"/a", `{"metadata":{"finalizers":null},"data":{"last":"words"}}`, "Content-Type", "application/merge-patch+json")
+	want(t, h, 404, "GET", maps+"/a", "")
+
+	want(t, h, 201, "POST", maps, `{"metadata":{"name":"b"}}`)
+	if got := want(t, h, 200, "DELETE", maps+"/b?propagationPolicy=Foreground", ""); at(got, "metadata", "finalizers", 0) != "foregroundDeletion" {
+		t.Fatal(got)
+	}
+	if got := want(t, h, 200, "DELETE", maps+"/b", `{"propagationPolicy":"Background"}`); at(got, "status") != "Success" {
+		t.Fatal(got)
+	}
+}
+
+func TestTableAndMetadata(t *testing.T) {
+	h := newServer(t).Handler()
+	want(t, h, 201, "POST", maps, `{"metadata":{"name":"a","labels":{"x":"y"}},"data":{"k":"v"}}`)
+	const table = "application/json;as=Table;v=v1;g=meta.k8s.io"
+	got := want(t, h, 200, "GET", maps, "", "Accept", table)
+	if at(got, "kind") != "Table" || at(got, "rows", 0, "cells", 0) != "a" || at(got, "rows", 0, "object", "kind") != "PartialObjectMetadata" {
+		t.Fatal(got)
+	}
+	if got := want(t, h, 200, "GET", maps+"?includeObject=Object", "", "Accept", table); at(got, "rows", 0, "object", "data", "k") != "v" {
+		t.Fatal(got)
+	}
+	if got := want(t, h, 200, "GET", maps, "", "Accept", "application/json;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io"); at(got, "items", 0, "metadata", "labels", "x") != "y" || at(got, "items", 0, "data") != nil {
+		t.Fatal(got)
+	}
+	w := call(t, h, "GET", maps+"?watch=1&timeoutSeconds=1", "", "Accept", table)
+	var first map[string]any
+	if err := json.NewDecoder(w.Body).Decode(&first); err != nil || at(first, "object", "columnDefinitions") == nil {
+		t.Fatal(err, first)
+	}
+}
+
+func TestListPages(t *testing.T) {
+	h := newServer(t).Handler()
+	for _, n := range []string{"a", "b", "c"} {
+		want(t, h, 201, "POST", maps, `{"metadata":{"name":"`+n+`"}}`)
+	}
+	first := want(t, h, 200, "GET", maps+"?limit=2", "")
+	if at(first, "metadata", "remainingItemCount") != 1.0 || at(first, "items", 1, "metadata", "name") != "b" || at(first, "items", 0, "kind") != nil {
+		t.Fatal(first)
+	}
+	rest := want(t, h, 200, "GET", fmt.Sprint(maps, "?limit=2&continue=", at(first, "metadata", "continue")), "")
+	if at(rest, "items", 0, "metadata", "name") != "c" || at(rest, "metadata", "resourceVersion") != at(first, "metadata", "resourceVersion") {
+		t.Fatal(rest)
+	}
+	want(t, h, 400, "GET", maps+"?limit=2&continue=x", "")
+	if got := want(t, h, 200, "DELETE", maps, ""); len(at(got, "items").([]any)) != 3 {
+		t.Fatal(got)
+	}
+}
+
+func TestGzip(t *testing.T) {
+	h := newServer(t).Handler()
+	want(t, h, 201, "POST", maps, `{"metadata":{"name":"a"},"data":{"k":"`+strings.Repeat("x", 200<<10)+`"}}`)
+	plain := call(t, h, "GET", maps, "")
+	packed := call(t, h, "GET", maps, "", "Accept-Encoding", "gzip")
+	if packed.Header().Get("Content-Encoding") != "gzip" || packed.Body.Len() > plain.Body.Len()/10 {
+		t.Fatalf("%v, %d bytes", packed.Header(), packed.Body.Len())
+	}
+	z, err := gzip.NewReader(packed.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if data, err := io.ReadAll(z); err != nil || !bytes.Equal(data, plain.Body.Bytes()) {
+		t.Fatalf("%v, %d bytes, want %d", err, len(data), plain.Body.Len())
+	}
+}
+
+// plugin is an admission plugin made of a function.
+type plugin func(context.Context, *admission.Attributes) error
+
+func (p plugin) Admit(ctx context.Context, a *admission.Attributes) error { return p(ctx, a) }
+
+func TestAdmission(t *testing.T) {
+	h := newServer(t, func(c *Config) {
+		c.Admission = admission.Chain{plugin(func(_ context.Context, a *admission.Attributes) error {
+			switch m := a.Object.(type) {
+			case *corev1.ConfigMap:
+				if m.Data["refuse"] != "" {
+					return errors.New("refused")
+				}
+				m.Annotations = map[string]string{"seen": string(a.Operation)}
+				a.Warn("looked at it")
+			case nil:
+				if a.Operation != admission.Delete {
+					return errors.New("nothing to look at")
+				}
+			}
+			return nil
+		})}
+	}).Handler()
+	w := call(t, h, "POST", maps, `{"metadata":{"name":"a"}}`)
+	if w.Code != 201 || !strings.Contains(w.Body.String(), `"seen":"CREATE"`) || w.Header().Get("Warning") != `299 - "looked at it"` {
+		t.Fatalf("%d %v %s", w.Code, w.Header(), w.Body)
+	}
+	if got := want(t, h, 200, "PUT", maps+"/a", `{"metadata":{"name":"a"}}`); at(got, "metadata", "annotations", "seen") != "UPDATE" {
+		t.Fatal(got)
+	}
+	want(t, h, 500, "POST", maps, `{"metadata":{"name":"b"},"data":{"refuse":"1"}}`)
+	want(t, h, 200, "DELETE", maps+"/a", "")
+}
+
+// slow is an authorizer that waits until the request's time is over, or panics.
+type slow struct{ panics bool }
+
+func (s slow) Authorize(ctx context.Context, _ request.Attributes) (request.Decision, string, error) {
+	if s.panics {
+		panic("on purpose")
+	}
+	<-ctx.Done()
+	return request.NoOpinion, "", ctx.Err()
+}
+
+func TestLimits(t *testing.T) {
+	h := newServer(t, func(c *Config) { c.Authorizer, c.Limits.Timeout = slow{}, time.Millisecond }).Handler()
+	if w := call(t, h, "GET", maps, ""); w.Code != 500 && w.Code != 504 {
+		t.Errorf("too slow: %d", w.Code)
+	}
+	h = newServer(t, func(c *Config) { c.Authorizer = slow{panics: true} }).Handler()
+	if w := call(t, h, "GET", maps, ""); w.Code != 500 || !strings.Contains(w.Body.String(), "caused apiserver to panic") {
+		t.Errorf("a panic: %d %s", w.Code, w.Body)
+	}
+	s := newServer(t, func(c *Config) { c.Limits.Mutating = 1 })
+	s.inflight.mutating <- struct{}{}
+	if w := call(t, s.Handler(), "POST", maps, `{"metadata":{"name":"a"}}`, "X-User", "dave"); w.Code != 429 || w.Header().Get("Retry-After") != "1" {
+		t.Errorf("too many: %d", w.Code)
+	}
+}
+
+func TestServices(t *testing.T) {
+	h := newServer(t).Handler()
+	const services = "/api/v1/namespaces/n/services"
+	a := want(t, h, 201, "POST", services, `{"metadata":{"name":"a"},"spec":{"type":"NodePort","ports":[{"port":80}]}}`)
+	ip, port := at(a, "spec", "clusterIP"), at(a, "spec", "ports", 0, "nodePort")
+	if ip == nil || port == nil || at(a, "spec", "clusterIPs", 0) != ip || at(a, "spec", "ipFamilyPolicy") != "SingleStack" {
+		t.Fatal(a)
+	}
+	want(t, h, 422, "POST", services, fmt.Sprintf(`{"metadata":{"name":"b"},"spec":{"clusterIP":%q,"ports":[{"port":80}]}}`, ip))
+	want(t, h, 201, "POST", services+"?dryRun=All", `{"metadata":{"name":"c"},"spec":{"ports":[{"port":80}]}}`)
+	want(t, h, 200, "DELETE", services+"/a", "")
+	want(t, h, 201, "POST", services, fmt.Sprintf(`{"metadata":{"name":"b"},"spec":{"clusterIP":%q,"ports":[{"port":80}]}}`, ip))
+}
+
+// Whatever a patch says, the answer is an API answer and the object is still whole.
+func FuzzPatch(f *testing.F) {
+	for i, s := range []string{`{"data":{"k":null}}`, `[{"op":"add","path":"/data","value":{}}]`, `{"$patch":"delete"}`, `{"apiVersion":"v1","kind":"ConfigMap","data":{"a":"b"}}`, "[", "{a: [b", `{"metadata":{"managedFields":[{}]}}`} {
+		f.Add(i%4, []byte(s))
+	}
+	s := newServer(f)
+	h := s.Handler()
+	want(f, h, 201, "POST", maps, `{"metadata":{"name":"a"},"data":{"k":"v"}}`)
+	f.Fuzz(func(t *testing.T, kind int, patch []byte) {
+		ctype := [...]string{"application/json-patch+json", "application/merge-patch+json", "application/strategic-merge-patch+json", "application/apply-patch+yaml"}[uint(kind)%4]
+		path := maps + "/a?fieldManager=f"
+		if uint(kind)%4 == 3 {
+			path += "&force=true"
+		}
+		w := call(t, h, "PATCH", path, string(patch), "Content-Type", ctype)
+		var out runtime.TypeMeta
+		if err := json.Unmarshal(w.Body.Bytes(), &out); err != nil || out.Kind != "Status" && out.Kind != "ConfigMap" {
+			t.Fatalf("%d %s: %v", w.Code, w.Body, err)
+		}
+		if strings.Contains(w.Body.String(), "caused apiserver to panic") {
+			t.Fatalf("panic on %s %q", ctype, patch)
+		}
+		if w := call(t, h, "GET", maps+"/a", ""); w.Code == http.StatusNotFound {
+			want(t, h, 201, "POST", maps, `{"metadata":{"name":"a"},"data":{"k":"v"}}`)
+		} else if w.Code != 200 {
+			t.Fatalf("afterwards: %d %s", w.Code, w.Body)
+		}
+	})
+}
+
+func FuzzQuery(f *testing.F) {
+	for _, s := range []string{"labelSelector=a+in+(b,c)", "fieldSelector=metadata.name%3Da,metadata.namespace!%3Dn", "limit=1&continue=abc", "resourceVersion=5&resourceVersionMatch=Exact", "watch=0&timeoutSeconds=x", "%zz"} {
+		f.Add(s)
+	}
+	s := newServer(f)
+	want(f, s.Handler(), 201, "POST", maps, `{"metadata":{"name":"a"}}`)
+	f.Fuzz(func(t *testing.T, query string) {
+		x := &exchange{s: s, w: &responseWriter{scope: &request.Scope{}}, ctx: context.Background(), res: s.resources[corev1.SchemeGroupVersion.WithResource("configmaps")], info: &request.Info{Verb: "list", Namespace: "n"}}
+		r, err := http.NewRequest(http.MethodGet, maps, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.URL.RawQuery = query
+		x.r = r
+		o, err := x.listOptions()
+		if err != nil || o.ResourceVersion != "" {
+			return
+		}
+		if _, _, err := x.listItems(&o); err != nil && x.status(err).Code == 500 {
+			t.Fatal(err)
+		}
+	})
+}
