@@ -326,14 +326,14 @@ func (s *server) shutdown(c *holder.Conn) {
 	s.mu.Lock()
 	s.stopping = true
 	s.mu.Unlock()
-	s.changing.Lock()   // what was starting has started, and nothing starts after it
-	s.changing.Unlock() //nolint:staticcheck // a barrier
+	s.changing.Lock() // what was starting has started, and nothing starts after it
 	s.mu.Lock()
 	tasks := make([]*task, 0, len(s.tasks))
 	for _, t := range s.tasks {
 		tasks = append(tasks, t)
 	}
 	s.mu.Unlock()
+	s.changing.Unlock()
 	for _, t := range tasks {
 		_ = t.kill(unix.SIGKILL, true)
 	}

@@ -22,7 +22,6 @@ type Catalogue struct {
 	byKind      map[schema.GroupVersionKind]entry
 	byGroupRes  map[schema.GroupResource]*Kind
 	codecByKind map[*Kind]Codec
-	droppers    droppers
 }
 
 type entry struct {
@@ -141,8 +140,7 @@ func (k *Kind) HubVersion() *Version {
 }
 
 // NewCatalogue puts kinds together. It refuses kinds that contradict themselves or each other: the error names all of them. It
-// completes the kinds: hidden versions get their deprecation warnings, and Canonicalize makes what is empty absent, as the
-// stored form has it. The kinds belong to the catalogue from then on.
+// completes the kinds: hidden versions get their deprecation warnings. The kinds belong to the catalogue from then on.
 func NewCatalogue(kinds []*Kind) (*Catalogue, error) {
 	scheme, err := newScheme()
 	if err != nil {
@@ -156,7 +154,6 @@ func NewCatalogue(kinds []*Kind) (*Catalogue, error) {
 		byKind:      map[schema.GroupVersionKind]entry{},
 		byGroupRes:  map[schema.GroupResource]*Kind{},
 		codecByKind: map[*Kind]Codec{},
-		droppers:    droppers{},
 	}
 	var errs []error
 	prefixes := map[string]*Kind{}
@@ -230,13 +227,8 @@ func (c *Catalogue) add(k *Kind) error {
 			return fmt.Errorf("subresource %q: the scheme does not know %s", s.Name, s.Kind)
 		}
 	}
-	if k.Virtual {
-		return nil
-	}
-	codec := newCodec(c, k, hub)
-	c.codecByKind[k] = codec
-	if !codec.asJSON {
-		k.Canonicalize = c.droppers.canonicalize(k.Canonicalize, codec.typ.Elem())
+	if !k.Virtual {
+		c.codecByKind[k] = newCodec(c, k, hub)
 	}
 	return nil
 }

@@ -34,7 +34,7 @@ type backend struct {
 func (n *Node) newServer() *server.Server {
 	b := &backend{n: n}
 	b.stats = stats.New(stats.Config{
-		NodeName: n.cfg.NodeName, Root: n.cfg.RootDir, Runtime: n.cfg.Runtime, Images: n.cfg.Images, Cgroups: n.cgroups, Clock: n.clock, Started: n.clock.Now(),
+		NodeName: n.cfg.NodeName, Root: n.cfg.RootDir, Runtime: n.cfg.Runtime, Images: n.cfg.Images, Cgroups: n.cgroups, Clock: n.clock,
 		PodStart: func(uid string) (time.Time, bool) {
 			var t time.Time
 			n.withWorker(types.UID(uid), func(w *worker) {

@@ -19,6 +19,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/celox/celox/internal/node/fakecri"
+	"github.com/celox/celox/internal/node/pressure"
 	"github.com/celox/celox/internal/node/server"
 )
 
@@ -63,6 +64,37 @@ func TestEphemeralContainerAndResize(t *testing.T) {
 		}
 		if n := r.get("p").Status.ContainerStatuses[0].RestartCount; n != 0 {
 			t.Errorf("a resize restarted the container %d times", n)
+		}
+	})
+}
+
+func TestEmptyDirOverItsLimitIsEvicted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		r.adjust = func(c *Config) {
+			c.Pressure = pressure.Thresholds{MemoryAvailableBytes: 1, DiskAvailable: 1e-9, InodesFree: 1e-9}
+		}
+		r.start()
+		defer func() { r.stop() }()
+		limit := resource.MustParse("64Ki")
+		r.create(testPod("p", func(p *corev1.Pod) {
+			p.Spec.Volumes = []corev1.Volume{{Name: "v", VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{SizeLimit: &limit}}}}
+		}))
+		pass(15 * time.Second)
+		if got := r.get("p").Status.Phase; got != corev1.PodRunning {
+			t.Fatalf("phase %s", got)
+		}
+		file := filepath.Join(r.root, "node/pods/uid-p/volumes/kubernetes.io~empty-dir/v/big")
+		if err := os.WriteFile(file, make([]byte, 128<<10), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		pass(15 * time.Second)
+		pod := r.get("p")
+		if pod.Status.Phase != corev1.PodFailed || pod.Status.Reason != "Evicted" || pod.Status.Message != `Usage of EmptyDir volume "v" exceeds the limit "64Ki". ` {
+			t.Errorf("%s %s %s", pod.Status.Phase, pod.Status.Reason, pod.Status.Message)
+		}
+		if got := condition(pod, corev1.DisruptionTarget); !strings.HasPrefix(got, "True TerminationByKubelet ") {
+			t.Errorf("DisruptionTarget is %q", got)
 		}
 	})
 }

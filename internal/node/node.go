@@ -70,6 +70,7 @@ type Node struct {
 	recursiveReadOnly atomic.Bool
 
 	admission admission
+	arrived   chan struct{} // a pod has come; capacity 1
 
 	mu      sync.Mutex // guards what follows
 	workers map[types.UID]*worker
@@ -92,7 +93,7 @@ func New(cfg Config) (*Node, error) {
 	n := &Node{
 		cfg: cfg, log: cfg.Log, clock: cfg.Clock, ctx: context.Background(), hostname: strings.ToLower(cfg.NodeName), runtimeName: "celox",
 		workers: map[types.UID]*worker{}, admission: admission{pods: map[types.UID]corev1.ResourceList{}},
-		crashes: backoff.New(crashFirst, crashMax), counters: newCounters(),
+		crashes: backoff.New(crashFirst, crashMax), counters: newCounters(), arrived: make(chan struct{}, 1),
 	}
 	if cfg.CgroupRoot != "" {
 		tree, err := cgroup.Detect("/proc/self/mounts", cfg.CgroupRoot)
@@ -325,6 +326,10 @@ func (n *Node) deliver(pod *corev1.Pod) {
 // startWorker starts a worker's goroutine. The caller holds mu.
 func (n *Node) startWorker(w *worker) {
 	n.workers[w.uid] = w
+	select {
+	case n.arrived <- struct{}{}:
+	default:
+	}
 	n.wg.Go(func() {
 		select {
 		case <-w.wake: // the pod is there
@@ -497,72 +502,6 @@ func (n *Node) services(namespace string, links bool) []*corev1.Service {
 		if s, ok := obj.(*corev1.Service); ok {
 			out = append(out, s)
 		}
-	}
-	return out
-}
-
-// watchPressure looks at memory and disk while there are pods.
-func (n *Node) watchPressure(ctx context.Context) {
-	if n.cfg.Pressure.Off {
-		return
-	}
-	const every = 10 * time.Second
-	const memoryOfPressure = 5 * time.Minute // a condition stays for as long, so that the scheduler doesn't come back at once
-	ticker := n.clock.NewTicker(every)
-	defer ticker.Stop()
-	var seen [3]time.Time
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-ticker.C():
-		}
-		workers := n.allWorkers()
-		if len(workers) == 0 && seen == [3]time.Time{} {
-			continue
-		}
-		signals, err := pressure.Read(n.cfg.RootDir)
-		if err != nil {
-			n.log.Debug("cannot measure the machine", "error", err)
-			continue
-		}
-		state := pressure.Judge(signals, n.cfg.Pressure)
-		now := n.clock.Now()
-		shown := pressure.State{}
-		for i, s := range []struct {
-			now bool
-			out *bool
-		}{{state.Memory, &shown.Memory}, {state.Disk, &shown.Disk}, {state.PID, &shown.PID}} {
-			if s.now {
-				seen[i] = now
-			}
-			if *s.out = !seen[i].IsZero() && now.Sub(seen[i]) < memoryOfPressure; !*s.out {
-				seen[i] = time.Time{}
-			}
-		}
-		n.registrar.SetPressure(shown)
-		if victim := pressure.Victim(state, n.candidates(workers)); victim != nil {
-			message := pressure.Message(state, signals, n.cfg.Pressure)
-			n.log.Warn("evicting a pod", "pod", describe(victim.Pod), "why", message)
-			n.event(victim.Pod, "", corev1.EventTypeWarning, "Evicted", message)
-			n.withWorker(victim.Pod.UID, func(w *worker) { w.evict(eviction{"Evicted", message, minGrace}) })
-		}
-	}
-}
-
-func (n *Node) candidates(workers []*worker) []pressure.Candidate {
-	var out []pressure.Candidate
-	for _, w := range workers {
-		pod, st := w.snapshot()
-		if pod == nil || st == nil || st.Phase == corev1.PodSucceeded || st.Phase == corev1.PodFailed || pod.DeletionTimestamp != nil {
-			continue
-		}
-		c := pressure.Candidate{Pod: pod}
-		if n.cgroups != nil {
-			class := st.QOSClass
-			c.MemoryBytes = int64(n.cgroups.Usage(cgroup.PodGroup(n.cgroups.Root(), class, string(pod.UID))).WorkingSetBytes)
-		}
-		out = append(out, c)
 	}
 	return out
 }

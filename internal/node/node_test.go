@@ -348,9 +348,15 @@ func TestRestartOfTheNodeKeepsPods(t *testing.T) {
 		if id := r.runtime.Container("leave", "c"); id == "" {
 			t.Fatal("stopping the node ended a container")
 		}
+		seen := len(r.client.Actions())
 		r.start()
 		defer func() { r.stop() }()
 		pass(2 * time.Second)
+		for _, a := range r.client.Actions()[seen:] {
+			if a.GetResource().Resource == "pods" && a.GetVerb() != "list" && a.GetVerb() != "watch" {
+				t.Errorf("the node wrote although nothing had changed: %s %s", a.GetVerb(), a.GetSubresource())
+			}
+		}
 		after := r.get("stay").Status.ContainerStatuses[0]
 		if after.ContainerID != before.ContainerID || after.RestartCount != 0 || !after.Ready {
 			t.Errorf("before %+v, after %+v", before, after)

@@ -18,6 +18,17 @@ func (w *worker) publish(ctx context.Context, now time.Time) {
 	if w.pod == nil || w.orphan || !w.looked || ctx.Err() != nil || w.stage == stageDone {
 		return
 	}
+	if !w.admitted && !w.rejected && (w.pod.Status.Phase == corev1.PodSucceeded || w.pod.Status.Phase == corev1.PodFailed) {
+		// It had ended before this process saw it: what was written then stays.
+		w.mu.Lock()
+		w.shown = &w.pod.Status
+		w.mu.Unlock()
+		if w.stage == stageRemove && !w.final {
+			w.final = true
+			w.poke()
+		}
+		return
+	}
 	in := w.input(now)
 	target := w.pod
 	if w.static {

@@ -289,9 +289,7 @@ func (n *Node) removePod(ctx context.Context, f facts, fromAPI bool, sandboxes [
 			return err
 		}
 	}
-	for i := range f.pod.Spec.Containers {
-		n.crashes.Forget(string(f.pod.UID) + "/" + f.pod.Spec.Containers[i].Name + "/" + observed.ContainerHash(&f.pod.Spec.Containers[i]))
-	}
+	n.crashes.ForgetAll(string(f.pod.UID) + "/")
 	n.puller.Forget(string(f.pod.UID) + "/")
 	return os.RemoveAll(criconfig.PodLogDir(n.cfg.LogDir, f.pod.Namespace, f.pod.Name, f.pod.UID))
 }

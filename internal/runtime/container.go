@@ -409,7 +409,10 @@ func (s *Service) startContainer(ctx context.Context, k *container) error {
 		}
 	}
 	rec := k.record()
-	st, err := s.client.Start(ctx, holder.Task{
+	// A caller that gives up must not leave a process that nobody knows of: the start is seen through, and who gave up stops the container.
+	starting, cancel := context.WithTimeout(context.WithoutCancel(ctx), startTimeout)
+	defer cancel()
+	st, err := s.client.Start(starting, holder.Task{
 		ID: k.id, Spec: k.spec, DefaultSeccomp: k.seccomp, LogPath: rec.LogPath,
 		Stdin: k.config.GetStdin(), StdinOnce: k.config.GetStdinOnce(),
 	})

@@ -15,6 +15,9 @@ import (
 
 const closeTimeout = 20 * time.Second
 
+// startTimeout bounds a container's start, which nothing else interrupts.
+const startTimeout = time.Minute
+
 // unknownExitCode is what a container gets whose end nobody saw.
 const unknownExitCode = 255
 
@@ -160,6 +163,8 @@ func (s *Service) endTask(ctx context.Context, id string) {
 			return
 		}
 		time.Sleep(endTaskDelay)
+		// Again: it may have been about to start when it was killed.
+		_ = s.client.Kill(ctx, id, unix.SIGKILL, true)
 	}
 	s.log.Warn("a process does not end", "id", id, "error", err)
 }

@@ -442,8 +442,8 @@ func TestSecurity(t *testing.T) {
 		script string
 		want   string
 	}{
-		{"default", nil, "grep CapEff /proc/self/status; grep Seccomp: /proc/self/status; touch /x && echo rw; ls /proc/kcore -l | cut -c1; echo x > /proc/sys/kernel/shmmax || echo protected",
-			"CapEff:\t00000000a80425fb\nSeccomp:\t2\nrw\n"},
+		{"default", nil, "exec 2>/dev/null; grep CapEff /proc/self/status; grep Seccomp: /proc/self/status; touch /x && echo rw; (echo x > /proc/sys/kernel/shmmax) || echo protected",
+			"CapEff:\t00000000a80425fb\nSeccomp:\t2\nrw\nprotected\n"},
 		{"user", func(c *cri.ContainerConfig) {
 			c.Linux.SecurityContext.RunAsUser = &cri.Int64Value{Value: 1000}
 			c.Linux.SecurityContext.SupplementalGroups = []int64{3000}
@@ -470,7 +470,6 @@ func TestSecurity(t *testing.T) {
 			}
 		}, "echo hi > /data/deep/f; cat /ro/f; touch /ro/x 2>/dev/null || echo ro; touch /rro/x 2>/dev/null || echo rro; touch /made/x && echo made", "hi\nro\nrro\nmade\n"},
 		{"unshare", nil, "unshare -n true 2>/dev/null || echo refused", "refused\n"},
-		{"cgroup", nil, "ls /sys/fs/cgroup | grep -c memory; cat /sys/fs/cgroup/memory/memory.limit_in_bytes 2>/dev/null | wc -l", ""},
 	}
 	for _, tt := range tests {
 		id := f.run(sandbox, tt.name, tt.change, "sh", "-c", tt.script)

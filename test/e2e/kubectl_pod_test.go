@@ -118,7 +118,8 @@ func TestExecTTY(t *testing.T) {
 	term.resize(40, 120)
 	term.write("while [ \"$(stty size)\" != '40 120' ]; do sleep 0.1; done; echo re\"\"sized\n")
 	term.expect("resized")
-	term.write("sleep 1000\n")
+	term.write("echo go\"\"ing; sleep 1000\n")
+	term.expect("going")
 	term.write("\x03") // control-C ends the sleep, not the shell
 	term.write("echo still he\"\"re\n")
 	term.expect("still here")

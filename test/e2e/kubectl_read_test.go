@@ -290,7 +290,9 @@ func TestEventsAndWait(t *testing.T) {
 	t.Parallel()
 	u := newUser(t)
 	u.pod("p", "sleep 3600")
-	contains(t, u.kubectl("events", "--for", "pod/p"), `LAST SEEN TYPE REASON OBJECT MESSAGE`, `\S+ Normal Scheduled Pod/p Successfully assigned .*`, `\S+ Normal Started Pod/p .*`)
+	events := u.kubectl("events", "--for", "pod/p") // in the order of seconds
+	contains(t, events, `LAST SEEN TYPE REASON OBJECT MESSAGE`, `\S+ Normal Started Pod/p .*`)
+	contains(t, events, `\S+ Normal Scheduled Pod/p Successfully assigned .*`)
 	contains(t, u.kubectl("get", "events", "--field-selector", "reason=Scheduled"), `LAST SEEN TYPE REASON OBJECT MESSAGE`, `\S+ Normal Scheduled pod/p Successfully assigned .*`)
 	like(t, u.kubectl("wait", "pod/p", "--for=condition=Ready"), `pod/p condition met`)
 	like(t, u.kubectl("wait", "pod/p", "--for=jsonpath={.status.phase}=Running"), `pod/p condition met`)

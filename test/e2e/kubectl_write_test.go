@@ -131,7 +131,7 @@ func TestEdit(t *testing.T) {
 	u.env = []string{"KUBE_EDITOR=" + u.file("editor", "#!/bin/sh\nsed -i 's/b: \"2\"/b: edited/' \"$1\"\n")}
 	like(t, u.kubectl("edit", "configmap", "settings"), `configmap/settings edited`)
 	like(t, u.kubectl("get", "cm", "settings", "-o", "jsonpath={.data.b}"), `edited`)
-	like(t, u.kubectl("edit", "configmap", "settings"), `Edit cancelled, no changes made\.`)
+	has(t, u.do(nil, "edit", "configmap", "settings").err, `Edit cancelled, no changes made.`)
 }
 
 func TestPatch(t *testing.T) {
@@ -260,7 +260,7 @@ func TestScaleAndSet(t *testing.T) {
 	u.kubectl("rollout", "status", "deployment/web")
 	like(t, u.kubectl("get", "deployment", "web", "-o", "jsonpath={.spec.template.spec.containers[0].resources.limits} {.spec.template.spec.containers[0].env}"),
 		`\{"cpu":"500m","memory":"128Mi"\} \[\{"name":"COLOUR","value":"green"\}\]`)
-	u.says("green", "exec", "deployment/web", "--", "printenv", "COLOUR")
+	u.says("green", "exec", "deployment/web", "--", "sh", "-c", "echo $COLOUR")
 	like(t, u.kubectl("set", "image", "deployment/web", "c=busybox:1"), ``)
 	like(t, u.kubectl("autoscale", "deployment", "web", "--min=1", "--max=2", "--cpu=80%"), `horizontalpodautoscaler.autoscaling/web autoscaled`)
 }
@@ -297,7 +297,10 @@ func TestRollout(t *testing.T) {
 	u.kubectl("set", "image", "deployment/web", "nginx=nginx:none")
 	u.kubectl("patch", "deployment", "web", "-p", `{"spec":{"template":{"spec":{"containers":[{"name":"nginx","imagePullPolicy":"Never"}]}}}}`)
 	has(t, u.refused("rollout", "status", "deployment/web"), `error: deployment "web" exceeded its progress deadline`)
+	u.kubectl("patch", "deployment", "web", "-p", `{"spec":{"progressDeadlineSeconds":600}}`)
 	u.kubectl("rollout", "undo", "deployment/web", "--to-revision=2")
+	u.await("deployment/web", "condition=Progressing=True")
 	u.kubectl("rollout", "status", "deployment/web")
+	has(t, u.page("app=web"), "nginx 1.9.1")
 	has(t, u.refused("rollout", "undo", "deployment/web", "--to-revision=77"), `error: unable to find specified revision 77 in history`)
 }

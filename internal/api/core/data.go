@@ -183,7 +183,8 @@ func validateSecretUpdate(s, old *corev1.Secret) field.ErrorList {
 func serviceAccount() *api.Kind {
 	return &api.Kind{
 		Kind: "ServiceAccount", Resource: "serviceaccounts", Singular: "serviceaccount", ShortNames: []string{"sa"}, Namespaced: true, Prefix: "serviceaccounts",
-		Versions: []api.Version{api.NewVersion[corev1.ServiceAccount, corev1.ServiceAccountList]("v1")}, Hub: "v1",
+		ReturnDeleted: true,
+		Versions:      []api.Version{api.NewVersion[corev1.ServiceAccount, corev1.ServiceAccountList]("v1")}, Hub: "v1",
 		Subresources:             []api.Subresource{{Name: "token", Kind: tokenRequestKind, Verbs: []string{"create"}}},
 		PrepareForCreate:         api.On(func(s *corev1.ServiceAccount) { s.Secrets = keepSecretNames(s.Secrets) }),
 		AllowUnconditionalUpdate: true,

@@ -18,7 +18,8 @@ func persistentVolume() *api.Kind {
 	spec, status := corev1.PersistentVolumeSpec{}.SwaggerDoc(), corev1.PersistentVolumeStatus{}.SwaggerDoc()
 	return &api.Kind{
 		Kind: "PersistentVolume", Resource: "persistentvolumes", Singular: "persistentvolume", ShortNames: []string{"pv"}, Prefix: "persistentvolumes",
-		Versions: []api.Version{api.NewVersion[corev1.PersistentVolume, corev1.PersistentVolumeList]("v1")}, Hub: "v1",
+		ReturnDeleted: true,
+		Versions:      []api.Version{api.NewVersion[corev1.PersistentVolume, corev1.PersistentVolumeList]("v1")}, Hub: "v1",
 		Subresources: []api.Subresource{api.Status()},
 		PrepareForCreate: api.On(func(v *corev1.PersistentVolume) {
 			v.Status = corev1.PersistentVolumeStatus{Phase: corev1.VolumePending}
@@ -171,8 +172,9 @@ func persistentVolumeClaim() *api.Kind {
 	spec, status := corev1.PersistentVolumeClaimSpec{}.SwaggerDoc(), corev1.PersistentVolumeClaimStatus{}.SwaggerDoc()
 	return &api.Kind{
 		Kind: "PersistentVolumeClaim", Resource: "persistentvolumeclaims", Singular: "persistentvolumeclaim", ShortNames: []string{"pvc"}, Namespaced: true,
-		Prefix:   "persistentvolumeclaims",
-		Versions: []api.Version{api.NewVersion[corev1.PersistentVolumeClaim, corev1.PersistentVolumeClaimList]("v1")}, Hub: "v1",
+		ReturnDeleted: true,
+		Prefix:        "persistentvolumeclaims",
+		Versions:      []api.Version{api.NewVersion[corev1.PersistentVolumeClaim, corev1.PersistentVolumeClaimList]("v1")}, Hub: "v1",
 		Subresources: []api.Subresource{api.Status()},
 		PrepareForCreate: api.On(func(c *corev1.PersistentVolumeClaim) {
 			c.Status = corev1.PersistentVolumeClaimStatus{Phase: corev1.ClaimPending}

@@ -21,7 +21,8 @@ func pod() *api.Kind {
 	resize := api.Subresource{Name: "resize", Verbs: api.StatusVerbs(), PrepareForUpdate: PreparePodResize, ValidateUpdate: ValidatePodResize}
 	return &api.Kind{
 		Kind: "Pod", Resource: "pods", Singular: "pod", ShortNames: []string{"po"}, Categories: []string{"all"}, Namespaced: true, Prefix: "pods",
-		Versions: []api.Version{api.NewVersion[corev1.Pod, corev1.PodList]("v1")}, Hub: "v1",
+		ReturnDeleted: true,
+		Versions:      []api.Version{api.NewVersion[corev1.Pod, corev1.PodList]("v1")}, Hub: "v1",
 		Subresources: []api.Subresource{
 			options("attach", "PodAttachOptions", "create", "get"),
 			{Name: "binding", Kind: schema.GroupVersionKind{Version: "v1", Kind: "Binding"}, Verbs: []string{"create"}},

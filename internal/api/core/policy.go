@@ -17,7 +17,8 @@ import (
 func resourceQuota() *api.Kind {
 	return &api.Kind{
 		Kind: "ResourceQuota", Resource: "resourcequotas", Singular: "resourcequota", ShortNames: []string{"quota"}, Namespaced: true, Prefix: "resourcequotas",
-		Versions: []api.Version{api.NewVersion[corev1.ResourceQuota, corev1.ResourceQuotaList]("v1")}, Hub: "v1",
+		ReturnDeleted: true,
+		Versions:      []api.Version{api.NewVersion[corev1.ResourceQuota, corev1.ResourceQuotaList]("v1")}, Hub: "v1",
 		Subresources:             []api.Subresource{api.Status()},
 		PrepareForCreate:         api.On(func(q *corev1.ResourceQuota) { q.Status = corev1.ResourceQuotaStatus{} }),
 		PrepareForUpdate:         api.OnUpdate(func(q, old *corev1.ResourceQuota) { q.Status = old.Status }),

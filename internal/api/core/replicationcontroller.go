@@ -143,7 +143,8 @@ func validateReplicationControllerStatus(r, _ *corev1.ReplicationController) fie
 func podTemplate() *api.Kind {
 	return &api.Kind{
 		Kind: "PodTemplate", Resource: "podtemplates", Singular: "podtemplate", Namespaced: true, Prefix: "podtemplates",
-		Versions: []api.Version{api.NewVersion[corev1.PodTemplate, corev1.PodTemplateList]("v1")}, Hub: "v1",
+		ReturnDeleted: true,
+		Versions:      []api.Version{api.NewVersion[corev1.PodTemplate, corev1.PodTemplateList]("v1")}, Hub: "v1",
 		HasGeneration: true,
 		Default:       api.On(func(t *corev1.PodTemplate) { podspec.SetPodTemplateDefaults(&t.Template) }),
 		Validate: api.Check(func(t *corev1.PodTemplate) field.ErrorList {

@@ -27,8 +27,9 @@ func service() *api.Kind {
 	spec := corev1.ServiceSpec{}.SwaggerDoc()
 	return &api.Kind{
 		Kind: "Service", Resource: "services", Singular: "service", ShortNames: []string{"svc"}, Categories: []string{"all"}, Namespaced: true,
-		Prefix:   "services/specs",
-		Versions: []api.Version{api.NewVersion[corev1.Service, corev1.ServiceList]("v1")}, Hub: "v1",
+		ReturnDeleted: true,
+		Prefix:        "services/specs",
+		Versions:      []api.Version{api.NewVersion[corev1.Service, corev1.ServiceList]("v1")}, Hub: "v1",
 		Subresources:             []api.Subresource{options("proxy", "ServiceProxyOptions", proxyVerbs()...), api.Status()},
 		PrepareForCreate:         api.On(func(s *corev1.Service) { s.Status = corev1.ServiceStatus{} }),
 		PrepareForUpdate:         api.OnUpdate(func(s, old *corev1.Service) { s.Status = old.Status }),

@@ -217,6 +217,8 @@ func validateConstraint(c *resourcev1.DeviceConstraint, names map[string]bool, p
 	return append(errs, validateFullName(string(*c.DistinctAttribute), p.Child("distinctAttribute"))...)
 }
 
+const notARequest = "must be the name of a request in the claim or the name of a request and a subrequest separated by '/'"
+
 func validateReferences(list []string, names map[string]bool, p *field.Path) field.ErrorList {
 	var errs field.ErrorList
 	if n := len(list); n > resourcev1.DeviceRequestsMaxSize {
@@ -225,7 +227,7 @@ func validateReferences(list []string, names map[string]bool, p *field.Path) fie
 	seen := map[string]bool{}
 	for i, r := range list {
 		if !names[r] {
-			errs = append(errs, field.Invalid(p.Index(i), r, "must be the name of a request in the claim or the name of a request and a subrequest separated by '/'"))
+			errs = append(errs, field.Invalid(p.Index(i), r, notARequest))
 		}
 		if seen[r] {
 			errs = append(errs, field.Duplicate(p.Index(i), r))

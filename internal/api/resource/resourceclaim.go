@@ -134,8 +134,7 @@ func validateAllocation(a *resourcev1.AllocationResult, names map[string]bool, p
 	for i, r := range a.Devices.Results {
 		at := results.Index(i)
 		if !names[r.Request] {
-			errs = append(errs, validateReferences([]string{r.Request}, names, at.Child("request"))...)
-			errs[len(errs)-1].Field = at.Child("request").String()
+			errs = append(errs, field.Invalid(at.Child("request"), r.Request, notARequest))
 		}
 		errs = append(errs, validateDriver(r.Driver, at.Child("driver"))...)
 		errs = append(errs, validatePool(r.Pool, at.Child("pool"))...)

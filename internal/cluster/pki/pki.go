@@ -330,5 +330,5 @@ func sortedIPs(in []net.IP) []net.IP {
 		}
 	}
 	slices.SortFunc(out, func(a, b net.IP) int { return bytes.Compare(a, b) })
-	return slices.CompactFunc(out, func(a, b net.IP) bool { return bytes.Equal(a, b) })
+	return slices.CompactFunc(out, func(a, b net.IP) bool { return a.Equal(b) })
 }

@@ -3,6 +3,8 @@
 package backoff
 
 import (
+	"maps"
+	"strings"
 	"sync"
 	"time"
 )
@@ -52,6 +54,13 @@ func (b *Backoff) Next(key string, since, now time.Time) {
 		return
 	}
 	b.entries[key] = entry{delay: min(2*e.delay, b.max), updated: now}
+}
+
+// ForgetAll drops all keys that begin with the prefix.
+func (b *Backoff) ForgetAll(prefix string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	maps.DeleteFunc(b.entries, func(key string, _ entry) bool { return strings.HasPrefix(key, prefix) })
 }
 
 // Forget drops the key.

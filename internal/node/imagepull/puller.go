@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"strings"
 	"sync"
 	"time"
@@ -235,20 +236,10 @@ func (p *Puller) succeeded(key string) {
 
 // Forget drops what is remembered of keys that begin with the prefix: the pod is gone.
 func (p *Puller) Forget(prefix string) {
+	p.backoff.ForgetAll(prefix)
 	p.mu.Lock()
-	var keys []string
-	for k := range p.last {
-		if strings.HasPrefix(k, prefix) {
-			keys = append(keys, k)
-		}
-	}
-	for _, k := range keys {
-		delete(p.last, k)
-	}
-	p.mu.Unlock()
-	for _, k := range keys {
-		p.backoff.Forget(k)
-	}
+	defer p.mu.Unlock()
+	maps.DeleteFunc(p.last, func(key, _ string) bool { return strings.HasPrefix(key, prefix) })
 }
 
 func (p *Puller) failed(r Request, err error) *Error {

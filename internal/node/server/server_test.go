@@ -13,6 +13,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/gorilla/websocket"
 	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -200,6 +201,32 @@ func TestExecAndAttach(t *testing.T) {
 	out, _, err = run("/attach/ns/p/c?output=1&error=1", nil, false)
 	if err != nil || out != "attached to id-c" {
 		t.Errorf("%q %v", out, err)
+	}
+}
+
+// TestExecByWebSocket speaks v4.channel.k8s.io: the first byte of a message is its channel. (v5 is translated by the API
+// server.)
+func TestExecByWebSocket(t *testing.T) {
+	s := serve(t)
+	dialer := websocket.Dialer{Subprotocols: []string{"v4.channel.k8s.io"}}
+	conn, resp, err := dialer.DialContext(t.Context(), "ws"+strings.TrimPrefix(s.URL, "http")+"/exec/ns/p/c?command=x&output=1&error=1", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	defer conn.Close()
+	got := map[byte]string{}
+	for {
+		_, data, err := conn.ReadMessage()
+		if err != nil {
+			break
+		}
+		if len(data) > 1 {
+			got[data[0]] += string(data[1:])
+		}
+	}
+	if got[1] != "id-c x tty=false\n" || got[2] != "to stderr" || !strings.Contains(got[3], `"status":"Success"`) {
+		t.Errorf("%q", got)
 	}
 }
 

@@ -31,7 +31,6 @@ type Config struct {
 	Images   cri.ImageManagerService
 	Cgroups  *cgroup.Tree // nil: the machine's own usage isn't known
 	Clock    clock.Clock
-	Started  time.Time
 	// PodStart tells when the node took a pod.
 	PodStart func(uid string) (time.Time, bool)
 }

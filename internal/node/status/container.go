@@ -3,6 +3,7 @@ package status
 import (
 	"fmt"
 	"strings"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
@@ -92,7 +93,7 @@ func (in *Input) containerStatus(c *corev1.Container, r role, old *corev1.Contai
 			}
 		}
 	case latest.Running():
-		out.State.Running = &corev1.ContainerStateRunning{StartedAt: metav1.NewTime(latest.StartedAt)}
+		out.State.Running = &corev1.ContainerStateRunning{StartedAt: stamp(latest.StartedAt)}
 		in.identity(&out, latest)
 		if previous := in.Observed.Previous(c.Name); previous != nil {
 			out.LastTerminationState = in.terminated(previous)
@@ -144,6 +145,14 @@ func (in *Input) keeps(c *corev1.Container, r role, old *corev1.ContainerStatus)
 	return false
 }
 
+// stamp is a time as the API keeps it: in seconds. Otherwise a status would differ from itself once it was stored.
+func stamp(t time.Time) metav1.Time {
+	if t.IsZero() {
+		return metav1.Time{}
+	}
+	return metav1.NewTime(t.Truncate(time.Second))
+}
+
 func waitingState(w Waiting) corev1.ContainerState {
 	return corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: w.Reason, Message: w.Message}}
 }
@@ -173,11 +182,11 @@ func (in *Input) terminated(c *observed.Container) corev1.ContainerState {
 		ExitCode:    c.ExitCode,
 		Reason:      c.Reason,
 		Message:     c.Message,
-		FinishedAt:  metav1.NewTime(c.FinishedAt),
+		FinishedAt:  stamp(c.FinishedAt),
 		ContainerID: in.containerID(c.ID),
 	}
 	if !c.StartedAt.IsZero() {
-		t.StartedAt = metav1.NewTime(c.StartedAt)
+		t.StartedAt = stamp(c.StartedAt)
 	}
 	if m, ok := in.Messages[c.ID]; ok && m != "" {
 		t.Message = m

@@ -1,6 +1,7 @@
 package status
 
 import (
+	"encoding/json"
 	"testing"
 	"time"
 
@@ -120,6 +121,37 @@ func TestContainerStates(t *testing.T) {
 	cs = Compute(Input{Pod: p, Observed: &observed.Pod{}, Now: now}).ContainerStatuses[0]
 	if cs.State.Waiting == nil || cs.LastTerminationState.Terminated == nil || cs.LastTerminationState.Terminated.Reason != ReasonContainerUnknown || cs.RestartCount != 4 {
 		t.Errorf("%+v", cs)
+	}
+}
+
+func TestStatusSurvivesStorage(t *testing.T) {
+	p := pod("Always", []corev1.Container{{Name: "i"}}, "a", "b")
+	p.Spec.Containers[0].Resources.Limits = corev1.ResourceList{corev1.ResourceMemory: resource.MustParse("0.5Gi")}
+	in := Input{Pod: p, Now: now.Add(12345), RuntimeName: "celox", StartTime: now.Add(999), HostIPs: []string{"192.0.2.1"}, Observed: &observed.Pod{
+		Sandboxes: []observed.Sandbox{{ID: "s", Ready: true, IPs: []string{"10.0.0.1"}}}, Containers: []observed.Container{c("i", exited, 0, 0), c("a", running, 0, 1), c("b", exited, 1, 0)},
+	}}
+	for i := range in.Observed.Containers {
+		in.Observed.Containers[i].StartedAt = now.Add(123456789)
+		in.Observed.Containers[i].FinishedAt = now.Add(987654321)
+	}
+	first := Compute(in)
+	data, err := json.Marshal(first)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var stored corev1.PodStatus
+	if err := json.Unmarshal(data, &stored); err != nil {
+		t.Fatal(err)
+	}
+	if !Equal(&first, &stored) {
+		t.Errorf("stored:   %+v\ncomputed: %+v", stored, first)
+	}
+	// A node that starts again finds nothing to write.
+	again := *p
+	again.Status = stored
+	in.Pod, in.Now = &again, now.Add(time.Hour)
+	if second := Compute(in); !Equal(&second, &stored) {
+		t.Errorf("again: %+v\nstored: %+v", second, stored)
 	}
 }
 

@@ -1,0 +1,111 @@
+// Package apitest takes documents through a kind the way the server does, so that tests of a kind read as what a user sends and
+// what he is told. Only tests import it.
+package apitest
+
+import (
+	"slices"
+	"strings"
+	"testing"
+
+	"k8s.io/apimachinery/pkg/util/validation/field"
+	"sigs.k8s.io/yaml"
+
+	"github.com/celox/celox/internal/api"
+)
+
+// Catalogue makes a catalogue of a group's kinds.
+func Catalogue(t testing.TB, kinds []*api.Kind) *api.Catalogue {
+	t.Helper()
+	c, err := api.NewCatalogue(kinds)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// Kind finds a kind by name.
+func Kind(t testing.TB, kinds []*api.Kind, name string) *api.Kind {
+	t.Helper()
+	i := slices.IndexFunc(kinds, func(k *api.Kind) bool { return k.Kind == name })
+	if i < 0 {
+		t.Fatalf("no kind %s", name)
+	}
+	return kinds[i]
+}
+
+// Read reads a YAML document of one of the kind's versions (the hub's if it names none), converts it and fills in the defaults.
+func Read(t testing.TB, c *api.Catalogue, k *api.Kind, doc string) api.Object {
+	t.Helper()
+	var meta struct{ APIVersion, Kind string }
+	if err := yaml.Unmarshal([]byte(doc), &meta); err != nil {
+		t.Fatal(err)
+	}
+	v := k.HubVersion()
+	for i := range k.Versions {
+		if k.GroupVersion(&k.Versions[i]).String() == meta.APIVersion {
+			v = &k.Versions[i]
+		}
+	}
+	in := v.New()
+	if err := yaml.UnmarshalStrict([]byte(doc), in); err != nil {
+		t.Fatal(err)
+	}
+	obj, err := c.ToHub(k, v, in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if k.Default != nil {
+		k.Default(obj)
+	}
+	return obj
+}
+
+// Create is Read, and what the server does to a new object.
+func Create(t testing.TB, c *api.Catalogue, k *api.Kind, doc string) (api.Object, field.ErrorList) {
+	t.Helper()
+	obj := Read(t, c, k, doc)
+	obj.SetUID("11111111-2222-3333-4444-555555555555")
+	if k.PrepareForCreate != nil {
+		k.PrepareForCreate(obj)
+	}
+	if k.Validate == nil {
+		return obj, nil
+	}
+	return obj, k.Validate(obj)
+}
+
+// Text joins complaints, one a line.
+func Text(errs field.ErrorList) string {
+	lines := make([]string, len(errs))
+	for i, e := range errs {
+		lines[i] = e.Error()
+	}
+	return strings.Join(lines, "\n")
+}
+
+// Case is a name, a document that a user sends, and what he is told: "" for nothing, else a part of each complaint, one a line.
+type Case [3]string
+
+// Check runs cases against a kind.
+func Check(t *testing.T, kinds []*api.Kind, kind string, cases []Case) {
+	t.Helper()
+	c, k := Catalogue(t, kinds), Kind(t, kinds, kind)
+	for _, x := range cases {
+		name, doc, told := x[0], x[1], x[2]
+		t.Run(name, func(t *testing.T) {
+			_, errs := Create(t, c, k, doc)
+			var want []string
+			if told != "" {
+				want = strings.Split(told, "\n")
+			}
+			if len(errs) != len(want) {
+				t.Fatalf("complaints:\n%s\nwant:\n%s", Text(errs), told)
+			}
+			for i, e := range errs {
+				if !strings.Contains(e.Error(), want[i]) {
+					t.Errorf("complaint %q, want %q", e, want[i])
+				}
+			}
+		})
+	}
+}
