@@ -129,11 +129,15 @@ func (x *exchange) serve() {
 	x.ctx = ctx
 	x.r = r.WithContext(ctx)
 
+	slot, gauge := x.s.inflight.readOnly, x.s.metrics.readOnly
+	if !x.info.ReadOnly() {
+		slot, gauge = x.s.inflight.mutating, x.s.metrics.mutating
+	}
+	if !long {
+		gauge.Inc()
+		defer gauge.Dec()
+	}
 	if !long && !known && !exempt(x.user) {
-		slot := x.s.inflight.readOnly
-		if !x.info.ReadOnly() {
-			slot = x.s.inflight.mutating
-		}
 		select {
 		case slot <- struct{}{}:
 			defer func() { <-slot }()

@@ -143,7 +143,7 @@ func generateName(prefix string) string {
 
 func (x *exchange) createOnce(obj api.Object, a *admission.Attributes) (shown, error) {
 	k := x.res.kind
-	if err := x.prepareCreate(obj, a); err != nil {
+	if err := x.prepareCreate(obj); err != nil {
 		return shown{}, err
 	}
 	a.Object, a.Name = obj, obj.GetName()
@@ -154,7 +154,7 @@ func (x *exchange) createOnce(obj api.Object, a *admission.Attributes) (shown, e
 		return shown{}, errors.New("resourceVersion should not be set on objects to be created")
 	}
 	obj.SetResourceVersion("")
-	commit, err := x.reserve(obj, nil, a.DryRun)
+	commit, err := x.reserve(obj, nil)
 	if err != nil {
 		return shown{}, err
 	}
@@ -215,7 +215,7 @@ func wipeSystemMeta(obj metav1.Object) {
 }
 
 // prepareCreate fills in what the system says of a new object, takes away what a client may not, and checks the rest.
-func (x *exchange) prepareCreate(obj api.Object, _ *admission.Attributes) error {
+func (x *exchange) prepareCreate(obj api.Object) error {
 	k := x.res.kind
 	wipeSystemMeta(obj)
 	obj.SetUID(types.UID(newUID()))

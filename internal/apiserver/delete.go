@@ -187,7 +187,7 @@ func (x *exchange) deleteObject(namespace, name string, o *metav1.DeleteOptions)
 			if next != nil {
 				d.last = shown{obj: next}
 			}
-			if commit, err = x.reserve(nil, current.Object, dryRun); err != nil {
+			if commit, err = x.reserve(nil, current.Object); err != nil {
 				commit = nothing
 				return store.Mutation{}, err
 			}

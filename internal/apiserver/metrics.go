@@ -17,7 +17,8 @@ type metrics struct {
 	requests *prometheus.CounterVec
 	seconds  *prometheus.HistogramVec
 	bytes    *prometheus.HistogramVec
-	inflight *prometheus.GaugeVec
+	readOnly prometheus.Gauge
+	mutating prometheus.Gauge
 	watchers prometheus.Gauge
 
 	series sync.Map // seriesKey to *series
@@ -36,9 +37,15 @@ type series struct {
 }
 
 func newMetrics(r *prometheus.Registry) *metrics {
+	inflight := prometheus.NewGaugeVec(prometheus.GaugeOpts{
+		Name: "apiserver_current_inflight_requests",
+		Help: "Requests that are being served, by kind: readOnly or mutating.",
+	}, []string{"request_kind"})
 	labels := []string{"verb", "group", "version", "resource", "subresource", "scope", "component"}
 	m := &metrics{
 		registry: r,
+		readOnly: inflight.WithLabelValues("readOnly"),
+		mutating: inflight.WithLabelValues("mutating"),
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "apiserver_request_total",
 			Help: "Requests by verb, resource, dry run and HTTP response code.",
@@ -53,16 +60,12 @@ func newMetrics(r *prometheus.Registry) *metrics {
 			Help:    "Size of answers in bytes, by verb and resource.",
 			Buckets: prometheus.ExponentialBuckets(1000, 10, 7),
 		}, labels),
-		inflight: prometheus.NewGaugeVec(prometheus.GaugeOpts{
-			Name: "apiserver_current_inflight_requests",
-			Help: "Requests that are being served, by kind: readOnly or mutating.",
-		}, []string{"request_kind"}),
 		watchers: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "apiserver_longrunning_requests",
 			Help: "Watches that are open.",
 		}),
 	}
-	r.MustRegister(m.requests, m.seconds, m.bytes, m.inflight, m.watchers)
+	r.MustRegister(m.requests, m.seconds, m.bytes, inflight, m.watchers)
 	return m
 }
 

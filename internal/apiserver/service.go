@@ -38,7 +38,7 @@ func (x *exchange) completeService(obj, old api.Object) error {
 
 // reserve gives a service that is about to be written what it lacks. The returned function must be called when the write is
 // over, and not before: until then nobody else can take the same.
-func (x *exchange) reserve(obj, old api.Object, _ bool) (commit func(bool), err error) {
+func (x *exchange) reserve(obj, old api.Object) (commit func(bool), err error) {
 	s, ok := obj.(*corev1.Service)
 	if !ok || x.s.services == nil {
 		return nothing, nil

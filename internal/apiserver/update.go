@@ -160,14 +160,14 @@ func (x *exchange) createByUpdate(up *updating) (store.Mutation, func(bool), err
 		return store.Mutation{}, nil, err
 	}
 	x.dedupOwners(obj)
-	if err := x.prepareCreate(obj, a); err != nil {
+	if err := x.prepareCreate(obj); err != nil {
 		return store.Mutation{}, nil, err
 	}
 	if err := x.s.cfg.Admission.Validate(x.ctx, a); err != nil {
 		return store.Mutation{}, nil, err
 	}
 	obj.SetResourceVersion("")
-	commit, err := x.reserve(obj, nil, up.options.dryRun)
+	commit, err := x.reserve(obj, nil)
 	if err != nil {
 		return store.Mutation{}, nil, err
 	}
@@ -220,14 +220,14 @@ func (x *exchange) change(up *updating, current *store.Item) (store.Mutation, fu
 	}
 	if finished(obj, live) {
 		// The last finalizer is gone: the object goes as well. What the client sees is what it wrote.
-		commit, err := x.reserve(nil, live, up.options.dryRun)
+		commit, err := x.reserve(nil, live)
 		if err != nil {
 			return none, nil, err
 		}
 		up.last = obj
 		return store.Mutation{Delete: true}, commit, nil
 	}
-	commit, err := x.reserve(obj, live, up.options.dryRun)
+	commit, err := x.reserve(obj, live)
 	if err != nil {
 		return none, nil, err
 	}

@@ -277,7 +277,8 @@ func (s *Server) makeAPI(run *group, p *controlPlane) error {
 	if err != nil {
 		return fmt.Errorf("api server: %w", err)
 	}
-	p.handler = server.Handler()
+	// What the last requests needed goes back when there are no more: an idle server is a small one.
+	p.handler = newIdleWatch(releaseMemory).wrap(server.Handler())
 	return nil
 }
 

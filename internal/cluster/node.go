@@ -92,7 +92,6 @@ func (s *Server) startNode(run *group, p *controlPlane) error {
 		case <-ctx.Done():
 			return nil
 		}
-		releaseStartupMemory()
 		<-ctx.Done()
 		return nil
 	})

@@ -28,7 +28,6 @@ import (
 	"github.com/celox/celox/internal/node/objects"
 	"github.com/celox/celox/internal/node/observed"
 	"github.com/celox/celox/internal/node/podlog"
-	"github.com/celox/celox/internal/node/pressure"
 	"github.com/celox/celox/internal/node/probe"
 	"github.com/celox/celox/internal/node/registration"
 	"github.com/celox/celox/internal/node/server"

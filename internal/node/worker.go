@@ -92,10 +92,9 @@ type worker struct {
 	backoffs map[string]time.Time
 	preStops map[string]bool
 
-	stopGrace  time.Duration
-	stopForced bool // the grace is given by the deletion
-	tornDown   bool
-	looked     bool // the runtime was read at least once
+	stopGrace time.Duration
+	tornDown  bool
+	looked    bool // the runtime was read at least once
 
 	written        *corev1.PodStatus // the last status that we wrote, unless somebody wrote after us
 	writtenVersion uint64

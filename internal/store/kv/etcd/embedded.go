@@ -196,11 +196,11 @@ func (e *Engine) start(ctx context.Context, cfg Config) (err error) {
 		return err
 	}
 	e.server = server
+	log.started() // whatever fails from here on fails in a goroutine of etcd's, where nobody could catch it
 	server.Start()
 	if err := e.elect(ctx); err != nil {
 		return err
 	}
-	log.started()
 	e.api = struct {
 		pb.KVServer
 		pb.LeaseServer
@@ -212,9 +212,15 @@ func (e *Engine) start(ctx context.Context, cfg Config) (err error) {
 }
 
 // elect makes a lone member leader at once, instead of after an election timeout, by telling it what a leader who hands over says:
-// go ahead. The member refuses until it has applied its own membership, so it is told again.
+// go ahead. The member refuses until it has applied its own membership, so it is told again. It is not told anything before it has
+// caught up with its own log: the beginning of the log is dropped as soon as it is applied, and a candidate that still wants to look at
+// it panics.
 func (e *Engine) elect(ctx context.Context) error {
 	id := uint64(e.server.MemberID())
+	raftStatus, err := raftStatusOf(e.server)
+	if err != nil {
+		return err
+	}
 	nudge := time.NewTicker(2 * time.Millisecond)
 	defer nudge.Stop()
 	for {
@@ -227,7 +233,10 @@ func (e *Engine) elect(ctx context.Context) error {
 			return ctx.Err()
 		case <-nudge.C:
 		}
-		if e.server.Leader() == 0 && len(e.server.Cluster().Members()) == 1 {
+		if e.server.Leader() != 0 || len(e.server.Cluster().Members()) != 1 {
+			continue
+		}
+		if s := raftStatus(); s.Applied == s.GetCommit() && s.Applied > 0 {
 			if err := e.server.Process(ctx, &raftpb.Message{Type: raftpb.MsgTimeoutNow.Enum(), To: &id, From: &id}); err != nil {
 				return err
 			}

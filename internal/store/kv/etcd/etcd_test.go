@@ -90,6 +90,22 @@ func TestStartsAgain(t *testing.T) {
 	}
 }
 
+// TestStartsAgainAndAgain is for the election of a member that still applies its log, which made Raft panic now and then.
+func TestStartsAgainAndAgain(t *testing.T) {
+	dir := t.TempDir()
+	for i := range 25 {
+		e := open(t, etcd.Config{Dir: dir})
+		for j := range 20 {
+			if _, err := e.Txn(t.Context(), nil, []kv.Op{{Key: fmt.Sprint("k", j), Value: []byte(fmt.Sprint(i))}}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := e.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 func TestInUse(t *testing.T) {
 	dir := t.TempDir()
 	e := open(t, etcd.Config{Dir: dir})

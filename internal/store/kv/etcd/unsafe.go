@@ -1,9 +1,14 @@
 package etcd
 
 import (
+	"errors"
+	"reflect"
 	"sync"
 	"time"
-	_ "unsafe" // for go:linkname
+	"unsafe" // also for go:linkname
+
+	"go.etcd.io/etcd/server/v3/etcdserver"
+	"go.etcd.io/raft/v3"
 )
 
 // watchResyncPeriod is how often etcd looks whether a watch has to catch up, which it does for ever, also when there is none: ten
@@ -15,3 +20,16 @@ var watchResyncPeriod time.Duration
 
 // slowDown sets the period before the first server starts; later ones find it set.
 var slowDown = sync.OnceFunc(func() { watchResyncPeriod = 500 * time.Millisecond })
+
+// raftStatusOf returns the function that asks a server's Raft how far it is. etcd shows what it has applied itself, but not what Raft
+// knows of that. The field is set when the server is made and never again.
+func raftStatusOf(s *etcdserver.EtcdServer) (func() raft.Status, error) {
+	if r := reflect.ValueOf(s).Elem().FieldByName("r"); r.IsValid() {
+		if f := r.FieldByName("Node"); f.IsValid() {
+			if node, ok := reflect.NewAt(f.Type(), unsafe.Pointer(f.UnsafeAddr())).Interface().(*raft.Node); ok {
+				return (*node).Status, nil
+			}
+		}
+	}
+	return nil, errors.New("this version of etcd keeps its Raft elsewhere")
+}

@@ -11,9 +11,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// releaseStartupMemory gives back what only the start needed: garbage, and the pages of the program file that initialization read. The latter
+// releaseMemory gives back what is not needed now: garbage, and the pages of the program file that were read. The latter
 // are clean and come back by themselves when they are needed; without this they count as ours for ever. Failing costs memory, nothing else.
-func releaseStartupMemory() {
+func releaseMemory() {
 	runtime.GC()
 	debug.FreeOSMemory()
 	exe, err := os.Readlink("/proc/self/exe")

@@ -1,0 +1,104 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func TestIdleWatch(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		idles := 0
+		w := newIdleWatch(func() { idles++ })
+		for range 5 {
+			w.touch()
+			time.Sleep(quiet / 2)
+		}
+		synctest.Wait()
+		if idles != 0 {
+			t.Errorf("idle %d times while there were requests", idles)
+		}
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		if idles != 1 {
+			t.Errorf("idle %d times after the last request, want 1", idles)
+		}
+		w.touch()
+		time.Sleep(2 * quiet)
+		synctest.Wait()
+		if idles != 2 {
+			t.Errorf("idle %d times, want 2", idles)
+		}
+	})
+}
+
+// Parts end in the reverse order of their start, and a failure of one ends all.
+func TestGroup(t *testing.T) {
+	var ended []string
+	part := func(g *group, name string) {
+		g.run(name, func(ctx context.Context) error {
+			<-ctx.Done()
+			ended = append(ended, name)
+			return nil
+		})
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	g := newGroup(ctx)
+	part(g, "store")
+	part(g, "api")
+	g.atEnd("last", func() error { ended = append(ended, "last"); return nil })
+	cancel()
+	if err := g.wait(); err != nil || strings.Join(ended, " ") != "last api store" {
+		t.Errorf("%v, ended %v", err, ended)
+	}
+	ended = nil
+	g = newGroup(context.Background())
+	part(g, "store")
+	g.run("broken", func(context.Context) error { return errors.New("cause") })
+	if err := g.wait(); err == nil || err.Error() != "broken: cause" || len(ended) != 1 {
+		t.Errorf("%v, ended %v", err, ended)
+	}
+}
+
+func TestLockSaysWho(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "data")
+	release, err := lock(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := lock(dir); err == nil || !strings.Contains(err.Error(), "in use by a running celox (pid") {
+		t.Errorf("second lock: %v", err)
+	}
+	release()
+	if release, err = lock(dir); err != nil {
+		t.Fatal(err)
+	}
+	release()
+}
+
+func TestResetRefusesWhatIsNotOurs(t *testing.T) {
+	say := func(string, ...any) {}
+	dir := t.TempDir()
+	precious := filepath.Join(dir, "precious")
+	if err := os.WriteFile(precious, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := Reset(t.Context(), dir, say); err == nil || !strings.Contains(err.Error(), "nothing was removed") {
+		t.Errorf("got %v", err)
+	}
+	if _, err := os.Stat(precious); err != nil {
+		t.Error(err)
+	}
+	if err := Reset(t.Context(), filepath.Join(dir, "absent"), say); err != nil {
+		t.Errorf("absent: %v", err)
+	}
+}
