@@ -34,8 +34,9 @@ func run(args []string) int {
 	if err := flags.Parse(args[1:]); err != nil || *dir == "" {
 		return 2
 	}
-	// A client that goes away must not end us, and neither must a terminal.
-	signal.Ignore(syscall.SIGPIPE, syscall.SIGHUP, syscall.SIGINT)
+	// A client that goes away must not end us, and neither must a terminal. They are caught rather than ignored, because what we start would
+	// inherit that: control-C in a container would do nothing.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE, syscall.SIGHUP, syscall.SIGINT)
 
 	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
 	logrus.SetOutput(os.Stderr)

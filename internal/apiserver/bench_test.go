@@ -1,11 +1,13 @@
 package apiserver
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"io"
 	"net/http"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -171,4 +173,50 @@ func BenchmarkList(b *testing.B) {
 			b.SetBytes(int64(do(b, h, 200, "GET", "/api/v1/pods", "", "application/json;as=Table;v=v1;g=meta.k8s.io", "")))
 		}
 	})
+}
+
+// eventCounter is a watching client that counts lines.
+type eventCounter struct {
+	sink
+	events chan<- int
+}
+
+func (c *eventCounter) Write(p []byte) (int, error) {
+	c.events <- bytes.Count(p, []byte("\n"))
+	return len(p), nil
+}
+
+// BenchmarkWatch is one change seen by 200 watchers, without a network.
+func BenchmarkWatch(b *testing.B) {
+	const watchers = 200
+	h := newServer(b).Handler()
+	do(b, h, 201, "POST", benchMaps, jsonType, jsonType, configMapJSON("a", "0"))
+	ctx, cancel := context.WithCancel(context.Background())
+	events := make(chan int, watchers)
+	var wg sync.WaitGroup
+	for range watchers {
+		wg.Go(func() {
+			req, err := http.NewRequestWithContext(ctx, http.MethodGet, benchMaps+"?watch=1", nil)
+			if err != nil {
+				b.Error(err)
+				return
+			}
+			h.ServeHTTP(&eventCounter{sink: sink{header: http.Header{}}, events: events}, req)
+		})
+	}
+	wait := func(n int) {
+		for n > 0 {
+			n -= <-events
+		}
+	}
+	wait(watchers) // the initial event of each
+	defer wg.Wait()
+	defer cancel()
+	defer cpu(b)()
+	n := 0
+	for b.Loop() {
+		n++
+		do(b, h, 200, "PUT", benchMaps+"/a", jsonType, jsonType, configMapJSON("a", fmt.Sprint(n)))
+		wait(watchers)
+	}
 }

@@ -12,6 +12,7 @@ import (
 	"k8s.io/client-go/kubernetes/scheme"
 	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
 	"k8s.io/client-go/metadata"
+	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/record"
 	"k8s.io/utils/clock"
 
@@ -166,7 +167,13 @@ func (s *Server) controllers(run *group, p *controlPlane, f informers.SharedInfo
 			if err != nil {
 				return nil, err
 			}
-			return namespace.New(c, mc, p.namespacedResources, f, clk, s.log, m)
+			var contents []cache.SharedIndexInformer
+			for _, src := range sources {
+				if k, ok := p.catalogue.ByGroupResource(src.GroupResource); ok && k.Namespaced {
+					contents = append(contents, client.InformerFor(f, src))
+				}
+			}
+			return namespace.New(c, mc, p.namespacedResources, contents, f, clk, s.log, m)
 		})},
 		{"generic-garbage-collector", func(name string) (runner, error) {
 			mc, err := meta(name)

@@ -375,6 +375,7 @@ func TestHolderIsKilled(t *testing.T) {
 // TestHolderIsUpgraded starts a celox whose runtime program is another one on the containers of its predecessor.
 func TestHolderIsUpgraded(t *testing.T) {
 	t.Parallel()
+	dir := t.TempDir() // before the machine, so that it goes after it
 	m, c := startMachine(t)
 	giveBusybox(t, m)
 	counter := runPod(t, c, shellPod("counter", counting, ""))
@@ -407,7 +408,7 @@ func TestHolderIsUpgraded(t *testing.T) {
 		t.Fatalf("the runtime program is not in the binary as it is on the disk (%d, %d)", at, word)
 	}
 	whole[at+word] = 'C'
-	next := filepath.Join(t.TempDir(), "celox")
+	next := filepath.Join(dir, "celox")
 	if err := os.WriteFile(next, whole, 0o700); err != nil {
 		t.Fatal(err)
 	}

@@ -1,11 +1,11 @@
-// Package apitest takes documents through a kind the way the server does, so that tests of a kind read as what a user sends and
-// what he is told. Only tests import it.
 package apitest
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	"sigs.k8s.io/yaml"
@@ -108,4 +108,14 @@ func Check(t *testing.T, kinds []*api.Kind, kind string, cases []Case) {
 			}
 		})
 	}
+}
+
+// Row is an object's row in a Table, its cells joined by "|".
+func Row(k *api.Kind, obj api.Object, now time.Time) string {
+	cells := k.Row(obj, now)
+	texts := make([]string, len(cells))
+	for i, c := range cells {
+		texts[i] = fmt.Sprint(c)
+	}
+	return strings.Join(texts, "|")
 }

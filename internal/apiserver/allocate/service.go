@@ -169,6 +169,15 @@ func wellFormed(s *corev1.Service) field.ErrorList {
 	case len(s.Spec.ClusterIPs) > 0 && s.Spec.ClusterIPs[0] != s.Spec.ClusterIP:
 		errs = append(errs, field.Invalid(ips, s.Spec.ClusterIPs, "first value must match `clusterIP`"))
 	}
+	byFamily := map[corev1.IPFamily]int{}
+	for _, ip := range s.Spec.ClusterIPs {
+		if _, err := netip.ParseAddr(ip); err == nil {
+			byFamily[familyOf(ip)]++
+		}
+	}
+	if byFamily[corev1.IPv4Protocol] > 1 || byFamily[corev1.IPv6Protocol] > 1 {
+		errs = append(errs, field.Invalid(ips, s.Spec.ClusterIPs, "may specify no more than one IP for each IP family"))
+	}
 	for i, f := range s.Spec.IPFamilies {
 		at := spec.Child("ipFamilies").Index(i)
 		if f != corev1.IPv4Protocol && f != corev1.IPv6Protocol {

@@ -170,3 +170,50 @@ func change(t *rapid.T, obj api.Object) {
 		}
 	}
 }
+
+// What is remembered of one new object holds for every other of its outline.
+func TestFastCreateAgreesWithLibrary(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		gvk  schema.GroupVersionKind
+		draw func(*rapid.T) api.Object
+	}{
+		{"pod", corev1.SchemeGroupVersion.WithKind("Pod"), func(t *rapid.T) api.Object { return randomPod(t) }},
+		{"deployment", appsv1.SchemeGroupVersion.WithKind("Deployment"), func(t *rapid.T) api.Object { return randomDeployment(t) }},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			m := managers(t, c.gvk, "")
+			taken := 0
+			rapid.Check(t, func(t *rapid.T) {
+				obj := c.draw(t)
+				quick := obj.DeepCopyObject().(api.Object)
+				done, outline := m.fastCreate(quick, "x")
+				fm, err := m.manager()
+				if err != nil {
+					t.Fatal(err)
+				}
+				slow, ok := fm.UpdateNoErrors(m.tracker.catalogue.New(m.kind), obj, "x").(api.Object)
+				if !ok {
+					t.Fatal("not an object")
+				}
+				if !done {
+					m.remember(outline, slow)
+					return
+				}
+				taken++
+				a, b := quick.GetManagedFields(), slow.GetManagedFields()
+				for _, l := range [][]metav1.ManagedFieldsEntry{a, b} {
+					for i := range l {
+						l[i].Time = nil
+					}
+				}
+				if !equality.Semantic.DeepEqual(a, b) {
+					t.Fatalf("fast %v\nslow %v", a, b)
+				}
+			})
+			if taken == 0 {
+				t.Log("the fast way was never taken in this run")
+			}
+		})
+	}
+}

@@ -64,6 +64,8 @@ type Manager struct {
 
 	shapeOnce sync.Once
 	shaped    *shape // set by shapeOnce
+
+	outlines outlines
 }
 
 func (m *Manager) manager() (*managedfields.FieldManager, error) {
@@ -105,8 +107,14 @@ func (m *Manager) resets() map[fieldpath.APIVersion]fieldpath.Filter {
 // Update records in obj what manager changed since live (nil when obj is new). Both are of the hub type; obj is given away. What
 // can't be recorded is left as it was: a write does not fail for it.
 func (m *Manager) Update(live, obj api.Object, manager string) (api.Object, error) {
+	var outline []byte
 	if live != nil {
-		if done := m.fast(live, obj, manager); done {
+		if m.fast(live, obj, manager) {
+			return obj, nil
+		}
+	} else {
+		var done bool
+		if done, outline = m.fastCreate(obj, manager); done {
 			return obj, nil
 		}
 	}
@@ -125,6 +133,7 @@ func (m *Manager) Update(live, obj api.Object, manager string) (api.Object, erro
 	if !ok {
 		return obj, fmt.Errorf("recording managed fields made a %T", out)
 	}
+	m.remember(outline, o)
 	return o, nil
 }
 

@@ -24,9 +24,11 @@ import (
 	"github.com/celox/celox/internal/controller"
 )
 
-// lookAgain is how soon a namespace is looked at again while objects in it are still going. Pods tell their grace period, for which the
-// controller waits; nothing tells when a finalizer of somebody else will be done.
-const lookAgain = 500 * time.Millisecond
+// lookAgain is when a namespace is looked at again in which objects were left, should none of their deletions be delivered.
+const lookAgain = time.Minute
+
+// gather is how long deletions are gathered until the namespace is looked at again.
+const gather = 20 * time.Millisecond
 
 // Controller reconciles namespaces that are being deleted.
 type Controller struct {
@@ -38,8 +40,9 @@ type Controller struct {
 	loop       *controller.Loop
 }
 
-// New makes the controller. resources lists the namespaced resources that can be listed and deleted, one version of each.
-func New(c kubernetes.Interface, m metadata.Interface, resources func() []schema.GroupVersionResource, f informers.SharedInformerFactory, clk clock.PassiveClock, log *slog.Logger, metrics *controller.Metrics) (*Controller, error) {
+// New makes the controller. resources lists the namespaced resources that can be listed and deleted, one version of each; contents are informers
+// of them, whose deletions tell when to look again.
+func New(c kubernetes.Interface, m metadata.Interface, resources func() []schema.GroupVersionResource, contents []cache.SharedIndexInformer, f informers.SharedInformerFactory, clk clock.PassiveClock, log *slog.Logger, metrics *controller.Metrics) (*Controller, error) {
 	namespaces := f.Core().V1().Namespaces()
 	ctl := &Controller{client: c, metadata: m, resources: resources, namespaces: namespaces.Lister(), clock: clk}
 	ctl.loop = controller.NewLoop("namespace", ctl.Reconcile, controller.Options{
@@ -51,6 +54,15 @@ func New(c kubernetes.Interface, m metadata.Interface, resources func() []schema
 		}
 	}}); err != nil {
 		return nil, fmt.Errorf("namespace: %w", err)
+	}
+	for _, i := range contents {
+		if err := controller.Watch(i, controller.Handlers[metav1.Object]{Delete: func(obj metav1.Object) {
+			if ns, err := ctl.namespaces.Get(obj.GetNamespace()); err == nil && ns.DeletionTimestamp != nil {
+				ctl.loop.AddAfter(ns.Name, gather)
+			}
+		}}); err != nil {
+			return nil, fmt.Errorf("namespace: %w", err)
+		}
 	}
 	return ctl, nil
 }
@@ -84,7 +96,7 @@ func (c *Controller) Reconcile(ctx context.Context, key string) error {
 		return deleteErr
 	}
 	if left.total > 0 {
-		c.loop.AddAfter(key, max(lookAgain, left.wait))
+		c.loop.AddAfter(key, lookAgain)
 		return nil
 	}
 	fresh, err := c.client.CoreV1().Namespaces().Get(ctx, ns.Name, metav1.GetOptions{})
@@ -113,7 +125,6 @@ type remains struct {
 	total      int
 	resources  []string // "pods. has 2 resource instances"
 	finalizers map[string]int
-	wait       time.Duration // the longest grace period that runs
 }
 
 // empty asks for the deletion of everything in a namespace and says what is left.

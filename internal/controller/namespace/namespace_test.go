@@ -12,8 +12,10 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/tools/cache"
 	"k8s.io/utils/clock"
 
+	"github.com/celox/celox/internal/client"
 	"github.com/celox/celox/internal/controller/controllertest"
 	"github.com/celox/celox/internal/controller/rootca"
 	"github.com/celox/celox/internal/controller/serviceaccount"
@@ -33,7 +35,11 @@ func TestLifeOfANamespace(t *testing.T) {
 		}
 		return out
 	}
-	ctl, err := New(e.Client, e.Metadata, resources, e.Informers, clock.RealClock{}, nil, nil)
+	var contents []cache.SharedIndexInformer
+	for _, src := range e.Sources {
+		contents = append(contents, client.InformerFor(e.Informers, src))
+	}
+	ctl, err := New(e.Client, e.Metadata, resources, contents, e.Informers, clock.RealClock{}, nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

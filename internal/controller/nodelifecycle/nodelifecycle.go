@@ -258,11 +258,10 @@ func (c *Controller) markPodsNotReady(ctx context.Context, node *corev1.Node) er
 		if i < 0 || p.Status.Conditions[i].Status != corev1.ConditionTrue {
 			continue
 		}
-		updated := p.DeepCopy()
-		updated.Status.Conditions[i].Status = corev1.ConditionFalse
-		updated.Status.Conditions[i].LastTransitionTime = metav1.NewTime(c.Clock.Now())
-		if _, err := c.Client.CoreV1().Pods(p.Namespace).UpdateStatus(ctx, updated, metav1.UpdateOptions{}); err != nil && !apierrors.IsNotFound(err) {
-			errs = append(errs, fmt.Errorf("mark pod %s/%s not ready: %w", p.Namespace, p.Name, err))
+		condition := p.Status.Conditions[i]
+		condition.Status, condition.LastTransitionTime = corev1.ConditionFalse, metav1.NewTime(c.Clock.Now())
+		if err := controller.PatchPodStatus(ctx, c.Client, p, "", condition); err != nil {
+			errs = append(errs, err)
 			continue
 		}
 		c.Recorder.Event(p, corev1.EventTypeWarning, "NodeNotReady", "Node is not ready")

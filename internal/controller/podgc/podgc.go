@@ -76,8 +76,6 @@ func ended(p *corev1.Pod) bool {
 	return p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed
 }
 
-func isDisruption(c corev1.PodCondition) bool { return c.Type == corev1.DisruptionTarget }
-
 // Reconcile looks at all pods once.
 func (c *Controller) Reconcile(ctx context.Context, _ string) error {
 	pods, err := c.pods.List(labels.Everything())
@@ -138,14 +136,11 @@ func (c *Controller) missing(ctx context.Context, node string) bool {
 // collect marks a pod that had not ended as failed, for its owner counts by phase, and removes it at once.
 func (c *Controller) collect(ctx context.Context, p *corev1.Pod) error {
 	if !ended(p) && p.Spec.NodeName != "" {
-		failed := p.DeepCopy()
-		failed.Status.Phase = corev1.PodFailed
-		failed.Status.Conditions = append(slices.DeleteFunc(failed.Status.Conditions, isDisruption), corev1.PodCondition{
+		if err := controller.PatchPodStatus(ctx, c.client, p, corev1.PodFailed, corev1.PodCondition{
 			Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue, Reason: "DeletionByPodGC",
 			Message: "PodGC: node no longer exists", LastTransitionTime: metav1.NewTime(c.clock.Now()),
-		})
-		if _, err := c.client.CoreV1().Pods(p.Namespace).UpdateStatus(ctx, failed, metav1.UpdateOptions{}); err != nil && !apierrors.IsNotFound(err) {
-			return fmt.Errorf("mark pod %s/%s failed: %w", p.Namespace, p.Name, err)
+		}); err != nil {
+			return err
 		}
 	}
 	err := c.client.CoreV1().Pods(p.Namespace).Delete(ctx, p.Name, metav1.DeleteOptions{

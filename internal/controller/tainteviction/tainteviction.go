@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -141,15 +140,11 @@ func (c *Controller) Reconcile(ctx context.Context, key string) error {
 		return nil
 	}
 	c.recorder.Eventf(pod, corev1.EventTypeNormal, "TaintManagerEviction", "Marking for deletion Pod %s", key)
-	disrupted := pod.DeepCopy()
-	disrupted.Status.Conditions = append(slices.DeleteFunc(disrupted.Status.Conditions, func(cond corev1.PodCondition) bool {
-		return cond.Type == corev1.DisruptionTarget
-	}), corev1.PodCondition{
+	if err := controller.PatchPodStatus(ctx, c.client, pod, "", corev1.PodCondition{
 		Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue, Reason: "DeletionByTaintManager",
 		Message: "Taint manager: deleting due to NoExecute taint", LastTransitionTime: metav1.NewTime(c.clock.Now()),
-	})
-	if _, err := c.client.CoreV1().Pods(namespace).UpdateStatus(ctx, disrupted, metav1.UpdateOptions{}); err != nil && !apierrors.IsNotFound(err) {
-		return fmt.Errorf("mark pod disrupted: %w", err)
+	}); err != nil {
+		return err
 	}
 	err = c.client.CoreV1().Pods(namespace).Delete(ctx, name, metav1.DeleteOptions{Preconditions: metav1.NewUIDPreconditions(string(pod.UID))})
 	if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
