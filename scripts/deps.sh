@@ -2,9 +2,10 @@
 # Installs the Debian packages that building and testing need, when they are missing.
 #   gcc, libc6-dev, libseccomp-dev   the static celox-runtime (cgo)
 #   busybox-static                   images and containers of the tests
+#   curl                             make run fetches the sample's pages
 set -euo pipefail
 need=()
-for p in gcc libc6-dev libseccomp-dev busybox-static pkg-config; do
+for p in gcc libc6-dev libseccomp-dev busybox-static pkg-config curl ca-certificates; do
   dpkg-query -W -f='${Status}' "$p" 2>/dev/null | grep -q 'ok installed' || need+=("$p")
 done
 [ ${#need[@]} -eq 0 ] && exit 0

@@ -21,11 +21,16 @@ else
   pid=$!
   echo "$pid" >"$data/server.pid"
   shown=0
-  for _ in $(seq 600); do
+  show() { # what the server has said since the last time
+    local total
     total=$(wc -l <"$log")
-    [ "$total" -gt "$shown" ] && { sed -n "$((shown + 1)),${total}p" "$log"; shown=$total; }
-    grep -q 'is Ready' "$log" && break
-    kill -0 "$pid" 2>/dev/null || { echo "the server ended; see $log" >&2; exit 1; }
+    [ "$total" -le "$shown" ] || sed -n "$((shown + 1)),${total}p" "$log"
+    shown=$total
+  }
+  for _ in $(seq 600); do
+    show
+    if grep -q 'is Ready' "$log"; then show; break; fi
+    kill -0 "$pid" 2>/dev/null || { show; echo "the server ended; see $log" >&2; exit 1; }
     sleep 0.1
   done
   grep -q 'is Ready' "$log" || { echo "the node did not become Ready within 60 s; see $log" >&2; exit 1; }

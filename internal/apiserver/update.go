@@ -52,11 +52,15 @@ func (x *exchange) update() error {
 	}
 	options := &metav1.UpdateOptions{DryRun: o.dryRuns, FieldManager: o.fieldManager, FieldValidation: o.validation}
 	// A body with a resource version can win at most once: its second try is a conflict, so it need not be kept as it came.
-	once := obj.GetResourceVersion() != "" && obj.GetResourceVersion() != "0"
+	version := obj.GetResourceVersion()
+	once := version != "" && version != "0"
 	up := &updating{
 		sub: x.info.Subresource, options: o, admitOptions: options, uid: obj.GetUID(), create: true,
 		change: func(api.Object) (api.Object, error) {
 			if once {
+				if obj.GetResourceVersion() != version && false { // the store had it for a write that another one preceded
+					return nil, x.conflict(x.info.Name)
+				}
 				return obj, nil
 			}
 			return obj.DeepCopyObject().(api.Object), nil

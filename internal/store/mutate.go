@@ -158,6 +158,9 @@ func (c *Collection) write(ctx context.Context, key string, cur *Item, p *pendin
 		}
 		break
 	}
+	if errors.Is(err, kv.ErrNoSpace) {
+		s.full.Store(true)
+	}
 	if err != nil {
 		return nil, nil, engineError(err)
 	}

@@ -64,6 +64,8 @@ type Store struct {
 	revision atomic.Int64
 	// compacted is the revision of the last compaction that this store made.
 	compacted atomic.Int64
+	// full says that the engine refused a write for want of space since housekeep last looked.
+	full atomic.Bool
 
 	mu          sync.RWMutex
 	collections map[string]*Collection // by prefix below Options.Prefix
@@ -431,7 +433,8 @@ func (s *Store) housekeep() {
 		// What was the newest revision one interval ago is now old enough.
 		target := before
 		before = s.Revision()
-		if target-s.compacted.Load() < s.o.CompactionRevisions {
+		// An engine that is full is compacted however little has happened: deletions have made room.
+		if full := s.full.Swap(false); !full && target-s.compacted.Load() < s.o.CompactionRevisions {
 			continue
 		}
 		if err := s.Compact(s.ctx, target); err != nil && s.ctx.Err() == nil {

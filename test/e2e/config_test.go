@@ -112,7 +112,6 @@ func TestBadStarts(t *testing.T) {
 		{"no config", nil, []string{"server", "--config", filepath.Join(dir, "none.yaml")}, []string{"none.yaml", "no such file"}},
 		{"bad variable", func(cmd *exec.Cmd) { cmd.Env = append(cmd.Env, "CELOX_HTTPS_PORT=many") }, []string{"server"}, []string{"CELOX_HTTPS_PORT=many"}},
 		{"unknown flag", nil, []string{"server", "--no-such-flag"}, []string{"--no-such-flag"}},
-		{"unknown command", nil, []string{"serve"}, []string{`unknown command "serve"`}},
 		{"bad flag value", nil, []string{"server", "--service-cidr", "10.0.0.1/8"}, []string{"--service-cidr", "did you mean 10.0.0.0/8?"}},
 		{"stray argument", nil, []string{"server", "now"}, []string{"now"}},
 		{"no etcd there", nil, []string{"server", "--disable-node", "--https-port", "7443", "--etcd-servers", "http://127.0.0.1:2"}, []string{"etcd", "127.0.0.1:2"}},

@@ -3,6 +3,8 @@ package machine
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -337,6 +339,23 @@ func (m *Machine) leftovers() error {
 	}))
 	if _, err := os.Stat(m.DataDir); err == nil {
 		errs = append(errs, fmt.Errorf("%s is still there", m.DataDir))
+	}
+	return errors.Join(append(errs, m.cgroupsLeft())...)
+}
+
+// cgroupsLeft looks for the cluster's cgroup in every hierarchy; its name is a hash of the data directory.
+func (m *Machine) cgroupsLeft() error {
+	sum := sha256.Sum256([]byte(m.DataDir))
+	name := "celox-" + hex.EncodeToString(sum[:4])
+	var errs []error
+	for _, pattern := range []string{"/sys/fs/cgroup/" + name, "/sys/fs/cgroup/*/" + name} {
+		left, err := filepath.Glob(pattern)
+		if err != nil {
+			return err
+		}
+		for _, dir := range left {
+			errs = append(errs, fmt.Errorf("cgroup left: %s", dir))
+		}
 	}
 	return errors.Join(errs...)
 }

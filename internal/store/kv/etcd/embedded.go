@@ -205,6 +205,10 @@ func (e *Engine) start(ctx context.Context, cfg Config) (err error) {
 		pb.KVServer
 		pb.LeaseServer
 	}{v3rpc.NewQuotaKVServer(server), v3rpc.NewQuotaLeaseServer(server)}
+	// The database may have been full, and the quota is another one now.
+	if err := e.Reclaim(ctx); err != nil {
+		return err
+	}
 	if cfg.Listen != "" {
 		return e.listen(cfg)
 	}
@@ -298,10 +302,11 @@ func listenUnix(path string) (net.Listener, error) {
 
 // Compact forgets the history before revision. If the database had outgrown its quota and now fits again, writes are allowed again.
 func (e *Engine) Compact(ctx context.Context, revision int64) error {
-	if err := e.operations.Compact(ctx, revision); err != nil {
+	err := e.operations.Compact(ctx, revision)
+	if err != nil && !errors.Is(err, kv.ErrCompacted) {
 		return err
 	}
-	return e.Reclaim(ctx)
+	return errors.Join(err, e.Reclaim(ctx))
 }
 
 // Reclaim lifts the no-space alarm when giving free pages back has made room.

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/url"
+	"strings"
 	"sync"
 	"time"
 
@@ -52,20 +53,23 @@ func Connect(ctx context.Context, endpoints []string, conf *tls.Config, log *slo
 	c.api = remote{clientv3.RetryKVClient(client), clientv3.RetryLeaseClient(client), c.ctx}
 	if _, err := c.Range(ctx, kv.RangeRequest{Key: "/", CountOnly: true}); err != nil {
 		c.Close()
-		return nil, fmt.Errorf("etcd: no answer from %v: %w", endpoints, errors.Join(err, diagnose(endpoints, conf)))
+		if why := diagnose(endpoints, conf); why != "" {
+			err = fmt.Errorf("%w: %s", kv.ErrUnavailable, why)
+		}
+		return nil, fmt.Errorf("etcd: no answer from %s: %w", strings.Join(endpoints, ", "), err)
 	}
 	return c, nil
 }
 
 // diagnose finds out why nobody answers, which the client keeps to itself: it tries each endpoint with a plain connection.
-func diagnose(endpoints []string, conf *tls.Config) error {
+func diagnose(endpoints []string, conf *tls.Config) string {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 	defer cancel()
-	var errs []error
+	var errs []string
 	for _, endpoint := range endpoints {
 		u, err := url.Parse(endpoint)
 		if err != nil {
-			errs = append(errs, err)
+			errs = append(errs, err.Error())
 			continue
 		}
 		var conn net.Conn
@@ -78,12 +82,12 @@ func diagnose(endpoints []string, conf *tls.Config) error {
 			conn, err = (&net.Dialer{}).DialContext(ctx, "tcp", u.Host)
 		}
 		if err != nil {
-			errs = append(errs, err)
+			errs = append(errs, err.Error())
 			continue
 		}
 		conn.Close()
 	}
-	return errors.Join(errs...)
+	return strings.Join(errs, "; ")
 }
 
 // remote makes the client's functions look like the server's.
