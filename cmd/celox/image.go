@@ -55,6 +55,9 @@ func withImages(cmd *cobra.Command, do func(ctx context.Context, i control.Image
 	if os.Geteuid() != 0 {
 		return errors.New("images belong to root: run as root")
 	}
+	if err := cluster.Mark(dir); err != nil {
+		return err
+	}
 	store, err := images.Open(images.Config{Root: filepath.Join(dir, cluster.ImagesDir), Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		return err
@@ -189,7 +192,11 @@ func newImageRemove() *cobra.Command {
 			return withImages(cmd, func(ctx context.Context, i control.Images) error {
 				var errs []error
 				for _, ref := range args {
-					if err := i.Remove(ctx, ref); err != nil {
+					gone, err := removed(ctx, i, ref)
+					if err == nil && !gone {
+						err = fmt.Errorf("there is no image %s", ref)
+					}
+					if err != nil {
 						errs = append(errs, err)
 						continue
 					}
@@ -199,6 +206,27 @@ func newImageRemove() *cobra.Command {
 			})
 		},
 	}
+}
+
+// removed removes an image or a name of one, and says whether there was such a thing: for a container runtime that is no error.
+func removed(ctx context.Context, i control.Images, ref string) (bool, error) {
+	names := func() (int, error) {
+		list, err := i.List(ctx)
+		n := len(list)
+		for _, img := range list {
+			n += len(img.RepoTags) + len(img.RepoDigests)
+		}
+		return n, err
+	}
+	before, err := names()
+	if err != nil {
+		return false, err
+	}
+	if err := i.Remove(ctx, ref); err != nil {
+		return false, err
+	}
+	after, err := names()
+	return after < before, err
 }
 
 func newImagePrune() *cobra.Command {

@@ -58,7 +58,7 @@ func (x *exchange) update() error {
 		sub: x.info.Subresource, options: o, admitOptions: options, uid: obj.GetUID(), create: true,
 		change: func(api.Object) (api.Object, error) {
 			if once {
-				if obj.GetResourceVersion() != version && false { // the store had it for a write that another one preceded
+				if obj.GetResourceVersion() != version { // the store had it for a write that another one preceded
 					return nil, x.conflict(x.info.Name)
 				}
 				return obj, nil

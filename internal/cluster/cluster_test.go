@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -17,25 +18,25 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func TestIdleWatch(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		idles := 0
-		w := newIdleWatch(func() { idles++ })
+		var count atomic.Int32
+		w := newIdleWatch(func() { count.Add(1) })
 		for range 5 {
 			w.touch()
 			time.Sleep(quiet / 2)
 		}
 		synctest.Wait()
-		if idles != 0 {
+		if idles := count.Load(); idles != 0 {
 			t.Errorf("idle %d times while there were requests", idles)
 		}
 		time.Sleep(time.Hour)
 		synctest.Wait()
-		if idles != 1 {
+		if idles := count.Load(); idles != 1 {
 			t.Errorf("idle %d times after the last request, want 1", idles)
 		}
 		w.touch()
 		time.Sleep(2 * quiet)
 		synctest.Wait()
-		if idles != 2 {
+		if idles := count.Load(); idles != 2 {
 			t.Errorf("idle %d times, want 2", idles)
 		}
 	})

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -75,13 +76,44 @@ func writeAt(f *os.File, s string) error {
 	return err
 }
 
-// mark says that a directory is a cluster's, so that reset never removes anything else.
-func mark(dataDir string) error {
+// checkOwn refuses a directory that holds what no cluster would put there: reset would remove that, too.
+func checkOwn(dataDir string) error {
+	if _, err := os.Stat(filepath.Join(dataDir, markFile)); err == nil {
+		return nil
+	}
+	entries, err := os.ReadDir(dataDir)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("data directory: %w", err)
+	}
+	// What a start that was broken off, or somebody who restores a backup, leaves there; and what an empty file system has.
+	known := []string{lockFile, pkiDir, etcdDir, ImagesDir, AdminKubeconfig, "lost+found"}
+	for _, e := range entries {
+		if !slices.Contains(known, e.Name()) && !strings.HasPrefix(e.Name(), "."+markFile) {
+			return fmt.Errorf("%s holds other things (%s) and cannot be a data directory: give another --data-dir", dataDir, e.Name())
+		}
+	}
+	return nil
+}
+
+// Mark makes a data directory, if it is not there, and says in it that it is a cluster's, so that reset never removes anything else.
+func Mark(dataDir string) error {
+	if err := os.MkdirAll(dataDir, 0o711); err != nil { // containers of other users reach their files below it
+		return fmt.Errorf("data directory: %w", err)
+	}
+	if err := checkOwn(dataDir); err != nil {
+		return err
+	}
 	path := filepath.Join(dataDir, markFile)
 	if _, err := os.Stat(path); err == nil {
 		return nil
 	}
-	return writeFile(path, []byte("This directory belongs to a Celox cluster. `celox reset --data-dir` removes it with all that the cluster made.\n"), 0o600)
+	if err := writeFile(path, []byte("This directory belongs to a Celox cluster. `celox reset --data-dir` removes it with all that the cluster made.\n"), 0o600); err != nil {
+		return fmt.Errorf("data directory: %w", err)
+	}
+	return nil
 }
 
 // writeFile replaces a file as a whole: readers see the old or the new one, also after a crash.

@@ -42,13 +42,16 @@ func NewServer(cfg config.Server, log *slog.Logger, say Say) (*Server, error) {
 func (s *Server) Run(ctx context.Context) error {
 	s.started = time.Now()
 	klog.SetSlogLogger(s.log) // the libraries log through klog, which is global by nature
+	if err := checkOwn(s.cfg.DataDir); err != nil {
+		return err
+	}
 	release, err := lock(s.cfg.DataDir)
 	if err != nil {
 		return err
 	}
 	defer release()
-	if err := mark(s.cfg.DataDir); err != nil {
-		return fmt.Errorf("data directory: %w", err)
+	if err := Mark(s.cfg.DataDir); err != nil {
+		return err
 	}
 	if s.nodeIP, err = nodeIP(s.cfg); err != nil {
 		return err

@@ -106,6 +106,8 @@ func TestBadStarts(t *testing.T) {
 		{"port taken", nil, []string{"server", "--bind-address", "127.0.0.1"}, []string{"port 6443 is taken", "--https-port"}},
 		{"foreign address", nil, []string{"server", "--bind-address", "192.0.2.1"}, []string{"192.0.2.1 is no address of this machine", "--bind-address"}},
 		{"data directory is a file", nil, []string{"server", "--data-dir", file}, []string{"data directory", file}},
+		{"somebody's directory", nil, []string{"server", "--data-dir", dir}, []string{dir + " holds other things", "--data-dir"}},
+		{"somebody's directory for images", nil, []string{"image", "list", "--data-dir", dir}, []string{dir + " holds other things"}},
 		{"broken config", nil, []string{"server", "--config", config("broken.yaml", "log-level: info\nhttps-port: [\n")}, []string{"broken.yaml", "line 2"}},
 		{"unknown key", nil, []string{"server", "--config", config("unknown.yaml", "log-level: info\nhttp-port: 1\n")}, []string{"unknown.yaml: line 2", `unknown key "http-port"`, `did you mean "https-port"?`}},
 		{"bad value", nil, []string{"server", "--config", config("value.yaml", "\nhttps-port: many\n")}, []string{"value.yaml: line 2", "https-port"}},

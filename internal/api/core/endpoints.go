@@ -8,6 +8,8 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/celox/celox/internal/api"
@@ -31,11 +33,9 @@ func endpoints() *api.Kind {
 				}
 			}
 		}),
-		Validate:       api.Check(validateEndpoints),
-		ValidateUpdate: api.CheckUpdate(func(e, _ *corev1.Endpoints) field.ErrorList { return validateEndpoints(e) }),
-		Warnings: api.Warn(func(*corev1.Endpoints, *corev1.Endpoints) []string {
-			return nil
-		}),
+		Validate:                 api.Check(validateEndpoints),
+		ValidateUpdate:           api.CheckUpdate(validateEndpointsUpdate),
+		Warnings:                 api.Warn(warnEndpoints),
 		AllowUnconditionalUpdate: true,
 		AllowCreateOnUpdate:      true,
 		Columns: api.Columns(table.Name(),
@@ -67,11 +67,31 @@ func validateEndpoints(e *corev1.Endpoints) field.ErrorList {
 	return errs
 }
 
+// validateEndpointsUpdate leaves alone what was accepted once and is the same now.
+func validateEndpointsUpdate(e, old *corev1.Endpoints) field.ErrorList {
+	if equality.Semantic.DeepEqual(e.Subsets, old.Subsets) {
+		return nil
+	}
+	return validateEndpoints(e)
+}
+
+// warnEndpoints tells of addresses that are written in an uncommon way.
+func warnEndpoints(e, _ *corev1.Endpoints) []string {
+	var out []string
+	for i := range e.Subsets {
+		s, p := &e.Subsets[i], field.NewPath("subsets").Index(i)
+		for j := range s.Addresses {
+			out = append(out, validation.GetWarningsForIP(p.Child("addresses").Index(j).Child("ip"), s.Addresses[j].IP)...)
+		}
+		for j := range s.NotReadyAddresses {
+			out = append(out, validation.GetWarningsForIP(p.Child("notReadyAddresses").Index(j).Child("ip"), s.NotReadyAddresses[j].IP)...)
+		}
+	}
+	return out
+}
+
 func validateEndpointAddress(a *corev1.EndpointAddress, p *field.Path) field.ErrorList {
 	errs := check.IP(a.IP, p.Child("ip"))
-	if net.ParseIP(a.IP) == nil {
-		errs = append(errs, field.Invalid(p.Child("ip"), a.IP, "must be a valid IP address"))
-	}
 	if a.Hostname != "" {
 		errs = append(errs, check.DNSLabel(a.Hostname, p.Child("hostname"))...)
 	}
@@ -89,11 +109,7 @@ func validateEndpointPort(ep *corev1.EndpointPort, named bool, p *field.Path) fi
 		errs = append(errs, check.DNSLabel(ep.Name, p.Child("name"))...)
 	}
 	errs = append(errs, check.Port(ep.Port, p.Child("port"))...)
-	if ep.Protocol == "" {
-		errs = append(errs, field.Required(p.Child("protocol"), ""))
-	} else {
-		errs = append(errs, check.OneOf(ep.Protocol, p.Child("protocol"), corev1.ProtocolTCP, corev1.ProtocolUDP, corev1.ProtocolSCTP)...)
-	}
+	errs = append(errs, check.Enum(ep.Protocol, p.Child("protocol"), corev1.ProtocolTCP, corev1.ProtocolUDP, corev1.ProtocolSCTP)...)
 	if ep.AppProtocol != nil {
 		errs = append(errs, check.QualifiedName(*ep.AppProtocol, p.Child("appProtocol"))...)
 	}

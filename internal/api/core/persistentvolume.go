@@ -5,12 +5,11 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/equality"
-	"k8s.io/apimachinery/pkg/fields"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/celox/celox/internal/api"
-	"github.com/celox/celox/internal/api/check"
+	"github.com/celox/celox/internal/api/podspec"
 	"github.com/celox/celox/internal/api/table"
 )
 
@@ -22,16 +21,17 @@ func persistentVolume() *api.Kind {
 		Versions:      []api.Version{api.NewVersion[corev1.PersistentVolume, corev1.PersistentVolumeList]("v1")}, Hub: "v1",
 		Subresources: []api.Subresource{api.Status()},
 		PrepareForCreate: api.On(func(v *corev1.PersistentVolume) {
-			v.Status = corev1.PersistentVolumeStatus{Phase: corev1.VolumePending}
+			// A volume is created in its first phase.
+			v.Status = corev1.PersistentVolumeStatus{Phase: corev1.VolumePending, LastPhaseTransitionTime: v.CreationTimestamp.DeepCopy()}
 		}),
 		PrepareForUpdate:         api.OnUpdate(func(v, old *corev1.PersistentVolume) { v.Status = old.Status }),
-		PrepareForStatusUpdate:   api.OnUpdate(func(v, old *corev1.PersistentVolume) { v.Spec = old.Spec }),
+		PrepareForStatusUpdate:   api.OnUpdate(prepareVolumeStatus),
 		Default:                  api.On(defaultPersistentVolume),
 		Validate:                 api.Check(validatePersistentVolume),
 		ValidateUpdate:           api.CheckUpdate(validatePersistentVolumeUpdate),
+		Warnings:                 api.Warn(warnPersistentVolume),
 		AllowUnconditionalUpdate: true,
-		FieldNames:               []string{"name"},
-		Fields:                   func(obj api.Object) fields.Set { return fields.Set{"name": obj.GetName()} },
+		ReturnDeleted:            true,
 		Columns: api.Columns(table.Name(),
 			table.Column("Capacity", table.String, spec["capacity"]),
 			table.Column("Access Modes", table.String, spec["accessModes"]),
@@ -54,31 +54,51 @@ func persistentVolume() *api.Kind {
 			}
 			return []any{
 				v.Name, quantity(v.Spec.Capacity, corev1.ResourceStorage), accessModes(v.Spec.AccessModes), string(v.Spec.PersistentVolumeReclaimPolicy), phase,
-				claim, v.Spec.StorageClassName, orUnset(v.Spec.VolumeAttributesClassName), v.Status.Reason, table.Age(v, now), volumeMode(v.Spec.VolumeMode),
+				claim, classOf(v.Annotations, &v.Spec.StorageClassName), orUnset(v.Spec.VolumeAttributesClassName), v.Status.Reason, table.Age(v, now), volumeMode(v.Spec.VolumeMode),
 			}
 		}),
 	}
 }
 
+// prepareVolumeStatus notes when the phase changed, unless the client says when (KEP-3762).
+func prepareVolumeStatus(v, old *corev1.PersistentVolume) {
+	v.Spec = old.Spec
+	now, was := &v.Status, &old.Status
+	switch {
+	case now.Phase == was.Phase && now.LastPhaseTransitionTime == nil:
+		now.LastPhaseTransitionTime = was.LastPhaseTransitionTime
+	case now.Phase != was.Phase && (now.LastPhaseTransitionTime == nil || now.LastPhaseTransitionTime.Equal(was.LastPhaseTransitionTime)):
+		now.LastPhaseTransitionTime = new(metav1.Now())
+	}
+}
+
 func orUnset(s *string) string {
 	if s == nil {
-		return "<unset>"
+		return table.Unset
 	}
 	return *s
 }
 
+// classOf is the storage class that an object asks for, which once was an annotation.
+func classOf(annotations map[string]string, name *string) string {
+	if class, ok := annotations[corev1.BetaStorageClassAnnotation]; ok {
+		return class
+	}
+	if name == nil {
+		return ""
+	}
+	return *name
+}
+
 func volumeMode(m *corev1.PersistentVolumeMode) string {
 	if m == nil {
-		return "<unset>"
+		return table.Unset
 	}
 	return string(*m)
 }
 
 func quantity(list corev1.ResourceList, name corev1.ResourceName) string {
-	q, ok := list[name]
-	if !ok {
-		return ""
-	}
+	q := list[name]
 	return q.String()
 }
 
@@ -107,170 +127,78 @@ func defaultPersistentVolume(v *corev1.PersistentVolume) {
 		v.Spec.PersistentVolumeReclaimPolicy = corev1.PersistentVolumeReclaimRetain
 	}
 	if v.Spec.VolumeMode == nil {
-		mode := corev1.PersistentVolumeFilesystem
-		v.Spec.VolumeMode = &mode
+		v.Spec.VolumeMode = new(corev1.PersistentVolumeFilesystem)
 	}
-	if h := v.Spec.HostPath; h != nil && h.Type == nil {
-		none := corev1.HostPathUnset
-		h.Type = &none
+	defaultVolumeSource(&v.Spec.PersistentVolumeSource)
+}
+
+func defaultVolumeSource(s *corev1.PersistentVolumeSource) {
+	if h := s.HostPath; h != nil && h.Type == nil {
+		h.Type = new(corev1.HostPathUnset)
+	}
+	orElse := func(v *string, otherwise string) {
+		if *v == "" {
+			*v = otherwise
+		}
+	}
+	if i := s.ISCSI; i != nil {
+		orElse(&i.ISCSIInterface, "default")
+	}
+	if r := s.RBD; r != nil {
+		orElse(&r.RBDPool, "rbd")
+		orElse(&r.RadosUser, "admin")
+		orElse(&r.Keyring, "/etc/ceph/keyring")
+	}
+	if i := s.ScaleIO; i != nil {
+		orElse(&i.StorageMode, "ThinProvisioned")
+		orElse(&i.FSType, "xfs")
+	}
+	if d := s.AzureDisk; d != nil {
+		if d.CachingMode == nil {
+			d.CachingMode = new(corev1.AzureDataDiskCachingReadWrite)
+		}
+		if d.Kind == nil {
+			d.Kind = new(corev1.AzureSharedBlobDisk)
+		}
+		if d.FSType == nil {
+			d.FSType = new("ext4")
+		}
+		if d.ReadOnly == nil {
+			d.ReadOnly = new(false)
+		}
 	}
 }
 
-func validatePersistentVolume(v *corev1.PersistentVolume) field.ErrorList {
-	var errs field.ErrorList
-	p := field.NewPath("spec")
-	if len(v.Spec.AccessModes) == 0 {
-		errs = append(errs, field.Required(p.Child("accessModes"), ""))
+func warnPersistentVolume(v, _ *corev1.PersistentVolume) []string {
+	var out []string
+	warn := func(p *field.Path, text string) { out = append(out, p.String()+": "+text) }
+	annotations, spec := field.NewPath("metadata", "annotations"), field.NewPath("spec")
+	if _, ok := v.Annotations[corev1.BetaStorageClassAnnotation]; ok {
+		warn(annotations.Key(corev1.BetaStorageClassAnnotation), oldClassText)
 	}
-	errs = append(errs, validateAccessModes(v.Spec.AccessModes, p.Child("accessModes"))...)
-	if len(v.Spec.Capacity) == 0 {
-		errs = append(errs, field.Required(p.Child("capacity"), ""))
-	} else if _, ok := v.Spec.Capacity[corev1.ResourceStorage]; !ok || len(v.Spec.Capacity) > 1 {
-		errs = append(errs, field.NotSupported(p.Child("capacity"), v.Spec.Capacity, []string{string(corev1.ResourceStorage)}))
+	if _, ok := v.Annotations[corev1.MountOptionAnnotation]; ok {
+		warn(annotations.Key(corev1.MountOptionAnnotation), `deprecated since v1.31; use "mountOptions" attribute instead`)
 	}
-	for _, name := range check.Sorted(v.Spec.Capacity) {
-		errs = append(errs, check.PositiveQuantity(v.Spec.Capacity[name], p.Child("capacity").Key(string(name)))...)
+	if v.Spec.PersistentVolumeReclaimPolicy == corev1.PersistentVolumeReclaimRecycle {
+		warn(spec.Child("persistentVolumeReclaimPolicy"), "The Recycle reclaim policy is deprecated. Instead, the recommended approach is to use dynamic provisioning.")
 	}
-	if v.Spec.PersistentVolumeReclaimPolicy != "" {
-		errs = append(errs, check.OneOf(v.Spec.PersistentVolumeReclaimPolicy, p.Child("persistentVolumeReclaimPolicy"),
-			corev1.PersistentVolumeReclaimDelete, corev1.PersistentVolumeReclaimRecycle, corev1.PersistentVolumeReclaimRetain)...)
+	if a := v.Spec.NodeAffinity; a != nil && a.Required != nil {
+		out = append(out, podspec.NodeSelectorWarnings(a.Required, spec.Child("nodeAffinity", "required"))...)
 	}
-	if equality.Semantic.DeepEqual(v.Spec.PersistentVolumeSource, corev1.PersistentVolumeSource{}) {
-		errs = append(errs, field.Required(p, "must specify a volume type"))
+	for _, gone := range []struct {
+		set        bool
+		name, text string
+	}{
+		{v.Spec.PhotonPersistentDisk != nil, "photonPersistentDisk", "deprecated in v1.11, non-functional in v1.16+"},
+		{v.Spec.ScaleIO != nil, "scaleIO", "deprecated in v1.16, non-functional in v1.22+"},
+		{v.Spec.StorageOS != nil, "storageOS", "deprecated in v1.22, non-functional in v1.25+"},
+		{v.Spec.Glusterfs != nil, "glusterfs", "deprecated in v1.25, non-functional in v1.26+"},
+		{v.Spec.CephFS != nil, "cephfs", "deprecated in v1.28, non-functional in v1.31+"},
+		{v.Spec.RBD != nil, "rbd", "deprecated in v1.28, non-functional in v1.31+"},
+	} {
+		if gone.set {
+			warn(spec.Child(gone.name), gone.text)
+		}
 	}
-	if v.Spec.StorageClassName != "" {
-		errs = append(errs, check.DNSSubdomain(v.Spec.StorageClassName, p.Child("storageClassName"))...)
-	}
-	if v.Spec.VolumeMode != nil {
-		errs = append(errs, check.OneOf(*v.Spec.VolumeMode, p.Child("volumeMode"), corev1.PersistentVolumeBlock, corev1.PersistentVolumeFilesystem)...)
-	}
-	return errs
-}
-
-func validateAccessModes(modes []corev1.PersistentVolumeAccessMode, p *field.Path) field.ErrorList {
-	var errs field.ErrorList
-	oncePod := false
-	for _, m := range modes {
-		errs = append(errs, check.OneOf(m, p, corev1.ReadOnlyMany, corev1.ReadWriteMany, corev1.ReadWriteOnce, corev1.ReadWriteOncePod)...)
-		oncePod = oncePod || m == corev1.ReadWriteOncePod
-	}
-	if oncePod && len(modes) > 1 {
-		errs = append(errs, field.Forbidden(p, "may not use ReadWriteOncePod with other access modes"))
-	}
-	return errs
-}
-
-func validatePersistentVolumeUpdate(v, old *corev1.PersistentVolume) field.ErrorList {
-	errs := validatePersistentVolume(v)
-	if !equality.Semantic.DeepEqual(v.Spec.PersistentVolumeSource, old.Spec.PersistentVolumeSource) {
-		errs = append(errs, field.Forbidden(field.NewPath("spec", "persistentvolumesource"), "spec.persistentvolumesource is immutable after creation"))
-	}
-	return append(errs, check.Immutable(v.Spec.VolumeMode, old.Spec.VolumeMode, field.NewPath("spec", "volumeMode"))...)
-}
-
-func persistentVolumeClaim() *api.Kind {
-	spec, status := corev1.PersistentVolumeClaimSpec{}.SwaggerDoc(), corev1.PersistentVolumeClaimStatus{}.SwaggerDoc()
-	return &api.Kind{
-		Kind: "PersistentVolumeClaim", Resource: "persistentvolumeclaims", Singular: "persistentvolumeclaim", ShortNames: []string{"pvc"}, Namespaced: true,
-		ReturnDeleted: true,
-		Prefix:        "persistentvolumeclaims",
-		Versions:      []api.Version{api.NewVersion[corev1.PersistentVolumeClaim, corev1.PersistentVolumeClaimList]("v1")}, Hub: "v1",
-		Subresources: []api.Subresource{api.Status()},
-		PrepareForCreate: api.On(func(c *corev1.PersistentVolumeClaim) {
-			c.Status = corev1.PersistentVolumeClaimStatus{Phase: corev1.ClaimPending}
-		}),
-		PrepareForUpdate:         api.OnUpdate(func(c, old *corev1.PersistentVolumeClaim) { c.Status = old.Status }),
-		PrepareForStatusUpdate:   api.OnUpdate(func(c, old *corev1.PersistentVolumeClaim) { c.Spec = old.Spec }),
-		Default:                  api.On(defaultPersistentVolumeClaim),
-		Validate:                 api.Check(validatePersistentVolumeClaim),
-		ValidateUpdate:           api.CheckUpdate(validatePersistentVolumeClaimUpdate),
-		AllowUnconditionalUpdate: true,
-		FieldNames:               []string{"name"},
-		Fields:                   func(obj api.Object) fields.Set { return fields.Set{"name": obj.GetName()} },
-		Columns: api.Columns(table.Name(),
-			table.Column("Status", table.String, status["phase"]),
-			table.Column("Volume", table.String, spec["volumeName"]),
-			table.Column("Capacity", table.String, status["capacity"]),
-			table.Column("Access Modes", table.String, status["accessModes"]),
-			table.Column("StorageClass", table.String, "StorageClass of the pvc"),
-			table.Column("VolumeAttributesClass", table.String, "VolumeAttributesClass of the pvc"),
-			table.AgeColumn(),
-			table.Wide("VolumeMode", table.String, spec["volumeMode"])),
-		Row: api.Row(func(c *corev1.PersistentVolumeClaim, now time.Time) []any {
-			phase, capacity, modes := string(c.Status.Phase), "", ""
-			if c.DeletionTimestamp != nil {
-				phase = "Terminating"
-			}
-			if c.Spec.VolumeName != "" {
-				capacity, modes = quantity(c.Status.Capacity, corev1.ResourceStorage), accessModes(c.Status.AccessModes)
-			}
-			class := c.Annotations[corev1.BetaStorageClassAnnotation]
-			if class == "" && c.Spec.StorageClassName != nil {
-				class = *c.Spec.StorageClassName
-			}
-			return []any{
-				c.Name, phase, c.Spec.VolumeName, capacity, modes, class, orUnset(c.Spec.VolumeAttributesClassName), table.Age(c, now), volumeMode(c.Spec.VolumeMode),
-			}
-		}),
-	}
-}
-
-func defaultPersistentVolumeClaim(c *corev1.PersistentVolumeClaim) {
-	if c.Status.Phase == "" {
-		c.Status.Phase = corev1.ClaimPending
-	}
-	if c.Spec.VolumeMode == nil {
-		mode := corev1.PersistentVolumeFilesystem
-		c.Spec.VolumeMode = &mode
-	}
-	// dataSource and dataSourceRef are the same thing under an old and a new name, while both stay in the claim's namespace.
-	if s, r := c.Spec.DataSource, c.Spec.DataSourceRef; s != nil && r == nil {
-		c.Spec.DataSourceRef = &corev1.TypedObjectReference{APIGroup: s.APIGroup, Kind: s.Kind, Name: s.Name}
-	} else if s == nil && r != nil && (r.Namespace == nil || *r.Namespace == "") {
-		c.Spec.DataSource = &corev1.TypedLocalObjectReference{APIGroup: r.APIGroup, Kind: r.Kind, Name: r.Name}
-	}
-}
-
-func validatePersistentVolumeClaim(c *corev1.PersistentVolumeClaim) field.ErrorList {
-	var errs field.ErrorList
-	p := field.NewPath("spec")
-	errs = append(errs, check.Selector(c.Spec.Selector, p.Child("selector"), false)...)
-	if len(c.Spec.AccessModes) == 0 {
-		errs = append(errs, field.Required(p.Child("accessModes"), "at least 1 access mode is required"))
-	}
-	errs = append(errs, validateAccessModes(c.Spec.AccessModes, p.Child("accessModes"))...)
-	storage := p.Child("resources").Key(string(corev1.ResourceStorage))
-	if q, ok := c.Spec.Resources.Requests[corev1.ResourceStorage]; !ok {
-		errs = append(errs, field.Required(storage, ""))
-	} else {
-		errs = append(errs, check.PositiveQuantity(q, storage)...)
-	}
-	if name := c.Spec.StorageClassName; name != nil && *name != "" {
-		errs = append(errs, check.DNSSubdomain(*name, p.Child("storageClassName"))...)
-	}
-	if c.Spec.VolumeMode != nil {
-		errs = append(errs, check.OneOf(*c.Spec.VolumeMode, p.Child("volumeMode"), corev1.PersistentVolumeBlock, corev1.PersistentVolumeFilesystem)...)
-	}
-	return errs
-}
-
-func validatePersistentVolumeClaimUpdate(c, old *corev1.PersistentVolumeClaim) field.ErrorList {
-	errs := validatePersistentVolumeClaim(c)
-	// What may change: the volume once it is bound, the size upwards, the attributes class.
-	may := c.DeepCopy()
-	if old.Spec.VolumeName == "" {
-		may.Spec.VolumeName = old.Spec.VolumeName
-	}
-	if old.Status.Phase == corev1.ClaimBound {
-		may.Spec.Resources.Requests = old.Spec.Resources.Requests
-	}
-	may.Spec.VolumeAttributesClassName = old.Spec.VolumeAttributesClassName
-	if old.Spec.StorageClassName == nil && c.Spec.StorageClassName != nil {
-		may.Spec.StorageClassName = nil // a default that is set later
-	}
-	if !equality.Semantic.DeepEqual(may.Spec, old.Spec) {
-		errs = append(errs, field.Forbidden(field.NewPath("spec"),
-			"spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims"))
-	}
-	return errs
+	return out
 }

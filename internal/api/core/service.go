@@ -2,7 +2,7 @@ package core
 
 import (
 	"fmt"
-	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -10,10 +10,10 @@ import (
 	apivalidation "k8s.io/apimachinery/pkg/api/validation"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/util/intstr"
+	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/celox/celox/internal/api"
-	"github.com/celox/celox/internal/api/check"
 	"github.com/celox/celox/internal/api/table"
 )
 
@@ -27,18 +27,21 @@ func service() *api.Kind {
 	spec := corev1.ServiceSpec{}.SwaggerDoc()
 	return &api.Kind{
 		Kind: "Service", Resource: "services", Singular: "service", ShortNames: []string{"svc"}, Categories: []string{"all"}, Namespaced: true,
-		ReturnDeleted: true,
-		Prefix:        "services/specs",
-		Versions:      []api.Version{api.NewVersion[corev1.Service, corev1.ServiceList]("v1")}, Hub: "v1",
+		Prefix:   "services/specs",
+		Versions: []api.Version{api.NewVersion[corev1.Service, corev1.ServiceList]("v1")}, Hub: "v1",
 		Subresources:             []api.Subresource{options("proxy", "ServiceProxyOptions", proxyVerbs()...), api.Status()},
 		PrepareForCreate:         api.On(func(s *corev1.Service) { s.Status = corev1.ServiceStatus{} }),
-		PrepareForUpdate:         api.OnUpdate(func(s, old *corev1.Service) { s.Status = old.Status }),
+		PrepareForUpdate:         api.OnUpdate(prepareServiceUpdate),
 		PrepareForStatusUpdate:   api.OnUpdate(func(s, old *corev1.Service) { s.Spec = old.Spec }),
 		Default:                  api.On(defaultService),
-		ValidateName:             apivalidation.NameIsDNS1035Label,
-		Validate:                 api.Check(validateService),
+		ValidateName:             apivalidation.NameIsDNSLabel, // KEP-5311; once it had to begin with a letter
+		Validate:                 api.Check(func(s *corev1.Service) field.ErrorList { return validateService(s, nil) }),
 		ValidateUpdate:           api.CheckUpdate(validateServiceUpdate),
+		ValidateStatusUpdate:     api.CheckUpdate(validateServiceStatus),
+		Warnings:                 api.Warn(warnService),
+		AllowCreateOnUpdate:      true,
 		AllowUnconditionalUpdate: true,
+		ReturnDeleted:            true,
 		FieldNames:               []string{"spec.clusterIP", "spec.type"},
 		Fields: func(obj api.Object) fields.Set {
 			s := obj.(*corev1.Service)
@@ -55,6 +58,16 @@ func service() *api.Kind {
 	}
 }
 
+// prepareServiceUpdate keeps the status but for that of a load balancer, which a service of another type no longer has.
+func prepareServiceUpdate(s, old *corev1.Service) {
+	s.Status = old.Status
+	if s.Spec.Type != corev1.ServiceTypeLoadBalancer {
+		s.Status.LoadBalancer = corev1.LoadBalancerStatus{}
+	}
+}
+
+// defaultService fills in what does not depend on the cluster. Addresses, their families and node ports are given later, when
+// it is known which are free.
 func defaultService(s *corev1.Service) {
 	spec := &s.Spec
 	if spec.SessionAffinity == "" {
@@ -81,12 +94,10 @@ func defaultService(s *corev1.Service) {
 			p.TargetPort = intstr.FromInt32(p.Port)
 		}
 	}
-	external := spec.Type == corev1.ServiceTypeNodePort || spec.Type == corev1.ServiceTypeLoadBalancer ||
-		spec.Type == corev1.ServiceTypeClusterIP && len(spec.ExternalIPs) > 0
-	if external && spec.ExternalTrafficPolicy == "" {
+	if outside(s) && spec.ExternalTrafficPolicy == "" {
 		spec.ExternalTrafficPolicy = corev1.ServiceExternalTrafficPolicyCluster
 	}
-	if spec.InternalTrafficPolicy == nil && spec.Type != corev1.ServiceTypeExternalName {
+	if spec.InternalTrafficPolicy == nil && inside(s) {
 		policy := corev1.ServiceInternalTrafficPolicyCluster
 		spec.InternalTrafficPolicy = &policy
 	}
@@ -102,279 +113,87 @@ func defaultService(s *corev1.Service) {
 			}
 		}
 	}
-	// clusterIP and clusterIPs[0] are the same thing under an old and a new name.
-	if spec.ClusterIP != "" && len(spec.ClusterIPs) == 0 {
-		spec.ClusterIPs = []string{spec.ClusterIP}
-	}
 }
 
-func validateService(s *corev1.Service) field.ErrorList {
-	return append(validateServiceSpec(s, nil), validateClusterIPs(s)...)
-}
-
-func validateServiceSpec(s, old *corev1.Service) field.ErrorList {
-	var errs field.ErrorList
-	p := field.NewPath("spec")
-	spec := &s.Spec
-	headless := spec.ClusterIP == corev1.ClusterIPNone
-	if len(spec.Ports) == 0 && !headless && spec.Type != corev1.ServiceTypeExternalName {
-		errs = append(errs, field.Required(p.Child("ports"), ""))
-	}
-	switch spec.Type {
-	case corev1.ServiceTypeLoadBalancer:
-		for i := range spec.Ports {
-			if spec.Ports[i].Port == 10250 {
-				errs = append(errs, field.Invalid(p.Child("ports").Index(i), spec.Ports[i].Port, "may not expose port 10250 externally since it is used by kubelet"))
-			}
-		}
-		if headless {
-			errs = append(errs, field.Invalid(p.Child("clusterIPs").Index(0), spec.ClusterIP, "may not be set to 'None' for LoadBalancer services"))
-		}
-	case corev1.ServiceTypeNodePort:
-		if headless {
-			errs = append(errs, field.Invalid(p.Child("clusterIPs").Index(0), spec.ClusterIP, "may not be set to 'None' for NodePort services"))
-		}
-	case corev1.ServiceTypeExternalName:
-		if len(spec.ClusterIPs) > 0 {
-			errs = append(errs, field.Forbidden(p.Child("clusterIPs"), "may not be set for ExternalName services"))
-		}
-		if spec.ExternalName == "" {
-			errs = append(errs, field.Required(p.Child("externalName"), ""))
-		} else {
-			// Such names are relative to the cluster's domain unless they end in a dot.
-			errs = append(errs, check.DNSSubdomain(strings.TrimSuffix(spec.ExternalName, "."), p.Child("externalName"))...)
-		}
+// outside says whether traffic from outside the cluster may come in, so that a policy for it means something.
+func outside(s *corev1.Service) bool {
+	switch s.Spec.Type {
+	case corev1.ServiceTypeNodePort, corev1.ServiceTypeLoadBalancer:
+		return true
 	case corev1.ServiceTypeClusterIP:
+		return len(s.Spec.ExternalIPs) > 0
 	}
-	names := map[string]bool{}
-	for i := range spec.Ports {
-		errs = append(errs, validateServicePort(&spec.Ports[i], len(spec.Ports) > 1, headless, names, p.Child("ports").Index(i))...)
+	return false
+}
+
+// inside says whether a service has a policy for traffic from inside the cluster.
+func inside(s *corev1.Service) bool {
+	switch s.Spec.Type {
+	case corev1.ServiceTypeNodePort, corev1.ServiceTypeLoadBalancer, corev1.ServiceTypeClusterIP:
+		return true
 	}
-	errs = append(errs, check.Labels(spec.Selector, p.Child("selector"))...)
-	switch {
-	case spec.SessionAffinity == "":
-		errs = append(errs, field.Required(p.Child("sessionAffinity"), ""))
-	default:
-		errs = append(errs, check.OneOf(spec.SessionAffinity, p.Child("sessionAffinity"), corev1.ServiceAffinityClientIP, corev1.ServiceAffinityNone)...)
+	return false
+}
+
+func headless(s *corev1.Service) bool {
+	return len(s.Spec.ClusterIPs) == 1 && s.Spec.ClusterIPs[0] == corev1.ClusterIPNone ||
+		len(s.Spec.ClusterIPs) == 0 && s.Spec.ClusterIP == corev1.ClusterIPNone
+}
+
+func balanced(s *corev1.Service) bool { return s.Spec.Type == corev1.ServiceTypeLoadBalancer }
+
+func warnService(s, _ *corev1.Service) []string {
+	var out []string
+	spec := field.NewPath("spec")
+	if _, ok := s.Annotations[corev1.DeprecatedAnnotationTopologyAwareHints]; ok {
+		out = append(out, fmt.Sprintf("annotation %s is deprecated, please use %s instead", corev1.DeprecatedAnnotationTopologyAwareHints, corev1.AnnotationTopologyMode))
 	}
-	if spec.SessionAffinity == corev1.ServiceAffinityClientIP {
-		seconds := p.Child("sessionAffinityConfig", "clientIP", "timeoutSeconds")
-		if c := spec.SessionAffinityConfig; c != nil && c.ClientIP != nil && c.ClientIP.TimeoutSeconds != nil {
-			if v := *c.ClientIP.TimeoutSeconds; v <= 0 || v > maxAffinitySeconds {
-				errs = append(errs, field.Invalid(seconds, v, fmt.Sprintf("must be greater than 0 and less than or equal to %d", maxAffinitySeconds)))
+	if s.Spec.ClusterIP != "" && !headless(s) {
+		for i, ip := range s.Spec.ClusterIPs {
+			out = append(out, validation.GetWarningsForIP(spec.Child("clusterIPs").Index(i), ip)...)
+		}
+	}
+	if headless(s) {
+		for _, f := range []struct {
+			set  bool
+			name string
+		}{
+			{s.Spec.LoadBalancerIP != "", "loadBalancerIP"}, {len(s.Spec.ExternalIPs) > 0, "externalIPs"},
+			{s.Spec.SessionAffinity != corev1.ServiceAffinityNone, "SessionAffinity"},
+		} {
+			if f.set {
+				out = append(out, "spec."+f.name+" is ignored for headless services")
 			}
 		}
 	}
-	for i, ip := range spec.ExternalIPs {
-		at := p.Child("externalIPs").Index(i)
-		var before []string
-		if old != nil {
-			before = old.Spec.ExternalIPs
-		}
-		if more := check.IP(ip, at, before...); len(more) > 0 {
-			errs = append(errs, more...)
-		} else {
-			errs = append(errs, notSpecialIP(ip, at)...)
-		}
+	if len(s.Spec.ExternalIPs) > 0 {
+		out = append(out, "spec.externalIPs is deprecated and may no longer be implemented in some clusters")
 	}
-	errs = append(errs, check.OneOf(spec.Type, p.Child("type"), corev1.ServiceTypeClusterIP, corev1.ServiceTypeExternalName, corev1.ServiceTypeLoadBalancer, corev1.ServiceTypeNodePort)...)
-	errs = append(errs, validateServicePortPairs(s, p)...)
-	errs = append(errs, validateLoadBalancerFields(s, p)...)
-	errs = append(errs, validateTrafficPolicies(s, p)...)
-	return errs
-}
-
-func validateServicePort(sp *corev1.ServicePort, named, headless bool, names map[string]bool, p *field.Path) field.ErrorList {
-	var errs field.ErrorList
-	switch {
-	case named && sp.Name == "":
-		errs = append(errs, field.Required(p.Child("name"), ""))
-	case sp.Name != "":
-		errs = append(errs, check.DNSLabel(sp.Name, p.Child("name"))...)
-		if names[sp.Name] {
-			errs = append(errs, field.Duplicate(p.Child("name"), sp.Name))
-		}
-		names[sp.Name] = true
+	for i, ip := range s.Spec.ExternalIPs {
+		out = append(out, validation.GetWarningsForIP(spec.Child("externalIPs").Index(i), ip)...)
 	}
-	errs = append(errs, check.Port(sp.Port, p.Child("port"))...)
-	if sp.Protocol == "" {
-		errs = append(errs, field.Required(p.Child("protocol"), ""))
-	} else {
-		errs = append(errs, check.OneOf(sp.Protocol, p.Child("protocol"), corev1.ProtocolTCP, corev1.ProtocolUDP, corev1.ProtocolSCTP)...)
+	if ip := s.Spec.LoadBalancerIP; ip != "" && len(validation.IsValidIPForLegacyField(spec, ip, false, nil)) == 0 {
+		out = append(out, validation.GetWarningsForIP(spec.Child("loadBalancerIP"), ip)...)
 	}
-	errs = append(errs, check.PortOrName(sp.TargetPort, p.Child("targetPort"))...)
-	if sp.AppProtocol != nil {
-		errs = append(errs, check.QualifiedName(*sp.AppProtocol, p.Child("appProtocol"))...)
+	for i, cidr := range s.Spec.LoadBalancerSourceRanges {
+		out = append(out, validation.GetWarningsForCIDR(spec.Child("loadBalancerSourceRanges").Index(i), strings.TrimSpace(cidr))...)
 	}
-	return errs
-}
-
-// validateServicePortPairs refuses ports and node ports that stand twice, and node ports where there are none.
-func validateServicePortPairs(s *corev1.Service, p *field.Path) field.ErrorList {
-	var errs field.ErrorList
-	type key struct {
-		protocol corev1.Protocol
-		port     int32
+	if s.Spec.Type == corev1.ServiceTypeExternalName && len(s.Spec.ExternalIPs) > 0 {
+		out = append(out, fmt.Sprintf("spec.externalIPs is ignored when spec.type is %q", corev1.ServiceTypeExternalName))
 	}
-	ports, nodePorts := map[key]bool{}, map[key]bool{}
-	external := s.Spec.Type == corev1.ServiceTypeNodePort || s.Spec.Type == corev1.ServiceTypeLoadBalancer
-	for i, sp := range s.Spec.Ports {
-		at := p.Child("ports").Index(i)
-		if sp.NodePort != 0 {
-			if !external {
-				errs = append(errs, field.Forbidden(at.Child("nodePort"), "may not be used when `type` is 'ClusterIP'"))
-			}
-			k := key{sp.Protocol, sp.NodePort}
-			if nodePorts[k] {
-				errs = append(errs, field.Duplicate(at.Child("nodePort"), sp.NodePort))
-			}
-			nodePorts[k] = true
-		}
-		k := key{sp.Protocol, sp.Port}
-		if ports[k] {
-			errs = append(errs, field.Duplicate(at, struct {
-				Name        string
-				Protocol    corev1.Protocol
-				AppProtocol *string
-				Port        int32
-				TargetPort  int32
-				NodePort    int32
-			}{Protocol: sp.Protocol, Port: sp.Port}))
-		}
-		ports[k] = true
+	if s.Spec.Type != corev1.ServiceTypeExternalName && s.Spec.ExternalName != "" {
+		out = append(out, fmt.Sprintf("spec.externalName is ignored when spec.type is not %q", corev1.ServiceTypeExternalName))
 	}
-	return errs
-}
-
-func validateLoadBalancerFields(s *corev1.Service, p *field.Path) field.ErrorList {
-	var errs field.ErrorList
-	lb := s.Spec.Type == corev1.ServiceTypeLoadBalancer
-	if ranges := s.Spec.LoadBalancerSourceRanges; len(ranges) > 0 {
-		at := p.Child("LoadBalancerSourceRanges")
-		if !lb {
-			errs = append(errs, field.Forbidden(at, "may only be used when `type` is 'LoadBalancer'"))
-		}
-		for i, r := range ranges {
-			errs = append(errs, check.CIDR(strings.TrimSpace(r), at.Index(i))...)
-		}
+	if d := s.Spec.TrafficDistribution; d != nil && *d == corev1.ServiceTrafficDistributionPreferClose {
+		out = append(out, fmt.Sprintf("spec.trafficDistribution: %q is deprecated; use %q", *d, corev1.ServiceTrafficDistributionPreferSameZone))
 	}
-	if s.Spec.AllocateLoadBalancerNodePorts != nil && !lb {
-		errs = append(errs, field.Forbidden(p.Child("allocateLoadBalancerNodePorts"), "may only be used when `type` is 'LoadBalancer'"))
-	}
-	if lb && s.Spec.AllocateLoadBalancerNodePorts == nil {
-		errs = append(errs, field.Required(p.Child("allocateLoadBalancerNodePorts"), ""))
-	}
-	if s.Spec.LoadBalancerClass != nil {
-		if !lb {
-			errs = append(errs, field.Forbidden(p.Child("loadBalancerClass"), "may only be used when `type` is 'LoadBalancer'"))
-		}
-		errs = append(errs, check.QualifiedName(*s.Spec.LoadBalancerClass, p.Child("loadBalancerClass"))...)
-	}
-	return errs
-}
-
-func validateTrafficPolicies(s *corev1.Service, p *field.Path) field.ErrorList {
-	var errs field.ErrorList
-	spec := &s.Spec
-	external := spec.Type == corev1.ServiceTypeNodePort || spec.Type == corev1.ServiceTypeLoadBalancer ||
-		spec.Type == corev1.ServiceTypeClusterIP && len(spec.ExternalIPs) > 0
-	switch policy := p.Child("externalTrafficPolicy"); {
-	case external && spec.ExternalTrafficPolicy == "":
-		errs = append(errs, field.Required(policy, ""))
-	case external:
-		errs = append(errs, check.OneOf(spec.ExternalTrafficPolicy, policy, corev1.ServiceExternalTrafficPolicyCluster, corev1.ServiceExternalTrafficPolicyLocal)...)
-	case spec.ExternalTrafficPolicy != "":
-		errs = append(errs, field.Invalid(policy, spec.ExternalTrafficPolicy, "may only be set for externally-accessible services"))
-	}
-	if spec.HealthCheckNodePort < 0 {
-		errs = append(errs, field.Invalid(p.Child("healthCheckNodePort"), spec.HealthCheckNodePort, "must be greater than or equal to 0"))
-	}
-	if spec.HealthCheckNodePort > 0 && !(spec.Type == corev1.ServiceTypeLoadBalancer && spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal) {
-		errs = append(errs, field.Invalid(p.Child("healthCheckNodePort"), spec.HealthCheckNodePort, "may only be set when `type` is 'LoadBalancer' and `externalTrafficPolicy` is 'Local'"))
-	}
-	if spec.InternalTrafficPolicy != nil {
-		errs = append(errs, check.OneOf(*spec.InternalTrafficPolicy, p.Child("internalTrafficPolicy"), corev1.ServiceInternalTrafficPolicyCluster, corev1.ServiceInternalTrafficPolicyLocal)...)
-	} else if spec.Type != corev1.ServiceTypeExternalName {
-		errs = append(errs, field.Required(p.Child("internalTrafficPolicy"), ""))
-	}
-	if spec.TrafficDistribution != nil {
-		errs = append(errs, check.OneOf(*spec.TrafficDistribution, p.Child("trafficDistribution"), corev1.ServiceTrafficDistributionPreferClose,
-			corev1.ServiceTrafficDistributionPreferSameZone, corev1.ServiceTrafficDistributionPreferSameNode)...)
-	}
-	return errs
-}
-
-// validateClusterIPs checks what of the addresses can be checked without knowing which are free.
-func validateClusterIPs(s *corev1.Service) field.ErrorList {
-	var errs field.ErrorList
-	p := field.NewPath("spec", "clusterIPs")
-	spec := &s.Spec
-	if spec.Type == corev1.ServiceTypeExternalName {
-		return nil
-	}
-	if len(spec.ClusterIPs) > 0 && spec.ClusterIPs[0] != spec.ClusterIP {
-		errs = append(errs, field.Invalid(p, spec.ClusterIPs, "first value must match `clusterIP`"))
-	}
-	for i, ip := range spec.ClusterIPs {
-		if ip == corev1.ClusterIPNone {
-			if len(spec.ClusterIPs) > 1 {
-				errs = append(errs, field.Invalid(p, spec.ClusterIPs, "'None' must be the first and only value"))
-			}
-			continue
-		}
-		if ip != "" {
-			errs = append(errs, check.IP(ip, p.Index(i))...)
-		}
-	}
-	if len(spec.ClusterIPs) > 2 {
-		errs = append(errs, field.Invalid(p, spec.ClusterIPs, "may only hold up to 2 values"))
-	}
-	return errs
-}
-
-func validateServiceUpdate(s, old *corev1.Service) field.ErrorList {
-	var errs field.ErrorList
-	// The first address stays for as long as the service needs one.
-	if needsIP(old) && needsIP(s) && old.Spec.ClusterIP != "" && s.Spec.ClusterIP != old.Spec.ClusterIP {
-		errs = append(errs, field.Invalid(field.NewPath("spec", "clusterIPs").Index(0), first(s.Spec.ClusterIPs), "may not change once set"))
-	}
-	if old.Spec.LoadBalancerClass != nil && old.Spec.Type == corev1.ServiceTypeLoadBalancer && s.Spec.Type == corev1.ServiceTypeLoadBalancer {
-		errs = append(errs, check.Immutable(s.Spec.LoadBalancerClass, old.Spec.LoadBalancerClass, field.NewPath("spec", "loadBalancerClass"))...)
-	}
-	return append(append(errs, validateServiceSpec(s, old)...), validateClusterIPs(s)...)
-}
-
-func needsIP(s *corev1.Service) bool { return s.Spec.Type != corev1.ServiceTypeExternalName }
-
-func first(list []string) string {
-	if len(list) == 0 {
-		return ""
-	}
-	return list[0]
-}
-
-// notSpecialIP refuses addresses that cannot be those of a pod or of a way into the cluster.
-func notSpecialIP(ip string, p *field.Path) field.ErrorList {
-	a, err := netip.ParseAddr(ip)
-	switch {
-	case err != nil:
-		return nil // said already
-	case a.IsUnspecified():
-		return field.ErrorList{field.Invalid(p, ip, fmt.Sprintf("may not be unspecified (%v)", ip))}
-	case a.IsLoopback():
-		return field.ErrorList{field.Invalid(p, ip, "may not be in the loopback range (127.0.0.0/8, ::1/128)")}
-	case a.IsLinkLocalUnicast():
-		return field.ErrorList{field.Invalid(p, ip, "may not be in the link-local range (169.254.0.0/16, fe80::/10)")}
-	case a.IsLinkLocalMulticast():
-		return field.ErrorList{field.Invalid(p, ip, "may not be in the link-local multicast range (224.0.0.0/24, ff02::/10)")}
-	}
-	return nil
+	return out
 }
 
 func serviceRow(s *corev1.Service, now time.Time) []any {
-	ip := table.OrNone(s.Spec.ClusterIP)
+	ip := table.None
 	if len(s.Spec.ClusterIPs) > 0 {
-		ip = table.OrNone(s.Spec.ClusterIPs[0])
+		ip = s.Spec.ClusterIPs[0]
 	}
 	var ports []string
 	for _, sp := range s.Spec.Ports {
@@ -396,19 +215,20 @@ func externalIPs(s *corev1.Service) string {
 	case corev1.ServiceTypeExternalName:
 		return s.Spec.ExternalName
 	case corev1.ServiceTypeLoadBalancer:
-		var ips []string
+		var points []string
 		for _, in := range s.Status.LoadBalancer.Ingress {
 			if in.IP != "" {
-				ips = append(ips, in.IP)
+				points = append(points, in.IP)
 			} else if in.Hostname != "" {
-				ips = append(ips, in.Hostname)
+				points = append(points, in.Hostname)
 			}
 		}
-		ips = append(ips, s.Spec.ExternalIPs...)
-		if len(ips) == 0 {
+		slices.Sort(points)
+		points = append(slices.Compact(points), s.Spec.ExternalIPs...)
+		if len(points) == 0 {
 			return "<pending>"
 		}
-		return strings.Join(ips, ",")
+		return strings.Join(points, ",")
 	}
-	return "<unknown>"
+	return table.Unknown
 }

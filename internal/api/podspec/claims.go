@@ -73,13 +73,13 @@ func validateDataSources(s *corev1.PersistentVolumeClaimSpec, p *field.Path) fie
 		if r.Namespace != nil && *r.Namespace != "" {
 			errs = append(errs, check.DNSLabel(*r.Namespace, at.Child("namespace"))...)
 			if s.DataSource != nil {
-				errs = append(errs, field.Invalid(p, p.Child("dataSource").String(), "may not be specified when dataSourceRef.namespace is specified"))
+				errs = append(errs, field.Invalid(p, p.Child("dataSource"), "may not be specified when dataSourceRef.namespace is specified"))
 			}
 		}
 	}
 	if d, r := s.DataSource, s.DataSourceRef; d != nil && r != nil && (r.Namespace == nil || *r.Namespace == "") &&
 		(d.Name != r.Name || d.Kind != r.Kind || !equality.Semantic.DeepEqual(d.APIGroup, r.APIGroup)) {
-		errs = append(errs, field.Invalid(p, p.Child("dataSource").String(), "must match dataSourceRef"))
+		errs = append(errs, field.Invalid(p, p.Child("dataSource"), "must match dataSourceRef"))
 	}
 	if name := s.VolumeAttributesClassName; name != nil && *name != "" {
 		errs = append(errs, check.DNSSubdomain(*name, p.Child("volumeAttributesClassName"))...)

@@ -103,7 +103,7 @@ func (v *specValidation) sources(vol *corev1.Volume) []source {
 		{set: s.Quobyte != nil, name: "quobyte", validate: func(p p) errors { return ValidateQuobyte(s.Quobyte, p) }},
 		{set: s.DownwardAPI != nil, name: "downwardAPI", validate: func(p p) errors { return validateDownwardVolume(s.DownwardAPI, p) }},
 		{set: s.FC != nil, name: "fc", validate: func(p p) errors { return ValidateFC(s.FC, p) }},
-		{set: s.FlexVolume != nil, name: "flexVolume", validate: func(p p) errors { return validateFlex(s.FlexVolume, p) }},
+		{set: s.FlexVolume != nil, name: "flexVolume", validate: func(p p) errors { return ValidateFlex(s.FlexVolume.Driver, s.FlexVolume.Options, p) }},
 		{set: s.ConfigMap != nil, name: "configMap", validate: func(p p) errors { return validateConfigMapVolume(s.ConfigMap, p) }},
 		{set: s.AzureFile != nil, name: "azureFile", validate: func(p p) errors {
 			return required(p, "secretName", s.AzureFile.SecretName, "shareName", s.AzureFile.ShareName)
@@ -146,12 +146,20 @@ func ValidateHostPath(h *corev1.HostPathVolumeSource, p *field.Path) field.Error
 	if h.Path == "" {
 		return field.ErrorList{field.Required(p.Child("path"), "")}
 	}
-	errs := validateNoBacksteps(h.Path, p.Child("path"))
+	errs := ValidateNodePath(h.Path, p.Child("path"))
 	if h.Type != nil {
 		errs = append(errs, check.OneOf(*h.Type, p.Child("type"), corev1.HostPathUnset, corev1.HostPathDirectoryOrCreate, corev1.HostPathDirectory,
 			corev1.HostPathFileOrCreate, corev1.HostPathFile, corev1.HostPathSocket, corev1.HostPathCharDev, corev1.HostPathBlockDev)...)
 	}
 	return errs
+}
+
+// ValidateNodePath wants a path that does not climb up.
+func ValidateNodePath(path string, p *field.Path) field.ErrorList {
+	if path == "" {
+		return field.ErrorList{field.Required(p, "")}
+	}
+	return validateNoBacksteps(path, p)
 }
 
 func validateGitRepo(g *corev1.GitRepoVolumeSource, p *field.Path) field.ErrorList {

@@ -55,19 +55,12 @@ const maxISCSIName = 64
 
 func validateISCSI(s *corev1.ISCSIVolumeSource, volume string, p *field.Path) field.ErrorList {
 	errs := required(p, "targetPortal", s.TargetPortal)
-	if s.IQN == "" {
-		errs = append(errs, field.Required(p.Child("iqn"), ""))
-	} else {
-		errs = append(errs, validateISCSIName(s.IQN, p.Child("iqn"))...)
-	}
-	if s.Lun < 0 || s.Lun > maxPartition {
-		errs = append(errs, field.Invalid(p.Child("lun"), s.Lun, validation.InclusiveRangeError(0, maxPartition)))
-	}
+	errs = append(errs, ValidateISCSITarget(s.IQN, s.Lun, p)...)
 	if (s.DiscoveryCHAPAuth || s.SessionCHAPAuth) && s.SecretRef == nil {
 		errs = append(errs, field.Required(p.Child("secretRef"), ""))
 	}
 	if s.InitiatorName != nil {
-		errs = append(errs, validateISCSIName(*s.InitiatorName, p.Child("initiatorname"))...)
+		errs = append(errs, ValidateISCSIName(*s.InitiatorName, p.Child("initiatorname"))...)
 		if name := volume + ":" + s.TargetPortal; len(name) > maxISCSIName {
 			errs = append(errs, field.Invalid(p.Child("targetportal"), name,
 				"Total length of <volume name>:<iscsi.targetPortal> must be under 64 characters if iscsi.initiatorName is specified."))
@@ -76,7 +69,22 @@ func validateISCSI(s *corev1.ISCSIVolumeSource, volume string, p *field.Path) fi
 	return errs
 }
 
-func validateISCSIName(name string, p *field.Path) field.ErrorList {
+// ValidateISCSITarget checks the name of an iSCSI target and the number of its unit.
+func ValidateISCSITarget(iqn string, lun int32, p *field.Path) field.ErrorList {
+	var errs field.ErrorList
+	if iqn == "" {
+		errs = append(errs, field.Required(p.Child("iqn"), ""))
+	} else {
+		errs = append(errs, ValidateISCSIName(iqn, p.Child("iqn"))...)
+	}
+	if lun < 0 || lun > maxPartition {
+		errs = append(errs, field.Invalid(p.Child("lun"), lun, validation.InclusiveRangeError(0, maxPartition)))
+	}
+	return errs
+}
+
+// ValidateISCSIName checks the name of an iSCSI target or initiator.
+func ValidateISCSIName(name string, p *field.Path) field.ErrorList {
 	for _, f := range []struct {
 		prefix string
 		form   *regexp.Regexp
@@ -161,9 +169,10 @@ func ValidateFC(f *corev1.FCVolumeSource, p *field.Path) field.ErrorList {
 	return errs
 }
 
-func validateFlex(f *corev1.FlexVolumeSource, p *field.Path) field.ErrorList {
-	errs := required(p, "driver", f.Driver)
-	for _, key := range sets.List(sets.KeySet(f.Options)) {
+// ValidateFlex checks the driver of a FlexVolume and the options for it.
+func ValidateFlex(driver string, options map[string]string, p *field.Path) field.ErrorList {
+	errs := required(p, "driver", driver)
+	for _, key := range sets.List(sets.KeySet(options)) {
 		namespace, _, _ := strings.Cut(strings.ToLower(key), "/")
 		if strings.HasSuffix("."+namespace, ".kubernetes.io") || strings.HasSuffix("."+namespace, ".k8s.io") {
 			errs = append(errs, field.Invalid(p.Child("options").Key(key), key, "kubernetes.io and k8s.io namespaces are reserved"))

@@ -109,6 +109,15 @@ func (w *warnings) nodeLabels() {
 	}
 }
 
+// NodeSelectorWarnings tells of labels in a node selector that nodes no longer have.
+func NodeSelectorWarnings(s *corev1.NodeSelector, p *field.Path) []string {
+	w := &warnings{}
+	for i := range s.NodeSelectorTerms {
+		w.nodeTerm(&s.NodeSelectorTerms[i], false, p.Child("nodeSelectorTerms").Index(i))
+	}
+	return w.out
+}
+
 // nodeTerm tells of old labels, and where values aren't judged by validation, of those that no node can have.
 func (w *warnings) nodeTerm(t *corev1.NodeSelectorTerm, values bool, p *field.Path) {
 	for i := range t.MatchExpressions {

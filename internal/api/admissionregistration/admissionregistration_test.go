@@ -1,0 +1,72 @@
+package admissionregistration_test
+
+import (
+	"testing"
+	"time"
+
+	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
+
+	"github.com/celox/celox/internal/api/admissionregistration"
+	"github.com/celox/celox/internal/api/apitest"
+)
+
+func TestWebhooks(t *testing.T) {
+	const base = "name: a.b.c, sideEffects: None, admissionReviewVersions: [v1]"
+	hook := func(s string) string { return "metadata: {name: a}\nwebhooks: [{" + s + "}]" }
+	const url, rule = ", clientConfig: {url: 'https://a/b'}", "operations: ['*'], apiGroups: [''], apiVersions: [v1], "
+	for _, kind := range []string{"ValidatingWebhookConfiguration", "MutatingWebhookConfiguration"} {
+		apitest.Check(t, admissionregistration.Kinds(), kind, []apitest.Case{
+			{"none", "metadata: {name: a}", ""},
+			{"a url", hook(base + url), ""},
+			{"a service", hook(base + ", clientConfig: {service: {namespace: n1, name: s1, path: /a/b}}"), ""},
+			{"a short name", hook("name: a, sideEffects: None, admissionReviewVersions: [v1]" + url), "webhooks[0].name: Invalid value: \"a\": should be a domain with at least three segments separated by dots"},
+			{"nobody", hook(base + ", clientConfig: {}"), "webhooks[0].clientConfig: Required value: exactly one of url or service is required"},
+			{"not safe", hook(base + ", clientConfig: {url: 'http://u@a/b?c#d'}"), "'https' is the only allowed URL scheme\nuser information is not permitted\nfragments are not permitted\nquery parameters are not permitted"},
+			{"a path that is none", hook(base + ", clientConfig: {service: {namespace: n1, name: s1, path: a//b}}"), "must start with a '/'\nsegment[0] may not be empty\nsegment[1] may not be empty"},
+			{"no port", hook(base + ", clientConfig: {service: {namespace: n1, name: s1, port: 65536}}"), "port is not valid: must be between 1 and 65535, inclusive"},
+			{"side effects", hook("name: a.b.c, sideEffects: Some, admissionReviewVersions: [v1]" + url), `sideEffects: Unsupported value: "Some": supported values: "None", "NoneOnDryRun"`},
+			{"no versions", hook("name: a.b.c, sideEffects: None" + url), "admissionReviewVersions: Required value: must specify one of v1, v1beta1"},
+			{"versions of the future", hook("name: a.b.c, sideEffects: None, admissionReviewVersions: [v9]" + url), "must include at least one of v1, v1beta1"},
+			{"slow", hook(base + url + ", timeoutSeconds: 31"), "the timeout value must be between 1 and 30 seconds"},
+			{"policies", hook(base + url + ", failurePolicy: Panic, matchPolicy: Guess"), "failurePolicy: Unsupported value\nmatchPolicy: Unsupported value"},
+			{"rules", hook(base + url + ", rules: [{" + rule + "resources: [pods, pods/status]}]"), ""},
+			{"empty rules", hook(base + url + ", rules: [{}]"), "operations: Required value\napiGroups: Required value\napiVersions: Required value\nresources: Required value"},
+			{"all and more", hook(base + url + ", rules: [{" + rule + "resources: ['*', pods]}]"), "if '*' is present, must not specify other resources without subresources"},
+			{"subresources of all", hook(base + url + ", rules: [{" + rule + "resources: ['*/scale', pods/scale]}]"), "if '*/scale' is present, must not specify pods/scale"},
+			{"conditions", hook(base + url + ", matchConditions: [{name: x1, expression: 'true'}, {name: x1, expression: ' '}]"), "expression: Required value\nname: Duplicate value: \"x1\""},
+			{"twice", "metadata: {name: a}\nwebhooks: [{" + base + url + "}, {" + base + url + "}]", "webhooks[1].name: Duplicate value: \"a.b.c\""},
+		})
+	}
+	c := apitest.Catalogue(t, admissionregistration.Kinds())
+	k := apitest.Kind(t, c.Kinds(), "MutatingWebhookConfiguration")
+	w := apitest.Read(t, c, k, hook(base+", rules: [{"+rule+"resources: [pods]}], clientConfig: {service: {namespace: n1, name: s1}}")).(*admissionregistrationv1.MutatingWebhookConfiguration)
+	h := w.Webhooks[0]
+	if *h.FailurePolicy != "Fail" || *h.MatchPolicy != "Equivalent" || *h.TimeoutSeconds != 10 || *h.ReinvocationPolicy != "Never" ||
+		*h.Rules[0].Scope != "*" || *h.ClientConfig.Service.Port != 443 || h.NamespaceSelector == nil || h.ObjectSelector == nil {
+		t.Errorf("defaults %+v", h)
+	}
+	if got := apitest.Row(k, w, time.Now()); got != "a|1|<unknown>" {
+		t.Error(got)
+	}
+}
+
+func TestPolicies(t *testing.T) {
+	const match = "matchConstraints: {resourceRules: [{operations: [CREATE], apiGroups: [''], apiVersions: [v1], resources: [pods]}]}"
+	policy := func(s string) string { return "metadata: {name: a}\nspec: {" + s + "}" }
+	apitest.Check(t, admissionregistration.Kinds(), "ValidatingAdmissionPolicy", []apitest.Case{
+		{"minimal", policy(match + ", validations: [{expression: 'true'}]"), ""},
+		{"no constraints", policy("validations: [{expression: 'true'}]"), "spec.matchConstraints: Required value"},
+		{"no rules", policy("matchConstraints: {}, validations: [{expression: 'true'}]"), "spec.matchConstraints.resourceRules: Required value"},
+		{"nothing", policy(match), "spec.validations: Required value: validations or auditAnnotations must contain at least one item\nspec.auditAnnotations: Required value: validations or auditAnnotations must contain at least one item"},
+		{"no expression", policy(match + ", validations: [{expression: ' '}]"), "spec.validations[0].expression: Required value"},
+		{"variables", policy(match + ", validations: [{expression: 'true'}], variables: [{name: a-b, expression: '1'}]"), "must be a valid CEL identifier"},
+		{"parameters", policy(match + ", validations: [{expression: 'true'}], paramKind: {apiVersion: a/b/c}"), "spec.paramKind.apiVersion: Invalid value\nspec.paramKind.kind: Required value"},
+	})
+	apitest.Check(t, admissionregistration.Kinds(), "ValidatingAdmissionPolicyBinding", []apitest.Case{
+		{"minimal", policy("policyName: p, validationActions: [Deny]"), ""},
+		{"nothing", policy(""), "spec.policyName: Required value\nspec.validationActions: Required value"},
+		{"two minds", policy("policyName: p, validationActions: [Deny, Warn]"), "must not contain both Deny and Warn"},
+		{"parameters", policy("policyName: p, validationActions: [Deny], paramRef: {name: a, selector: {}}"),
+			"spec.paramRef.name: Forbidden: name and selector are mutually exclusive\nspec.paramRef.selector: Forbidden\nspec.paramRef.parameterNotFoundAction: Required value"},
+	})
+}

@@ -1,0 +1,64 @@
+package apiextensions_test
+
+import (
+	"slices"
+	"testing"
+
+	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
+
+	"github.com/celox/celox/internal/api/apiextensions"
+	"github.com/celox/celox/internal/api/apitest"
+)
+
+func definition(meta, spec string) string {
+	return "metadata: {name: " + meta + "}\nspec: {" + spec + "}"
+}
+
+const (
+	names   = "group: a.b, scope: Namespaced, names: {plural: foos, kind: Foo}, "
+	schema  = "schema: {openAPIV3Schema: {type: object}}"
+	version = "{name: v1, served: true, storage: true, " + schema + "}"
+)
+
+func TestCustomResourceDefinition(t *testing.T) {
+	apitest.Check(t, apiextensions.Kinds(), "CustomResourceDefinition", []apitest.Case{
+		{"minimal", definition("foos.a.b", names+"versions: ["+version+"]"), ""},
+		{"another name", definition("foo.a.b", names+"versions: ["+version+"]"), `metadata.name: Invalid value: "foo.a.b": must be spec.names.plural+"."+spec.group`},
+		{"no domain", definition("foos.a", "group: a, scope: Namespaced, names: {plural: foos, kind: Foo}, versions: ["+version+"]"), "should be a domain with at least one dot"},
+		{"no scope", definition("foos.a.b", "group: a.b, names: {plural: foos, kind: Foo}, versions: ["+version+"]"), "spec.scope: Required value"},
+		{"no schema", definition("foos.a.b", names+"versions: [{name: v1, served: true, storage: true}]"), "spec.versions[0].schema.openAPIV3Schema: Required value: schemas are required"},
+		{"nothing stored", definition("foos.a.b", names+"versions: [{name: v1, served: true, "+schema+"}]"), "must have exactly one version marked as storage version"},
+		{"bad names", definition("Foos.a.b", "group: a.b, scope: Cluster, names: {plural: Foos, kind: F_oo, singular: foo}, versions: ["+version+"]"),
+			"spec.names.plural: Invalid value: \"Foos\"\nspec.names.kind: Invalid value: \"F_oo\"\nspec.names.listKind: Invalid value: \"F_ooList\""},
+	})
+}
+
+// TestStoredVersions: every version that something may be stored in is remembered.
+func TestStoredVersions(t *testing.T) {
+	c := apitest.Catalogue(t, apiextensions.Kinds())
+	k := apitest.Kind(t, c.Kinds(), "CustomResourceDefinition")
+	obj, errs := apitest.Create(t, c, k, definition("foos.a.b", names+"versions: ["+version+"]"))
+	if len(errs) > 0 {
+		t.Fatal(apitest.Text(errs))
+	}
+	old := obj.(*apiextensionsv1.CustomResourceDefinition)
+	if n := old.Spec.Names; n.Singular != "foo" || n.ListKind != "FooList" || old.Spec.Conversion.Strategy != "None" || !slices.Equal(old.Status.StoredVersions, []string{"v1"}) {
+		t.Errorf("filled in %+v", old)
+	}
+	d := old.DeepCopy()
+	d.Status = apiextensionsv1.CustomResourceDefinitionStatus{}
+	d.Spec.Versions[0].Storage = false
+	d.Spec.Versions = append(d.Spec.Versions, *old.Spec.Versions[0].DeepCopy())
+	d.Spec.Versions[1].Name = "v2"
+	k.PrepareForUpdate(d, old)
+	if !slices.Equal(d.Status.StoredVersions, []string{"v1", "v2"}) || len(old.Status.StoredVersions) != 1 {
+		t.Errorf("stored versions %v, were %v", d.Status.StoredVersions, old.Status.StoredVersions)
+	}
+	if got := apitest.Text(k.ValidateUpdate(d, old)); got != "" {
+		t.Error(got)
+	}
+	d.Spec.Scope = apiextensionsv1.ClusterScoped
+	if got := apitest.Text(k.ValidateUpdate(d, old)); got != `spec.scope: Invalid value: "Cluster": field is immutable` {
+		t.Error(got)
+	}
+}

@@ -1,0 +1,132 @@
+package certificates_test
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/base64"
+	"encoding/pem"
+	"math/big"
+	"strings"
+	"testing"
+	"time"
+
+	certificatesv1 "k8s.io/api/certificates/v1"
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/celox/celox/internal/api/apitest"
+	"github.com/celox/celox/internal/api/certificates"
+)
+
+func key(t *testing.T) *ecdsa.PrivateKey {
+	t.Helper()
+	k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return k
+}
+
+func request(t *testing.T) string {
+	t.Helper()
+	der, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{Subject: pkix.Name{CommonName: "me"}}, key(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return base64.StdEncoding.EncodeToString(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: der}))
+}
+
+func certificate(t *testing.T) []byte {
+	t.Helper()
+	k := key(t)
+	c := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour)}
+	der, err := x509.CreateCertificate(rand.Reader, c, c, k.Public(), k)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
+}
+
+func TestCertificateSigningRequest(t *testing.T) {
+	r := request(t)
+	doc := func(rest string) string { return "metadata: {name: a}\nspec: {request: " + r + ", " + rest + "}" }
+	apitest.Check(t, certificates.Kinds(), "CertificateSigningRequest", []apitest.Case{
+		{"minimal", doc("signerName: a.b/c, usages: [client auth]"), ""},
+		{"no request", "spec: {request: AAAA, signerName: a.b/c, usages: [client auth]}", "PEM block type must be CERTIFICATE REQUEST"},
+		{"no usages", doc("signerName: a.b/c"), "spec.usages: Required value"},
+		{"usages", doc("signerName: a.b/c, usages: [any, any, all]"), "spec.usages[2]: Unsupported value: \"all\"\nspec.usages[1]: Duplicate value: \"any\""},
+		{"no signer", doc("usages: [any]"), "spec.signerName: Required value"},
+		{"no domain", doc("signerName: a, usages: [any]"), "must be a fully qualified domain and path of the form 'example.com/signer-name'"},
+		{"one segment", doc("signerName: a/b, usages: [any]"), "should be a domain with at least two segments separated by dots"},
+		{"anybody", doc("signerName: kubernetes.io/legacy-unknown, usages: [any]"), "the legacy signerName is not allowed via this API version"},
+		{"short", doc("signerName: a.b/c, usages: [any], expirationSeconds: 599"), "may not specify a duration less than 600 seconds (10 minutes)"},
+	})
+}
+
+// TestDoors: the approver approves or denies, the signer issues or fails, and the user changes nothing.
+func TestDoors(t *testing.T) {
+	c := apitest.Catalogue(t, certificates.Kinds())
+	k := apitest.Kind(t, c.Kinds(), "CertificateSigningRequest")
+	obj, errs := apitest.Create(t, c, k, "metadata: {name: a}\nspec: {request: "+request(t)+", signerName: a.b/c, usages: [any], username: u, expirationSeconds: 3600}")
+	if len(errs) > 0 {
+		t.Fatal(apitest.Text(errs))
+	}
+	asked := obj.(*certificatesv1.CertificateSigningRequest)
+	condition := func(types ...certificatesv1.RequestConditionType) []certificatesv1.CertificateSigningRequestCondition {
+		var out []certificatesv1.CertificateSigningRequestCondition
+		for _, typ := range types {
+			out = append(out, certificatesv1.CertificateSigningRequestCondition{Type: typ, Status: corev1.ConditionTrue})
+		}
+		return out
+	}
+
+	approved := asked.DeepCopy()
+	approved.Spec.SignerName, approved.Status.Certificate = "x", []byte("forged")
+	approved.Status.Conditions = condition(certificatesv1.CertificateApproved)
+	certificates.PrepareForApproval(approved, asked)
+	if got := apitest.Text(certificates.ValidateApproval(approved, asked)); got != "" {
+		t.Error(got)
+	}
+	if approved.Spec.SignerName != "a.b/c" || approved.Status.Certificate != nil || approved.Status.Conditions[0].LastUpdateTime.IsZero() {
+		t.Errorf("approved: %+v", approved)
+	}
+	both := approved.DeepCopy()
+	both.Status.Conditions = condition(certificatesv1.CertificateApproved, certificatesv1.CertificateDenied)
+	if got := apitest.Text(certificates.ValidateApproval(both, approved)); !strings.Contains(got, "Approved and Denied conditions are mutually exclusive") {
+		t.Error(got)
+	}
+	failed := approved.DeepCopy()
+	failed.Status.Conditions = condition(certificatesv1.CertificateApproved, certificatesv1.CertificateFailed)
+	if got := apitest.Text(certificates.ValidateApproval(failed, approved)); !strings.Contains(got, "Failed") {
+		t.Errorf("an approver may fail a request: %q", got)
+	}
+
+	issued := approved.DeepCopy()
+	issued.Status.Certificate = certificate(t)
+	k.PrepareForStatusUpdate(issued, approved)
+	if got := apitest.Text(k.ValidateStatusUpdate(issued, approved)); got != "" {
+		t.Error(got)
+	}
+	if got := apitest.Row(k, issued, time.Now()); got != "a|<unknown>|a.b/c|u|60m|Approved,Issued" {
+		t.Error(got)
+	}
+	again := issued.DeepCopy()
+	again.Status.Certificate = certificate(t)
+	if got := apitest.Text(k.ValidateStatusUpdate(again, issued)); !strings.Contains(got, "updates may not modify existing certificate content") {
+		t.Error(got)
+	}
+	garbage := approved.DeepCopy()
+	garbage.Status.Certificate = []byte("x")
+	if got := apitest.Text(k.ValidateStatusUpdate(garbage, approved)); !strings.Contains(got, "must contain at least one CERTIFICATE PEM block") {
+		t.Error(got)
+	}
+
+	user := issued.DeepCopy()
+	user.Spec.Username, user.Status, user.Labels = "root", certificatesv1.CertificateSigningRequestStatus{}, map[string]string{"a": "b"}
+	k.PrepareForUpdate(user, issued)
+	if user.Spec.Username != "u" || len(user.Status.Certificate) == 0 || user.Labels["a"] != "b" {
+		t.Errorf("user wrote %+v", user)
+	}
+}
