@@ -33,6 +33,7 @@ import (
 	"github.com/celox/celox/internal/apiserver/lookup"
 	"github.com/celox/celox/internal/apiserver/openapi"
 	"github.com/celox/celox/internal/client"
+	"github.com/celox/celox/internal/cluster/gather"
 	"github.com/celox/celox/internal/cluster/pki"
 	"github.com/celox/celox/internal/cluster/version"
 	"github.com/celox/celox/internal/store"
@@ -332,6 +333,9 @@ func (s *Server) serve(run *group, l net.Listener, p *controlPlane) {
 	})
 	run.run("api", func(ctx context.Context) error {
 		srv.BaseContext = func(net.Listener) context.Context { return ctx } // ends streams that were taken over
+		if err := gather.HTTP2(srv); err != nil {
+			return err
+		}
 		stopped := make(chan error, 1)
 		go func() {
 			<-ctx.Done()
@@ -343,7 +347,7 @@ func (s *Server) serve(run *group, l net.Listener, p *controlPlane) {
 			}
 			stopped <- err
 		}()
-		if err := srv.ServeTLS(l, "", ""); !errors.Is(err, http.ErrServerClosed) {
+		if err := srv.ServeTLS(gather.Listen(l), "", ""); !errors.Is(err, http.ErrServerClosed) {
 			return err
 		}
 		return <-stopped

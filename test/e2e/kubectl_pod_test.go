@@ -23,18 +23,18 @@ metadata: {name: p}
 spec:
   terminationGracePeriodSeconds: 1
   containers:
-  - {name: chatty, image: %[1]s, command: [sh, -c, "for i in 1 2 3 4 5; do echo line $i; done; echo to stderr >&2; sleep 3600"]}
-  - {name: other, image: %[1]s, command: [sh, -c, "echo other; sleep 3600"]}
+  - {name: chatty, image: %[1]s, command: [sh, -c, "for i in 1 2 3 4 5; do echo line $i; done; echo line 6; sleep 3600"]}
+  - {name: other, image: %[1]s, command: [sh, -c, "echo other >&2; sleep 3600"]}
 `, busybox))
 	u.await("pod/p", "condition=Ready")
 	r := u.do(nil, "logs", "p")
 	has(t, r.err, "Defaulted container \"chatty\" out of: chatty, other")
-	u.says("to stderr", "logs", "p")
-	like(t, u.kubectl("logs", "p", "-c", "chatty"), `line 1`, `line 2`, `line 3`, `line 4`, `line 5`, `to stderr`)
-	like(t, u.kubectl("logs", "p", "chatty", "--tail=2"), `line 5`, `to stderr`)
-	like(t, u.kubectl("logs", "p", "-c", "chatty", "--tail=1", "--timestamps"), `20\d\d-\d\d-\d\dT\S+Z to stderr`)
+	u.says("line 6", "logs", "p")
+	like(t, u.kubectl("logs", "p", "-c", "chatty"), `line 1`, `line 2`, `line 3`, `line 4`, `line 5`, `line 6`)
+	like(t, u.kubectl("logs", "p", "chatty", "--tail=2"), `line 5`, `line 6`)
+	like(t, u.kubectl("logs", "p", "-c", "chatty", "--tail=1", "--timestamps"), `20\d\d-\d\d-\d\dT\S+Z line 6`)
 	like(t, u.kubectl("logs", "p", "-c", "chatty", "--limit-bytes=6"), `line 1`)
-	like(t, u.kubectl("logs", "p", "-c", "chatty", "--since=1h", "--tail=1"), `to stderr`)
+	like(t, u.kubectl("logs", "p", "-c", "chatty", "--since=1h", "--tail=1"), `line 6`)
 	like(t, u.kubectl("logs", "p", "-c", "chatty", "--since-time=2100-01-01T00:00:00Z"), ``)
 	like(t, u.kubectl("logs", "p", "-c", "other"), `other`)
 	contains(t, u.kubectl("logs", "p", "--all-containers", "--prefix"), `\[pod/p/chatty\] line 1`, `\[pod/p/other\] other`)

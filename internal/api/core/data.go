@@ -1,12 +1,12 @@
 package core
 
 import (
-	"bytes"
+	"crypto/tls"
 	"encoding/json"
+	"reflect"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -66,10 +66,10 @@ func validateConfigMapUpdate(c, old *corev1.ConfigMap) field.ErrorList {
 	var errs field.ErrorList
 	if old.Immutable != nil && *old.Immutable {
 		errs = append(errs, keepFrozen(c.Immutable)...)
-		if !equality.Semantic.DeepEqual(c.Data, old.Data) {
+		if !reflect.DeepEqual(c.Data, old.Data) {
 			errs = append(errs, field.Forbidden(field.NewPath("data"), frozen))
 		}
-		if !equality.Semantic.DeepEqual(c.BinaryData, old.BinaryData) {
+		if !reflect.DeepEqual(c.BinaryData, old.BinaryData) {
 			errs = append(errs, field.Forbidden(field.NewPath("binaryData"), frozen))
 		}
 	}
@@ -91,6 +91,7 @@ func secret() *api.Kind {
 		Default:                  api.On(defaultSecret),
 		Validate:                 api.Check(validateSecret),
 		ValidateUpdate:           api.CheckUpdate(validateSecretUpdate),
+		Warnings:                 api.Warn(warnSecret),
 		AllowUnconditionalUpdate: true,
 		FieldNames:               []string{"type"},
 		Fields:                   func(obj api.Object) fields.Set { return fields.Set{"type": string(obj.(*corev1.Secret).Type)} },
@@ -140,7 +141,7 @@ func validateSecret(s *corev1.Secret) field.ErrorList {
 		v, ok := s.Data[key]
 		if !ok {
 			errs = append(errs, field.Required(data.Key(key), ""))
-		} else if err := json.NewDecoder(bytes.NewReader(v)).Decode(&map[string]any{}); err != nil {
+		} else if err := json.Unmarshal(v, &map[string]any{}); err != nil {
 			errs = append(errs, field.Invalid(data.Key(key), redacted, err.Error()))
 		}
 	}
@@ -173,12 +174,26 @@ func validateSecretUpdate(s, old *corev1.Secret) field.ErrorList {
 	errs := check.Immutable(s.Type, old.Type, field.NewPath("type"))
 	if old.Immutable != nil && *old.Immutable {
 		errs = append(errs, keepFrozen(s.Immutable)...)
-		if !equality.Semantic.DeepEqual(s.Data, old.Data) {
+		if !reflect.DeepEqual(s.Data, old.Data) {
 			errs = append(errs, field.Forbidden(field.NewPath("data"), frozen))
 		}
 	}
 	return append(errs, validateSecret(s)...)
 }
+
+// warnSecret tells of a certificate and a key that do not belong together, or aren't what they should be.
+func warnSecret(s, _ *corev1.Secret) []string {
+	if s.Type != corev1.SecretTypeTLS {
+		return nil
+	}
+	if _, err := tls.X509KeyPair(s.Data[corev1.TLSCertKey], s.Data[corev1.TLSPrivateKeyKey]); err != nil {
+		return []string{err.Error()}
+	}
+	return nil
+}
+
+// enforceMountable is the annotation that limited the pods of an account to its secrets.
+const enforceMountable = "kubernetes.io/enforce-mountable-secrets"
 
 func serviceAccount() *api.Kind {
 	return &api.Kind{
@@ -187,12 +202,26 @@ func serviceAccount() *api.Kind {
 		Versions:      []api.Version{api.NewVersion[corev1.ServiceAccount, corev1.ServiceAccountList]("v1")}, Hub: "v1",
 		Subresources:             []api.Subresource{{Name: "token", Kind: tokenRequestKind, Verbs: []string{"create"}}},
 		PrepareForCreate:         api.On(func(s *corev1.ServiceAccount) { s.Secrets = keepSecretNames(s.Secrets) }),
+		PrepareForUpdate:         api.OnUpdate(func(s, _ *corev1.ServiceAccount) { s.Secrets = keepSecretNames(s.Secrets) }),
+		Warnings:                 api.Warn(warnServiceAccount),
 		AllowUnconditionalUpdate: true,
 		Columns:                  api.Columns(table.Name(), table.AgeColumn()),
 		Row: api.Row(func(s *corev1.ServiceAccount, now time.Time) []any {
 			return []any{s.Name, table.Age(s, now)}
 		}),
 	}
+}
+
+func warnServiceAccount(s, old *corev1.ServiceAccount) []string {
+	if old != nil {
+		if _, had := old.Annotations[enforceMountable]; had {
+			return nil
+		}
+	}
+	if _, ok := s.Annotations[enforceMountable]; !ok {
+		return nil
+	}
+	return []string{"metadata.annotations[" + enforceMountable + "]: deprecated in v1.32+; prefer separate namespaces to isolate access to mounted secrets"}
 }
 
 // keepSecretNames keeps of references to secrets the name, which is all that counts in the account's own namespace.

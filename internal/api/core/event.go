@@ -6,9 +6,9 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/validation/path"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
-	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/celox/celox/internal/api"
@@ -23,10 +23,10 @@ func event() *api.Kind {
 	doc := corev1.Event{}.SwaggerDoc()
 	return &api.Kind{
 		Kind: "Event", Resource: "events", Singular: "event", ShortNames: []string{"ev"}, Namespaced: true, Prefix: "events", TTL: eventTTL,
-		Versions: []api.Version{api.NewVersion[corev1.Event, corev1.EventList]("v1"), events.Version()}, Hub: "v1",
+		// Each door has rules of its own, even for the same object.
+		Versions: []api.Version{eventVersion(), events.Version()}, Hub: "v1",
 		// Old clients name events after the object and a counter in hexadecimal; any path segment will do.
-		ValidateName:             func(name string, _ bool) []string { return validation.IsDNS1123Subdomain(name) },
-		Validate:                 api.Check(validateEvent),
+		ValidateName:             path.ValidatePathSegmentName,
 		AllowCreateOnUpdate:      true,
 		AllowUnconditionalUpdate: true,
 		FieldNames: []string{
@@ -69,19 +69,13 @@ func eventFields(obj api.Object) fields.Set {
 	}
 }
 
-func validateEvent(e *corev1.Event) field.ErrorList {
-	p := field.NewPath("involvedObject", "namespace")
-	// Events about things without a namespace live in "default".
-	if e.InvolvedObject.Namespace == "" {
-		if e.Namespace != metav1.NamespaceNone && e.Namespace != metav1.NamespaceDefault && e.Namespace != metav1.NamespaceSystem {
-			return field.ErrorList{field.Invalid(p, e.InvolvedObject.Namespace, "does not match event.namespace")}
-		}
-		return nil
+// eventVersion is the old door to events, where anything goes that was ever allowed.
+func eventVersion() api.Version {
+	v := api.NewVersion[corev1.Event, corev1.EventList]("v1")
+	v.Validate = func(obj, _ api.Object) field.ErrorList {
+		return events.Validate(obj.(*corev1.Event), "reportingComponent")
 	}
-	if e.Namespace != e.InvolvedObject.Namespace {
-		return field.ErrorList{field.Invalid(p, e.InvolvedObject.Namespace, "does not match event.namespace")}
-	}
-	return nil
+	return v
 }
 
 func eventRow(e *corev1.Event, now time.Time) []any {
@@ -99,9 +93,9 @@ func eventRow(e *corev1.Event, now time.Time) []any {
 	} else if count == 0 {
 		count = 1
 	}
-	target := e.InvolvedObject.Name
-	if e.InvolvedObject.Kind != "" {
-		target = strings.ToLower(e.InvolvedObject.Kind) + "/" + target
+	target := strings.ToLower(e.InvolvedObject.Kind)
+	if e.InvolvedObject.Name != "" {
+		target += "/" + e.InvolvedObject.Name
 	}
 	source := e.Source.Component
 	if source == "" {

@@ -2,12 +2,13 @@ package core
 
 import (
 	"slices"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apivalidation "k8s.io/apimachinery/pkg/api/validation"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
-	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/celox/celox/internal/api"
@@ -35,11 +36,11 @@ func namespace() *api.Kind {
 		ValidateName:             apivalidation.ValidateNamespaceName,
 		Validate:                 api.Check(func(n *corev1.Namespace) field.ErrorList { return validateNamespaceFinalizers(n) }),
 		ValidateStatusUpdate:     api.CheckUpdate(validateNamespaceStatus),
+		Canonicalize:             api.On(labelNamespace), // a generated name is known only now
 		AllowUnconditionalUpdate: true,
-		FieldNames:               []string{"status.phase", "name"},
+		FieldNames:               []string{"status.phase"},
 		Fields: func(obj api.Object) fields.Set {
-			n := obj.(*corev1.Namespace)
-			return fields.Set{"status.phase": string(n.Status.Phase), "name": n.Name}
+			return fields.Set{"status.phase": string(obj.(*corev1.Namespace).Status.Phase)}
 		},
 		Columns: api.Columns(table.Name(), table.Column("Status", table.String, "The status of the namespace"), table.AgeColumn()),
 		Row: api.Row(func(n *corev1.Namespace, now time.Time) []any {
@@ -48,13 +49,17 @@ func namespace() *api.Kind {
 	}
 }
 
-// defaultNamespace labels a namespace with its name, so that selectors can choose it; the label cannot be removed.
 func defaultNamespace(n *corev1.Namespace) {
 	if n.Status.Phase == "" {
 		n.Status.Phase = corev1.NamespaceActive
 	}
+	labelNamespace(n)
+}
+
+// labelNamespace labels a namespace with its name, so that selectors can choose it; the label cannot be removed.
+func labelNamespace(n *corev1.Namespace) {
 	if n.Name == "" || n.Labels[corev1.LabelMetadataName] == n.Name {
-		return // generated names are labelled once they are known
+		return
 	}
 	if n.Labels == nil {
 		n.Labels = map[string]string{}
@@ -64,19 +69,27 @@ func defaultNamespace(n *corev1.Namespace) {
 
 func validateNamespaceFinalizers(n *corev1.Namespace) field.ErrorList {
 	var errs field.ErrorList
-	for i, f := range n.Spec.Finalizers {
-		p := field.NewPath("spec", "finalizers").Index(i)
-		errs = append(errs, check.Each(validation.IsQualifiedName(string(f)), p, string(f))...)
+	p := field.NewPath("spec", "finalizers")
+	for _, f := range n.Spec.Finalizers {
+		errs = append(errs, check.QualifiedName(string(f), p)...)
+		switch f {
+		case corev1.FinalizerKubernetes, metav1.FinalizerOrphanDependents, metav1.FinalizerDeleteDependents:
+		default:
+			if !strings.Contains(string(f), "/") {
+				errs = append(errs, field.Invalid(p, string(f), "name is neither a standard finalizer name nor is it fully qualified"))
+			}
+		}
 	}
 	return errs
 }
 
 func validateNamespaceStatus(n, _ *corev1.Namespace) field.ErrorList {
+	p := field.NewPath("status", "Phase")
 	if n.DeletionTimestamp == nil && n.Status.Phase != corev1.NamespaceActive {
-		return field.ErrorList{field.Invalid(field.NewPath("status", "phase"), n.Status.Phase, "may only be 'Active' if `deletionTimestamp` is empty")}
+		return field.ErrorList{field.Invalid(p, n.Status.Phase, "may only be 'Active' if `deletionTimestamp` is empty")}
 	}
 	if n.DeletionTimestamp != nil && n.Status.Phase != corev1.NamespaceTerminating {
-		return field.ErrorList{field.Invalid(field.NewPath("status", "phase"), n.Status.Phase, "may only be 'Terminating' if `deletionTimestamp` is not empty")}
+		return field.ErrorList{field.Invalid(p, n.Status.Phase, "may only be 'Terminating' if `deletionTimestamp` is not empty")}
 	}
 	return nil
 }

@@ -1,14 +1,15 @@
 package core
 
 import (
+	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	netutils "k8s.io/utils/net"
@@ -22,17 +23,20 @@ func node() *api.Kind {
 	return &api.Kind{
 		Kind: "Node", Resource: "nodes", Singular: "node", ShortNames: []string{"no"}, Prefix: "minions",
 		Versions: []api.Version{api.NewVersion[corev1.Node, corev1.NodeList]("v1")}, Hub: "v1",
-		Subresources: []api.Subresource{options("proxy", "NodeProxyOptions", proxyVerbs()...), api.Status()},
+		Subresources:     []api.Subresource{options("proxy", "NodeProxyOptions", proxyVerbs()...), api.Status()},
+		PrepareForCreate: api.On(func(n *corev1.Node) { dropConfig(n, &corev1.Node{}) }),
 		PrepareForUpdate: api.OnUpdate(func(n, old *corev1.Node) {
 			n.Status = old.Status
+			dropConfig(n, old)
 		}),
 		PrepareForStatusUpdate: api.OnUpdate(func(n, old *corev1.Node) {
 			n.Spec = old.Spec
+			dropConfig(n, old)
 		}),
 		Default:                  api.On(defaultNode),
 		Validate:                 api.Check(validateNode),
 		ValidateUpdate:           api.CheckUpdate(validateNodeUpdate),
-		ValidateStatusUpdate:     api.CheckUpdate(func(n, _ *corev1.Node) field.ErrorList { return validateNodeResources(n) }),
+		ValidateStatusUpdate:     api.CheckUpdate(validateNodeUpdate), // the same for both doors
 		AllowUnconditionalUpdate: true,
 		FieldNames:               []string{"spec.unschedulable"},
 		Fields: func(obj api.Object) fields.Set {
@@ -57,15 +61,26 @@ func defaultNode(n *corev1.Node) {
 		n.Status.Allocatable = n.Status.Capacity.DeepCopy()
 	}
 	// podCIDR and podCIDRs[0] are the same thing under an old and a new name.
-	if n.Spec.PodCIDR != "" && len(n.Spec.PodCIDRs) == 0 {
+	if n.Spec.PodCIDR != "" && (len(n.Spec.PodCIDRs) == 0 || n.Spec.PodCIDRs[0] != n.Spec.PodCIDR) {
 		n.Spec.PodCIDRs = []string{n.Spec.PodCIDR}
 	} else if n.Spec.PodCIDR == "" && len(n.Spec.PodCIDRs) > 0 {
 		n.Spec.PodCIDR = n.Spec.PodCIDRs[0]
 	}
 }
 
+// dropConfig drops what the API server once told kubelets about their own configuration, which is gone since v1.24.
+func dropConfig(n, old *corev1.Node) {
+	if old.Spec.ConfigSource == nil {
+		n.Spec.ConfigSource = nil
+	}
+	if old.Status.Config == nil {
+		n.Status.Config = nil
+	}
+}
+
 func validateNode(n *corev1.Node) field.ErrorList {
-	errs := validateTaints(n.Spec.Taints, field.NewPath("metadata", "taints"))
+	errs := validateNodeAnnotations(n)
+	errs = append(errs, validateTaints(n.Spec.Taints, field.NewPath("metadata", "taints"))...)
 	errs = append(errs, validateNodeResources(n)...)
 	return append(errs, validatePodCIDRs(n.Spec.PodCIDRs, field.NewPath("spec", "podCIDRs"))...)
 }
@@ -87,6 +102,38 @@ func validatePodCIDRs(cidrs []string, p *field.Path) field.ErrorList {
 	return errs
 }
 
+// taintsAnnotation held a node's taints before spec did.
+const taintsAnnotation = "scheduler.alpha.kubernetes.io/taints"
+
+func validateNodeAnnotations(n *corev1.Node) field.ErrorList {
+	var errs field.ErrorList
+	p := field.NewPath("metadata", "annotations")
+	if text := n.Annotations[taintsAnnotation]; text != "" {
+		var taints []corev1.Taint
+		if err := json.Unmarshal([]byte(text), &taints); err != nil {
+			errs = append(errs, field.Invalid(p, taintsAnnotation, err.Error()))
+		} else {
+			errs = append(errs, validateTaints(taints, p.Child(taintsAnnotation))...)
+		}
+	}
+	if text := n.Annotations[corev1.PreferAvoidPodsAnnotationKey]; text != "" {
+		var avoid corev1.AvoidPods
+		if err := json.Unmarshal([]byte(text), &avoid); err != nil {
+			return append(errs, field.Invalid(p.Child("AvoidPods"), corev1.PreferAvoidPodsAnnotationKey, err.Error()))
+		}
+		for i := range avoid.PreferAvoidPods {
+			at := p.Child(corev1.PreferAvoidPodsAnnotationKey).Index(i).Child("PodSignature")
+			switch c := avoid.PreferAvoidPods[i].PodSignature.PodController; {
+			case c == nil:
+				errs = append(errs, field.Required(at, ""))
+			case c.Controller == nil || !*c.Controller:
+				errs = append(errs, field.Invalid(at.Child("PodController", "Controller"), c.Controller, "must point to a controller"))
+			}
+		}
+	}
+	return errs
+}
+
 func validateTaints(taints []corev1.Taint, p *field.Path) field.ErrorList {
 	var errs field.ErrorList
 	type pair struct {
@@ -97,7 +144,9 @@ func validateTaints(taints []corev1.Taint, p *field.Path) field.ErrorList {
 	for i, t := range taints {
 		at := p.Index(i)
 		errs = append(errs, check.QualifiedName(t.Key, at.Child("key"))...)
-		errs = append(errs, check.Each(validation.IsValidLabelValue(t.Value), at.Child("value"), t.Value)...)
+		if texts := validation.IsValidLabelValue(t.Value); len(texts) > 0 {
+			errs = append(errs, field.Invalid(at.Child("value"), t.Value, strings.Join(texts, ";")))
+		}
 		switch t.Effect {
 		case corev1.TaintEffectNoSchedule, corev1.TaintEffectPreferNoSchedule, corev1.TaintEffectNoExecute:
 		case "":
@@ -108,23 +157,13 @@ func validateTaints(taints []corev1.Taint, p *field.Path) field.ErrorList {
 		}
 		k := pair{t.Key, t.Effect}
 		if seen[k] {
-			e := field.Duplicate(at, renderedTaint(t))
+			e := field.Duplicate(at, check.Rendered(&t))
 			e.Detail = "taints must be unique by key and effect pair"
 			errs = append(errs, e)
 		}
 		seen[k] = true
 	}
 	return errs
-}
-
-// renderedTaint is how a taint shows in a complaint: with the server's internal names.
-func renderedTaint(t corev1.Taint) any {
-	return struct {
-		Key       string
-		Value     string
-		Effect    corev1.TaintEffect
-		TimeAdded any
-	}{t.Key, t.Value, t.Effect, nil}
 }
 
 func validateNodeResources(n *corev1.Node) field.ErrorList {
@@ -134,24 +173,36 @@ func validateNodeResources(n *corev1.Node) field.ErrorList {
 		of   corev1.ResourceList
 	}{{"capacity", n.Status.Capacity}, {"allocatable", n.Status.Allocatable}} {
 		for _, name := range check.Sorted(list.of) {
-			errs = append(errs, check.ResourceQuantity(name, list.of[name], field.NewPath("status", list.name).Key(string(name)))...)
+			errs = append(errs, check.ResourceQuantity(name, list.of[name], field.NewPath("status", list.name, string(name)))...)
 		}
 	}
 	return errs
 }
 
 func validateNodeUpdate(n, old *corev1.Node) field.ErrorList {
-	errs := validateTaints(n.Spec.Taints, field.NewPath("metadata", "taints"))
-	spec := field.NewPath("spec")
-	if len(old.Spec.PodCIDRs) > 0 && !slices.Equal(old.Spec.PodCIDRs, n.Spec.PodCIDRs) {
-		errs = append(errs, field.Forbidden(spec.Child("podCIDRs"), "node updates may not change podCIDR except from \"\" to valid"))
-	} else if len(old.Spec.PodCIDRs) == 0 {
-		errs = append(errs, validatePodCIDRs(n.Spec.PodCIDRs, spec.Child("podCIDRs"))...)
+	errs := validateNodeAnnotations(n)
+	errs = append(errs, validateNodeResources(n)...)
+	spec, seen := field.NewPath("spec"), sets.New[corev1.NodeAddress]()
+	for i, a := range n.Status.Addresses {
+		if seen.Has(a) {
+			errs = append(errs, field.Duplicate(field.NewPath("status", "addresses").Index(i), check.Rendered(&a)))
+		}
+		seen.Insert(a)
+	}
+	for i := range old.Spec.PodCIDRs {
+		same := len(old.Spec.PodCIDRs) == len(n.Spec.PodCIDRs)
+		if !same || n.Spec.PodCIDRs[i] != old.Spec.PodCIDRs[i] {
+			errs = append(errs, field.Forbidden(spec.Child("podCIDRs"), "node updates may not change podCIDR except from \"\" to valid"))
+		}
+		if !same {
+			break
+		}
 	}
 	if old.Spec.ProviderID != "" && old.Spec.ProviderID != n.Spec.ProviderID {
 		errs = append(errs, field.Forbidden(spec.Child("providerID"), "node updates may not change providerID except from \"\" to valid"))
 	}
-	if !equality.Semantic.DeepEqual(old.Spec.DoNotUseExternalID, n.Spec.DoNotUseExternalID) {
+	errs = append(errs, validateTaints(n.Spec.Taints, field.NewPath("metadata", "taints"))...)
+	if old.Spec.DoNotUseExternalID != n.Spec.DoNotUseExternalID {
 		errs = append(errs, field.Forbidden(spec.Child("externalID"), "may not be updated"))
 	}
 	return errs
@@ -190,9 +241,13 @@ func nodeRow(n *corev1.Node, now time.Time) []any {
 		return s
 	}
 	info := n.Status.NodeInfo
+	kernel := orUnknown(info.KernelVersion)
+	if info.KernelVersion != "" && info.Architecture != "" {
+		kernel += " (" + info.Architecture + ")"
+	}
 	return []any{
 		n.Name, status, table.OrNone(strings.Join(roles(n), ",")), table.Age(n, now), info.KubeletVersion, address(corev1.NodeInternalIP),
-		address(corev1.NodeExternalIP), orUnknown(info.OSImage), orUnknown(info.KernelVersion), orUnknown(info.ContainerRuntimeVersion),
+		address(corev1.NodeExternalIP), orUnknown(info.OSImage), kernel, orUnknown(info.ContainerRuntimeVersion),
 	}
 }
 

@@ -17,8 +17,7 @@ func persistentVolume() *api.Kind {
 	spec, status := corev1.PersistentVolumeSpec{}.SwaggerDoc(), corev1.PersistentVolumeStatus{}.SwaggerDoc()
 	return &api.Kind{
 		Kind: "PersistentVolume", Resource: "persistentvolumes", Singular: "persistentvolume", ShortNames: []string{"pv"}, Prefix: "persistentvolumes",
-		ReturnDeleted: true,
-		Versions:      []api.Version{api.NewVersion[corev1.PersistentVolume, corev1.PersistentVolumeList]("v1")}, Hub: "v1",
+		Versions: []api.Version{api.NewVersion[corev1.PersistentVolume, corev1.PersistentVolumeList]("v1")}, Hub: "v1",
 		Subresources: []api.Subresource{api.Status()},
 		PrepareForCreate: api.On(func(v *corev1.PersistentVolume) {
 			// A volume is created in its first phase.

@@ -1,6 +1,7 @@
 package core
 
 import (
+	"fmt"
 	"maps"
 	"strconv"
 	"time"
@@ -9,6 +10,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/celox/celox/internal/api"
@@ -17,22 +19,34 @@ import (
 	"github.com/celox/celox/internal/api/table"
 )
 
+// What the columns about a template's containers are described with.
+const (
+	templateContainers = "Names of each container in the template."
+	templateImages     = "Images referenced by each container in the template."
+)
+
 func replicationController() *api.Kind {
 	spec, status := corev1.ReplicationControllerSpec{}.SwaggerDoc(), corev1.ReplicationControllerStatus{}.SwaggerDoc()
-	container := corev1.Container{}.SwaggerDoc()
 	return &api.Kind{
 		Kind: "ReplicationController", Resource: "replicationcontrollers", Singular: "replicationcontroller", ShortNames: []string{"rc"},
 		Categories: []string{"all"}, Namespaced: true, Prefix: "controllers",
 		Versions: []api.Version{api.NewVersion[corev1.ReplicationController, corev1.ReplicationControllerList]("v1")}, Hub: "v1",
-		Subresources:             []api.Subresource{api.Scale(), api.Status()},
-		HasGeneration:            true,
-		DefaultPropagation:       metav1.DeletePropagationOrphan,
-		PrepareForCreate:         api.On(func(r *corev1.ReplicationController) { r.Status = corev1.ReplicationControllerStatus{} }),
-		PrepareForUpdate:         api.OnUpdate(func(r, old *corev1.ReplicationController) { r.Status = old.Status }),
+		Subresources:       []api.Subresource{api.Scale(), api.Status()},
+		HasGeneration:      true,
+		DefaultPropagation: metav1.DeletePropagationOrphan,
+		PrepareForCreate: api.On(func(r *corev1.ReplicationController) {
+			r.Status = corev1.ReplicationControllerStatus{}
+			dropDisabledTemplate(r.Spec.Template, nil)
+		}),
+		PrepareForUpdate: api.OnUpdate(func(r, old *corev1.ReplicationController) {
+			r.Status = old.Status
+			dropDisabledTemplate(r.Spec.Template, old.Spec.Template)
+		}),
 		PrepareForStatusUpdate:   api.OnUpdate(func(r, old *corev1.ReplicationController) { r.Spec = old.Spec }),
 		Default:                  api.On(defaultReplicationController),
 		Validate:                 api.Check(func(r *corev1.ReplicationController) field.ErrorList { return validateReplicationController(r, nil) }),
 		ValidateUpdate:           api.CheckUpdate(validateReplicationController),
+		Warnings:                 api.Warn(warnReplicationController),
 		ValidateStatusUpdate:     api.CheckUpdate(validateReplicationControllerStatus),
 		AllowUnconditionalUpdate: true,
 		FieldNames:               []string{"status.replicas"},
@@ -44,8 +58,8 @@ func replicationController() *api.Kind {
 			table.Column("Current", table.Integer, status["replicas"]),
 			table.Column("Ready", table.Integer, status["readyReplicas"]),
 			table.AgeColumn(),
-			table.Wide("Containers", table.String, container["name"]),
-			table.Wide("Images", table.String, container["image"]),
+			table.Wide("Containers", table.String, templateContainers),
+			table.Wide("Images", table.String, templateImages),
 			table.Wide("Selector", table.String, spec["selector"])),
 		Row: api.Row(func(r *corev1.ReplicationController, now time.Time) []any {
 			var names, images string
@@ -78,6 +92,34 @@ func defaultReplicationController(r *corev1.ReplicationController) {
 		one := int32(1)
 		r.Spec.Replicas = &one
 	}
+}
+
+// dropDisabledTemplate drops from a template the fields of features that are off; either may be nil.
+func dropDisabledTemplate(t, old *corev1.PodTemplateSpec) {
+	if t == nil {
+		return
+	}
+	var before *corev1.PodSpec
+	if old != nil {
+		before = &old.Spec
+	}
+	podspec.DropDisabled(&t.Spec, before)
+}
+
+func warnReplicationController(r, old *corev1.ReplicationController) []string {
+	var out []string
+	var before *corev1.PodTemplateSpec
+	if old == nil {
+		if texts := validation.IsDNS1123Label(r.Name); len(texts) > 0 {
+			out = append(out, fmt.Sprintf("metadata.name: this is used in Pod names and hostnames, which can result in surprising behavior; a DNS label is recommended: %v", texts))
+		}
+	} else if before = old.Spec.Template; r.Generation == old.Generation {
+		return nil
+	}
+	if r.Spec.Template == nil {
+		return out
+	}
+	return append(out, podspec.Warnings(r.Spec.Template, before, field.NewPath("template"))...)
 }
 
 func validateReplicationController(r, old *corev1.ReplicationController) field.ErrorList {
@@ -145,15 +187,29 @@ func podTemplate() *api.Kind {
 		Kind: "PodTemplate", Resource: "podtemplates", Singular: "podtemplate", Namespaced: true, Prefix: "podtemplates",
 		ReturnDeleted: true,
 		Versions:      []api.Version{api.NewVersion[corev1.PodTemplate, corev1.PodTemplateList]("v1")}, Hub: "v1",
-		HasGeneration: true,
-		Default:       api.On(func(t *corev1.PodTemplate) { podspec.SetPodTemplateDefaults(&t.Template) }),
+		HasGeneration:    true,
+		Default:          api.On(func(t *corev1.PodTemplate) { podspec.SetPodTemplateDefaults(&t.Template) }),
+		PrepareForCreate: api.On(func(t *corev1.PodTemplate) { podspec.DropDisabled(&t.Template.Spec, nil) }),
+		PrepareForUpdate: api.OnUpdate(func(t, old *corev1.PodTemplate) { podspec.DropDisabled(&t.Template.Spec, &old.Template.Spec) }),
 		Validate: api.Check(func(t *corev1.PodTemplate) field.ErrorList {
 			return podspec.ValidatePodTemplateSpec(&t.Template, field.NewPath("template"), podspec.OptionsForTemplate(&t.Template, nil))
 		}),
+		ValidateUpdate: api.CheckUpdate(func(t, old *corev1.PodTemplate) field.ErrorList {
+			return podspec.ValidatePodTemplateSpec(&t.Template, field.NewPath("template"), podspec.OptionsForTemplate(&t.Template, &old.Template))
+		}),
+		Warnings: api.Warn(func(t, old *corev1.PodTemplate) []string {
+			switch {
+			case old == nil:
+				return podspec.Warnings(&t.Template, nil, field.NewPath("template"))
+			case t.Generation == old.Generation:
+				return nil
+			}
+			return podspec.Warnings(&t.Template, &old.Template, field.NewPath("template"))
+		}),
 		AllowUnconditionalUpdate: true,
 		Columns: api.Columns(table.Name(),
-			table.Column("Containers", table.String, "Names of each container in the template."),
-			table.Column("Images", table.String, "Images referenced by each container in the template."),
+			table.Column("Containers", table.String, templateContainers),
+			table.Column("Images", table.String, templateImages),
 			table.Column("Pod Labels", table.String, "The labels for the pod template.")),
 		Row: api.Row(func(t *corev1.PodTemplate, _ time.Time) []any {
 			names, images := table.Containers(t.Template.Spec.Containers)

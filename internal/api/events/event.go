@@ -4,6 +4,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	eventsv1 "k8s.io/api/events/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/celox/celox/internal/api"
 )
@@ -12,6 +13,13 @@ import (
 func Version() api.Version {
 	v := api.NewVersion[eventsv1.Event, eventsv1.EventList]("v1")
 	v.Group = "events.k8s.io"
+	v.Validate = func(obj, old api.Object) field.ErrorList {
+		var before *corev1.Event
+		if old != nil {
+			before = old.(*corev1.Event)
+		}
+		return validate(obj.(*corev1.Event), before)
+	}
 	v.ToHub = func(in runtime.Object) (api.Object, error) { return toCore(in.(*eventsv1.Event)), nil }
 	v.FromHub = func(in api.Object) (runtime.Object, error) { return fromCore(in.(*corev1.Event)), nil }
 	return v

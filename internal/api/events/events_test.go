@@ -15,8 +15,8 @@ import (
 // TestForms: an event says the same in both of its forms, whatever it says.
 func TestForms(t *testing.T) {
 	v := events.Version()
-	if v.Group != "events.k8s.io" || v.Name != "v1" {
-		t.Fatalf("version %s/%s", v.Group, v.Name)
+	if v.Group != "events.k8s.io" || v.Version != "v1" {
+		t.Fatalf("version %s/%s", v.Group, v.Version)
 	}
 	rapid.Check(t, func(t *rapid.T) {
 		e := &corev1.Event{}

@@ -52,7 +52,7 @@ func TestResourceSlice(t *testing.T) {
 		{"nowhere", slice("devices: []"), "exactly one of `nodeName`, `nodeSelector`, `allNodes`, `perDeviceNodeSelection` is required"},
 		{"everywhere and here", slice("nodeName: n1, allNodes: true"), "but multiple fields are set"},
 		{"not everywhere", slice("nodeName: n1, allNodes: false"), "spec.allNodes: Invalid value: false: must be either unset or set to true"},
-		{"attributes", slice("nodeName: n1, devices: [{name: d1, attributes: {model: {}, a-b: {int: 1}}}]"), "must be a valid C identifier\nexactly one value must be specified"},
+		{"attributes", slice("nodeName: n1, devices: [{name: d1, attributes: {model: {}, a-b: {int: 1}}}]"), "a valid C identifier must start with\nexactly one value must be specified"},
 		{"twice", slice("nodeName: n1, devices: [{name: d1}, {name: d1}]"), "spec.devices[1]: Duplicate value: \"d1\""},
 		{"taints", slice("nodeName: n1, devices: [{name: d1, taints: [{key: a, effect: Maybe}]}]"), "effect: Unsupported value: \"Maybe\""},
 	})

@@ -36,13 +36,13 @@ func HTTP2(srv *http.Server) error {
 			plain(hs, t, h)
 			return
 		}
-		o := &http2.ServeConnOpts{Handler: h, BaseConfig: hs}
+		o := &http2.ServeConnOpts{Handler: h, BaseConfig: hs} //nolint:staticcheck // see below
 		if b, ok := h.(interface{ BaseContext() context.Context }); ok {
 			o.Context = b.BaseContext()
 		}
 		c := newConn(t, s)
 		defer func() { _ = c.Close() }() // mostly it is closed already
-		h2.ServeConn(c, o)
+		h2.ServeConn(c, o) //nolint:staticcheck // net/http itself serves HTTP/2 on nothing but a *tls.Conn
 	}
 	return nil
 }

@@ -119,7 +119,7 @@ func (in *Input) containerStatus(c *corev1.Container, r role, old *corev1.Contai
 		}
 		out.State = waitingState(waiting)
 	}
-	if in.Terminal && out.State.Waiting != nil && (r == roleMain || out.LastTerminationState.Terminated != nil) {
+	if in.Terminal && out.State.Waiting != nil && (r == roleMain && in.pastInit() || out.LastTerminationState.Terminated != nil) {
 		// Nothing will run any more: what never ran, or was lost, has ended as well.
 		out.State = corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{
 			Reason: ReasonContainerUnknown, Message: messageContainerStatusGone, ExitCode: exitCodeContainerStatusGone,
@@ -129,6 +129,28 @@ func (in *Input) containerStatus(c *corev1.Container, r role, old *corev1.Contai
 	in.fillResources(&out, c, latest)
 	fillMounts(&out, c)
 	return out
+}
+
+// pastInit tells whether the pod's containers had their turn: when an init container failed, they wait for ever.
+func (in *Input) pastInit() bool {
+	init := in.Pod.Spec.InitContainers
+	if len(init) == 0 || in.mainEverRan(&in.Pod.Status) {
+		return true
+	}
+	for i := range in.Pod.Spec.Containers {
+		if in.Observed.Latest(in.Pod.Spec.Containers[i].Name) != nil {
+			return true
+		}
+	}
+	last := &init[len(init)-1]
+	latest, old := in.Observed.Latest(last.Name), Find(in.Pod.Status.InitContainerStatuses, last.Name)
+	if IsSidecar(last) {
+		return latest != nil && latest.Running() || old != nil && old.Started != nil && *old.Started
+	}
+	if latest != nil {
+		return latest.State == runtimeapi.ContainerState_CONTAINER_EXITED && latest.ExitCode == 0
+	}
+	return old != nil && old.State.Terminated != nil && old.State.Terminated.ExitCode == 0
 }
 
 // keeps tells whether a finished container that the runtime has forgotten stays finished.
