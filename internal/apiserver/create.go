@@ -255,7 +255,7 @@ func (x *exchange) prepareCreate(obj api.Object) error {
 }
 
 func (x *exchange) invalid(name string, errs field.ErrorList) error {
-	return apierrors.NewInvalid(x.res.gvk.GroupKind(), name, errs)
+	return apierrors.NewInvalid(x.res.kind.GroupKind(), name, errs) // the hub's group, whatever door it is
 }
 
 // nameFunc is how names of the kind are checked; a name must always be good for a path.

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"time"
 
-	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	metavalidation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
@@ -66,8 +65,8 @@ func (x *exchange) table(version string, rows []shown, meta metav1.ListMeta, inc
 		} else {
 			r.Cells = []any{o.obj.GetName(), o.obj.GetCreationTimestamp().UTC().Format(time.RFC3339)}
 		}
-		if pod, ok := o.obj.(*corev1.Pod); ok {
-			r.Conditions = finishedPod(pod)
+		if f := x.res.kind.RowConditions; f != nil {
+			r.Conditions = f(o.obj)
 		}
 		var err error
 		switch include {
@@ -83,17 +82,6 @@ func (x *exchange) table(version string, rows []shown, meta metav1.ListMeta, inc
 		t.Rows = append(t.Rows, r)
 	}
 	return t, nil
-}
-
-// finishedPod marks the row of a pod that has ended: kubectl shows such rows apart.
-func finishedPod(pod *corev1.Pod) []metav1.TableRowCondition {
-	switch pod.Status.Phase {
-	case corev1.PodSucceeded:
-		return []metav1.TableRowCondition{{Type: metav1.RowCompleted, Status: metav1.ConditionTrue, Reason: string(corev1.PodSucceeded), Message: "The pod has completed successfully."}}
-	case corev1.PodFailed:
-		return []metav1.TableRowCondition{{Type: metav1.RowCompleted, Status: metav1.ConditionTrue, Reason: string(corev1.PodFailed), Message: "The pod failed."}}
-	}
-	return nil
 }
 
 // plainColumns are the columns of a kind that has none of its own.

@@ -42,6 +42,7 @@ func NewServer(cfg config.Server, log *slog.Logger, say Say) (*Server, error) {
 func (s *Server) Run(ctx context.Context) error {
 	s.started = time.Now()
 	klog.SetSlogLogger(s.log) // the libraries log through klog, which is global by nature
+	tuneGC()
 	if err := checkOwn(s.cfg.DataDir); err != nil {
 		return err
 	}

@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"slices"
 	"strconv"
 	"time"
 
@@ -11,6 +12,10 @@ import (
 
 	"github.com/celox/celox/internal/node/status"
 )
+
+// statusPatience is how long a status may wait that says nothing but that the pod is on its way: what comes after it is
+// expected any moment, and a write costs as much as a good part of a pod's start.
+const statusPatience = 250 * time.Millisecond
 
 // publish computes the pod's status and has it written if the API doesn't have it. One write is in flight at most;
 // whatever changes meanwhile is written as one.
@@ -71,7 +76,32 @@ func (w *worker) publish(ctx context.Context, now time.Time) {
 		w.wakeAt(w.statusRetry.at)
 		return
 	}
+	if until := w.patience(&computed); now.Before(until) {
+		w.wakeAt(until)
+		return
+	}
 	w.writeStatus(ctx, target, computed)
+}
+
+// patience tells until when a status need not be written because the pod is in transit: it is being started and nothing
+// went wrong or runs yet, or it was deleted and hasn't ended yet. The zero time says that it is news.
+func (w *worker) patience(s *corev1.PodStatus) time.Time {
+	switch {
+	case w.reason != "" || len(w.extra) > 0:
+	case w.stage == stageRun && s.Phase == corev1.PodPending:
+		if len(w.failures)+len(w.backoffs) > 0 || !untouched(s.InitContainerStatuses) || !untouched(s.ContainerStatuses) {
+			break
+		}
+		return w.started.Add(statusPatience)
+	case w.pod.DeletionTimestamp != nil && w.stage > stageRun && w.stage < stageRemove:
+		return w.stopped.Add(statusPatience)
+	}
+	return time.Time{}
+}
+
+// untouched tells whether none of the containers was ever there.
+func untouched(list []corev1.ContainerStatus) bool {
+	return !slices.ContainsFunc(list, func(c corev1.ContainerStatus) bool { return c.ContainerID != "" })
 }
 
 // inAPI tells whether the API has this status, as far as is known.

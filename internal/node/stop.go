@@ -35,6 +35,7 @@ func (w *worker) beginStop(grace time.Duration) {
 	case w.stage < stageStop:
 		w.stage = stageStop
 		w.stopGrace = grace
+		w.stopped = w.n.clock.Now()
 		// Whatever was being started isn't wanted any more.
 		for key, t := range w.tasks {
 			if !t.kill && key != "status" {

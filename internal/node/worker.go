@@ -93,6 +93,7 @@ type worker struct {
 	preStops map[string]bool
 
 	stopGrace time.Duration
+	stopped   time.Time // when the pod began to be ended
 	tornDown  bool
 	looked    bool // the runtime was read at least once
 

@@ -112,6 +112,7 @@ func (s *Service) RunPodSandbox(ctx context.Context, req *cri.RunPodSandboxReque
 	}
 	b.op.Lock()
 	defer b.op.Unlock()
+	s.expectMigration()
 	if err := s.makeSandbox(ctx, b); err != nil {
 		// The caller's time may be over; what is half-made must go all the same.
 		undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)

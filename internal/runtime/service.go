@@ -14,6 +14,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -44,6 +45,8 @@ type Service struct {
 	boot   string
 	client *holder.Client
 	events *broker
+
+	migrating atomic.Bool // see expectMigration
 
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc

@@ -34,10 +34,6 @@ func (r *requests) equal(o *requests) bool {
 	return r.milliCPU == o.milliCPU && r.memoryBytes == o.memoryBytes && r.ephemeralBytes == o.ephemeralBytes && slices.Equal(r.extended, o.extended)
 }
 
-func (r *requests) none() bool {
-	return r.milliCPU == 0 && r.memoryBytes == 0 && r.ephemeralBytes == 0 && len(r.extended) == 0
-}
-
 // hostPort is a port of the node that a pod wants for itself.
 type hostPort struct {
 	ip, protocol string

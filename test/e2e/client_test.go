@@ -195,7 +195,6 @@ func TestClientGoToken(t *testing.T) {
 	}
 	config.CertData, config.KeyData, config.CertFile, config.KeyFile = nil, nil, "", ""
 	config.BearerToken = u.kubectl("create", "token", "robot")
-	config.BearerToken = config.BearerToken[:len(config.BearerToken)-1] // the line's end
 	config.Timeout = 30 * time.Second
 	c, err := kubernetes.NewForConfig(config)
 	if err != nil {
@@ -207,7 +206,7 @@ func TestClientGoToken(t *testing.T) {
 	if _, err := c.CoreV1().Secrets(u.ns).List(t.Context(), metav1.ListOptions{}); !apierrors.IsForbidden(err) {
 		t.Errorf("secrets: %v", err)
 	}
-	config.BearerToken += "x"
+	config.BearerToken += "AAAA"
 	if c, err = kubernetes.NewForConfig(config); err != nil {
 		t.Fatal(err)
 	}

@@ -184,7 +184,7 @@ spec:
       sources:
       - serviceAccountToken: {path: token, audience: api, expirationSeconds: 600}
       - configMap: {name: settings, items: [{key: colour, path: colour}]}
-      - secret: {name: key}
+      - secret: {name: key, items: [{key: token, path: secret}]}
       - downwardAPI: {items: [{path: ns, fieldRef: {fieldPath: metadata.namespace}}]}
 `, busybox, host))
 	u.await("pod/p", "condition=Ready")
@@ -219,7 +219,7 @@ spec:
 			t.Fatal(err)
 		}
 		if s := got.Status; !s.Authenticated || s.User.Username != "system:serviceaccount:"+u.ns+":default" || s.User.Extra["authentication.kubernetes.io/pod-name"][0] != "p" {
-			t.Errorf("the review of %s: %+v", file.path, s)
+			t.Errorf("the review of %s, %q: %+v", file.path, review.Spec.Token, s)
 		}
 	}
 	has(t, sh("cat /var/run/secrets/kubernetes.io/serviceaccount/ca.crt"), "BEGIN CERTIFICATE")

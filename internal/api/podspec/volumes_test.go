@@ -236,7 +236,7 @@ func FuzzNames(f *testing.F) {
 		}
 		pullPolicy(s)
 		validateWindowsUser(s, nil)
-		validateISCSIName(s, nil)
+		ValidateISCSIName(s, nil)
 		validateFilePath(s, nil)
 		podCertificate := &corev1.PodCertificateProjection{SignerName: s, KeyPath: s}
 		validatePodCertificate(podCertificate, nil)

@@ -7,6 +7,8 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"github.com/celox/celox/internal/api/core"
 )
 
 func headless(s *corev1.Service) bool {
@@ -54,10 +56,8 @@ func (p *Pool) Complete(s, old *corev1.Service) field.ErrorList {
 	if external(s) {
 		return nil
 	}
-	if old == nil {
-		if errs := wellFormed(s); len(errs) > 0 {
-			return errs
-		}
+	if errs := core.ValidateServiceAddresses(s, old); len(errs) > 0 {
+		return errs // nothing can be made of them
 	}
 	return p.families(s, old)
 }
@@ -156,42 +156,6 @@ func dropUnused(s, old *corev1.Service) {
 	if needsHealthPort(old) && !needsHealthPort(s) && s.Spec.HealthCheckNodePort == old.Spec.HealthCheckNodePort {
 		s.Spec.HealthCheckNodePort = 0
 	}
-}
-
-// wellFormed checks on create what the address fields say of themselves and of each other, before anything is made of them.
-func wellFormed(s *corev1.Service) field.ErrorList {
-	var errs field.ErrorList
-	spec := field.NewPath("spec")
-	ips := spec.Child("clusterIPs")
-	switch {
-	case s.Spec.ClusterIP == "" && len(s.Spec.ClusterIPs) > 0:
-		errs = append(errs, field.Invalid(ips, s.Spec.ClusterIPs, "must be empty when `clusterIP` is not specified"))
-	case len(s.Spec.ClusterIPs) > 0 && s.Spec.ClusterIPs[0] != s.Spec.ClusterIP:
-		errs = append(errs, field.Invalid(ips, s.Spec.ClusterIPs, "first value must match `clusterIP`"))
-	}
-	byFamily := map[corev1.IPFamily]int{}
-	for _, ip := range s.Spec.ClusterIPs {
-		if _, err := netip.ParseAddr(ip); err == nil {
-			byFamily[familyOf(ip)]++
-		}
-	}
-	if byFamily[corev1.IPv4Protocol] > 1 || byFamily[corev1.IPv6Protocol] > 1 {
-		errs = append(errs, field.Invalid(ips, s.Spec.ClusterIPs, "may specify no more than one IP for each IP family"))
-	}
-	for i, f := range s.Spec.IPFamilies {
-		at := spec.Child("ipFamilies").Index(i)
-		if f != corev1.IPv4Protocol && f != corev1.IPv6Protocol {
-			errs = append(errs, field.NotSupported(at, f, []corev1.IPFamily{corev1.IPv4Protocol, corev1.IPv6Protocol}))
-		}
-		if slices.Contains(s.Spec.IPFamilies[:i], f) {
-			errs = append(errs, field.Duplicate(at, f))
-		}
-	}
-	policies := []corev1.IPFamilyPolicy{corev1.IPFamilyPolicyPreferDualStack, corev1.IPFamilyPolicyRequireDualStack, corev1.IPFamilyPolicySingleStack}
-	if f := s.Spec.IPFamilyPolicy; f != nil && !slices.Contains(policies, *f) {
-		errs = append(errs, field.NotSupported(spec.Child("ipFamilyPolicy"), *f, policies))
-	}
-	return errs
 }
 
 func (p *Pool) families(s, old *corev1.Service) field.ErrorList {

@@ -42,7 +42,7 @@ func HTTP2(srv *http.Server) error {
 		}
 		c := newConn(t, s)
 		defer func() { _ = c.Close() }() // mostly it is closed already
-		h2.ServeConn(c, o) //nolint:staticcheck // net/http itself serves HTTP/2 on nothing but a *tls.Conn
+		h2.ServeConn(c, o)               //nolint:staticcheck // net/http itself serves HTTP/2 on nothing but a *tls.Conn
 	}
 	return nil
 }

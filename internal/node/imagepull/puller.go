@@ -91,6 +91,7 @@ func New(images cri.ImageManagerService, c clock.Clock, parallel int) *Puller {
 func Name(image string) (string, error) {
 	named, err := reference.ParseNormalizedNamed(image)
 	if err != nil {
+		//lint:ignore ST1005 people know this text: it is that of upstream's event
 		return "", fmt.Errorf(invalidNameMessage, image, image, err)
 	}
 	if reference.IsNameOnly(named) {

@@ -163,9 +163,6 @@ func wait(ctx context.Context, w *fsnotify.Watcher, f *os.File, path string, don
 				return nil, errOver
 			}
 			if e.Name != path {
-				if e.Has(fsnotify.Create) {
-					continue
-				}
 				continue
 			}
 			if e.Has(fsnotify.Write) {

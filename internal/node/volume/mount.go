@@ -2,6 +2,7 @@ package volume
 
 import (
 	"bufio"
+	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -67,9 +68,13 @@ func (Kernel) Below(dir string) ([]string, error) {
 	}
 	defer f.Close()
 	var out []string
+	name := []byte(escape(dir))
 	lines := bufio.NewScanner(f)
 	lines.Buffer(nil, 1<<20)
 	for lines.Scan() {
+		if !bytes.Contains(lines.Bytes(), name) {
+			continue // most lines, on a node with many pods
+		}
 		fields := strings.Fields(lines.Text())
 		if len(fields) < 5 {
 			continue
@@ -81,6 +86,11 @@ func (Kernel) Below(dir string) ([]string, error) {
 	}
 	slices.SortStableFunc(out, func(a, b string) int { return len(b) - len(a) })
 	return out, lines.Err()
+}
+
+// escape writes a path as the kernel does there.
+func escape(p string) string {
+	return strings.NewReplacer(" ", `\040`, "\t", `\011`, "\n", `\012`, `\`, `\134`).Replace(p)
 }
 
 // unescape undoes the kernel's octal escapes (\040 for a blank).
@@ -108,6 +118,10 @@ func unmountBelow(m Mounter, dir string) error {
 	if err != nil {
 		return err
 	}
+	return unmountAll(m, points)
+}
+
+func unmountAll(m Mounter, points []string) error {
 	var errs []error
 	for _, p := range points {
 		if err := m.Unmount(p); err != nil {
@@ -122,15 +136,20 @@ func removeTree(m Mounter, dir string) error {
 	if _, err := os.Lstat(dir); errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
-	if err := unmountBelow(m, dir); err != nil {
-		return err
-	}
-	left, err := m.Below(dir)
+	points, err := m.Below(dir)
 	if err != nil {
 		return err
 	}
-	if len(left) > 0 {
-		return fmt.Errorf("%s is still mounted; not removed", left[0])
+	if len(points) > 0 {
+		if err := unmountAll(m, points); err != nil {
+			return err
+		}
+		if points, err = m.Below(dir); err != nil {
+			return err
+		}
+	}
+	if len(points) > 0 {
+		return fmt.Errorf("%s is still mounted; not removed", points[0])
 	}
 	return os.RemoveAll(dir)
 }

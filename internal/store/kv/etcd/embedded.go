@@ -10,11 +10,8 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
-	"syscall"
 	"time"
 
-	"go.etcd.io/bbolt"
-	berrors "go.etcd.io/bbolt/errors"
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/client/pkg/v3/types"
 	"go.etcd.io/etcd/server/v3/config"
@@ -113,7 +110,7 @@ func Start(ctx context.Context, cfg Config) (*Engine, error) {
 	if err := os.Chmod(cfg.Dir, 0o700); err != nil { // secrets are in here
 		return nil, fmt.Errorf("etcd: %w", err)
 	}
-	lock, err := lockDir(cfg.Dir)
+	lock, err := lockDir(cfg.Dir, cfg.Logger)
 	if err != nil {
 		return nil, err
 	}
@@ -124,41 +121,6 @@ func Start(ctx context.Context, cfg Config) (*Engine, error) {
 		return nil, fmt.Errorf("etcd: start on %s: %w", cfg.Dir, err)
 	}
 	return e, nil
-}
-
-// lockDir makes sure that this process alone has the directory: etcd itself would wait for the other to go.
-func lockDir(dir string) (*os.File, error) {
-	lock, err := os.OpenFile(filepath.Join(dir, "celox.lock"), os.O_CREATE|os.O_RDWR, 0o600)
-	if err != nil {
-		return nil, fmt.Errorf("etcd: %w", err)
-	}
-	if err = syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); errors.Is(err, syscall.EWOULDBLOCK) {
-		err = ErrInUse
-	}
-	if err == nil {
-		err = checkDatabase(filepath.Join(dir, "member", "snap", "db"))
-	}
-	if err != nil {
-		lock.Close()
-		return nil, fmt.Errorf("etcd: %s: %w", dir, err)
-	}
-	return lock, nil
-}
-
-// checkDatabase sees whether somebody else's etcd has the database open, for which etcd would wait, or whether it cannot be opened
-// at all, at which etcd would panic.
-func checkDatabase(path string) error {
-	if _, err := os.Stat(path); errors.Is(err, os.ErrNotExist) {
-		return nil
-	}
-	db, err := bbolt.Open(path, 0o600, &bbolt.Options{ReadOnly: true, Timeout: time.Millisecond})
-	if errors.Is(err, berrors.ErrTimeout) {
-		return ErrInUse
-	}
-	if err != nil {
-		return fmt.Errorf("open %s: %w", path, err)
-	}
-	return db.Close()
 }
 
 func (e *Engine) start(ctx context.Context, cfg Config) (err error) {

@@ -15,7 +15,9 @@ import (
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.etcd.io/etcd/server/v3/storage/wal"
 	"go.uber.org/goleak"
+	"go.uber.org/zap"
 
 	"github.com/celox/celox/internal/store/kv"
 	"github.com/celox/celox/internal/store/kv/etcd"
@@ -103,6 +105,67 @@ func TestStartsAgainAndAgain(t *testing.T) {
 		if err := e.Close(); err != nil {
 			t.Fatal(err)
 		}
+	}
+}
+
+// TestBrokenOffFirstStart begins on what a member leaves that was killed before it had stored its own membership, with more and more of it
+// missing, and on one that was killed right after.
+func TestBrokenOffFirstStart(t *testing.T) {
+	dir := t.TempDir()
+	member := filepath.Join(dir, "member")
+	walDir := filepath.Join(member, "wal")
+	if err := os.MkdirAll(filepath.Join(member, "snap"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	remains := []struct {
+		name string
+		make func() error
+	}{
+		{"no log", func() error { return nil }},
+		{"empty database", func() error { return os.WriteFile(filepath.Join(member, "snap", "db"), nil, 0o600) }},
+		{"torn database", func() error {
+			return os.WriteFile(filepath.Join(member, "snap", "db"), make([]byte, 5000), 0o600)
+		}},
+		{"log without entries", func() error {
+			w, err := wal.Create(zap.NewNop(), walDir, nil)
+			if err != nil {
+				return err
+			}
+			return w.Close()
+		}},
+	}
+	for _, r := range remains {
+		t.Run(r.name, func(t *testing.T) {
+			if err := errors.Join(os.RemoveAll(member), os.MkdirAll(filepath.Join(member, "snap"), 0o700), r.make()); err != nil {
+				t.Fatal(err)
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			e, err := etcd.Start(ctx, etcd.Config{Dir: dir})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := e.Txn(ctx, nil, []kv.Op{{Key: "k"}}); err != nil {
+				t.Error(err)
+			}
+			if err := e.Close(); err != nil {
+				t.Error(err)
+			}
+			// What was stored is never taken for the remains of a start, also when only the log has it.
+			if err := os.Remove(filepath.Join(member, "snap", "db")); err != nil {
+				t.Fatal(err)
+			}
+			e, err = etcd.Start(ctx, etcd.Config{Dir: dir})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if resp, err := e.Range(ctx, kv.RangeRequest{Key: "k"}); err != nil || resp.Count != 1 {
+				t.Errorf("%+v, %v", resp, err)
+			}
+			if err := e.Close(); err != nil {
+				t.Error(err)
+			}
+		})
 	}
 }
 
