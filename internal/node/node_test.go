@@ -435,3 +435,30 @@ func TestSandboxLoss(t *testing.T) {
 		r.wantEvent("SandboxChanged", "Pod sandbox changed, it will be killed and re-created.")
 	})
 }
+
+// What a pod goes through between its states that matter isn't worth a write each.
+func TestStatusIsWrittenOnceForEachState(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		r.start()
+		defer func() { r.stop() }()
+		writes := func() (n int) {
+			for _, a := range r.client.Actions() {
+				if a.Matches("update", "pods/status") {
+					n++
+				}
+			}
+			return n
+		}
+		r.create(testPod("web"))
+		pass(time.Second)
+		if n := writes(); n != 1 || r.get("web").Status.Phase != corev1.PodRunning {
+			t.Errorf("%d writes until the pod was %s, want 1", n, r.get("web").Status.Phase)
+		}
+		r.remove("web", 30)
+		pass(time.Second)
+		if n := writes(); n != 2 || r.exists("web") {
+			t.Errorf("%d writes until the pod was gone, want 2", n)
+		}
+	})
+}

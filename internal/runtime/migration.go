@@ -12,18 +12,14 @@ import (
 // sandbox is being made, we move ourselves from our cgroup to our cgroup, which
 // does nothing else, and the first container of the pod does not have to wait.
 
-// ownProcs is the cgroup.procs of a cgroup that this process is in; "" if it
-// cannot be seen from here.
-func ownProcs(unified bool) string {
-	data, err := os.ReadFile("/proc/self/cgroup")
-	if err != nil {
-		return ""
-	}
+// ownProcs is the cgroup.procs of a cgroup that this process is in, from what
+// cgroups(7) says of /proc/PID/cgroup; "" if it isn't there.
+func ownProcs(cgroups string, unified bool) string {
 	controller, mount := "pids", "/sys/fs/cgroup/pids"
 	if unified {
 		controller, mount = "", "/sys/fs/cgroup"
 	}
-	for line := range strings.Lines(string(data)) {
+	for line := range strings.Lines(cgroups) {
 		fields := strings.SplitN(strings.TrimSuffix(line, "\n"), ":", 3)
 		if len(fields) == 3 && fields[1] == controller {
 			return filepath.Join(mount, fields[2], "cgroup.procs")
@@ -39,9 +35,13 @@ func (s *Service) expectMigration() {
 	}
 	s.wg.Go(func() {
 		defer s.migrating.Store(false)
-		f, err := os.OpenFile(ownProcs(s.host.unified), os.O_WRONLY, 0)
+		cgroups, err := os.ReadFile("/proc/self/cgroup")
 		if err != nil {
-			return // the container's start waits, then
+			return
+		}
+		f, err := os.OpenFile(ownProcs(string(cgroups), s.host.unified), os.O_WRONLY, 0)
+		if err != nil {
+			return // not to be seen from here: the container's start waits, then
 		}
 		_, _ = f.WriteString("0") // ourselves
 		_ = f.Close()

@@ -68,7 +68,10 @@ func (Kernel) Below(dir string) ([]string, error) {
 	}
 	defer f.Close()
 	var out []string
-	name := []byte(escape(dir))
+	name := []byte(dir)
+	if strings.ContainsAny(dir, " \t\n\\#") {
+		name = nil // it is written otherwise there
+	}
 	lines := bufio.NewScanner(f)
 	lines.Buffer(nil, 1<<20)
 	for lines.Scan() {
@@ -86,11 +89,6 @@ func (Kernel) Below(dir string) ([]string, error) {
 	}
 	slices.SortStableFunc(out, func(a, b string) int { return len(b) - len(a) })
 	return out, lines.Err()
-}
-
-// escape writes a path as the kernel does there.
-func escape(p string) string {
-	return strings.NewReplacer(" ", `\040`, "\t", `\011`, "\n", `\012`, `\`, `\134`).Replace(p)
 }
 
 // unescape undoes the kernel's octal escapes (\040 for a blank).

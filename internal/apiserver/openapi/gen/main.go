@@ -30,7 +30,7 @@ func main() {
 }
 
 func run() error {
-	if _, err := os.Stat("gen/render"); err != nil {
+	if _, err := os.Stat("gen/testdata/render"); err != nil {
 		return fmt.Errorf("run me in the directory of package openapi: %w", err)
 	}
 	packages, err := packages()
@@ -41,7 +41,7 @@ func run() error {
 	if err := generate(packages); err != nil {
 		return fmt.Errorf("generating definitions: %w", err)
 	}
-	render := exec.Command("go", "run", "-tags", "openapi_render", "./gen/render", "data")
+	render := exec.Command("go", "run", "./gen/testdata/render", "data")
 	render.Stdout, render.Stderr = os.Stdout, os.Stderr
 	if err := render.Run(); err != nil {
 		return fmt.Errorf("rendering documents: %w", err)

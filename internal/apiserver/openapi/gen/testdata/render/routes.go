@@ -1,5 +1,3 @@
-//go:build openapi_render
-
 package main
 
 import (
