@@ -13,9 +13,12 @@ import (
 	"github.com/celox/celox/internal/node/status"
 )
 
-// statusPatience is how long a status may wait that says nothing but that the pod is on its way: what comes after it is
-// expected any moment, and a write costs as much as a good part of a pod's start.
-const statusPatience = 250 * time.Millisecond
+// How long a status may wait that says nothing but that the pod is on its way up or down: what comes after it is expected
+// any moment, and a write costs as much as a good part of a pod's start.
+const (
+	startPatience = 900 * time.Millisecond
+	stopPatience  = 250 * time.Millisecond
+)
 
 // publish computes the pod's status and has it written if the API doesn't have it. One write is in flight at most;
 // whatever changes meanwhile is written as one.
@@ -92,9 +95,9 @@ func (w *worker) patience(s *corev1.PodStatus) time.Time {
 		if len(w.failures)+len(w.backoffs) > 0 || !untouched(s.InitContainerStatuses) || !untouched(s.ContainerStatuses) {
 			break
 		}
-		return w.started.Add(statusPatience)
+		return w.started.Add(startPatience)
 	case w.pod.DeletionTimestamp != nil && w.stage > stageRun && w.stage < stageRemove:
-		return w.stopped.Add(statusPatience)
+		return w.stopped.Add(stopPatience)
 	}
 	return time.Time{}
 }

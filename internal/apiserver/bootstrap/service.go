@@ -1,5 +1,3 @@
-//lint:file-ignore SA1019 Endpoints is deprecated for its readers; the kubernetes service still has one for those that remain.
-
 package bootstrap
 
 import (

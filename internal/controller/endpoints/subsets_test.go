@@ -1,5 +1,3 @@
-//lint:file-ignore SA1019 Endpoints is deprecated for its readers; it is what this package keeps for those that remain.
-
 package endpoints
 
 import (
