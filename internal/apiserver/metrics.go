@@ -25,9 +25,9 @@ type metrics struct {
 }
 
 type seriesKey struct {
-	verb, group, version, resource, subresource, scope, media string
-	code                                                      int
-	dryRun                                                    bool
+	verb, group, version, resource, subresource, scope string
+	code                                               int
+	dryRun                                             bool
 }
 
 type series struct {
