@@ -31,6 +31,8 @@ func newImage() *cobra.Command {
 		Example: "  celox image import app.tar\n  celox image pull docker.io/library/nginx:1.29\n  celox image list",
 	}
 	cmd.PersistentFlags().String("data-dir", config.DefaultDataDir, "directory of the cluster")
+	cmd.PersistentFlags().StringSlice("registry-mirror", nil, "REGISTRY=URL to look at first; only while no server runs, whose own settings count")
+	cmd.PersistentFlags().StringSlice("insecure-registry", nil, "registry host to speak to without checking certificates; only while no server runs")
 	cmd.AddCommand(newImageImport(), newImagePull(), newImageList(), newImageRemove(), newImagePrune())
 	return cmd
 }
@@ -58,15 +60,25 @@ func withImages(cmd *cobra.Command, do func(ctx context.Context, i control.Image
 	if err := cluster.Mark(dir); err != nil {
 		return err
 	}
-	store, err := images.Open(images.Config{Root: filepath.Join(dir, cluster.ImagesDir), Log: slog.New(slog.DiscardHandler)})
+	var registries config.Server
+	if registries.RegistryMirrors, err = cmd.Flags().GetStringSlice("registry-mirror"); err != nil {
+		return err
+	}
+	mirrors, err := registries.Mirrors()
+	if err != nil {
+		return fmt.Errorf("--registry-mirror: %w", err)
+	}
+	insecure, err := cmd.Flags().GetStringSlice("insecure-registry")
 	if err != nil {
 		return err
 	}
-	used := map[string]bool{}
-	for _, id := range store.Containers() {
-		used[id] = true
+	store, err := images.Open(images.Config{
+		Root: filepath.Join(dir, cluster.ImagesDir), Registries: images.Registries{Mirrors: mirrors, Insecure: insecure}, Log: slog.New(slog.DiscardHandler),
+	})
+	if err != nil {
+		return err
 	}
-	err = do(ctx, control.Local{Store: store, InUse: func(id string) bool { return used[id] }})
+	err = do(ctx, control.Local{Store: store})
 	return errors.Join(err, store.Close())
 }
 

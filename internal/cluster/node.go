@@ -184,7 +184,7 @@ func (s *Server) openRuntime(run *group) (*nodeRuntime, error) {
 		return nil, err
 	}
 	run.run("control socket", func(ctx context.Context) error {
-		return serveUntil(ctx, controlListener, control.Handler(control.Local{Store: store, InUse: func(string) bool { return false }}))
+		return serveUntil(ctx, controlListener, control.Handler(control.Local{Store: store}))
 	})
 	return &nodeRuntime{runtime: rt.Runtime(), images: rt.ImageManager(), streams: rt.Streaming()}, nil
 }

@@ -400,6 +400,16 @@ func TestPull(t *testing.T) {
 		if _, err := m.Celox("image", "pull", "hub.example/app:1"); err != nil || asked.Load() == 0 {
 			t.Errorf("%v, the mirror was asked %d times", err, asked.Load())
 		}
+		// Where no server runs, the command itself says where the mirror is.
+		before := asked.Load()
+		other := filepath.Join(t.TempDir(), "data")
+		pull := []string{"image", "pull", "--data-dir", other, "hub.example/app:1"}
+		if _, err := m.Celox(append(pull, "--registry-mirror", "hub.example=http://127.0.0.1:5003")...); err != nil || asked.Load() == before {
+			t.Errorf("without a server: %v, the mirror was asked %d times", err, asked.Load()-before)
+		}
+		if _, err := m.Celox("reset", "--yes", "--data-dir", other); err != nil {
+			t.Error(err)
+		}
 	})
 	t.Run("corrupt layer", func(t *testing.T) {
 		layers, err := smallImage(t, "corrupt").Layers()
