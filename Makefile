@@ -45,7 +45,7 @@ test: build lint unit e2e ## everything
 bench: build ## the figures of docs/benchmarks.md
 	@CELOX_BIN=$(CURDIR)/bin/celox $(GO) run ./test/bench
 
-generate: ## files that are made from others (OpenAPI documents, docs/dependencies.txt)
+generate: ## files that are made from others (the OpenAPI documents)
 	@$(GO) generate ./...
 
 clean: ## what the build made
