@@ -424,7 +424,7 @@ spec:
   containers:
   - name: c
     image: %[1]s
-    command: [sh, -c, "id; touch /file; stat -c %%g /data; grep NoNewPrivs /proc/self/status; grep Seccomp: /proc/self/status; grep CapEff /proc/self/status"]
+    command: [sh, -c, "exec 2>&1; id; touch /file; stat -c %%g /data; grep NoNewPrivs /proc/self/status; grep Seccomp: /proc/self/status; grep CapEff /proc/self/status"]
     securityContext: {readOnlyRootFilesystem: true, allowPrivilegeEscalation: false, capabilities: {drop: [ALL]}, seccompProfile: {type: RuntimeDefault}}
     volumeMounts: [{name: data, mountPath: /data}]
   volumes: [{name: data, emptyDir: {}}]
