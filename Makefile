@@ -9,10 +9,10 @@ KUBERNETES := $(shell sed -n 's/^\tKubernetes *= "\(.*\)"$$/\1/p' internal/clust
 KUBECTL_LDFLAGS := $(foreach v,gitVersion=$(KUBERNETES)+celox gitMajor=$(word 1,$(subst ., ,$(KUBERNETES:v%=%))) gitMinor=$(word 2,$(subst ., ,$(KUBERNETES))) gitCommit=$(VERSION) gitTreeState=clean,-X k8s.io/component-base/version.$(v))
 LDFLAGS := -s -w -X github.com/celox/celox/internal/cluster/version.Build=$(VERSION) $(KUBECTL_LDFLAGS)
 
-.PHONY: help deps build runtime run test lint unit e2e bench generate clean
+.PHONY: help deps build runtime run test test-vm lint unit ecosystem e2e bench generate clean
 
 help: ## this list
-	@grep -E '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 deps: ## Debian packages that building and testing need (as root; does nothing when they are there)
 	@./scripts/deps.sh
@@ -37,10 +37,18 @@ lint: runtime ## gofmt, vet, staticcheck
 unit: runtime ## every package's tests, with the race detector
 	@CGO_ENABLED=1 $(GO) test -race -timeout 20m ./cmd/... ./internal/... ./test/bench/... ./test/image/...
 
-e2e: build ## the built binary from outside, on real containers
+ecosystem: ## what others build on Kubernetes, to test against: an operator and an unmodified Helm
+	@cd test/ecosystem && $(GO) vet ./... && $(GO) build -trimpath -o ../../bin/operator ./operator && $(GO) build -trimpath -o ../../bin/helm helm.sh/helm/v4/cmd/helm
+
+e2e: build ecosystem ## the built binary from outside, on real containers
 	@CELOX_BIN=$(CURDIR)/bin/celox $(GO) test -count=1 -timeout 25m ./test/e2e/...
 
 test: build lint unit e2e ## everything
+
+test-vm: build ## the built binary on cgroup v2, in a virtual machine
+	@./scripts/deps.sh vm
+	@./scripts/kernel.sh bin/kernel
+	@CELOX_BIN=$(CURDIR)/bin/celox CELOX_VM_KERNEL=$(CURDIR)/bin/kernel $(GO) test -count=1 -timeout 15m -v ./test/vm/...
 
 bench: build ## the figures of docs/benchmarks.md
 	@CELOX_BIN=$(CURDIR)/bin/celox $(GO) run ./test/bench

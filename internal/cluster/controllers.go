@@ -22,10 +22,13 @@ import (
 	"github.com/celox/celox/internal/apiserver/authn"
 	"github.com/celox/celox/internal/client"
 	"github.com/celox/celox/internal/controller"
+	"github.com/celox/celox/internal/controller/cronjob"
+	"github.com/celox/celox/internal/controller/daemonset"
 	"github.com/celox/celox/internal/controller/deployment"
 	"github.com/celox/celox/internal/controller/endpoints"
 	"github.com/celox/celox/internal/controller/endpointslice"
 	"github.com/celox/celox/internal/controller/garbagecollector"
+	"github.com/celox/celox/internal/controller/job"
 	"github.com/celox/celox/internal/controller/namespace"
 	"github.com/celox/celox/internal/controller/nodelifecycle"
 	"github.com/celox/celox/internal/controller/podgc"
@@ -33,6 +36,7 @@ import (
 	"github.com/celox/celox/internal/controller/rootca"
 	"github.com/celox/celox/internal/controller/serviceaccount"
 	"github.com/celox/celox/internal/controller/tainteviction"
+	"github.com/celox/celox/internal/controller/ttlafterfinished"
 	"github.com/celox/celox/internal/scheduler"
 )
 
@@ -144,6 +148,21 @@ func (s *Server) controllers(run *group, p *controlPlane, f informers.SharedInfo
 		})},
 		{"replicaset-controller", with(func(c kubernetes.Interface, name string) (runner, error) {
 			return replicaset.New(c, f, s.recorder(run, c, name), clk, s.log, m)
+		})},
+		{"replication-controller", with(func(c kubernetes.Interface, name string) (runner, error) {
+			return replicaset.NewReplication(c, f, s.recorder(run, c, name), clk, s.log, m)
+		})},
+		{"daemon-set-controller", with(func(c kubernetes.Interface, name string) (runner, error) {
+			return daemonset.New(c, f, s.recorder(run, c, name), clk, s.log, m)
+		})},
+		{"job-controller", with(func(c kubernetes.Interface, name string) (runner, error) {
+			return job.New(c, f, s.recorder(run, c, name), clk, s.log, m)
+		})},
+		{"cronjob-controller", with(func(c kubernetes.Interface, name string) (runner, error) {
+			return cronjob.New(c, f, s.recorder(run, c, name), clk, s.log, m)
+		})},
+		{"ttl-after-finished-controller", with(func(c kubernetes.Interface, _ string) (runner, error) {
+			return ttlafterfinished.New(c, f, clk, s.log, m)
 		})},
 		{"endpointslice-controller", with(func(c kubernetes.Interface, name string) (runner, error) {
 			return endpointslice.New(c, f, s.recorder(run, c, name), s.log, m)

@@ -177,7 +177,7 @@ func (r *round) claim(ctx context.Context) error {
 		}
 	}
 	for _, rs := range claim.Adopt {
-		patch, err := owner.AdoptPatch(rs, *metav1.NewControllerRef(r.d, kind))
+		patch, err := owner.AdoptPatch(rs, *metav1.NewControllerRef(r.d, kind), "")
 		if err != nil {
 			return err
 		}

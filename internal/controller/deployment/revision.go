@@ -3,10 +3,8 @@ package deployment
 import (
 	"cmp"
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
-	"hash/fnv"
 	"maps"
 	"slices"
 	"strconv"
@@ -17,9 +15,9 @@ import (
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/util/rand"
-	"k8s.io/utils/dump"
 	"k8s.io/utils/ptr"
+
+	"github.com/celox/celox/internal/controller/revision"
 )
 
 // Annotations that the controller keeps on Deployments and ReplicaSets, with upstream's names: kubectl reads them.
@@ -68,18 +66,6 @@ func without(all []*appsv1.ReplicaSet, rs *appsv1.ReplicaSet) []*appsv1.ReplicaS
 	return rest
 }
 
-// templateHash names a template; upstream's function, so that an opened upstream cluster keeps its sets.
-func templateHash(template *corev1.PodTemplateSpec, collisions *int32) string {
-	h := fnv.New32a()
-	_, _ = fmt.Fprintf(h, "%v", dump.ForHash(*template)) // a hash never fails
-	if collisions != nil {
-		var b [8]byte
-		binary.LittleEndian.PutUint32(b[:], uint32(*collisions))
-		_, _ = h.Write(b[:])
-	}
-	return rand.SafeEncodeString(fmt.Sprint(h.Sum32()))
-}
-
 func revisionOf(obj metav1.Object) int64 {
 	n, err := strconv.ParseInt(obj.GetAnnotations()[revisionAnnotation], 10, 64)
 	if err != nil {
@@ -99,10 +85,10 @@ func maxRevision(sets []*appsv1.ReplicaSet) int64 {
 // ensureNew finds the new set in order, or with create makes it. The new set carries the highest revision; one that becomes new
 // again (a rollback) remembers those that it had.
 func (r *round) ensureNew(ctx context.Context, create bool) error {
-	revision := strconv.FormatInt(maxRevision(r.old)+1, 10)
+	next := strconv.FormatInt(maxRevision(r.old)+1, 10)
 	if rs := r.newSet; rs != nil {
 		updated := rs.DeepCopy()
-		changed := annotateNew(r.d, updated, revision)
+		changed := annotateNew(r.d, updated, next)
 		if updated.Spec.MinReadySeconds != r.d.Spec.MinReadySeconds {
 			updated.Spec.MinReadySeconds = r.d.Spec.MinReadySeconds
 			changed = true
@@ -123,10 +109,10 @@ func (r *round) ensureNew(ctx context.Context, create bool) error {
 	if !create {
 		return nil
 	}
-	hash := templateHash(&r.d.Spec.Template, r.d.Status.CollisionCount)
+	hash := revision.TemplateHash(&r.d.Spec.Template, r.d.Status.CollisionCount)
 	rs := newSet(r.d, hash)
 	rs.Spec.Replicas = ptr.To(newReplicas(r.d, append(slices.Clone(r.old), rs), rs))
-	annotateNew(r.d, rs, revision)
+	annotateNew(r.d, rs, next)
 	created, err := r.client.AppsV1().ReplicaSets(r.d.Namespace).Create(ctx, rs, metav1.CreateOptions{})
 	switch {
 	case apierrors.IsAlreadyExists(err):

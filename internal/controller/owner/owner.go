@@ -3,6 +3,7 @@ package owner
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
@@ -45,10 +46,14 @@ func Decide[T Object](ctl metav1.Object, selector labels.Selector, candidates []
 	return c
 }
 
-// AdoptPatch is a merge patch of the candidate's owner references that makes ref its controller. It names the candidate's uid, so
-// that a namesake which took its place is not adopted.
-func AdoptPatch(candidate metav1.Object, ref metav1.OwnerReference) ([]byte, error) {
-	return patch(candidate.GetUID(), append(candidate.GetOwnerReferences()[:len(candidate.GetOwnerReferences()):len(candidate.GetOwnerReferences())], ref))
+// AdoptPatch is a merge patch of the candidate's owner references that makes ref its controller, and gives it a finalizer unless that is
+// empty. It names the candidate's uid, so that a namesake which took its place is not adopted.
+func AdoptPatch(candidate metav1.Object, ref metav1.OwnerReference, finalizer string) ([]byte, error) {
+	var finalizers []string
+	if finalizer != "" && !slices.Contains(candidate.GetFinalizers(), finalizer) {
+		finalizers = append(slices.Clone(candidate.GetFinalizers()), finalizer)
+	}
+	return patch(candidate.GetUID(), append(slices.Clone(candidate.GetOwnerReferences()), ref), finalizers)
 }
 
 // ReleasePatch is a merge patch that removes the references to owner.
@@ -59,17 +64,18 @@ func ReleasePatch(candidate metav1.Object, owner types.UID) ([]byte, error) {
 			kept = append(kept, r)
 		}
 	}
-	return patch(candidate.GetUID(), kept)
+	return patch(candidate.GetUID(), kept, nil)
 }
 
-func patch(uid types.UID, refs []metav1.OwnerReference) ([]byte, error) {
+func patch(uid types.UID, refs []metav1.OwnerReference, finalizers []string) ([]byte, error) {
 	type meta struct {
 		UID             types.UID               `json:"uid"`
 		OwnerReferences []metav1.OwnerReference `json:"ownerReferences"`
+		Finalizers      []string                `json:"finalizers,omitempty"`
 	}
 	data, err := json.Marshal(struct {
 		Metadata meta `json:"metadata"`
-	}{meta{uid, refs}})
+	}{meta{uid, refs, finalizers}})
 	if err != nil {
 		return nil, fmt.Errorf("encode owner references: %w", err)
 	}

@@ -12,26 +12,9 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/utils/ptr"
+
+	"github.com/celox/celox/internal/controller/pods"
 )
-
-// isActive says that a pod counts: it neither ended nor is being deleted.
-func isActive(p *corev1.Pod) bool {
-	return p.Status.Phase != corev1.PodSucceeded && p.Status.Phase != corev1.PodFailed && p.DeletionTimestamp == nil
-}
-
-func readySince(p *corev1.Pod) (time.Time, bool) {
-	for i := range p.Status.Conditions {
-		if c := &p.Status.Conditions[i]; c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue {
-			return c.LastTransitionTime.Time, true
-		}
-	}
-	return time.Time{}, false
-}
-
-// isTerminating says that a pod is being deleted and has not ended yet.
-func isTerminating(p *corev1.Pod) bool {
-	return p.Status.Phase != corev1.PodSucceeded && p.Status.Phase != corev1.PodFailed && p.DeletionTimestamp != nil
-}
 
 // computeStatus says what the status is, given the set's active pods, the number of those on their way out, and the error of this
 // round's creations or deletions.
@@ -45,11 +28,11 @@ func computeStatus(rs *appsv1.ReplicaSet, active []*corev1.Pod, terminating int,
 		if template.Matches(labels.Set(p.Labels)) {
 			status.FullyLabeledReplicas++
 		}
-		if since, ready := readySince(p); ready {
+		if pods.Ready(p) {
 			status.ReadyReplicas++
-			if minReady == 0 || !since.IsZero() && !since.Add(minReady).After(now) {
-				status.AvailableReplicas++
-			}
+		}
+		if pods.Available(p, minReady, now) {
+			status.AvailableReplicas++
 		}
 	}
 	status.TerminatingReplicas = ptr.To(int32(terminating))
@@ -101,8 +84,8 @@ func compareWorth(a, b *corev1.Pod, perNode map[string]int, now time.Time) int {
 		}
 		return 2
 	}
-	aSince, aReady := readySince(a)
-	bSince, bReady := readySince(b)
+	aSince, aReady := pods.ReadySince(a)
+	bSince, bReady := pods.ReadySince(b)
 	if c := cmp.Or(
 		compareBool(a.Spec.NodeName != "", b.Spec.NodeName != ""),
 		cmp.Compare(phase(a), phase(b)),

@@ -102,6 +102,50 @@ func TestReplicaSetAgainstTheAPI(t *testing.T) {
 	}
 }
 
+func TestReplicationControllerAgainstTheAPI(t *testing.T) {
+	e := controllertest.Start(t)
+	ctl, err := NewReplication(e.Client, e.Informers, e.Recorder, clock.RealClock{}, nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	e.Run(t, ctl)
+	ctx := context.Background()
+	rcs, pods := e.Client.CoreV1().ReplicationControllers("default"), e.Client.CoreV1().Pods("default")
+	tmpl := template()
+	rc := &corev1.ReplicationController{
+		ObjectMeta: metav1.ObjectMeta{Name: "rc"},
+		Spec:       corev1.ReplicationControllerSpec{Replicas: ptr.To(int32(3)), Selector: podLabels, Template: &tmpl},
+	}
+	if _, err := rcs.Create(ctx, rc, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	for _, n := range []int32{3, 1} {
+		patch := fmt.Appendf(nil, `{"spec":{"replicas":%d}}`, n)
+		if _, err := rcs.Patch(ctx, "rc", types.MergePatchType, patch, metav1.PatchOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		controllertest.Eventually(t, func() error {
+			list, err := pods.List(ctx, metav1.ListOptions{LabelSelector: "app=a"})
+			if err != nil {
+				return err
+			}
+			rc, err := rcs.Get(ctx, "rc", metav1.GetOptions{})
+			if err != nil {
+				return err
+			}
+			if len(list.Items) != int(n) || rc.Status.Replicas != n || rc.Status.ObservedGeneration != rc.Generation {
+				return fmt.Errorf("%d pods, status %+v, want %d", len(list.Items), rc.Status, n)
+			}
+			for i := range list.Items {
+				if ref := metav1.GetControllerOf(&list.Items[i]); ref == nil || ref.Kind != "ReplicationController" || ref.APIVersion != "v1" {
+					return fmt.Errorf("owner %+v", ref)
+				}
+			}
+			return nil
+		})
+	}
+}
+
 func pod(name string, change func(*corev1.Pod)) *corev1.Pod {
 	p := &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{Name: name, UID: types.UID(name), Labels: podLabels, CreationTimestamp: metav1.NewTime(time.Unix(1000, 0))},

@@ -1,0 +1,2 @@
+// Package ttlafterfinished deletes Jobs whose spec.ttlSecondsAfterFinished has passed since they ended.
+package ttlafterfinished
