@@ -117,6 +117,17 @@ func CheckUpdate[T Object](f func(obj, old T) field.ErrorList) func(obj, old Obj
 	return func(obj, old Object) field.ErrorList { return f(obj.(T), old.(T)) }
 }
 
+// CheckInNamespace is On for a validation that looks at the namespace's labels; old is T's zero value (nil) on create.
+func CheckInNamespace[T Object](f func(obj, old T, labels map[string]string) field.ErrorList) func(obj, old Object, labels map[string]string) field.ErrorList {
+	return func(obj, old Object, labels map[string]string) field.ErrorList {
+		var o T
+		if old != nil {
+			o = old.(T)
+		}
+		return f(obj.(T), o, labels)
+	}
+}
+
 // Warn is On for warnings; old is T's zero value (nil) on create.
 func Warn[T Object](f func(obj, old T) []string) func(obj, old Object) []string {
 	return func(obj, old Object) []string {

@@ -112,6 +112,9 @@ func (c *codec) Decode(data []byte) (Object, error) {
 	if c.kind.Default != nil {
 		c.kind.Default(obj)
 	}
+	if c.kind.Stored != nil {
+		c.kind.Stored(obj)
+	}
 	if obj.GetResourceVersion() != "" {
 		obj.SetResourceVersion("")
 	}

@@ -52,14 +52,27 @@ type Kind struct {
 	PrepareForUpdate       func(obj, old Object)
 	PrepareForStatusUpdate func(obj, old Object)
 
+	// Resets names, for a door ("" is the main resource, else a subresource), the fields that it puts back, as dotted paths:
+	// nobody comes to own them through it. A door that is not named resets "status", and the status door "spec", where the kind
+	// has a status door at all.
+	Resets map[string][]string
+	// Unversioned names annotations that are a field's form in the API versions only: what shows an object's metadata without
+	// the object (Table, PartialObjectMetadata) lacks them.
+	Unversioned []string
+
 	// Default fills in absent fields, as upstream's defaulting does; idempotent.
 	Default func(obj Object)
+	// Stored, if set, fills in what an older server left out of the object that it stored, where Default may not: there the client
+	// has the choice. Idempotent.
+	Stored func(obj Object)
 	// ValidateName returns complaints about a name (not prefix); nil means a DNS subdomain.
 	ValidateName func(name string, prefix bool) []string
 	// Validate and its kin check everything but ObjectMeta, which the server checks by itself with ValidateName.
 	Validate             func(obj Object) field.ErrorList
 	ValidateUpdate       func(obj, old Object) field.ErrorList
 	ValidateStatusUpdate func(obj, old Object) field.ErrorList
+	// ValidateInNamespace checks what depends on the labels of the object's namespace, after all else at any door; old is nil on create.
+	ValidateInNamespace func(obj, old Object, labels map[string]string) field.ErrorList
 	// Warnings are shown to the client in Warning headers; old is nil on create.
 	Warnings func(obj, old Object) []string
 
@@ -127,6 +140,27 @@ type Subresource struct {
 	// ephemeralcontainers, approval, finalize): what it may not change is put back from old, the rest is checked.
 	PrepareForUpdate func(obj, old Object)
 	ValidateUpdate   func(obj, old Object) field.ErrorList
+	// Owns, if set, names the only fields that writers through this door can own, as dotted paths; "*" is any item of a list.
+	Owns []string
+}
+
+// ResetFields returns the fields that a door puts back, as Resets describes them.
+func (k *Kind) ResetFields(door string) []string {
+	if paths, ok := k.Resets[door]; ok {
+		return paths
+	}
+	for i := range k.Subresources {
+		if k.Subresources[i].Name != "status" {
+			continue
+		}
+		switch door {
+		case "", "finalize":
+			return []string{"status"}
+		case "status":
+			return []string{"spec"}
+		}
+	}
+	return nil
 }
 
 // GroupKind returns the kind's group and name.

@@ -2,9 +2,11 @@ package admissionregistration
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
+	"github.com/google/cel-go/cel"
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
@@ -28,9 +30,11 @@ func mutatingAdmissionPolicy() *api.Kind {
 			set(&p.Spec.FailurePolicy, admissionregistrationv1.Fail)
 			defaultMatch(p.Spec.MatchConstraints)
 		}),
-		Validate: api.Check(validateMutatingPolicy),
-		ValidateUpdate: api.CheckUpdate(func(p, _ *admissionregistrationv1.MutatingAdmissionPolicy) field.ErrorList {
-			return validateMutatingPolicy(p)
+		Validate: api.Check(func(p *admissionregistrationv1.MutatingAdmissionPolicy) field.ErrorList {
+			return validateMutatingPolicy(p, nil)
+		}),
+		ValidateUpdate: api.CheckUpdate(func(p, old *admissionregistrationv1.MutatingAdmissionPolicy) field.ErrorList {
+			return validateMutatingPolicy(p, &old.Spec)
 		}),
 		Columns: api.Columns(
 			table.Name(),
@@ -44,24 +48,31 @@ func mutatingAdmissionPolicy() *api.Kind {
 	}
 }
 
-func validateMutatingPolicy(o *admissionregistrationv1.MutatingAdmissionPolicy) field.ErrorList {
+func validateMutatingPolicy(o *admissionregistrationv1.MutatingAdmissionPolicy, old *admissionregistrationv1.MutatingAdmissionPolicySpec) field.ErrorList {
 	p, s := field.NewPath("spec"), &o.Spec
+	var stored map[string]bool
+	if old != nil {
+		stored = mutationsOf(old)
+	}
+	c := newChecker(s.ParamKind != nil, stored)
 	errs := validateFailurePolicy(s.FailurePolicy, p.Child("failurePolicy"))
 	errs = append(errs, validateParamKind(s.ParamKind, p.Child("paramKind"))...)
 	errs = append(errs, validateConstraints(s.MatchConstraints, p.Child("matchConstraints"))...)
-	errs = append(errs, validateMatchConditions(s.MatchConditions, p.Child("matchConditions"))...)
-	errs = append(errs, validateVariables(s.Variables, p.Child("variables"))...)
+	if old == nil || !slices.Equal(s.MatchConditions, old.MatchConditions) {
+		errs = append(errs, validateMatchConditions(s.MatchConditions, c, p.Child("matchConditions"))...)
+	}
+	errs = append(errs, validateVariables(s.Variables, c, p.Child("variables"))...)
 	mutations := p.Child("mutations")
 	if len(s.Mutations) == 0 {
 		errs = append(errs, field.Required(mutations, "mutations must contain at least one item"))
 	}
 	for i := range s.Mutations {
-		errs = append(errs, validateMutation(&s.Mutations[i], mutations.Index(i))...)
+		errs = append(errs, validateMutation(&s.Mutations[i], c, mutations.Index(i))...)
 	}
 	return append(errs, check.Enum(s.ReinvocationPolicy, p.Child("reinvocationPolicy"), admissionregistrationv1.IfNeededReinvocationPolicy, admissionregistrationv1.NeverReinvocationPolicy)...)
 }
 
-func validateMutation(m *admissionregistrationv1.Mutation, p *field.Path) field.ErrorList {
+func validateMutation(m *admissionregistrationv1.Mutation, c *checker, p *field.Path) field.ErrorList {
 	apply, patch := p.Child("applyConfiguration"), p.Child("jsonPatch")
 	other := func(at *field.Path, name string, set bool) field.ErrorList {
 		if !set {
@@ -69,11 +80,13 @@ func validateMutation(m *admissionregistrationv1.Mutation, p *field.Path) field.
 		}
 		return field.ErrorList{field.Invalid(at, "{"+name+"}", fmt.Sprintf("must not be specified when patchType is %s", m.PatchType))}
 	}
-	expression := func(at *field.Path, text string) field.ErrorList {
+	expression := func(at *field.Path, text string, returns *cel.Type) field.ErrorList {
 		if strings.TrimSpace(text) == "" {
 			return field.ErrorList{field.Required(at.Child("expression"), "expression is not specified")}
 		}
-		return nil
+		sees := c.sees()
+		sees.Patch = true
+		return c.expression(text, sees, at.Child("expression"), returns)
 	}
 	wanted := fmt.Sprintf("must be specified when patchType is %s", m.PatchType)
 	switch m.PatchType {
@@ -81,12 +94,12 @@ func validateMutation(m *admissionregistrationv1.Mutation, p *field.Path) field.
 		if m.ApplyConfiguration == nil {
 			return append(field.ErrorList{field.Required(apply, wanted)}, other(patch, "jsonPatch", m.JSONPatch != nil)...)
 		}
-		return append(expression(apply, m.ApplyConfiguration.Expression), other(patch, "jsonPatch", m.JSONPatch != nil)...)
+		return append(expression(apply, m.ApplyConfiguration.Expression, applyConfigurationType()), other(patch, "jsonPatch", m.JSONPatch != nil)...)
 	case admissionregistrationv1.PatchTypeJSONPatch:
 		if m.JSONPatch == nil {
 			return append(field.ErrorList{field.Required(patch, wanted)}, other(apply, "applyConfiguration", m.ApplyConfiguration != nil)...)
 		}
-		return append(expression(patch, m.JSONPatch.Expression), other(apply, "applyConfiguration", m.ApplyConfiguration != nil)...)
+		return append(expression(patch, m.JSONPatch.Expression, jsonPatchType()), other(apply, "applyConfiguration", m.ApplyConfiguration != nil)...)
 	}
 	return check.Enum(m.PatchType, p.Child("patchType"), admissionregistrationv1.PatchTypeApplyConfiguration, admissionregistrationv1.PatchTypeJSONPatch)
 }

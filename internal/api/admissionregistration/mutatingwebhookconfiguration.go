@@ -29,9 +29,11 @@ func mutatingWebhookConfiguration() *api.Kind {
 
 			}
 		}),
-		Validate: api.Check(validateMutatingWebhookConfiguration),
-		ValidateUpdate: api.CheckUpdate(func(c, _ *admissionregistrationv1.MutatingWebhookConfiguration) field.ErrorList {
-			return validateMutatingWebhookConfiguration(c)
+		Validate: api.Check(func(c *admissionregistrationv1.MutatingWebhookConfiguration) field.ErrorList {
+			return validateMutatingWebhookConfiguration(c, nil)
+		}),
+		ValidateUpdate: api.CheckUpdate(func(c, old *admissionregistrationv1.MutatingWebhookConfiguration) field.ErrorList {
+			return validateMutatingWebhookConfiguration(c, mutatingHooks(old))
 		}),
 		Columns: api.Columns(
 			table.Name(),
@@ -57,8 +59,8 @@ func mutatingHooks(c *admissionregistrationv1.MutatingWebhookConfiguration) []we
 	return out
 }
 
-func validateMutatingWebhookConfiguration(c *admissionregistrationv1.MutatingWebhookConfiguration) field.ErrorList {
-	errs := validateWebhooks(mutatingHooks(c))
+func validateMutatingWebhookConfiguration(c *admissionregistrationv1.MutatingWebhookConfiguration, old []webhook) field.ErrorList {
+	errs := validateWebhooks(mutatingHooks(c), old)
 	for i := range c.Webhooks {
 		if r := c.Webhooks[i].ReinvocationPolicy; r != nil {
 			errs = append(errs, check.OneOf(*r, field.NewPath("webhooks").Index(i).Child("reinvocationPolicy"),

@@ -6,14 +6,14 @@ import (
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/celox/celox/internal/api/check"
 	"github.com/celox/celox/internal/api/table"
 )
 
-// Policies and their bindings, validating and mutating, have these parts in common. That expressions compile and what they evaluate to is
-// checked by admission, which compiles them.
+// Policies and their bindings, validating and mutating, have these parts in common.
 
 func defaultMatch(m *admissionregistrationv1.MatchResources) {
 	if m == nil {
@@ -70,12 +70,26 @@ func validateMatch(m *admissionregistrationv1.MatchResources, p *field.Path) fie
 		}
 	}
 	for i := range m.ResourceRules {
-		errs = append(errs, validateRule(&m.ResourceRules[i].RuleWithOperations, p.Child("resourceRules").Index(i))...)
+		errs = append(errs, validateNamedRule(&m.ResourceRules[i], p.Child("resourceRules").Index(i))...)
 	}
 	for i := range m.ExcludeResourceRules {
-		errs = append(errs, validateRule(&m.ExcludeResourceRules[i].RuleWithOperations, p.Child("excludeResourceRules").Index(i))...)
+		errs = append(errs, validateNamedRule(&m.ExcludeResourceRules[i], p.Child("excludeResourceRules").Index(i))...)
 	}
 	return errs
+}
+
+func validateNamedRule(r *admissionregistrationv1.NamedRuleWithOperations, p *field.Path) field.ErrorList {
+	var errs field.ErrorList
+	seen := map[string]bool{}
+	for i, name := range r.ResourceNames {
+		at := p.Child("resourceNames").Index(i)
+		errs = append(errs, validateSegment(name, at)...)
+		if seen[name] {
+			errs = append(errs, field.Duplicate(at, name))
+		}
+		seen[name] = true
+	}
+	return append(errs, validateRule(&r.RuleWithOperations, p)...)
 }
 
 func validateParamKind(k *admissionregistrationv1.ParamKind, p *field.Path) field.ErrorList {
@@ -92,7 +106,11 @@ func validateParamKind(k *admissionregistrationv1.ParamKind, p *field.Path) fiel
 		if gv.Group != "" {
 			errs = append(errs, check.DNSSubdomain(gv.Group, version)...)
 		}
-		errs = append(errs, check.DNSLabel(gv.Version, version)...)
+		if gv.Version == "" {
+			errs = append(errs, field.Invalid(version, k.APIVersion, "version must be specified"))
+		} else {
+			errs = append(errs, check.Each(validation.IsDNS1035Label(gv.Version), version, gv.Version)...)
+		}
 	}
 	if k.Kind == "" {
 		return append(errs, field.Required(p.Child("kind"), ""))
@@ -103,8 +121,8 @@ func validateParamKind(k *admissionregistrationv1.ParamKind, p *field.Path) fiel
 // validKind wants a kind to be a DNS label once it is written in lower case.
 func validKind(kind string) []string {
 	var out []string
-	for _, e := range check.DNSLabel(strings.ToLower(kind), nil) {
-		out = append(out, "may have mixed case, but should otherwise match: "+e.Detail)
+	for _, text := range validation.IsDNS1035Label(strings.ToLower(kind)) {
+		out = append(out, "may have mixed case, but should otherwise match: "+text)
 	}
 	return out
 }
@@ -146,19 +164,21 @@ func validateSegment(v string, p *field.Path) field.ErrorList {
 	return errs
 }
 
-// validateVariables checks names and presence of variables.
-func validateVariables(list []admissionregistrationv1.Variable, p *field.Path) field.ErrorList {
+// validateVariables checks names and expressions of variables, and declares them.
+func validateVariables(list []admissionregistrationv1.Variable, c *checker, p *field.Path) field.ErrorList {
 	var errs field.ErrorList
 	for i, v := range list {
 		at := p.Index(i)
 		switch {
-		case v.Name == "":
+		case strings.TrimSpace(v.Name) == "":
 			errs = append(errs, field.Required(at.Child("name"), "name is not specified"))
 		case !isIdentifier(v.Name):
 			errs = append(errs, field.Invalid(at.Child("name"), v.Name, "must be a valid CEL identifier"))
 		}
 		if strings.TrimSpace(v.Expression) == "" {
 			errs = append(errs, field.Required(at.Child("expression"), "expression is not specified"))
+		} else {
+			errs = append(errs, c.variable(v.Name, v.Expression, at.Child("expression"))...)
 		}
 	}
 	return errs

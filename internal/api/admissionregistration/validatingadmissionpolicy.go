@@ -2,14 +2,19 @@ package admissionregistration
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
+	"github.com/google/cel-go/cel"
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	metavalidation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+	"k8s.io/client-go/util/jsonpath"
 
 	"github.com/celox/celox/internal/api"
+	"github.com/celox/celox/internal/api/admissionregistration/expression"
 	"github.com/celox/celox/internal/api/check"
 	"github.com/celox/celox/internal/api/table"
 )
@@ -41,9 +46,14 @@ func validatingAdmissionPolicy() *api.Kind {
 			set(&p.Spec.FailurePolicy, admissionregistrationv1.Fail)
 			defaultMatch(p.Spec.MatchConstraints)
 		}),
-		Validate: api.Check(validateValidatingPolicy),
-		ValidateUpdate: api.CheckUpdate(func(p, _ *admissionregistrationv1.ValidatingAdmissionPolicy) field.ErrorList {
-			return validateValidatingPolicy(p)
+		Validate: api.Check(func(p *admissionregistrationv1.ValidatingAdmissionPolicy) field.ErrorList {
+			return validateValidatingPolicy(p, nil)
+		}),
+		ValidateUpdate: api.CheckUpdate(func(p, old *admissionregistrationv1.ValidatingAdmissionPolicy) field.ErrorList {
+			return validateValidatingPolicy(p, &old.Spec)
+		}),
+		ValidateStatusUpdate: api.CheckUpdate(func(p, _ *admissionregistrationv1.ValidatingAdmissionPolicy) field.ErrorList {
+			return validatePolicyStatus(&p.Status, field.NewPath("status"))
 		}),
 		Columns: api.Columns(
 			table.Name(),
@@ -57,31 +67,40 @@ func validatingAdmissionPolicy() *api.Kind {
 	}
 }
 
-func validateValidatingPolicy(o *admissionregistrationv1.ValidatingAdmissionPolicy) field.ErrorList {
+func validateValidatingPolicy(o *admissionregistrationv1.ValidatingAdmissionPolicy, old *admissionregistrationv1.ValidatingAdmissionPolicySpec) field.ErrorList {
 	p, s := field.NewPath("spec"), &o.Spec
+	var stored map[string]bool
+	if old != nil {
+		stored = expressionsOf(old)
+	}
+	c := newChecker(s.ParamKind != nil, stored)
 	errs := validateFailurePolicy(s.FailurePolicy, p.Child("failurePolicy"))
 	errs = append(errs, validateParamKind(s.ParamKind, p.Child("paramKind"))...)
 	errs = append(errs, validateConstraints(s.MatchConstraints, p.Child("matchConstraints"))...)
-	errs = append(errs, validateMatchConditions(s.MatchConditions, p.Child("matchConditions"))...)
-	errs = append(errs, validateVariables(s.Variables, p.Child("variables"))...)
+	if old == nil || !slices.Equal(s.MatchConditions, old.MatchConditions) {
+		errs = append(errs, validateMatchConditions(s.MatchConditions, c, p.Child("matchConditions"))...)
+	}
+	errs = append(errs, validateVariables(s.Variables, c, p.Child("variables"))...)
 	validations, annotations := p.Child("validations"), p.Child("auditAnnotations")
 	if len(s.Validations) == 0 && len(s.AuditAnnotations) == 0 {
 		const one = "validations or auditAnnotations must contain at least one item"
 		return append(errs, field.Required(validations, one), field.Required(annotations, one))
 	}
 	for i := range s.Validations {
-		errs = append(errs, validateValidation(&s.Validations[i], validations.Index(i))...)
+		errs = append(errs, validateValidation(&s.Validations[i], c, validations.Index(i))...)
 	}
 	if n := len(s.AuditAnnotations); n > maxAuditAnnotations {
-		errs = append(errs, field.TooMany(annotations, n, maxAuditAnnotations))
+		errs = append(errs, field.Invalid(annotations, shownAnnotations(s.AuditAnnotations), fmt.Sprintf("must not have more than %d auditAnnotations", maxAuditAnnotations)))
 	}
 	keys := map[string]bool{}
-	for i, a := range s.AuditAnnotations {
-		at := annotations.Index(i)
-		errs = append(errs, check.QualifiedName(o.Name+"/"+a.Key, at.Child("key"))...)
-		if strings.TrimSpace(a.ValueExpression) == "" {
-			errs = append(errs, field.Required(at.Child("valueExpression"), "valueExpression is not specified"))
+	for i := range s.AuditAnnotations {
+		a, at := &s.AuditAnnotations[i], annotations.Index(i)
+		if o.Name == "" {
+			errs = append(errs, field.Invalid(at.Child("key"), a.Key, "requires metadata.name be non-empty"))
+		} else {
+			errs = append(errs, check.QualifiedName(o.Name+"/"+a.Key, at.Child("key"))...)
 		}
+		errs = append(errs, c.auditAnnotation(a, at.Child("valueExpression"))...)
 		if keys[a.Key] {
 			errs = append(errs, field.Duplicate(at.Child("key"), a.Key))
 		}
@@ -90,32 +109,68 @@ func validateValidatingPolicy(o *admissionregistrationv1.ValidatingAdmissionPoli
 	return errs
 }
 
-func validateValidation(v *admissionregistrationv1.Validation, p *field.Path) field.ErrorList {
+func validateValidation(v *admissionregistrationv1.Validation, c *checker, p *field.Path) field.ErrorList {
 	var errs field.ErrorList
 	if strings.TrimSpace(v.Expression) == "" {
 		errs = append(errs, field.Required(p.Child("expression"), "expression is not specified"))
+	} else {
+		errs = append(errs, c.expression(v.Expression, c.sees(), p.Child("expression"), cel.BoolType)...)
+	}
+	if v.MessageExpression != "" {
+		if at := p.Child("messageExpression"); strings.TrimSpace(v.MessageExpression) == "" {
+			errs = append(errs, field.Invalid(at, v.MessageExpression, "must be non-empty if specified"))
+		} else {
+			errs = append(errs, c.expression(v.MessageExpression, expression.Sees{Params: c.params}, at, cel.StringType)...)
+		}
 	}
 	message := p.Child("message")
 	if trimmed := strings.TrimSpace(v.Message); v.Message != "" && trimmed == "" {
 		errs = append(errs, field.Invalid(message, v.Message, "message must be non-empty if specified"))
-	} else if strings.Contains(trimmed, "\n") {
+	} else if hasNewline(trimmed) {
 		errs = append(errs, field.Invalid(message, v.Message, "must not contain line breaks"))
-	} else if strings.Contains(v.Expression, "\n") && trimmed == "" {
+	} else if hasNewline(strings.TrimSpace(v.Expression)) && trimmed == "" {
 		errs = append(errs, field.Required(message, "message must be specified if expression contains line breaks"))
 	}
 	if v.Reason != nil {
 		switch r := *v.Reason; r {
-		case metav1.StatusReasonUnauthorized, metav1.StatusReasonForbidden, metav1.StatusReasonInvalid, metav1.StatusReasonRequestEntityTooLarge:
+		case metav1.StatusReasonForbidden, metav1.StatusReasonInvalid, metav1.StatusReasonRequestEntityTooLarge:
 		default:
 			errs = append(errs, field.NotSupported(p.Child("reason"), r, []metav1.StatusReason{
 				metav1.StatusReasonForbidden, metav1.StatusReasonInvalid, metav1.StatusReasonRequestEntityTooLarge,
 			}))
 		}
 	}
-	if v.MessageExpression != "" && strings.TrimSpace(v.MessageExpression) == "" {
-		errs = append(errs, field.Invalid(p.Child("messageExpression"), v.MessageExpression, "must be non-empty if specified"))
-	}
 	return errs
+}
+
+// shownAnnotations shows annotations in messages under the names that upstream's internal type has.
+func shownAnnotations(list []admissionregistrationv1.AuditAnnotation) any {
+	type annotation struct{ Key, ValueExpression string }
+	out := make([]annotation, len(list))
+	for i, a := range list {
+		out[i] = annotation{a.Key, a.ValueExpression}
+	}
+	return out
+}
+
+// validatePolicyStatus checks what the type checker says of a policy.
+func validatePolicyStatus(s *admissionregistrationv1.ValidatingAdmissionPolicyStatus, p *field.Path) field.ErrorList {
+	var errs field.ErrorList
+	if s.TypeChecking != nil {
+		for i, w := range s.TypeChecking.ExpressionWarnings {
+			at := p.Child("typeChecking", "expressionWarnings").Index(i)
+			if w.Warning == "" {
+				errs = append(errs, field.Required(at.Child("warning"), ""))
+			}
+			ref := strings.TrimSpace(w.FieldRef)
+			if ref == "" {
+				errs = append(errs, field.Required(at.Child("fieldRef"), ""))
+			} else if err := jsonpath.New("spec").Parse("{" + ref + "}"); err != nil {
+				errs = append(errs, field.Invalid(at.Child("fieldRef"), ref, fmt.Sprintf("invalid JSONPath: %v", err)))
+			}
+		}
+	}
+	return append(errs, metavalidation.ValidateConditions(s.Conditions, p.Child("conditions"))...)
 }
 
 // validateActions checks what a binding does about a violation.

@@ -27,8 +27,8 @@ func validatingWebhookConfiguration() *api.Kind {
 			}
 		}),
 		Validate: api.Check(validateValidatingWebhookConfiguration),
-		ValidateUpdate: api.CheckUpdate(func(c, _ *admissionregistrationv1.ValidatingWebhookConfiguration) field.ErrorList {
-			return validateValidatingWebhookConfiguration(c)
+		ValidateUpdate: api.CheckUpdate(func(c, old *admissionregistrationv1.ValidatingWebhookConfiguration) field.ErrorList {
+			return validateWebhooks(validatingHooks(c), validatingHooks(old))
 		}),
 		Columns: api.Columns(
 			table.Name(),
@@ -55,5 +55,5 @@ func validatingHooks(c *admissionregistrationv1.ValidatingWebhookConfiguration) 
 }
 
 func validateValidatingWebhookConfiguration(c *admissionregistrationv1.ValidatingWebhookConfiguration) field.ErrorList {
-	return validateWebhooks(validatingHooks(c))
+	return validateWebhooks(validatingHooks(c), nil)
 }

@@ -2,6 +2,7 @@ package admissionregistration
 
 import (
 	"fmt"
+	"maps"
 	"net/url"
 	"slices"
 	"strings"
@@ -58,13 +59,24 @@ func (w webhook) setDefaults() {
 	}
 }
 
-// validateWebhooks checks the hooks of one configuration and that their names differ.
-func validateWebhooks(hooks []webhook) field.ErrorList {
+// validateWebhooks checks the hooks of one configuration and that their names differ. Match conditions that the old ones had as well
+// were good once and stay so.
+func validateWebhooks(hooks, old []webhook) field.ErrorList {
 	var errs field.ErrorList
 	names := map[string]bool{}
+	unchanged := len(hooks) == len(old)
+	stored := map[string]bool{}
+	for i := range old {
+		unchanged = unchanged && slices.Equal(hooks[i].conditions, old[i].conditions)
+		maps.Copy(stored, conditionsOf(old[i].conditions))
+	}
+	c := newChecker(false, stored)
 	for i, h := range hooks {
 		p := field.NewPath("webhooks").Index(i)
 		errs = append(errs, h.validate(p)...)
+		if !unchanged {
+			errs = append(errs, validateMatchConditions(h.conditions, c, p.Child("matchConditions"))...)
+		}
 		errs = append(errs, validateVersions(h.versions, p.Child("admissionReviewVersions"))...)
 		if h.name != "" && names[h.name] {
 			errs = append(errs, field.Duplicate(p.Child("name"), h.name))
@@ -108,7 +120,7 @@ func (w webhook) validate(p *field.Path) field.ErrorList {
 	default:
 		errs = append(errs, validateService(w.client.Service, client.Child("service"))...)
 	}
-	return append(errs, validateMatchConditions(w.conditions, p.Child("matchConditions"))...)
+	return errs
 }
 
 func validateVersions(versions []string, p *field.Path) field.ErrorList {
@@ -272,27 +284,29 @@ func validateResources(list []string, p *field.Path) field.ErrorList {
 	return errs
 }
 
-// validateMatchConditions checks names and presence. What the expressions mean is checked where they are compiled.
-func validateMatchConditions(list []admissionregistrationv1.MatchCondition, p *field.Path) field.ErrorList {
+// validateMatchConditions checks names and expressions.
+func validateMatchConditions(list []admissionregistrationv1.MatchCondition, c *checker, p *field.Path) field.ErrorList {
 	if len(list) > maxMatchConditions {
 		return field.ErrorList{field.TooMany(p, len(list), maxMatchConditions)}
 	}
 	var errs field.ErrorList
 	names := map[string]bool{}
-	for i, c := range list {
-		at := p.Index(i)
-		if strings.TrimSpace(c.Expression) == "" {
+	for i := range list {
+		at, name := p.Index(i), list[i].Name
+		if text := strings.TrimSpace(list[i].Expression); text == "" {
 			errs = append(errs, field.Required(at.Child("expression"), ""))
+		} else {
+			errs = append(errs, c.condition(text, at.Child("expression"))...)
 		}
 		switch {
-		case c.Name == "":
+		case name == "":
 			errs = append(errs, field.Required(at.Child("name"), ""))
 		default:
-			errs = append(errs, check.QualifiedName(c.Name, at.Child("name"))...)
-			if names[c.Name] {
-				errs = append(errs, field.Duplicate(at.Child("name"), c.Name))
+			errs = append(errs, check.QualifiedName(name, at.Child("name"))...)
+			if names[name] {
+				errs = append(errs, field.Duplicate(at.Child("name"), name))
 			}
-			names[c.Name] = true
+			names[name] = true
 		}
 	}
 	return errs

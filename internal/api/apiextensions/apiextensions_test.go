@@ -26,8 +26,9 @@ func TestCustomResourceDefinition(t *testing.T) {
 		{"another name", definition("foo.a.b", names+"versions: ["+version+"]"), `metadata.name: Invalid value: "foo.a.b": must be spec.names.plural+"."+spec.group`},
 		{"no domain", definition("foos.a", "group: a, scope: Namespaced, names: {plural: foos, kind: Foo}, versions: ["+version+"]"), "should be a domain with at least one dot"},
 		{"no scope", definition("foos.a.b", "group: a.b, names: {plural: foos, kind: Foo}, versions: ["+version+"]"), "spec.scope: Required value"},
-		{"no schema", definition("foos.a.b", names+"versions: [{name: v1, served: true, storage: true}]"), "spec.versions[0].schema.openAPIV3Schema: Required value: schemas are required"},
-		{"nothing stored", definition("foos.a.b", names+"versions: [{name: v1, served: true, "+schema+"}]"), "must have exactly one version marked as storage version"},
+		{"no schema", definition("foos.a.b", names+"versions: [{name: v1, served: true, storage: true}]"), "spec.versions[0].schema.openAPIV3Schema: Required value"},
+		{"nothing stored", definition("foos.a.b", names+"versions: [{name: v1, served: true, "+schema+"}]"), `spec.versions: Invalid value: [{"Name":"v1","Served":true,"Storage":false,"Deprecated":false,"DeprecationWarning":null,"Schema":null,"Subresources":null,"AdditionalPrinterColumns":null,"SelectableFields":null}]: must have exactly one version marked as storage version
+status.storedVersions: Invalid value: null: must have at least one stored version`},
 		{"bad names", definition("Foos.a.b", "group: a.b, scope: Cluster, names: {plural: Foos, kind: F_oo, singular: foo}, versions: ["+version+"]"),
 			"spec.names.plural: Invalid value: \"Foos\"\nspec.names.kind: Invalid value: \"F_oo\"\nspec.names.listKind: Invalid value: \"F_ooList\""},
 	})
@@ -58,6 +59,10 @@ func TestStoredVersions(t *testing.T) {
 		t.Error(got)
 	}
 	d.Spec.Scope = apiextensionsv1.ClusterScoped
+	if got := apitest.Text(k.ValidateUpdate(d, old)); got != "" {
+		t.Error(got)
+	}
+	old.Status.Conditions = []apiextensionsv1.CustomResourceDefinitionCondition{{Type: apiextensionsv1.Established, Status: apiextensionsv1.ConditionTrue}}
 	if got := apitest.Text(k.ValidateUpdate(d, old)); got != `spec.scope: Invalid value: "Cluster": field is immutable` {
 		t.Error(got)
 	}

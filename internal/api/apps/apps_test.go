@@ -143,9 +143,41 @@ func TestReplicaSetStatus(t *testing.T) {
 	if errs := k.ValidateStatusUpdate(now, old); len(errs) != 1 || errs[0].Detail != "cannot be greater than readyReplicas" {
 		t.Errorf("more available than ready: %v", errs)
 	}
-	if got := k.Fields(now)["status.replicas"]; got != "2" {
-		t.Errorf("status.replicas selects %q", got)
+}
+
+// What is wrong with the new form of some kinds is said twice when it is an update, as upstream's clients see it.
+func TestComplaintsAboutUpdates(t *testing.T) {
+	c := apitest.Catalogue(t, apps.Kinds())
+	for kind, want := range map[string]int{"ReplicaSet": 2, "DaemonSet": 2, "Deployment": 1} {
+		k := apitest.Kind(t, c.Kinds(), kind)
+		old, _ := apitest.Create(t, c, k, "spec:"+selected)
+		bad := apitest.Read(t, c, k, "spec: {minReadySeconds: -1, selector: {matchLabels: {app: a}}, template: {metadata: {labels: {app: a}}, spec: {containers: [{name: c, image: nginx}]}}}")
+		n := 0
+		for _, e := range k.ValidateUpdate(bad, old) {
+			if e.Field == "spec.minReadySeconds" {
+				n++
+			}
+		}
+		if n != want {
+			t.Errorf("%s: said %d times, want %d", kind, n, want)
+		}
 	}
+}
+
+// A mount may name the volume that pods get from a claim template.
+func TestStatefulSetClaimsAreVolumes(t *testing.T) {
+	spec := func(volume string) string {
+		return `
+spec:
+  serviceName: s
+  selector: {matchLabels: {app: a}}
+  template: {metadata: {labels: {app: a}}, spec: {containers: [{name: c, image: i, volumeMounts: [{name: ` + volume + `, mountPath: /d}]}]}}
+  volumeClaimTemplates: [{metadata: {name: data}, spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Gi}}}}]`
+	}
+	apitest.Check(t, apps.Kinds(), "StatefulSet", []apitest.Case{
+		{"its claim", spec("data"), ""},
+		{"no claim", spec("other"), "spec.template.spec.containers[0].volumeMounts[0].name: Not found: \"other\""},
+	})
 }
 
 func TestControllerRevision(t *testing.T) {

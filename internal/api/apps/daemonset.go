@@ -37,12 +37,16 @@ func daemonSet() *api.Kind {
 			api.Legacy[*appsv1.DaemonSet, appsv1beta2.DaemonSet, appsv1beta2.DaemonSetList]("apps", "v1beta2", nil, nil),
 			api.Legacy[*appsv1.DaemonSet, extensionsv1beta1.DaemonSet, extensionsv1beta1.DaemonSetList]("extensions", "v1beta1", daemonSetFromExtensions, nil),
 		},
-		Hub:                      "v1",
-		Subresources:             []api.Subresource{api.Status()},
-		HasGeneration:            true,
-		PrepareForCreate:         api.On(prepareDaemonSet),
-		PrepareForUpdate:         api.OnUpdate(prepareDaemonSetUpdate),
-		PrepareForStatusUpdate:   api.OnUpdate(func(d, old *appsv1.DaemonSet) { d.Spec = old.Spec }),
+		Hub:              "v1",
+		Subresources:     []api.Subresource{api.Status()},
+		HasGeneration:    true,
+		Unversioned:      []string{appsv1.DeprecatedTemplateGeneration},
+		PrepareForCreate: api.On(prepareDaemonSet),
+		PrepareForUpdate: api.OnUpdate(prepareDaemonSetUpdate),
+		PrepareForStatusUpdate: api.OnUpdate(func(d, old *appsv1.DaemonSet) {
+			d.Spec = old.Spec
+			setTemplateGeneration(d, templateGeneration(old))
+		}),
 		Default:                  api.On(defaultDaemonSet),
 		Validate:                 api.Check(func(d *appsv1.DaemonSet) field.ErrorList { return validateDaemonSet(d, nil) }),
 		ValidateUpdate:           api.CheckUpdate(validateDaemonSetUpdate),
@@ -70,14 +74,17 @@ func daemonSet() *api.Kind {
 	}
 }
 
-// The template generation is kept in an annotation since apps/v1: it counts the changes of the template.
+// The template generation, which counts the changes of the template, is a field that clients see as an annotation since apps/v1:
+// it is always there, and what they write into it is put back.
 func prepareDaemonSet(d *appsv1.DaemonSet) {
 	d.Status = appsv1.DaemonSetStatus{}
+	podspec.DropDisabledTemplate(&d.Spec.Template, nil)
 	setTemplateGeneration(d, max(templateGeneration(d), 1))
 }
 
 func prepareDaemonSetUpdate(d, old *appsv1.DaemonSet) {
 	d.Status = old.Status
+	podspec.DropDisabledTemplate(&d.Spec.Template, &old.Spec.Template)
 	n := templateGeneration(old)
 	if !apiequality.Semantic.DeepEqual(d.Spec.Template, old.Spec.Template) {
 		n++
@@ -98,6 +105,9 @@ func setTemplateGeneration(d *appsv1.DaemonSet, n int64) {
 }
 
 func defaultDaemonSet(d *appsv1.DaemonSet) {
+	if _, ok := d.Annotations[appsv1.DeprecatedTemplateGeneration]; !ok {
+		setTemplateGeneration(d, 0)
+	}
 	u := &d.Spec.UpdateStrategy
 	if u.Type == "" {
 		u.Type = appsv1.RollingUpdateDaemonSetStrategyType
@@ -178,7 +188,7 @@ func validateDaemonSetStrategy(s *appsv1.DaemonSetUpdateStrategy, p *field.Path)
 }
 
 func validateDaemonSetUpdate(d, old *appsv1.DaemonSet) field.ErrorList {
-	errs := validateDaemonSet(d, old)
+	errs := check.Twice(validateDaemonSet(d, old))
 	return append(errs, check.Immutable(d.Spec.Selector, old.Spec.Selector, field.NewPath("spec", "selector"))...)
 }
 

@@ -8,6 +8,7 @@ import (
 	appsv1beta1 "k8s.io/api/apps/v1beta1"
 	appsv1beta2 "k8s.io/api/apps/v1beta2"
 	extensionsv1beta1 "k8s.io/api/extensions/v1beta1"
+	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
@@ -34,11 +35,19 @@ func deployment() *api.Kind {
 			api.Legacy[*appsv1.Deployment, appsv1beta1.Deployment, appsv1beta1.DeploymentList]("apps", "v1beta1", deploymentFromV1beta1, nil),
 			api.Legacy[*appsv1.Deployment, extensionsv1beta1.Deployment, extensionsv1beta1.DeploymentList]("extensions", "v1beta1", deploymentFromExtensions, nil),
 		},
-		Hub:                      "v1",
-		Subresources:             []api.Subresource{api.Scale(), api.Status()},
-		HasGeneration:            true,
-		PrepareForCreate:         api.On(func(d *appsv1.Deployment) { d.Status = appsv1.DeploymentStatus{} }),
-		PrepareForUpdate:         api.OnUpdate(func(d, old *appsv1.Deployment) { d.Status = old.Status }),
+		Hub:               "v1",
+		Subresources:      []api.Subresource{api.Scale(), api.Status()},
+		HasGeneration:     true,
+		GenerationChanged: api.Changed(deploymentChanged),
+		Resets:            map[string][]string{"status": {"spec", "metadata.labels"}},
+		PrepareForCreate: api.On(func(d *appsv1.Deployment) {
+			d.Status = appsv1.DeploymentStatus{}
+			podspec.DropDisabledTemplate(&d.Spec.Template, nil)
+		}),
+		PrepareForUpdate: api.OnUpdate(func(d, old *appsv1.Deployment) {
+			d.Status = old.Status
+			podspec.DropDisabledTemplate(&d.Spec.Template, &old.Spec.Template)
+		}),
 		PrepareForStatusUpdate:   api.OnUpdate(func(d, old *appsv1.Deployment) { d.Spec, d.Labels = old.Spec, old.Labels }),
 		Default:                  api.On(defaultDeployment),
 		Validate:                 api.Check(func(d *appsv1.Deployment) field.ErrorList { return validateDeployment(d, nil) }),
@@ -61,6 +70,11 @@ func deployment() *api.Kind {
 			}
 		}),
 	}
+}
+
+// deploymentChanged says what the generation counts: annotations too, for they are copied to the replica sets.
+func deploymentChanged(d, old *appsv1.Deployment) bool {
+	return !apiequality.Semantic.DeepEqual(d.Spec, old.Spec) || !apiequality.Semantic.DeepEqual(d.Annotations, old.Annotations)
 }
 
 func defaultDeployment(d *appsv1.Deployment) {

@@ -2,13 +2,11 @@ package apps
 
 import (
 	"slices"
-	"strconv"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
 	appsv1beta2 "k8s.io/api/apps/v1beta2"
 	extensionsv1beta1 "k8s.io/api/extensions/v1beta1"
-	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/celox/celox/internal/api"
@@ -33,11 +31,17 @@ func replicaSet() *api.Kind {
 			api.Legacy[*appsv1.ReplicaSet, appsv1beta2.ReplicaSet, appsv1beta2.ReplicaSetList]("apps", "v1beta2", nil, nil),
 			api.Legacy[*appsv1.ReplicaSet, extensionsv1beta1.ReplicaSet, extensionsv1beta1.ReplicaSetList]("extensions", "v1beta1", replicaSetFromExtensions, nil),
 		},
-		Hub:                      "v1",
-		Subresources:             []api.Subresource{api.Scale(), api.Status()},
-		HasGeneration:            true,
-		PrepareForCreate:         api.On(func(r *appsv1.ReplicaSet) { r.Status = appsv1.ReplicaSetStatus{} }),
-		PrepareForUpdate:         api.OnUpdate(func(r, old *appsv1.ReplicaSet) { r.Status = old.Status }),
+		Hub:           "v1",
+		Subresources:  []api.Subresource{api.Scale(), api.Status()},
+		HasGeneration: true,
+		PrepareForCreate: api.On(func(r *appsv1.ReplicaSet) {
+			r.Status = appsv1.ReplicaSetStatus{}
+			podspec.DropDisabledTemplate(&r.Spec.Template, nil)
+		}),
+		PrepareForUpdate: api.OnUpdate(func(r, old *appsv1.ReplicaSet) {
+			r.Status = old.Status
+			podspec.DropDisabledTemplate(&r.Spec.Template, &old.Spec.Template)
+		}),
 		PrepareForStatusUpdate:   api.OnUpdate(func(r, old *appsv1.ReplicaSet) { r.Spec = old.Spec }),
 		Default:                  api.On(defaultReplicaSet),
 		Validate:                 api.Check(func(r *appsv1.ReplicaSet) field.ErrorList { return validateReplicaSet(r, nil) }),
@@ -45,10 +49,6 @@ func replicaSet() *api.Kind {
 		ValidateStatusUpdate:     api.CheckUpdate(validateReplicaSetStatus),
 		Warnings:                 api.Warn(warnReplicaSet),
 		AllowUnconditionalUpdate: true,
-		FieldNames:               []string{"status.replicas"},
-		Fields: func(o api.Object) fields.Set {
-			return fields.Set{"status.replicas": strconv.Itoa(int(o.(*appsv1.ReplicaSet).Status.Replicas))}
-		},
 		Columns: slices.Concat(api.Columns(
 			table.Name(),
 			table.Column("Desired", table.Integer, spec["replicas"]),
@@ -97,7 +97,7 @@ func validateReplicaSet(r, old *appsv1.ReplicaSet) field.ErrorList {
 }
 
 func validateReplicaSetUpdate(r, old *appsv1.ReplicaSet) field.ErrorList {
-	errs := validateReplicaSet(r, old)
+	errs := check.Twice(validateReplicaSet(r, old))
 	return append(errs, check.Immutable(r.Spec.Selector, old.Spec.Selector, field.NewPath("spec", "selector"))...)
 }
 

@@ -39,10 +39,12 @@ func statefulSet() *api.Kind {
 		PrepareForCreate: api.On(func(s *appsv1.StatefulSet) {
 			s.Status = appsv1.StatefulSetStatus{}
 			dropMaxUnavailable(s, nil)
+			podspec.DropDisabledTemplate(&s.Spec.Template, nil)
 		}),
 		PrepareForUpdate: api.OnUpdate(func(s, old *appsv1.StatefulSet) {
 			s.Status = old.Status
 			dropMaxUnavailable(s, old)
+			podspec.DropDisabledTemplate(&s.Spec.Template, &old.Spec.Template)
 		}),
 		PrepareForStatusUpdate: api.OnUpdate(func(s, old *appsv1.StatefulSet) { s.Spec = old.Spec }),
 		Default:                api.On(defaultStatefulSet),
@@ -149,13 +151,32 @@ func validateStatefulSet(s, old *appsv1.StatefulSet) field.ErrorList {
 		errs = append(errs, check.DNSLabel(spec.ServiceName, p.Child("serviceName"))...)
 	}
 	errs = append(errs, validateSelector(spec.Selector, "statefulset", p.Child("selector"))...)
+	w.template = withClaims(spec)
 	errs = append(errs, w.validateTemplate(p, "")...)
 	if old == nil {
 		for i := range spec.VolumeClaimTemplates {
-			errs = append(errs, validateClaim(&spec.VolumeClaimTemplates[i].Spec, p.Child("volumeClaimTemplates").Index(i).Child("spec"))...)
+			errs = append(errs, podspec.ValidateClaimSpec(&spec.VolumeClaimTemplates[i].Spec, p.Child("volumeClaimTemplates").Index(i).Child("spec"))...)
 		}
 	}
 	return errs
+}
+
+// withClaims is the template with the volumes that its pods get from the claim templates; they win over volumes of the same name.
+func withClaims(s *appsv1.StatefulSetSpec) *corev1.PodTemplateSpec {
+	if len(s.VolumeClaimTemplates) == 0 {
+		return &s.Template
+	}
+	out := s.Template
+	out.Spec.Volumes = slices.DeleteFunc(slices.Clone(s.Template.Spec.Volumes), func(v corev1.Volume) bool {
+		return slices.ContainsFunc(s.VolumeClaimTemplates, func(c corev1.PersistentVolumeClaim) bool { return c.Name == v.Name })
+	})
+	for i := range s.VolumeClaimTemplates {
+		name := s.VolumeClaimTemplates[i].Name
+		out.Spec.Volumes = append(out.Spec.Volumes, corev1.Volume{
+			Name: name, VolumeSource: corev1.VolumeSource{PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: name}},
+		})
+	}
+	return &out
 }
 
 func validateStatefulSetStrategy(u *appsv1.StatefulSetUpdateStrategy, p *field.Path) field.ErrorList {
@@ -197,45 +218,6 @@ func validateRetention(v appsv1.PersistentVolumeClaimRetentionPolicyType, p *fie
 	return field.ErrorList{field.NotSupported(p, v, []appsv1.PersistentVolumeClaimRetentionPolicyType{
 		appsv1.RetainPersistentVolumeClaimRetentionPolicyType, appsv1.DeletePersistentVolumeClaimRetentionPolicyType,
 	})}
-}
-
-// validateClaim checks what a claim template must at least say for claims to be made from it.
-func validateClaim(c *corev1.PersistentVolumeClaimSpec, p *field.Path) field.ErrorList {
-	var errs field.ErrorList
-	modes := p.Child("accessModes")
-	if len(c.AccessModes) == 0 {
-		errs = append(errs, field.Required(modes, "at least 1 access mode is required"))
-	}
-	if c.Selector != nil {
-		errs = append(errs, check.Selector(c.Selector, p.Child("selector"), false)...)
-	}
-	alone, others := false, false
-	for _, m := range c.AccessModes {
-		switch m {
-		case corev1.ReadOnlyMany, corev1.ReadWriteMany, corev1.ReadWriteOnce:
-			others = true
-		case corev1.ReadWriteOncePod:
-			alone = true
-		default:
-			errs = append(errs, check.OneOf(m, modes, corev1.ReadOnlyMany, corev1.ReadWriteMany, corev1.ReadWriteOnce, corev1.ReadWriteOncePod)...)
-		}
-	}
-	if alone && others {
-		errs = append(errs, field.Forbidden(modes, "may not use ReadWriteOncePod with other access modes"))
-	}
-	storage := p.Child("resources").Key(string(corev1.ResourceStorage))
-	if q, ok := c.Resources.Requests[corev1.ResourceStorage]; !ok {
-		errs = append(errs, field.Required(storage, ""))
-	} else {
-		errs = append(errs, check.PositiveQuantity(q, storage)...)
-	}
-	if c.StorageClassName != nil && *c.StorageClassName != "" {
-		errs = append(errs, check.DNSSubdomain(*c.StorageClassName, p.Child("storageClassName"))...)
-	}
-	if m := c.VolumeMode; m != nil {
-		errs = append(errs, check.OneOf(*m, p.Child("volumeMode"), corev1.PersistentVolumeBlock, corev1.PersistentVolumeFilesystem)...)
-	}
-	return errs
 }
 
 func validateStatefulSetUpdate(s, old *appsv1.StatefulSet) field.ErrorList {

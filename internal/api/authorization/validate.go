@@ -39,7 +39,7 @@ func validateAttributes(r *authorizationv1.ResourceAttributes, p *field.Path) fi
 			errs = append(errs, field.Required(at.Child("requirements"), fmt.Sprintf(none, at)))
 		}
 		for i, q := range f.Requirements {
-			errs = append(errs, validateFieldRequirement(q, at.Child("requirements").Index(i))...)
+			errs = append(errs, metav1validation.ValidateFieldSelectorRequirement(q, metav1validation.FieldSelectorValidationOptions{AllowUnknownOperatorInRequirement: true}, at.Child("requirements").Index(i))...)
 		}
 	}
 	if l := r.LabelSelector; l != nil {
@@ -51,28 +51,8 @@ func validateAttributes(r *authorizationv1.ResourceAttributes, p *field.Path) fi
 			errs = append(errs, field.Required(at.Child("requirements"), fmt.Sprintf(none, at)))
 		}
 		for i, q := range l.Requirements {
-			errs = append(errs, metav1validation.ValidateLabelSelectorRequirement(q, metav1validation.LabelSelectorValidationOptions{}, at.Child("requirements").Index(i))...)
+			errs = append(errs, metav1validation.ValidateLabelSelectorRequirement(q, metav1validation.LabelSelectorValidationOptions{AllowUnknownOperatorInRequirement: true}, at.Child("requirements").Index(i))...)
 		}
-	}
-	return errs
-}
-
-func validateFieldRequirement(q metav1.FieldSelectorRequirement, p *field.Path) field.ErrorList {
-	var errs field.ErrorList
-	if q.Key == "" {
-		errs = append(errs, field.Required(p.Child("key"), "must be specified"))
-	}
-	switch values := p.Child("values"); q.Operator {
-	case metav1.FieldSelectorOpIn, metav1.FieldSelectorOpNotIn:
-		if len(q.Values) == 0 {
-			errs = append(errs, field.Required(values, "must be specified when `operator` is 'In' or 'NotIn'"))
-		}
-	case metav1.FieldSelectorOpExists, metav1.FieldSelectorOpDoesNotExist:
-		if len(q.Values) > 0 {
-			errs = append(errs, field.Forbidden(values, "may not be specified when `operator` is 'Exists' or 'DoesNotExist'"))
-		}
-	default:
-		errs = append(errs, field.Invalid(p.Child("operator"), q.Operator, "not a valid selector operator"))
 	}
 	return errs
 }

@@ -99,9 +99,11 @@ func toV1(in *autoscalingv2.HorizontalPodAutoscaler) (*autoscalingv1.HorizontalP
 	var metrics []autoscalingv1.MetricSpec
 	for i := range in.Spec.Metrics {
 		m := &in.Spec.Metrics[i]
-		if r := m.Resource; r != nil && r.Name == corev1.ResourceCPU && r.Target.AverageUtilization != nil && out.Spec.TargetCPUUtilizationPercentage == nil {
-			out.Spec.TargetCPUUtilizationPercentage = r.Target.AverageUtilization
-			continue
+		if r := m.Resource; r != nil && r.Name == corev1.ResourceCPU && r.Target.AverageUtilization != nil {
+			if out.Spec.TargetCPUUtilizationPercentage == nil {
+				out.Spec.TargetCPUUtilizationPercentage = r.Target.AverageUtilization
+			}
+			continue // v1 has room for one
 		}
 		metrics = append(metrics, metricToV1(m))
 	}

@@ -79,9 +79,13 @@ func validateMetrics(metrics []autoscalingv2.MetricSpec, least *int32, p *field.
 }
 
 func validateMetric(m *autoscalingv2.MetricSpec, p *field.Path) field.ErrorList {
+	var errs field.ErrorList
 	if m.Type == "" {
-		return field.ErrorList{field.Required(p.Child("type"), "must specify a metric source type")}
+		errs = append(errs, field.Required(p.Child("type"), "must specify a metric source type"))
 	}
+	unknown := check.OneOf(m.Type, p.Child("type"), autoscalingv2.ObjectMetricSourceType, autoscalingv2.PodsMetricSourceType,
+		autoscalingv2.ResourceMetricSourceType, autoscalingv2.ExternalMetricSourceType, autoscalingv2.ContainerResourceMetricSourceType)
+	errs = append(errs, unknown...)
 	sources := []struct {
 		kind     autoscalingv2.MetricSourceType
 		name     string
@@ -123,11 +127,9 @@ func validateMetric(m *autoscalingv2.MetricSpec, p *field.Path) field.ErrorList 
 			return validateResourceMetric(string(m.ContainerResource.Name), &m.ContainerResource.Container, m.ContainerResource.Target, p)
 		}},
 	}
-	var errs field.ErrorList
-	known, set := false, 0
+	set := 0
 	var extra []string
 	for _, s := range sources {
-		known = known || s.kind == m.Type
 		if !s.set {
 			continue
 		}
@@ -138,10 +140,7 @@ func validateMetric(m *autoscalingv2.MetricSpec, p *field.Path) field.ErrorList 
 			extra = append(extra, s.name)
 		}
 	}
-	if !known {
-		return append(field.ErrorList{}, check.OneOf(m.Type, p.Child("type"), autoscalingv2.ObjectMetricSourceType, autoscalingv2.PodsMetricSourceType,
-			autoscalingv2.ResourceMetricSourceType, autoscalingv2.ExternalMetricSourceType, autoscalingv2.ContainerResourceMetricSourceType)...)
-	}
+	errs = append(errs, unknown...) // upstream says so before and after it looks at the sources
 	for _, s := range sources {
 		if s.kind == m.Type && !s.set {
 			errs = append(errs, field.Required(p.Child(s.name), "must populate information for the given metric source"))

@@ -36,12 +36,16 @@ func cronJob() *api.Kind {
 			api.NewVersion[batchv1.CronJob, batchv1.CronJobList]("v1"),
 			api.Legacy[*batchv1.CronJob, batchv1beta1.CronJob, batchv1beta1.CronJobList]("batch", "v1beta1", nil, nil),
 		},
-		Hub:              "v1",
-		Subresources:     []api.Subresource{api.Status()},
-		HasGeneration:    true,
-		PrepareForCreate: api.On(func(c *batchv1.CronJob) { c.Status = batchv1.CronJobStatus{}; c.Spec.JobTemplate.Spec.Scheduling = nil }),
+		Hub:           "v1",
+		Subresources:  []api.Subresource{api.Status()},
+		HasGeneration: true,
+		PrepareForCreate: api.On(func(c *batchv1.CronJob) {
+			c.Status, c.Spec.JobTemplate.Spec.Scheduling = batchv1.CronJobStatus{}, nil
+			podspec.DropDisabledTemplate(&c.Spec.JobTemplate.Spec.Template, nil)
+		}),
 		PrepareForUpdate: api.OnUpdate(func(c, old *batchv1.CronJob) {
 			c.Status = old.Status
+			podspec.DropDisabledTemplate(&c.Spec.JobTemplate.Spec.Template, &old.Spec.JobTemplate.Spec.Template)
 			if old.Spec.JobTemplate.Spec.Scheduling == nil {
 				c.Spec.JobTemplate.Spec.Scheduling = nil
 			}

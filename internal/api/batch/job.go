@@ -45,6 +45,7 @@ func job() *api.Kind {
 		PrepareForCreate: api.On(prepareJob),
 		PrepareForUpdate: api.OnUpdate(func(j, old *batchv1.Job) {
 			j.Status = old.Status
+			podspec.DropDisabledTemplate(&j.Spec.Template, &old.Spec.Template)
 			if old.Spec.Scheduling == nil {
 				j.Spec.Scheduling = nil
 			}
@@ -195,6 +196,7 @@ func defaultJob(j *batchv1.Job) {
 // the user has set already stays, so that validation can complain.
 func prepareJob(j *batchv1.Job) {
 	j.Status = batchv1.JobStatus{}
+	podspec.DropDisabledTemplate(&j.Spec.Template, nil)
 	j.Spec.Scheduling = nil // gang scheduling of jobs (KEP-5547) is behind a feature gate
 	if m := j.Spec.ManualSelector; m != nil && *m {
 		return

@@ -1,111 +1,243 @@
 package batch
 
 import (
+	"fmt"
+	"slices"
+
 	batchv1 "k8s.io/api/batch/v1"
+	apiequality "k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/celox/celox/internal/api/check"
 )
 
-// validateJobStatus checks that a status holds together, and that nothing final is taken back: whoever waits for a job relies
-// on its terminal conditions.
+// statusUpdate is a change of a job's status. Other controllers than ours may write it (KEP-4368), so it is checked that it
+// holds together. A rule is asked only when what it speaks of changes: a status that breaks one of old may still be written
+// elsewhere, and the controller has time to follow a change of the spec.
+type statusUpdate struct {
+	job      *batchv1.Job
+	now, was *batchv1.JobStatus
+	path     *field.Path
+	errs     field.ErrorList
+}
+
+// validateJobStatus checks a status, and that nothing final is taken back: whoever waits for a job relies on its terminal conditions.
 func validateJobStatus(j, old *batchv1.Job) field.ErrorList {
-	p, s, was := field.NewPath("status"), &j.Status, &old.Status
-	var errs field.ErrorList
-	for _, c := range []struct {
-		name  string
-		value int32
-	}{{"active", s.Active}, {"succeeded", s.Succeeded}, {"failed", s.Failed}} {
-		errs = append(errs, check.NonNegative(int64(c.value), p.Child(c.name))...)
-	}
-	if s.Ready != nil {
-		errs = append(errs, check.NonNegative(int64(*s.Ready), p.Child("ready"))...)
-	}
-	if s.Terminating != nil {
-		errs = append(errs, check.NonNegative(int64(*s.Terminating), p.Child("terminating"))...)
-	}
-	errs = append(errs, validateCompletion(j, p)...)
-	errs = append(errs, validateFinished(s, p)...)
-	if s.Ready != nil && *s.Ready > s.Active {
-		errs = append(errs, field.Invalid(p.Child("ready"), *s.Ready, "cannot set more ready pods than active"))
-	}
-	if s.Succeeded < was.Succeeded {
-		errs = append(errs, field.Invalid(p.Child("succeeded"), s.Succeeded, "cannot decrease the succeeded counter"))
-	}
-	if s.Failed < was.Failed {
-		errs = append(errs, field.Invalid(p.Child("failed"), s.Failed, "cannot decrease the failed counter"))
-	}
-	return append(errs, validateNothingUndone(s, was, p.Child("conditions"))...)
+	u := &statusUpdate{job: j, now: &j.Status, was: &old.Status, path: field.NewPath("status")}
+	u.counts()
+	u.endings()
+	u.completionTime()
+	u.reasons()
+	u.pods()
+	u.indexes()
+	u.undone()
+	return u.errs
 }
 
-func validateCompletion(j *batchv1.Job, p *field.Path) field.ErrorList {
-	s := &j.Status
-	var errs field.ErrorList
-	complete := conditionOf(s.Conditions, batchv1.JobComplete) != nil
-	failed := conditionOf(s.Conditions, batchv1.JobFailed) != nil
-	switch {
-	case complete && s.CompletionTime == nil:
-		errs = append(errs, field.Required(p.Child("completionTime"), "completionTime is required for Complete jobs"))
-	case !complete && s.CompletionTime != nil:
-		errs = append(errs, field.Invalid(p.Child("completionTime"), s.CompletionTime, "cannot set completionTime when there is no Complete=True condition"))
-	case complete && s.StartTime != nil && s.CompletionTime.Before(s.StartTime):
-		errs = append(errs, field.Invalid(p.Child("completionTime"), s.CompletionTime, "completionTime cannot be set before startTime"))
-	}
-	conditions := p.Child("conditions")
-	if complete && failed {
-		errs = append(errs, field.Invalid(conditions, field.OmitValueType{}, "cannot set Complete=True and Failed=true conditions"))
-	}
-	met, target := conditionOf(s.Conditions, batchv1.JobSuccessCriteriaMet) != nil, conditionOf(s.Conditions, batchv1.JobFailureTarget) != nil
-	if complete && target {
-		errs = append(errs, field.Invalid(conditions, field.OmitValueType{}, "cannot set Complete=True and FailureTarget=true conditions"))
-	}
-	if failed && met {
-		errs = append(errs, field.Invalid(conditions, field.OmitValueType{}, "cannot set Failed=True and SuccessCriteriaMet=true conditions"))
-	}
-	if met && target {
-		errs = append(errs, field.Invalid(conditions, field.OmitValueType{}, "cannot set SuccessCriteriaMet=True and FailureTarget=true conditions"))
-	}
-	if failed && !target {
-		errs = append(errs, field.Invalid(conditions, field.OmitValueType{}, "cannot set Failed=True condition without the FailureTarget=true condition"))
-	}
-	if complete && !met {
-		errs = append(errs, field.Invalid(conditions, field.OmitValueType{}, "cannot set Complete=True condition without the SuccessCriteriaMet=true condition"))
-	}
-	return errs
+func (u *statusUpdate) invalid(name string, value any, text string) {
+	u.errs = append(u.errs, field.Invalid(u.path.Child(name), value, text))
 }
 
-// validateFinished wants no pods left over when a job is over.
-func validateFinished(s *batchv1.JobStatus, p *field.Path) field.ErrorList {
-	if conditionOf(s.Conditions, batchv1.JobComplete) == nil && conditionOf(s.Conditions, batchv1.JobFailed) == nil {
-		return nil
-	}
-	var errs field.ErrorList
-	if s.Active > 0 {
-		errs = append(errs, field.Invalid(p.Child("active"), s.Active, "active>0 is invalid for finished job"))
-	}
-	if s.Terminating != nil && *s.Terminating > 0 {
-		errs = append(errs, field.Invalid(p.Child("terminating"), *s.Terminating, "terminating>0 is invalid for finished job"))
-	}
-	if u := s.UncountedTerminatedPods; u != nil && len(u.Succeeded)+len(u.Failed) > 0 {
-		errs = append(errs, field.Invalid(p.Child("uncountedTerminatedPods"), check.Rendered(*u), "must be empty for finished job"))
-	}
-	return errs
+func (u *statusUpdate) conditions(text string) { u.invalid("conditions", field.OmitValueType{}, text) }
+
+// is says whether the condition is true, became whether that is new or no longer so.
+func (u *statusUpdate) is(t batchv1.JobConditionType) bool {
+	return conditionOf(u.now.Conditions, t) != nil
 }
 
-func validateNothingUndone(s, was *batchv1.JobStatus, p *field.Path) field.ErrorList {
-	var errs field.ErrorList
-	for _, c := range []struct {
-		kind batchv1.JobConditionType
-		text string
-	}{
-		{batchv1.JobFailed, "cannot disable the terminal Failed=True condition"},
-		{batchv1.JobComplete, "cannot disable the terminal Complete=True condition"},
-		{batchv1.JobFailureTarget, "cannot disable the FailureTarget=True condition"},
-		{batchv1.JobSuccessCriteriaMet, "cannot disable the SuccessCriteriaMet=True condition"},
-	} {
-		if conditionOf(was.Conditions, c.kind) != nil && conditionOf(s.Conditions, c.kind) == nil {
-			errs = append(errs, field.Invalid(p, field.OmitValueType{}, c.text))
+func (u *statusUpdate) became(types ...batchv1.JobConditionType) bool {
+	return slices.ContainsFunc(types, func(t batchv1.JobConditionType) bool {
+		return u.is(t) != (conditionOf(u.was.Conditions, t) != nil)
+	})
+}
+
+func (u *statusUpdate) finished() bool { return u.is(batchv1.JobComplete) || u.is(batchv1.JobFailed) }
+
+func (u *statusUpdate) becameFinished() bool {
+	before := conditionOf(u.was.Conditions, batchv1.JobComplete) != nil || conditionOf(u.was.Conditions, batchv1.JobFailed) != nil
+	return u.finished() != before
+}
+
+func changed(a, b any) bool { return !apiequality.Semantic.DeepEqual(a, b) }
+
+func (u *statusUpdate) counts() {
+	s := u.now
+	number := func(name string, v *int32) {
+		if v != nil {
+			u.errs = append(u.errs, check.NonNegative(int64(*v), u.path.Child(name))...)
 		}
 	}
-	return errs
+	number("active", &s.Active)
+	number("succeeded", &s.Succeeded)
+	number("failed", &s.Failed)
+	number("ready", s.Ready)
+	number("terminating", s.Terminating)
+	if s.UncountedTerminatedPods == nil {
+		return
+	}
+	at, seen := u.path.Child("uncountedTerminatedPods"), map[types.UID]bool{}
+	for _, list := range []struct {
+		name string
+		uids []types.UID
+	}{{"succeeded", s.UncountedTerminatedPods.Succeeded}, {"failed", s.UncountedTerminatedPods.Failed}} {
+		for i, uid := range list.uids {
+			switch p := at.Child(list.name).Index(i); {
+			case uid == "":
+				u.errs = append(u.errs, field.Invalid(p, uid, "must not be empty"))
+			case seen[uid]:
+				u.errs = append(u.errs, field.Duplicate(p, uid))
+			}
+			seen[uid] = true
+		}
+	}
+}
+
+// endings wants a job to end in one way.
+func (u *statusUpdate) endings() {
+	complete, failed := u.is(batchv1.JobComplete), u.is(batchv1.JobFailed)
+	if complete && failed && u.became(batchv1.JobComplete, batchv1.JobFailed) {
+		u.conditions("cannot set Complete=True and Failed=true conditions")
+	}
+	if complete && u.is(batchv1.JobFailureTarget) && u.became(batchv1.JobComplete, batchv1.JobFailureTarget) {
+		u.conditions("cannot set Complete=True and FailureTarget=true conditions")
+	}
+}
+
+// completionTime wants complete jobs, and no others, to say when.
+func (u *statusUpdate) completionTime() {
+	s, complete := u.now, u.is(batchv1.JobComplete)
+	if u.became(batchv1.JobComplete) || changed(s.CompletionTime, u.was.CompletionTime) {
+		switch {
+		case s.CompletionTime != nil && !complete:
+			u.invalid("completionTime", s.CompletionTime, "cannot set completionTime when there is no Complete=True condition")
+		case s.CompletionTime == nil && complete:
+			u.errs = append(u.errs, field.Required(u.path.Child("completionTime"), "completionTime is required for Complete jobs"))
+		}
+	}
+	if (changed(s.CompletionTime, u.was.CompletionTime) || changed(s.StartTime, u.was.StartTime)) &&
+		s.StartTime != nil && s.CompletionTime != nil && s.CompletionTime.Before(s.StartTime) {
+		u.invalid("completionTime", s.CompletionTime, "completionTime cannot be set before startTime")
+	}
+}
+
+// reasons wants an ending to be announced by the condition that leads to it (KEP-3998).
+func (u *statusUpdate) reasons() {
+	complete, failed := u.is(batchv1.JobComplete), u.is(batchv1.JobFailed)
+	met, target := u.is(batchv1.JobSuccessCriteriaMet), u.is(batchv1.JobFailureTarget)
+	if failed && met {
+		u.conditions("cannot set Failed=True and SuccessCriteriaMet=true conditions")
+	}
+	if met && target {
+		u.conditions("cannot set SuccessCriteriaMet=True and FailureTarget=true conditions")
+	}
+	if failed && !target && u.became(batchv1.JobFailed, batchv1.JobFailureTarget) {
+		u.conditions("cannot set Failed=True condition without the FailureTarget=true condition")
+	}
+	if complete && !met && u.became(batchv1.JobComplete, batchv1.JobSuccessCriteriaMet) {
+		u.conditions("cannot set Complete=True condition without the SuccessCriteriaMet=true condition")
+	}
+}
+
+// pods wants no pods left over when a job is over, and one that is over to have begun.
+func (u *statusUpdate) pods() {
+	s, was := u.now, u.was
+	if u.finished() {
+		over := u.becameFinished()
+		if s.Active > 0 && (over || s.Active != was.Active) {
+			u.invalid("active", s.Active, "active>0 is invalid for finished job")
+		}
+		if t := s.Terminating; t != nil && *t > 0 && (over || changed(t, was.Terminating)) {
+			u.invalid("terminating", *t, "terminating>0 is invalid for finished job")
+		}
+		suspended := u.job.Spec.Suspend != nil && *u.job.Spec.Suspend
+		if s.StartTime == nil && !suspended && (over || was.StartTime != nil) {
+			u.errs = append(u.errs, field.Required(u.path.Child("startTime"), "startTime is required for finished job"))
+		}
+		if p := s.UncountedTerminatedPods; p != nil && len(p.Succeeded)+len(p.Failed) > 0 && (over || changed(p, was.UncountedTerminatedPods)) {
+			u.invalid("uncountedTerminatedPods", check.Rendered(*p), "must be empty for finished job")
+		}
+	}
+	if s.Ready != nil && *s.Ready > s.Active && (changed(s.Ready, was.Ready) || s.Active != was.Active) {
+		u.invalid("ready", *s.Ready, "cannot set more ready pods than active")
+	}
+}
+
+// indexes checks the lists of those indexes that have succeeded and failed for good (KEP-2214, KEP-3850).
+func (u *statusUpdate) indexes() {
+	s, spec := u.now, &u.job.Spec
+	completedChanged, failedChanged := s.CompletedIndexes != u.was.CompletedIndexes, changed(s.FailedIndexes, u.was.FailedIndexes)
+	if completedChanged && spec.Completions != nil {
+		if _, err := countIndexes(s.CompletedIndexes, *spec.Completions); err != nil {
+			u.invalid("completedIndexes", s.CompletedIndexes, fmt.Sprintf("error parsing completedIndexes: %v", err))
+		}
+	}
+	if failedChanged && spec.Completions != nil && spec.BackoffLimitPerIndex != nil && s.FailedIndexes != nil {
+		if _, err := countIndexes(*s.FailedIndexes, *spec.Completions); err != nil {
+			u.invalid("failedIndexes", *s.FailedIndexes, fmt.Sprintf("error parsing failedIndexes: %v", err))
+		}
+	}
+	indexed := spec.CompletionMode != nil && *spec.CompletionMode == batchv1.IndexedCompletion
+	if completedChanged && s.CompletedIndexes != "" && !indexed {
+		u.invalid("completedIndexes", s.CompletedIndexes, "cannot set non-empty completedIndexes when non-indexed completion mode")
+	}
+	if failedChanged && s.FailedIndexes != nil && spec.BackoffLimitPerIndex == nil {
+		u.invalid("failedIndexes", *s.FailedIndexes, "cannot set non-null failedIndexes when backoffLimitPerIndex is null")
+	}
+	if (completedChanged || failedChanged) && spec.Completions != nil && s.FailedIndexes != nil {
+		if i, both := common(s.CompletedIndexes, *s.FailedIndexes, *spec.Completions); both {
+			u.invalid("failedIndexes", *s.FailedIndexes, fmt.Sprintf("failedIndexes and completedIndexes overlap at index: %d", i))
+		}
+	}
+}
+
+// common returns the first index that two lists of them share; lists that are none share nothing.
+func common(a, b string, completions int32) (index int, ok bool) {
+	x, errA := intervals(a, completions)
+	y, errB := intervals(b, completions)
+	if errA != nil || errB != nil {
+		return 0, false
+	}
+	for i, j := 0, 0; i < len(x) && j < len(y); {
+		switch {
+		case x[i][1] < y[j][0]:
+			i++
+		case y[j][1] < x[i][0]:
+			j++
+		default:
+			return max(x[i][0], y[j][0]), true
+		}
+	}
+	return 0, false
+}
+
+// undone wants no ending, count or time to be taken back.
+func (u *statusUpdate) undone() {
+	s, was, spec := u.now, u.was, &u.job.Spec
+	for _, t := range []batchv1.JobConditionType{batchv1.JobFailed, batchv1.JobComplete, batchv1.JobFailureTarget} {
+		if conditionOf(was.Conditions, t) != nil && !u.is(t) {
+			u.conditions(fmt.Sprintf("cannot disable the terminal %s=True condition", t))
+		}
+	}
+	if s.Failed < was.Failed {
+		u.invalid("failed", s.Failed, "cannot decrease the failed counter")
+	}
+	// Elastic indexed jobs may shrink (KEP-3715).
+	elastic := spec.CompletionMode != nil && *spec.CompletionMode == batchv1.IndexedCompletion && !changed(spec.Completions, spec.Parallelism)
+	if s.Succeeded < was.Succeeded && !elastic {
+		u.invalid("succeeded", s.Succeeded, "cannot decrease the succeeded counter")
+	}
+	if s.CompletionTime != nil && was.CompletionTime != nil && changed(s.CompletionTime, was.CompletionTime) {
+		u.invalid("completionTime", s.CompletionTime, check.ImmutableText)
+	}
+	if suspended := spec.Suspend != nil && *spec.Suspend; was.StartTime != nil && !suspended && changed(s.StartTime, was.StartTime) {
+		if s.StartTime == nil {
+			u.errs = append(u.errs, field.Required(u.path.Child("startTime"), "startTime cannot be removed for unsuspended job"))
+		} else {
+			u.invalid("startTime", s.StartTime, "startTime cannot be modified for unsuspended job")
+		}
+	}
+	if conditionOf(was.Conditions, batchv1.JobSuccessCriteriaMet) != nil && !u.is(batchv1.JobSuccessCriteriaMet) {
+		u.conditions("cannot disable the SuccessCriteriaMet=True condition")
+	}
 }

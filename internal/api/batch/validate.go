@@ -35,9 +35,19 @@ func validateJob(j, old *batchv1.Job) field.ErrorList {
 	if old != nil {
 		before = &old.Spec.Template
 	}
+	options := podspec.OptionsForTemplate(&j.Spec.Template, before)
+	errs := append(validateGenerated(j), validateSelected(j, options)...)
+	if old != nil {
+		// Upstream's check of the change checks all of the new spec once more, and clients see its complaints twice.
+		errs = append(errs, validateSelected(j, options)...)
+	}
+	return errs
+}
+
+// validateSelected checks the spec of a job, which unlike that of a cron job's template has a selector.
+func validateSelected(j *batchv1.Job, options podspec.Options) field.ErrorList {
 	p := field.NewPath("spec")
-	errs := validateGenerated(j)
-	errs = append(errs, validateJobSpec(&j.Spec, p, podspec.OptionsForTemplate(&j.Spec.Template, before))...)
+	errs := validateJobSpec(&j.Spec, p, options)
 	if j.Spec.Selector == nil {
 		errs = append(errs, field.Required(p.Child("selector"), ""))
 	} else {
@@ -313,11 +323,19 @@ func validateSuccessRule(s *batchv1.JobSpec, r *batchv1.SuccessPolicyRule, p *fi
 
 // countIndexes counts what a text like "0,2-5" lists: growing indexes below completions.
 func countIndexes(text string, completions int32) (int32, error) {
-	if text == "" {
-		return 0, nil
-	}
-	var last *int
+	list, err := intervals(text, completions)
 	var total int32
+	for _, x := range list {
+		total += int32(x[1] - x[0] + 1)
+	}
+	return total, err
+}
+
+// intervals reads such a text into the first and the last index of each of its parts.
+func intervals(text string, completions int32) ([][2]int, error) {
+	if text == "" {
+		return nil, nil
+	}
 	index := func(t string) (int, error) {
 		n, err := strconv.Atoi(t)
 		if err != nil {
@@ -328,31 +346,31 @@ func countIndexes(text string, completions int32) (int32, error) {
 		}
 		return n, nil
 	}
+	var out [][2]int
 	for part := range strings.SplitSeq(text, ",") {
 		ends := strings.Split(part, "-")
 		if len(ends) > 2 {
-			return 0, fmt.Errorf("the fragment %q violates the requirement that an index interval can have at most two parts separated by '-'", part)
+			return nil, fmt.Errorf("the fragment %q violates the requirement that an index interval can have at most two parts separated by '-'", part)
 		}
 		first, err := index(ends[0])
 		if err != nil {
-			return 0, err
+			return nil, err
 		}
-		if last != nil && *last >= first {
-			return 0, fmt.Errorf("non-increasing order, previous: %d, current: %d", *last, first)
+		if n := len(out); n > 0 && out[n-1][1] >= first {
+			return nil, fmt.Errorf("non-increasing order, previous: %d, current: %d", out[n-1][1], first)
 		}
 		end := first
 		if len(ends) == 2 {
 			if end, err = index(ends[1]); err != nil {
-				return 0, err
+				return nil, err
 			}
 			if first >= end {
-				return 0, fmt.Errorf("non-increasing order, previous: %d, current: %d", first, end)
+				return nil, fmt.Errorf("non-increasing order, previous: %d, current: %d", first, end)
 			}
 		}
-		total += int32(end - first + 1)
-		last = &end
+		out = append(out, [2]int{first, end})
 	}
-	return total, nil
+	return out, nil
 }
 
 func validateJobUpdate(j, old *batchv1.Job) field.ErrorList {

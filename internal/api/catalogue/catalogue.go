@@ -25,6 +25,8 @@ import (
 	"github.com/celox/celox/internal/api/storagemigration"
 )
 
+//go:generate go run ./document ../../../docs/api.md
+
 // New returns the catalogue of every built-in kind.
 func New() (*api.Catalogue, error) {
 	var kinds []*api.Kind

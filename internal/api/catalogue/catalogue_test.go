@@ -2,30 +2,36 @@ package catalogue_test
 
 import (
 	"encoding/json"
+	"flag"
 	"fmt"
 	"math/rand"
+	"os"
 	"slices"
 	"testing"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	"k8s.io/apimachinery/pkg/api/apitesting/fuzzer"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
-	"k8s.io/apimachinery/pkg/api/resource"
 	metafuzzer "k8s.io/apimachinery/pkg/apis/meta/fuzzer"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	runtimeserializer "k8s.io/apimachinery/pkg/runtime/serializer"
-	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/apimachinery/pkg/util/sets"
 	"pgregory.net/rapid"
-	"sigs.k8s.io/randfill"
 
 	"github.com/celox/celox/internal/api"
+	"github.com/celox/celox/internal/api/apitest"
 	"github.com/celox/celox/internal/api/catalogue"
 )
+
+func TestMain(m *testing.M) {
+	// A check makes a random object of each of some sixty kinds; -rapid.checks asks for more.
+	if err := flag.Set("rapid.checks", "30"); err != nil {
+		panic(err)
+	}
+	os.Exit(m.Run())
+}
 
 func newCatalogue(t *testing.T) *api.Catalogue {
 	t.Helper()
@@ -36,43 +42,10 @@ func newCatalogue(t *testing.T) *api.Catalogue {
 	return c
 }
 
-// fillers make values that the API's JSON forms can hold: what clients could send.
-func fillers(runtimeserializer.CodecFactory) []any {
-	return []any{
-		func(q *resource.Quantity, c randfill.Continue) {
-			*q = *resource.NewMilliQuantity(c.Int63n(1<<40), resource.DecimalSI)
-		},
-		func(v *intstr.IntOrString, c randfill.Continue) {
-			if c.Bool() {
-				*v = intstr.FromInt32(c.Int31())
-			} else {
-				*v = intstr.FromString(c.String(0))
-			}
-		},
-		func(r *runtime.RawExtension, c randfill.Continue) { r.Raw = []byte(`{"a":{"b":[1,"x"]}}`) },
-		func(f *metav1.FieldsV1, c randfill.Continue) { f.SetRawString(`{"f:a":{}}`) },
-		func(m *metav1.TypeMeta, c randfill.Continue) {},
-		func(m *metav1.MicroTime, c randfill.Continue) {
-			m.Time = time.Unix(c.Int63n(1<<31), 1000*c.Int63n(1e6))
-		},
-		func(m *metav1.Time, c randfill.Continue) { m.Time = time.Unix(c.Int63n(1<<31), 0) },
-		func(s *corev1.Secret, c randfill.Continue) {
-			c.FillNoCustom(s)
-			s.StringData = nil // only ever written to
-		},
-		func(j *apiextensionsv1.JSON, c randfill.Continue) { j.Raw = []byte(`{"a":1}`) },
-		func(s *apiextensionsv1.JSONSchemaPropsOrBool, c randfill.Continue) { s.Allows = true },
-		func(s *apiextensionsv1.JSONSchemaPropsOrArray, c randfill.Continue) {
-			s.Schema = &apiextensionsv1.JSONSchemaProps{Type: "string"}
-		},
-		func(s *apiextensionsv1.JSONSchemaPropsOrStringArray, c randfill.Continue) { s.Property = []string{"a"} },
-	}
-}
-
 // draw makes a random hub object of a kind.
 func draw(t *rapid.T, c *api.Catalogue, k *api.Kind) api.Object {
 	seed := rapid.Int64().Draw(t, "seed")
-	f := fuzzer.FuzzerFor(fuzzer.MergeFuzzerFuncs(metafuzzer.Funcs, fillers), rand.NewSource(seed), runtimeserializer.NewCodecFactory(c.Scheme()))
+	f := fuzzer.FuzzerFor(fuzzer.MergeFuzzerFuncs(metafuzzer.Funcs, apitest.Fillers), rand.NewSource(seed), runtimeserializer.NewCodecFactory(c.Scheme()))
 	// No empty lists: the stored form has none, so they would come back absent and be defaulted.
 	f = f.MaxDepth(12).NilChance(0.4).NumElements(1, 2)
 	o := k.HubVersion().New().(api.Object)
@@ -152,6 +125,14 @@ func TestRandomObjects(t *testing.T) {
 				}
 				if k.Canonicalize != nil {
 					k.Canonicalize(o)
+				}
+				if k.Stored != nil {
+					k.Stored(o)
+					again := o.DeepCopyObject().(api.Object)
+					k.Stored(again)
+					if !apiequality.Semantic.DeepEqual(o, again) {
+						t.Fatal("completing a stored object is not idempotent")
+					}
 				}
 				roundTrip(t, c, k, o)
 				checkRow(t, k, o)

@@ -9,6 +9,7 @@ import (
 	"encoding/base64"
 	"encoding/pem"
 	"math/big"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -16,6 +17,7 @@ import (
 	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/celox/celox/internal/api"
 	"github.com/celox/celox/internal/api/apitest"
 	"github.com/celox/celox/internal/api/certificates"
 )
@@ -82,11 +84,12 @@ func TestDoors(t *testing.T) {
 		return out
 	}
 
+	approval := k.Subresources[slices.IndexFunc(k.Subresources, func(s api.Subresource) bool { return s.Name == "approval" })]
 	approved := asked.DeepCopy()
 	approved.Spec.SignerName, approved.Status.Certificate = "x", []byte("forged")
 	approved.Status.Conditions = condition(certificatesv1.CertificateApproved)
-	certificates.PrepareForApproval(approved, asked)
-	if got := apitest.Text(certificates.ValidateApproval(approved, asked)); got != "" {
+	approval.PrepareForUpdate(approved, asked)
+	if got := apitest.Text(approval.ValidateUpdate(approved, asked)); got != "" {
 		t.Error(got)
 	}
 	if approved.Spec.SignerName != "a.b/c" || approved.Status.Certificate != nil || approved.Status.Conditions[0].LastUpdateTime.IsZero() {
@@ -94,13 +97,16 @@ func TestDoors(t *testing.T) {
 	}
 	both := approved.DeepCopy()
 	both.Status.Conditions = condition(certificatesv1.CertificateApproved, certificatesv1.CertificateDenied)
-	if got := apitest.Text(certificates.ValidateApproval(both, approved)); !strings.Contains(got, "Approved and Denied conditions are mutually exclusive") {
+	if got := apitest.Text(approval.ValidateUpdate(both, approved)); !strings.Contains(got, "Approved and Denied conditions are mutually exclusive") {
 		t.Error(got)
 	}
 	failed := approved.DeepCopy()
 	failed.Status.Conditions = condition(certificatesv1.CertificateApproved, certificatesv1.CertificateFailed)
-	if got := apitest.Text(certificates.ValidateApproval(failed, approved)); !strings.Contains(got, "Failed") {
-		t.Errorf("an approver may fail a request: %q", got)
+	if got := apitest.Text(approval.ValidateUpdate(failed, approved)); got != "" {
+		t.Errorf("an approver may not fail a request: %q", got)
+	}
+	if got := apitest.Text(k.ValidateStatusUpdate(approved, asked)); !strings.Contains(got, "updates may not add a condition of type \"Approved\"") {
+		t.Errorf("a signer may approve: %q", got)
 	}
 
 	issued := approved.DeepCopy()

@@ -9,11 +9,13 @@ import (
 	"time"
 
 	certificatesv1 "k8s.io/api/certificates/v1"
+	certificatesv1beta1 "k8s.io/api/certificates/v1beta1"
 	corev1 "k8s.io/api/core/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/util/duration"
+	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/celox/celox/internal/api"
@@ -31,17 +33,26 @@ const (
 )
 
 func certificateSigningRequest() *api.Kind {
-	spec := certificatesv1.CertificateSigningRequestSpec{}.SwaggerDoc()
+	// The columns are described as they were in v1beta1.
+	spec := certificatesv1beta1.CertificateSigningRequestSpec{}.SwaggerDoc()
 	return &api.Kind{
-		Group:        "certificates.k8s.io",
-		Kind:         "CertificateSigningRequest",
-		Resource:     "certificatesigningrequests",
-		Singular:     "certificatesigningrequest",
-		ShortNames:   []string{"csr"},
-		Prefix:       "certificatesigningrequests",
-		Versions:     []api.Version{api.NewVersion[certificatesv1.CertificateSigningRequest, certificatesv1.CertificateSigningRequestList]("v1")},
-		Hub:          "v1",
-		Subresources: []api.Subresource{{Name: "approval", Verbs: api.StatusVerbs()}, api.Status()},
+		Group:      "certificates.k8s.io",
+		Kind:       "CertificateSigningRequest",
+		Resource:   "certificatesigningrequests",
+		Singular:   "certificatesigningrequest",
+		ShortNames: []string{"csr"},
+		Prefix:     "certificatesigningrequests",
+		Versions:   []api.Version{api.NewVersion[certificatesv1.CertificateSigningRequest, certificatesv1.CertificateSigningRequestList]("v1")},
+		Hub:        "v1",
+		Subresources: []api.Subresource{
+			{
+				Name: "approval", Verbs: api.StatusVerbs(),
+				PrepareForUpdate: api.OnUpdate(prepareApproval), ValidateUpdate: api.CheckUpdate(validateApproval),
+			},
+			api.Status(),
+		},
+		// Who asks for what is said by the server, so nobody owns it.
+		Resets: map[string][]string{"": {"spec", "status"}, "status": {"spec"}, "approval": {"spec", "status.certificate"}},
 		PrepareForCreate: api.On(func(r *certificatesv1.CertificateSigningRequest) {
 			r.Status = certificatesv1.CertificateSigningRequestStatus{}
 		}),
@@ -51,14 +62,15 @@ func certificateSigningRequest() *api.Kind {
 		}),
 		PrepareForStatusUpdate: api.OnUpdate(func(r, old *certificatesv1.CertificateSigningRequest) {
 			r.Spec = old.Spec
+			keepDecisions(r, old)
 			stampConditions(r, old)
 		}),
 		Validate: api.Check(validateRequest),
 		ValidateUpdate: api.CheckUpdate(func(r, old *certificatesv1.CertificateSigningRequest) field.ErrorList {
-			return validateStatus(r, old, nil)
+			return validateStatus(r, old, decisions())
 		}),
 		ValidateStatusUpdate: api.CheckUpdate(func(r, old *certificatesv1.CertificateSigningRequest) field.ErrorList {
-			return validateStatus(r, old, []certificatesv1.RequestConditionType{certificatesv1.CertificateApproved, certificatesv1.CertificateDenied})
+			return validateStatus(r, old, decisions())
 		}),
 		AllowUnconditionalUpdate: true,
 		FieldNames:               []string{"spec.signerName"},
@@ -71,7 +83,7 @@ func certificateSigningRequest() *api.Kind {
 			table.Column("SignerName", table.String, spec["signerName"]),
 			table.Column("Requestor", table.String, spec["request"]),
 			table.Column("RequestedDuration", table.String, spec["expirationSeconds"]),
-			table.Column("Condition", table.String, certificatesv1.CertificateSigningRequestStatus{}.SwaggerDoc()["conditions"]),
+			table.Column("Condition", table.String, certificatesv1beta1.CertificateSigningRequestStatus{}.SwaggerDoc()["conditions"]),
 		),
 		Row: api.Row(func(r *certificatesv1.CertificateSigningRequest, now time.Time) []any {
 			signer, life := table.None, table.None
@@ -115,15 +127,44 @@ func condition(s *certificatesv1.CertificateSigningRequestStatus) string {
 	return out
 }
 
-// PrepareForApproval is what the "approval" subresource may change: the conditions.
-func PrepareForApproval(r, old *certificatesv1.CertificateSigningRequest) {
+// decisions are the conditions that only the "approval" subresource may add.
+func decisions() []certificatesv1.RequestConditionType {
+	return []certificatesv1.RequestConditionType{certificatesv1.CertificateApproved, certificatesv1.CertificateDenied}
+}
+
+// prepareApproval leaves what the "approval" subresource may change: the conditions.
+func prepareApproval(r, old *certificatesv1.CertificateSigningRequest) {
 	r.Spec, r.Status.Certificate = old.Spec, old.Status.Certificate
 	stampConditions(r, old)
 }
 
-// ValidateApproval checks what PrepareForApproval left.
-func ValidateApproval(r, old *certificatesv1.CertificateSigningRequest) field.ErrorList {
-	return validateStatus(r, old, []certificatesv1.RequestConditionType{certificatesv1.CertificateFailed})
+// validateApproval checks what prepareApproval left.
+func validateApproval(r, old *certificatesv1.CertificateSigningRequest) field.ErrorList {
+	return validateStatus(r, old, nil)
+}
+
+// keepDecisions puts decisions back as they were. Where some were added or taken away they stay: validation complains.
+func keepDecisions(r, old *certificatesv1.CertificateSigningRequest) {
+	for _, t := range decisions() {
+		now, before := positions(r, t), positions(old, t)
+		if len(now) != len(before) {
+			continue
+		}
+		for i := range now {
+			r.Status.Conditions[now[i]] = old.Status.Conditions[before[i]]
+		}
+	}
+}
+
+// positions says where conditions of a type are.
+func positions(r *certificatesv1.CertificateSigningRequest, t certificatesv1.RequestConditionType) []int {
+	var out []int
+	for i := range r.Status.Conditions {
+		if r.Status.Conditions[i].Type == t {
+			out = append(out, i)
+		}
+	}
+	return out
 }
 
 // stampConditions fills in the times of conditions that came without.
@@ -217,21 +258,35 @@ func validateSigner(name string, p *field.Path) field.ErrorList {
 		return field.ErrorList{field.Invalid(p, name, "must be a fully qualified domain and path of the form 'example.com/signer-name'")}
 	}
 	var errs field.ErrorList
+	if len(domain) > validation.DNS1123SubdomainMaxLength {
+		errs = append(errs, field.TooLong(p, domain, validation.DNS1123SubdomainMaxLength))
+	}
 	for label := range strings.SplitSeq(domain, ".") {
-		for _, e := range check.DNSLabel(label, p) {
-			errs = append(errs, field.Invalid(p, domain, fmt.Sprintf("validating label %q: %s", label, e.Detail)))
+		if msgs := validation.IsDNS1123Label(label); len(msgs) > 0 {
+			errs = append(errs, validateLabel(domain, label, msgs, p)...)
+			break
 		}
 	}
 	if len(strings.Split(domain, ".")) < 2 {
 		errs = append(errs, field.Invalid(p, domain, "should be a domain with at least two segments separated by dots"))
 	}
 	for label := range strings.SplitSeq(path, ".") {
-		for _, e := range check.DNSSubdomain(label, p) {
-			errs = append(errs, field.Invalid(p, path, fmt.Sprintf("validating label %q: %s", label, e.Detail)))
+		if msgs := validation.IsDNS1123Subdomain(label); len(msgs) > 0 {
+			errs = append(errs, validateLabel(path, label, msgs, p)...)
+			break
 		}
 	}
 	if len(name) > maxSignerName {
 		errs = append(errs, field.TooLong(p, name, maxSignerName))
+	}
+	return errs
+}
+
+// validateLabel complains about one label of a part of a signer's name.
+func validateLabel(part, label string, msgs []string, p *field.Path) field.ErrorList {
+	var errs field.ErrorList
+	for _, msg := range msgs {
+		errs = append(errs, field.Invalid(p, part, fmt.Sprintf("validating label %q: %s", label, msg)))
 	}
 	return errs
 }

@@ -123,6 +123,10 @@ func Selector(s *metav1.LabelSelector, p *field.Path, allowBadValues bool) field
 	return metav1validation.ValidateLabelSelector(s, metav1validation.LabelSelectorValidationOptions{AllowInvalidLabelValueInSelector: allowBadValues}, p)
 }
 
+// Twice repeats complaints: upstream checks the new form of some kinds, and then all of it once more together with the change, and
+// clients see both.
+func Twice(errs field.ErrorList) field.ErrorList { return append(errs, errs...) }
+
 // Port wants a port number.
 func Port(v int32, p *field.Path) field.ErrorList {
 	return Each(validation.IsValidPortNum(int(v)), p, v)

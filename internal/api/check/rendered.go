@@ -31,9 +31,12 @@ func fieldOrder(t reflect.Type) []string {
 	case reflect.TypeFor[corev1.PodSpec]():
 		return []string{"Volumes", "InitContainers", "Containers", "EphemeralContainers", "RestartPolicy", "TerminationGracePeriodSeconds",
 			"ActiveDeadlineSeconds", "DNSPolicy", "NodeSelector", "ServiceAccountName", "AutomountServiceAccountToken", "NodeName", "SecurityContext",
-			"ImagePullSecrets", "Hostname", "Subdomain", "HostnameOverride", "SetHostnameAsFQDN", "Affinity", "SchedulerName", "Tolerations", "HostAliases",
+			"ImagePullSecrets", "Hostname", "Subdomain", "SetHostnameAsFQDN", "Affinity", "SchedulerName", "Tolerations", "HostAliases",
 			"PriorityClassName", "Priority", "PreemptionPolicy", "DNSConfig", "ReadinessGates", "RuntimeClassName", "Overhead", "EnableServiceLinks",
-			"TopologySpreadConstraints", "OS", "SchedulingGates", "ResourceClaims", "Resources", "SchedulingGroup"}
+			"TopologySpreadConstraints", "OS", "SchedulingGates", "ResourceClaims", "Resources", "HostnameOverride", "SchedulingGroup"}
+	case reflect.TypeFor[corev1.PodSecurityContext]():
+		return []string{"SELinuxOptions", "WindowsOptions", "RunAsUser", "RunAsGroup", "RunAsNonRoot", "SupplementalGroups",
+			"SupplementalGroupsPolicy", "FSGroup", "FSGroupChangePolicy", "Sysctls", "SeccompProfile", "AppArmorProfile", "SELinuxChangePolicy"}
 	case reflect.TypeFor[corev1.VolumeSource]():
 		return []string{"HostPath", "EmptyDir", "GCEPersistentDisk", "AWSElasticBlockStore", "GitRepo", "Secret", "NFS", "ISCSI", "Glusterfs",
 			"PersistentVolumeClaim", "RBD", "Quobyte", "FlexVolume", "Cinder", "CephFS", "Flocker", "DownwardAPI", "FC", "AzureFile", "ConfigMap",

@@ -33,10 +33,12 @@ func node() *api.Kind {
 			n.Spec = old.Spec
 			dropConfig(n, old)
 		}),
-		Default:                  api.On(defaultNode),
-		Validate:                 api.Check(validateNode),
-		ValidateUpdate:           api.CheckUpdate(validateNodeUpdate),
-		ValidateStatusUpdate:     api.CheckUpdate(validateNodeUpdate), // the same for both doors
+		Default:  api.On(defaultNode),
+		Validate: api.Check(validateNode),
+		ValidateUpdate: api.CheckUpdate(func(n, old *corev1.Node) field.ErrorList {
+			return append(validateNode(n), validateNodeUpdate(n, old)...) // what both check, upstream says twice
+		}),
+		ValidateStatusUpdate:     api.CheckUpdate(validateNodeUpdate),
 		AllowUnconditionalUpdate: true,
 		FieldNames:               []string{"spec.unschedulable"},
 		Fields: func(obj api.Object) fields.Set {

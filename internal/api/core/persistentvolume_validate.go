@@ -257,7 +257,7 @@ func validateCSIVolume(c *corev1.CSIPersistentVolumeSource, p *field.Path) field
 }
 
 func validatePersistentVolumeUpdate(v, old *corev1.PersistentVolume) field.ErrorList {
-	errs := validatePersistentVolume(v)
+	errs := check.Twice(validatePersistentVolume(v))
 	now, was := &v.Spec.PersistentVolumeSource, &old.Spec.PersistentVolumeSource
 	if now.CSI != nil && was.CSI != nil && was.CSI.ControllerExpandSecretRef == nil && now.CSI.ControllerExpandSecretRef != nil {
 		// This secret may be added later (KEP-1432).

@@ -114,7 +114,7 @@ func claimOrSnapshot(d *corev1.TypedLocalObjectReference) bool {
 
 // validateClaimUpdate lets a claim be bound once, grow, and change its attributes class; all else of the spec stays.
 func validateClaimUpdate(c, old *corev1.PersistentVolumeClaim) field.ErrorList {
-	errs := podspec.ValidateClaimSpec(&c.Spec, field.NewPath("spec"))
+	errs := check.Twice(podspec.ValidateClaimSpec(&c.Spec, field.NewPath("spec")))
 	may, was := c.Spec.DeepCopy(), old.Spec.DeepCopy()
 	if was.VolumeName == "" {
 		was.VolumeName = may.VolumeName

@@ -17,8 +17,15 @@ func pod() *api.Kind {
 	ephemeral := api.Subresource{
 		Name: "ephemeralcontainers", Verbs: api.StatusVerbs(),
 		PrepareForUpdate: PreparePodEphemeralContainers, ValidateUpdate: ValidatePodEphemeralContainersUpdate,
+		Owns: []string{"spec.ephemeralContainers"},
 	}
-	resize := api.Subresource{Name: "resize", Verbs: api.StatusVerbs(), PrepareForUpdate: PreparePodResize, ValidateUpdate: ValidatePodResize}
+	resize := api.Subresource{
+		Name: "resize", Verbs: api.StatusVerbs(), PrepareForUpdate: PreparePodResize, ValidateUpdate: ValidatePodResize,
+		Owns: []string{
+			"spec.containers.*.resources", "spec.containers.*.resizePolicy", "spec.initContainers.*.resources", "spec.initContainers.*.resizePolicy",
+			"spec.resources",
+		},
+	}
 	return &api.Kind{
 		Kind: "Pod", Resource: "pods", Singular: "pod", ShortNames: []string{"po"}, Categories: []string{"all"}, Namespaced: true, Prefix: "pods",
 		ReturnDeleted: true,
@@ -36,6 +43,7 @@ func pod() *api.Kind {
 			api.Status(),
 		},
 		HasGeneration:          true,
+		Resets:                 map[string][]string{"": {"status"}, "status": {"spec", "metadata.deletionTimestamp", "metadata.ownerReferences"}},
 		PrepareForCreate:       api.On(preparePod),
 		PrepareForUpdate:       api.OnUpdate(preparePodUpdate),
 		PrepareForStatusUpdate: api.OnUpdate(preparePodStatus),

@@ -36,16 +36,18 @@ func replicationController() *api.Kind {
 		DefaultPropagation: metav1.DeletePropagationOrphan,
 		PrepareForCreate: api.On(func(r *corev1.ReplicationController) {
 			r.Status = corev1.ReplicationControllerStatus{}
-			dropDisabledTemplate(r.Spec.Template, nil)
+			podspec.DropDisabledTemplate(r.Spec.Template, nil)
 		}),
 		PrepareForUpdate: api.OnUpdate(func(r, old *corev1.ReplicationController) {
 			r.Status = old.Status
-			dropDisabledTemplate(r.Spec.Template, old.Spec.Template)
+			podspec.DropDisabledTemplate(r.Spec.Template, old.Spec.Template)
 		}),
-		PrepareForStatusUpdate:   api.OnUpdate(func(r, old *corev1.ReplicationController) { r.Spec = old.Spec }),
-		Default:                  api.On(defaultReplicationController),
-		Validate:                 api.Check(func(r *corev1.ReplicationController) field.ErrorList { return validateReplicationController(r, nil) }),
-		ValidateUpdate:           api.CheckUpdate(validateReplicationController),
+		PrepareForStatusUpdate: api.OnUpdate(func(r, old *corev1.ReplicationController) { r.Spec = old.Spec }),
+		Default:                api.On(defaultReplicationController),
+		Validate:               api.Check(func(r *corev1.ReplicationController) field.ErrorList { return validateReplicationController(r, nil) }),
+		ValidateUpdate: api.CheckUpdate(func(c, old *corev1.ReplicationController) field.ErrorList {
+			return check.Twice(validateReplicationController(c, old))
+		}),
 		Warnings:                 api.Warn(warnReplicationController),
 		ValidateStatusUpdate:     api.CheckUpdate(validateReplicationControllerStatus),
 		AllowUnconditionalUpdate: true,
@@ -92,18 +94,6 @@ func defaultReplicationController(r *corev1.ReplicationController) {
 		one := int32(1)
 		r.Spec.Replicas = &one
 	}
-}
-
-// dropDisabledTemplate drops from a template the fields of features that are off; either may be nil.
-func dropDisabledTemplate(t, old *corev1.PodTemplateSpec) {
-	if t == nil {
-		return
-	}
-	var before *corev1.PodSpec
-	if old != nil {
-		before = &old.Spec
-	}
-	podspec.DropDisabled(&t.Spec, before)
 }
 
 func warnReplicationController(r, old *corev1.ReplicationController) []string {

@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+	netutils "k8s.io/utils/net"
 
 	"github.com/celox/celox/internal/api"
 	"github.com/celox/celox/internal/api/table"
@@ -34,6 +35,7 @@ func service() *api.Kind {
 		PrepareForUpdate:         api.OnUpdate(prepareServiceUpdate),
 		PrepareForStatusUpdate:   api.OnUpdate(func(s, old *corev1.Service) { s.Spec = old.Spec }),
 		Default:                  api.On(defaultService),
+		Stored:                   api.On(storedService),
 		ValidateName:             apivalidation.NameIsDNSLabel, // KEP-5311; once it had to begin with a letter
 		Validate:                 api.Check(func(s *corev1.Service) field.ErrorList { return validateService(s, nil) }),
 		ValidateUpdate:           api.CheckUpdate(validateServiceUpdate),
@@ -63,6 +65,26 @@ func prepareServiceUpdate(s, old *corev1.Service) {
 	s.Status = old.Status
 	if s.Spec.Type != corev1.ServiceTypeLoadBalancer {
 		s.Status.LoadBalancer = corev1.LoadBalancerStatus{}
+	}
+}
+
+// storedService gives a service that was stored before there were two families (v1.20) its address and family in the fields for several.
+func storedService(s *corev1.Service) {
+	spec := &s.Spec
+	if spec.ClusterIP == "" || spec.Type == corev1.ServiceTypeExternalName {
+		return
+	}
+	if len(spec.ClusterIPs) == 0 {
+		spec.ClusterIPs = []string{spec.ClusterIP}
+	}
+	if len(spec.IPFamilies) == 0 {
+		spec.IPFamilies = []corev1.IPFamily{corev1.IPv4Protocol}
+		if netutils.IsIPv6String(spec.ClusterIP) {
+			spec.IPFamilies[0] = corev1.IPv6Protocol
+		}
+	}
+	if spec.IPFamilyPolicy == nil {
+		spec.IPFamilyPolicy = new(corev1.IPFamilyPolicySingleStack)
 	}
 }
 

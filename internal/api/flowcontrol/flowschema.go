@@ -5,6 +5,7 @@ import (
 
 	flowcontrolv1 "k8s.io/api/flowcontrol/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/celox/celox/internal/api"
@@ -94,6 +95,17 @@ func validateSchema(s *flowcontrolv1.FlowSchema) field.ErrorList {
 		errs = append(errs, field.Invalid(p, check.Rendered(*spec), "spec of '"+s.Name+"' must equal the fixed value"))
 	}
 	return errs
+}
+
+// MandatorySchemas returns the schemas that a server assumes even where they are not stored, made afresh.
+func MandatorySchemas() []*flowcontrolv1.FlowSchema {
+	var out []*flowcontrolv1.FlowSchema
+	for _, name := range []string{flowcontrolv1.FlowSchemaNameExempt, flowcontrolv1.FlowSchemaNameCatchAll} {
+		if spec, ok := mandatorySchema(name); ok {
+			out = append(out, &flowcontrolv1.FlowSchema{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: spec})
+		}
+	}
+	return out
 }
 
 // mandatorySchema returns the one spec that the schemas "exempt" and "catch-all" may have: without them the server could lock

@@ -7,6 +7,7 @@ import (
 
 	flowcontrolv1 "k8s.io/api/flowcontrol/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/celox/celox/internal/api"
@@ -135,19 +136,33 @@ func validateLevel(l *flowcontrolv1.PriorityLevelConfiguration) field.ErrorList 
 			errs = append(errs, field.Invalid(p, check.Rendered(*s), "spec of 'exempt' except the 'spec.exempt' field must equal the fixed value"))
 		}
 	case flowcontrolv1.PriorityLevelConfigurationNameCatchAll:
-		five, none := int32(5), int32(0)
-		fixed := flowcontrolv1.PriorityLevelConfigurationSpec{
-			Type: flowcontrolv1.PriorityLevelEnablementLimited,
-			Limited: &flowcontrolv1.LimitedPriorityLevelConfiguration{
-				NominalConcurrencyShares: &five, LendablePercent: &none,
-				LimitResponse: flowcontrolv1.LimitResponse{Type: flowcontrolv1.LimitResponseTypeReject},
-			},
-		}
-		if !apiequality.Semantic.DeepEqual(*s, fixed) {
+		if !apiequality.Semantic.DeepEqual(*s, catchAllLevel()) {
 			errs = append(errs, field.Invalid(p, check.Rendered(*s), "spec of 'catch-all' must equal the fixed value"))
 		}
 	}
 	return errs
+}
+
+// catchAllLevel is the one spec that the level "catch-all" may have.
+func catchAllLevel() flowcontrolv1.PriorityLevelConfigurationSpec {
+	return flowcontrolv1.PriorityLevelConfigurationSpec{
+		Type: flowcontrolv1.PriorityLevelEnablementLimited,
+		Limited: &flowcontrolv1.LimitedPriorityLevelConfiguration{
+			NominalConcurrencyShares: new(int32(5)), LendablePercent: new(int32(0)),
+			LimitResponse: flowcontrolv1.LimitResponse{Type: flowcontrolv1.LimitResponseTypeReject},
+		},
+	}
+}
+
+// MandatoryLevels returns the levels that a server assumes even where they are not stored, made afresh.
+func MandatoryLevels() []*flowcontrolv1.PriorityLevelConfiguration {
+	return []*flowcontrolv1.PriorityLevelConfiguration{
+		{ObjectMeta: metav1.ObjectMeta{Name: flowcontrolv1.PriorityLevelConfigurationNameExempt}, Spec: flowcontrolv1.PriorityLevelConfigurationSpec{
+			Type:   flowcontrolv1.PriorityLevelEnablementExempt,
+			Exempt: &flowcontrolv1.ExemptPriorityLevelConfiguration{NominalConcurrencyShares: new(int32(0)), LendablePercent: new(int32(0))},
+		}},
+		{ObjectMeta: metav1.ObjectMeta{Name: flowcontrolv1.PriorityLevelConfigurationNameCatchAll}, Spec: catchAllLevel()},
+	}
 }
 
 func validateShares(n *int32, p *field.Path) field.ErrorList {

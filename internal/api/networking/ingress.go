@@ -142,9 +142,8 @@ func validateIngressRule(r *networkingv1.IngressRule, p *field.Path) field.Error
 	if r.Host != "" {
 		if netutils.ParseIPSloppy(r.Host) != nil {
 			errs = append(errs, field.Invalid(p.Child("host"), r.Host, "must be a DNS name, not an IP address"))
-		} else {
-			errs = append(errs, validateHost(r.Host, p.Child("host"))...)
 		}
+		errs = append(errs, validateHost(r.Host, p.Child("host"))...)
 	}
 	if r.HTTP == nil {
 		return errs
@@ -161,7 +160,7 @@ func validateIngressRule(r *networkingv1.IngressRule, p *field.Path) field.Error
 
 func validateHTTPPath(h *networkingv1.HTTPIngressPath, p *field.Path) field.ErrorList {
 	if h.PathType == nil {
-		return append(field.ErrorList{field.Required(p.Child("pathType"), "pathType must be specified")}, validateBackend(&h.Backend, p.Child("backend"))...)
+		return field.ErrorList{field.Required(p.Child("pathType"), "pathType must be specified")}
 	}
 	var errs field.ErrorList
 	at := p.Child("path")

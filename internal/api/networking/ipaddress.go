@@ -37,7 +37,7 @@ func ipAddress() *api.Kind {
 			if apiequality.Semantic.DeepEqual(a.Spec.ParentRef, old.Spec.ParentRef) {
 				return nil
 			}
-			return field.ErrorList{field.Invalid(field.NewPath("spec", "parentRef"), check.Rendered(a.Spec.ParentRef), check.ImmutableText)}
+			return append(validateIPAddress(a), field.Invalid(field.NewPath("spec", "parentRef"), check.Rendered(a.Spec.ParentRef), check.ImmutableText))
 		}),
 		AllowUnconditionalUpdate: true,
 		Columns: api.Columns(

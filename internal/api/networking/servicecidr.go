@@ -29,7 +29,7 @@ func serviceCIDR() *api.Kind {
 		PrepareForStatusUpdate: api.OnUpdate(func(c, old *networkingv1.ServiceCIDR) { c.Spec = old.Spec }),
 		Validate:               api.Check(func(c *networkingv1.ServiceCIDR) field.ErrorList { return validateCIDRs(c.Spec.CIDRs) }),
 		ValidateUpdate: api.CheckUpdate(func(c, old *networkingv1.ServiceCIDR) field.ErrorList {
-			return check.Immutable(c.Spec.CIDRs, old.Spec.CIDRs, field.NewPath("spec", "cidrs"))
+			return append(validateCIDRs(c.Spec.CIDRs), check.Immutable(c.Spec.CIDRs, old.Spec.CIDRs, field.NewPath("spec", "cidrs"))...)
 		}),
 		AllowUnconditionalUpdate: true,
 		Columns: api.Columns(

@@ -25,7 +25,7 @@ func runtimeClass() *api.Kind {
 		Hub:      "v1",
 		Validate: api.Check(validateRuntimeClass),
 		ValidateUpdate: api.CheckUpdate(func(c, old *nodev1.RuntimeClass) field.ErrorList {
-			return check.Immutable(c.Handler, old.Handler, field.NewPath("handler"))
+			return append(validateRuntimeClass(c), check.Immutable(c.Handler, old.Handler, field.NewPath("handler"))...)
 		}),
 		Columns: api.Columns(
 			table.Name(),

@@ -42,6 +42,18 @@ func DropDisabled(spec, old *corev1.PodSpec) {
 	})
 }
 
+// DropDisabledTemplate is DropDisabled for a template; either may be nil.
+func DropDisabledTemplate(t, old *corev1.PodTemplateSpec) {
+	if t == nil {
+		return
+	}
+	var before *corev1.PodSpec
+	if old != nil {
+		before = &old.Spec
+	}
+	DropDisabled(&t.Spec, before)
+}
+
 func eachProjection(s *corev1.PodSpec, f func(*corev1.VolumeProjection)) {
 	for i := range s.Volumes {
 		if p := s.Volumes[i].Projected; p != nil {

@@ -4,10 +4,12 @@ import (
 	"time"
 
 	rbacv1 "k8s.io/api/rbac/v1"
+	rbacv1beta1 "k8s.io/api/rbac/v1beta1"
 	"k8s.io/apimachinery/pkg/api/validation/path"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/celox/celox/internal/api"
+	"github.com/celox/celox/internal/api/check"
 	"github.com/celox/celox/internal/api/table"
 )
 
@@ -25,13 +27,13 @@ func roleBinding() *api.Kind {
 		ValidateName: path.ValidatePathSegmentName,
 		Validate:     api.Check(validateRoleBinding),
 		ValidateUpdate: api.CheckUpdate(func(b, old *rbacv1.RoleBinding) field.ErrorList {
-			return append(validateRoleBinding(b), validateSameRole(b.RoleRef, old.RoleRef)...)
+			return append(check.Twice(validateRoleBinding(b)), validateSameRole(b.RoleRef, old.RoleRef)...)
 		}),
 		AllowCreateOnUpdate:      true,
 		AllowUnconditionalUpdate: true,
 		Columns: api.Columns(
 			table.Name(),
-			table.Column("Role", table.String, rbacv1.RoleBinding{}.SwaggerDoc()["roleRef"]),
+			table.Column("Role", table.String, rbacv1beta1.RoleBinding{}.SwaggerDoc()["roleRef"]),
 			table.AgeColumn(),
 			table.Wide("Users", table.String, "Users in the roleBinding"),
 			table.Wide("Groups", table.String, "Groups in the roleBinding"),

@@ -5,7 +5,9 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	resourcev1 "k8s.io/api/resource/v1"
+	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+	"k8s.io/apiserver/pkg/cel/environment"
 
 	"github.com/celox/celox/internal/api"
 	"github.com/celox/celox/internal/api/check"
@@ -14,16 +16,23 @@ import (
 
 func deviceClass() *api.Kind {
 	return &api.Kind{
-		Group:                    "resource.k8s.io",
-		Kind:                     "DeviceClass",
-		Resource:                 "deviceclasses",
-		Singular:                 "deviceclass",
-		Prefix:                   "deviceclasses",
-		Versions:                 []api.Version{api.NewVersion[resourcev1.DeviceClass, resourcev1.DeviceClassList]("v1")},
-		Hub:                      "v1",
-		HasGeneration:            true,
-		Validate:                 api.Check(validateDeviceClass),
-		ValidateUpdate:           api.CheckUpdate(func(c, _ *resourcev1.DeviceClass) field.ErrorList { return validateDeviceClass(c) }),
+		Group:         "resource.k8s.io",
+		Kind:          "DeviceClass",
+		Resource:      "deviceclasses",
+		Singular:      "deviceclass",
+		Prefix:        "deviceclasses",
+		Versions:      []api.Version{api.NewVersion[resourcev1.DeviceClass, resourcev1.DeviceClassList]("v1")},
+		Hub:           "v1",
+		HasGeneration: true,
+		Validate: api.Check(func(c *resourcev1.DeviceClass) field.ErrorList {
+			return validateDeviceClass(c, environment.NewExpressions)
+		}),
+		ValidateUpdate: api.CheckUpdate(func(c, old *resourcev1.DeviceClass) field.ErrorList {
+			if apiequality.Semantic.DeepEqual(c.Spec.Selectors, old.Spec.Selectors) {
+				return validateDeviceClass(c, environment.StoredExpressions)
+			}
+			return validateDeviceClass(c, environment.NewExpressions)
+		}),
 		AllowUnconditionalUpdate: true,
 		ReturnDeleted:            true,
 		Columns:                  api.Columns(table.Name(), table.AgeColumn()),
@@ -31,9 +40,9 @@ func deviceClass() *api.Kind {
 	}
 }
 
-func validateDeviceClass(c *resourcev1.DeviceClass) field.ErrorList {
+func validateDeviceClass(c *resourcev1.DeviceClass, mode environment.Type) field.ErrorList {
 	p, s := field.NewPath("spec"), &c.Spec
-	errs := validateSelectors(s.Selectors, p.Child("selectors"))
+	errs := validateSelectors(s.Selectors, mode, p.Child("selectors"))
 	config := p.Child("config")
 	if n := len(s.Config); n > resourcev1.DeviceConfigMaxSize {
 		errs = append(errs, field.TooMany(config, n, resourcev1.DeviceConfigMaxSize))

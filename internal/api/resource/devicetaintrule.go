@@ -24,6 +24,7 @@ func deviceTaintRule() *api.Kind {
 		Hub:           "v1",
 		Subresources:  []api.Subresource{api.Status()},
 		HasGeneration: true,
+		Resets:        map[string][]string{"": {"status"}, "status": {"metadata", "spec"}},
 		PrepareForCreate: api.On(func(r *resourcev1.DeviceTaintRule) {
 			r.Status = resourcev1.DeviceTaintRuleStatus{}
 			stamp(&r.Spec.Taint)

@@ -9,12 +9,12 @@ import (
 	resourcev1 "k8s.io/api/resource/v1"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+	"k8s.io/apiserver/pkg/cel/environment"
 
 	"github.com/celox/celox/internal/api/check"
 )
 
-// What a claim asks for is checked here for claims and for the templates of claims. That CEL selectors compile is checked where
-// they are compiled.
+// What a claim asks for is checked here for claims and for the templates of claims.
 
 // defaultClaim fills in how many devices each request wants.
 func defaultClaim(s *resourcev1.ResourceClaimSpec) {
@@ -49,7 +49,8 @@ func defaultTolerations(list []resourcev1.DeviceToleration) {
 	}
 }
 
-func validateClaimSpec(s *resourcev1.ResourceClaimSpec, p *field.Path) field.ErrorList {
+// validateClaimSpec checks a new spec or, with environment.StoredExpressions, one that was accepted before.
+func validateClaimSpec(s *resourcev1.ResourceClaimSpec, mode environment.Type, p *field.Path) field.ErrorList {
 	var errs field.ErrorList
 	devices := p.Child("devices")
 	requests := devices.Child("requests")
@@ -59,7 +60,7 @@ func validateClaimSpec(s *resourcev1.ResourceClaimSpec, p *field.Path) field.Err
 	names := map[string]bool{} // of requests, and "request/subrequest"
 	for i := range s.Devices.Requests {
 		r, at := &s.Devices.Requests[i], requests.Index(i)
-		errs = append(errs, validateRequest(r, at)...)
+		errs = append(errs, validateRequest(r, mode, at)...)
 		if r.Name != "" && names[r.Name] {
 			errs = append(errs, field.Duplicate(at, r.Name))
 		}
@@ -87,18 +88,10 @@ func validateClaimSpec(s *resourcev1.ResourceClaimSpec, p *field.Path) field.Err
 	return errs
 }
 
-func validateRequest(r *resourcev1.DeviceRequest, p *field.Path) field.ErrorList {
+func validateRequest(r *resourcev1.DeviceRequest, mode environment.Type, p *field.Path) field.ErrorList {
 	errs := validateRequestName(r.Name, p.Child("name"))
 	const one = "exactly one of `exactly` or `firstAvailable` is required"
-	switch {
-	case r.Exactly == nil && len(r.FirstAvailable) == 0:
-		errs = append(errs, field.Required(p, one))
-	case r.Exactly != nil && len(r.FirstAvailable) > 0:
-		errs = append(errs, field.Invalid(p, nil, one+", but multiple fields are set"))
-	case r.Exactly != nil:
-		e := r.Exactly
-		errs = append(errs, wanted{e.DeviceClassName, e.Selectors, e.AllocationMode, e.Count, e.Tolerations}.validate(p.Child("exactly"))...)
-	default:
+	if len(r.FirstAvailable) > 0 {
 		subs := p.Child("firstAvailable")
 		if n := len(r.FirstAvailable); n > resourcev1.FirstAvailableDeviceRequestMaxSize {
 			errs = append(errs, field.TooMany(subs, n, resourcev1.FirstAvailableDeviceRequestMaxSize))
@@ -107,12 +100,21 @@ func validateRequest(r *resourcev1.DeviceRequest, p *field.Path) field.ErrorList
 		for i := range r.FirstAvailable {
 			s, at := &r.FirstAvailable[i], subs.Index(i)
 			errs = append(errs, validateRequestName(s.Name, at.Child("name"))...)
-			errs = append(errs, wanted{s.DeviceClassName, s.Selectors, s.AllocationMode, s.Count, s.Tolerations}.validate(at)...)
+			errs = append(errs, wanted{s.DeviceClassName, s.Selectors, s.AllocationMode, s.Count, s.Tolerations, s.Capacity}.validate(mode, at)...)
 			if names[s.Name] {
 				errs = append(errs, field.Duplicate(at, s.Name))
 			}
 			names[s.Name] = true
 		}
+	}
+	if e := r.Exactly; e != nil {
+		errs = append(errs, wanted{e.DeviceClassName, e.Selectors, e.AllocationMode, e.Count, e.Tolerations, e.Capacity}.validate(mode, p.Child("exactly"))...)
+	}
+	switch {
+	case r.Exactly == nil && len(r.FirstAvailable) == 0:
+		errs = append(errs, field.Required(p, one))
+	case r.Exactly != nil && len(r.FirstAvailable) > 0:
+		errs = append(errs, field.Invalid(p, nil, one+", but multiple fields are set"))
 	}
 	return errs
 }
@@ -131,16 +133,17 @@ type wanted struct {
 	mode        resourcev1.DeviceAllocationMode
 	count       int64
 	tolerations []resourcev1.DeviceToleration
+	capacity    *resourcev1.CapacityRequirements
 }
 
-func (w wanted) validate(p *field.Path) field.ErrorList {
+func (w wanted) validate(mode environment.Type, p *field.Path) field.ErrorList {
 	var errs field.ErrorList
 	if w.class == "" {
 		errs = append(errs, field.Required(p.Child("deviceClassName"), ""))
 	} else {
 		errs = append(errs, check.DNSSubdomain(w.class, p.Child("deviceClassName"))...)
 	}
-	errs = append(errs, validateSelectors(w.selectors, p.Child("selectors"))...)
+	errs = append(errs, validateSelectors(w.selectors, mode, p.Child("selectors"))...)
 	count := p.Child("count")
 	switch w.mode {
 	case resourcev1.DeviceAllocationModeAll:
@@ -159,10 +162,13 @@ func (w wanted) validate(p *field.Path) field.ErrorList {
 	for i := range w.tolerations {
 		errs = append(errs, validateToleration(&w.tolerations[i], tolerations.Index(i))...)
 	}
+	if w.capacity != nil {
+		errs = append(errs, validateNames(w.capacity.Requests, p.Child("capacity", "requests"))...)
+	}
 	return errs
 }
 
-func validateSelectors(list []resourcev1.DeviceSelector, p *field.Path) field.ErrorList {
+func validateSelectors(list []resourcev1.DeviceSelector, mode environment.Type, p *field.Path) field.ErrorList {
 	var errs field.ErrorList
 	if n := len(list); n > resourcev1.DeviceSelectorsMaxSize {
 		errs = append(errs, field.TooMany(p, n, resourcev1.DeviceSelectorsMaxSize))
@@ -170,7 +176,9 @@ func validateSelectors(list []resourcev1.DeviceSelector, p *field.Path) field.Er
 	for i, s := range list {
 		if s.CEL == nil {
 			errs = append(errs, field.Required(p.Index(i).Child("cel"), ""))
+			continue
 		}
+		errs = append(errs, validateExpression(s.CEL.Expression, mode, p.Index(i).Child("cel", "expression"))...)
 	}
 	return errs
 }
@@ -202,7 +210,9 @@ func validateEffect(e resourcev1.DeviceTaintEffect, p *field.Path) field.ErrorLi
 
 func validateTaint(t *resourcev1.DeviceTaint, p *field.Path) field.ErrorList {
 	errs := check.QualifiedName(t.Key, p.Child("key"))
-	errs = append(errs, check.Each(validation.IsValidLabelValue(t.Value), p.Child("value"), t.Value)...)
+	if t.Value != "" {
+		errs = append(errs, check.Each(validation.IsValidLabelValue(t.Value), p.Child("value"), t.Value)...)
+	}
 	return append(errs, validateEffect(t.Effect, p.Child("effect"))...)
 }
 
@@ -246,6 +256,15 @@ func validateFullName(name string, p *field.Path) field.ErrorList {
 		return field.ErrorList{field.Invalid(p, name, "a fully qualified name must be a domain and a name separated by a slash")}
 	}
 	return validateName(name, p)
+}
+
+// validateNames checks the names of capacities.
+func validateNames[V any](m map[resourcev1.QualifiedName]V, p *field.Path) field.ErrorList {
+	var errs field.ErrorList
+	for _, k := range check.Keys(m) {
+		errs = append(errs, validateName(string(k), p)...)
+	}
+	return errs
 }
 
 // validateName wants the name of an attribute or capacity: an identifier (as in C), with or without a domain.
@@ -310,6 +329,8 @@ func validateRaw(data []byte, p *field.Path) field.ErrorList {
 		return field.ErrorList{field.TooLong(p, "", maxParameters)}
 	case !json.Valid(data):
 		return field.ErrorList{field.Invalid(p, "<value omitted>", fmt.Sprintf("error parsing data as JSON: %v", json.Unmarshal(data, new(any))))}
+	case string(data) == "null":
+		return field.ErrorList{field.Required(p, "")}
 	case data[0] != '{':
 		return field.ErrorList{field.Invalid(p, "<value omitted>", "must be a valid JSON object")}
 	}

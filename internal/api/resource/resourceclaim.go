@@ -12,25 +12,34 @@ import (
 	metav1validation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+	"k8s.io/apiserver/pkg/cel/environment"
 
 	"github.com/celox/celox/internal/api"
 	"github.com/celox/celox/internal/api/check"
+	"github.com/celox/celox/internal/api/podspec"
 	"github.com/celox/celox/internal/api/table"
 )
 
 func resourceClaim() *api.Kind {
 	return &api.Kind{
-		Group:            "resource.k8s.io",
-		Kind:             "ResourceClaim",
-		Resource:         "resourceclaims",
-		Singular:         "resourceclaim",
-		Namespaced:       true,
-		Prefix:           "resourceclaims",
-		Versions:         []api.Version{api.NewVersion[resourcev1.ResourceClaim, resourcev1.ResourceClaimList]("v1")},
-		Hub:              "v1",
-		Subresources:     []api.Subresource{api.Status()},
-		PrepareForCreate: api.On(func(c *resourcev1.ResourceClaim) { c.Status = resourcev1.ResourceClaimStatus{} }),
-		PrepareForUpdate: api.OnUpdate(func(c, old *resourcev1.ResourceClaim) { c.Status = old.Status }),
+		Group:        "resource.k8s.io",
+		Kind:         "ResourceClaim",
+		Resource:     "resourceclaims",
+		Singular:     "resourceclaim",
+		Namespaced:   true,
+		Prefix:       "resourceclaims",
+		Versions:     []api.Version{api.NewVersion[resourcev1.ResourceClaim, resourcev1.ResourceClaimList]("v1")},
+		Hub:          "v1",
+		Subresources: []api.Subresource{api.Status()},
+		Resets:       map[string][]string{"": {"status"}, "status": {"metadata", "spec"}},
+		PrepareForCreate: api.On(func(c *resourcev1.ResourceClaim) {
+			c.Status = resourcev1.ResourceClaimStatus{}
+			dropFromClaim(&c.Spec, nil)
+		}),
+		PrepareForUpdate: api.OnUpdate(func(c, old *resourcev1.ResourceClaim) {
+			c.Status = old.Status
+			dropFromClaim(&c.Spec, &old.Spec)
+		}),
 		PrepareForStatusUpdate: api.OnUpdate(func(c, old *resourcev1.ResourceClaim) {
 			c.Spec = old.Spec
 			metav1.ResetObjectMetaForStatus(&c.ObjectMeta, &old.ObjectMeta)
@@ -38,8 +47,9 @@ func resourceClaim() *api.Kind {
 		}),
 		Default: api.On(func(c *resourcev1.ResourceClaim) { defaultClaim(&c.Spec) }),
 		Validate: api.Check(func(c *resourcev1.ResourceClaim) field.ErrorList {
-			return validateClaimSpec(&c.Spec, field.NewPath("spec"))
+			return validateClaimSpec(&c.Spec, environment.NewExpressions, field.NewPath("spec"))
 		}),
+		ValidateInNamespace:      api.CheckInNamespace(validateClaimAdmin),
 		ValidateUpdate:           api.CheckUpdate(validateClaimUpdate),
 		ValidateStatusUpdate:     api.CheckUpdate(validateClaimStatus),
 		AllowUnconditionalUpdate: true,
@@ -78,30 +88,57 @@ func validateClaimUpdate(c, old *resourcev1.ResourceClaim) field.ErrorList {
 	if !apiequality.Semantic.DeepEqual(c.Spec, old.Spec) {
 		errs = append(errs, field.Invalid(field.NewPath("spec"), check.Rendered(c.Spec), check.ImmutableText))
 	}
-	return append(errs, validateClaimSpec(&c.Spec, field.NewPath("spec"))...)
+	return append(errs, validateClaimSpec(&c.Spec, environment.StoredExpressions, field.NewPath("spec"))...)
 }
 
 func validateClaimStatus(c, old *resourcev1.ResourceClaim) field.ErrorList {
 	p, s := field.NewPath("status"), &c.Status
+	reserved := p.Child("reservedFor")
+	errs := validateReserved(s.ReservedFor, reserved)
+	errs = append(errs, validateDeviceStatuses(s, p.Child("devices"))...)
+	switch {
+	case len(s.ReservedFor) == 0:
+	case s.Allocation == nil:
+		errs = append(errs, field.Forbidden(reserved, "may not be specified when `allocated` is not set"))
+	case c.DeletionTimestamp != nil:
+		for _, r := range s.ReservedFor {
+			if !slices.Contains(old.Status.ReservedFor, r) {
+				errs = append(errs, field.Forbidden(reserved, "new entries may not be added while `deallocationRequested` or `deletionTimestamp` are set"))
+				break
+			}
+		}
+	}
+	allocation := p.Child("allocation")
+	switch was := old.Status.Allocation; {
+	case s.Allocation == nil:
+	case was == nil:
+		errs = append(errs, validateAllocation(s.Allocation, requestNames(&c.Spec), allocation)...)
+	case !apiequality.Semantic.DeepEqual(*was, *s.Allocation):
+		errs = append(errs, field.Invalid(allocation, check.Rendered(*s.Allocation), check.ImmutableText))
+	}
+	return errs
+}
+
+// requestNames are the names by which the parts of a claim are referred to: of requests, and "request/subrequest".
+func requestNames(s *resourcev1.ResourceClaimSpec) map[string]bool {
 	names := map[string]bool{}
-	for _, r := range c.Spec.Devices.Requests {
+	for _, r := range s.Devices.Requests {
 		names[r.Name] = true
 		for _, sub := range r.FirstAvailable {
 			names[r.Name+"/"+sub.Name] = true
 		}
 	}
+	return names
+}
+
+func validateReserved(list []resourcev1.ResourceClaimConsumerReference, p *field.Path) field.ErrorList {
 	var errs field.ErrorList
-	allocation := p.Child("allocation")
-	if s.Allocation != nil {
-		errs = append(errs, validateAllocation(s.Allocation, names, allocation)...)
-	}
-	reserved := p.Child("reservedFor")
-	if n := len(s.ReservedFor); n > resourcev1.ResourceClaimReservedForMaxSize {
-		errs = append(errs, field.TooMany(reserved, n, resourcev1.ResourceClaimReservedForMaxSize))
+	if n := len(list); n > resourcev1.ResourceClaimReservedForMaxSize {
+		errs = append(errs, field.TooMany(p, n, resourcev1.ResourceClaimReservedForMaxSize))
 	}
 	users := map[types.UID]bool{}
-	for i, r := range s.ReservedFor {
-		at := reserved.Index(i)
+	for i, r := range list {
+		at := p.Index(i)
 		if r.Resource == "" {
 			errs = append(errs, field.Required(at.Child("resource"), ""))
 		}
@@ -115,14 +152,40 @@ func validateClaimStatus(c, old *resourcev1.ResourceClaim) field.ErrorList {
 		}
 		users[r.UID] = true
 	}
-	errs = append(errs, validateDeviceStatuses(s, p.Child("devices"))...)
-	if s.Allocation == nil && len(s.ReservedFor) > 0 {
-		errs = append(errs, field.Forbidden(reserved, "may not be specified when `allocated` is not set"))
-	}
-	if was := old.Status.Allocation; was != nil && s.Allocation != nil && !apiequality.Semantic.DeepEqual(*was, *s.Allocation) {
-		errs = append(errs, field.Invalid(allocation, check.Rendered(*s.Allocation), check.ImmutableText))
-	}
 	return errs
+}
+
+const notAdmin = "admin access to devices requires the `" + resourcev1.DRAAdminNamespaceLabelKey + ": true` label on the containing namespace"
+
+// validateAdmin allows requests of administrators in their namespaces only.
+func validateAdmin(s *resourcev1.ResourceClaimSpec, labels map[string]string) field.ErrorList {
+	if labels[resourcev1.DRAAdminNamespaceLabelKey] == "true" {
+		return nil
+	}
+	p := field.NewPath("spec", "devices", "requests")
+	for i, r := range s.Devices.Requests {
+		if r.Exactly != nil && r.Exactly.AdminAccess != nil && *r.Exactly.AdminAccess {
+			return field.ErrorList{field.Forbidden(p.Index(i).Child("adminAccess"), notAdmin)}
+		}
+	}
+	return nil
+}
+
+// validateClaimAdmin is validateAdmin for claims and, once they are allocated, for what was allocated.
+func validateClaimAdmin(c, old *resourcev1.ResourceClaim, labels map[string]string) field.ErrorList {
+	if old == nil {
+		return validateAdmin(&c.Spec, labels)
+	}
+	if c.Status.Allocation == nil || old.Status.Allocation != nil || labels[resourcev1.DRAAdminNamespaceLabelKey] == "true" {
+		return nil
+	}
+	p := field.NewPath("status", "allocation", "devices", "results")
+	for i, r := range c.Status.Allocation.Devices.Results {
+		if r.AdminAccess != nil && *r.AdminAccess {
+			return field.ErrorList{field.Forbidden(p.Index(i).Child("adminAccess"), notAdmin)}
+		}
+	}
+	return nil
 }
 
 func validateAllocation(a *resourcev1.AllocationResult, names map[string]bool, p *field.Path) field.ErrorList {
@@ -153,16 +216,18 @@ func validateAllocation(a *resourcev1.AllocationResult, names map[string]bool, p
 		errs = append(errs, validateConfiguration(&c.DeviceConfiguration, at)...)
 	}
 	if a.NodeSelector != nil {
-		errs = append(errs, validateNodeSelector(a.NodeSelector, p.Child("nodeSelector"))...)
+		errs = append(errs, validateNodeSelector(a.NodeSelector, false, p.Child("nodeSelector"))...)
 	}
 	return errs
 }
 
-func validateNodeSelector(s *corev1.NodeSelector, p *field.Path) field.ErrorList {
-	if len(s.NodeSelectorTerms) == 0 {
-		return field.ErrorList{field.Required(p.Child("nodeSelectorTerms"), "must have at least one node selector term")}
+// validateNodeSelector wants one term, so that the selectors of several slices can be merged; oneTerm is off for their merger.
+func validateNodeSelector(s *corev1.NodeSelector, oneTerm bool, p *field.Path) field.ErrorList {
+	errs := podspec.ValidateNodeSelector(s, false, p)
+	if oneTerm && len(s.NodeSelectorTerms) != 1 {
+		errs = append(errs, field.Invalid(p.Child("nodeSelectorTerms"), check.Rendered(s.NodeSelectorTerms), "must have exactly one node selector term"))
 	}
-	return nil
+	return errs
 }
 
 func validateDeviceName(name string, p *field.Path) field.ErrorList {

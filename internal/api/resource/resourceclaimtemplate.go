@@ -8,6 +8,7 @@ import (
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+	"k8s.io/apiserver/pkg/cel/environment"
 
 	"github.com/celox/celox/internal/api"
 	"github.com/celox/celox/internal/api/check"
@@ -16,16 +17,28 @@ import (
 
 func resourceClaimTemplate() *api.Kind {
 	return &api.Kind{
-		Group:                    "resource.k8s.io",
-		Kind:                     "ResourceClaimTemplate",
-		Resource:                 "resourceclaimtemplates",
-		Singular:                 "resourceclaimtemplate",
-		Namespaced:               true,
-		Prefix:                   "resourceclaimtemplates",
-		Versions:                 []api.Version{api.NewVersion[resourcev1.ResourceClaimTemplate, resourcev1.ResourceClaimTemplateList]("v1")},
-		Hub:                      "v1",
-		Default:                  api.On(func(t *resourcev1.ResourceClaimTemplate) { defaultClaim(&t.Spec.Spec) }),
-		Validate:                 api.Check(validateTemplate),
+		Group:            "resource.k8s.io",
+		Kind:             "ResourceClaimTemplate",
+		Resource:         "resourceclaimtemplates",
+		Singular:         "resourceclaimtemplate",
+		Namespaced:       true,
+		Prefix:           "resourceclaimtemplates",
+		Versions:         []api.Version{api.NewVersion[resourcev1.ResourceClaimTemplate, resourcev1.ResourceClaimTemplateList]("v1")},
+		Hub:              "v1",
+		PrepareForCreate: api.On(func(t *resourcev1.ResourceClaimTemplate) { dropFromClaim(&t.Spec.Spec, nil) }),
+		PrepareForUpdate: api.OnUpdate(func(t, old *resourcev1.ResourceClaimTemplate) {
+			dropFromClaim(&t.Spec.Spec, &old.Spec.Spec)
+		}),
+		Default: api.On(func(t *resourcev1.ResourceClaimTemplate) { defaultClaim(&t.Spec.Spec) }),
+		Validate: api.Check(func(t *resourcev1.ResourceClaimTemplate) field.ErrorList {
+			return validateTemplate(t, environment.NewExpressions)
+		}),
+		ValidateInNamespace: api.CheckInNamespace(func(t, old *resourcev1.ResourceClaimTemplate, labels map[string]string) field.ErrorList {
+			if old != nil {
+				return nil // it cannot change
+			}
+			return validateAdmin(&t.Spec.Spec, labels)
+		}),
 		ValidateUpdate:           api.CheckUpdate(validateTemplateUpdate),
 		AllowUnconditionalUpdate: true,
 		ReturnDeleted:            true,
@@ -37,7 +50,7 @@ func resourceClaimTemplate() *api.Kind {
 }
 
 // validateTemplate checks a template; of metadata, claims inherit labels and annotations alone.
-func validateTemplate(t *resourcev1.ResourceClaimTemplate) field.ErrorList {
+func validateTemplate(t *resourcev1.ResourceClaimTemplate, mode environment.Type) field.ErrorList {
 	p, meta := field.NewPath("spec"), &t.Spec.ObjectMeta
 	at := p.Child("metadata")
 	errs := check.Labels(meta.Labels, at.Child("labels"))
@@ -54,7 +67,7 @@ func validateTemplate(t *resourcev1.ResourceClaimTemplate) field.ErrorList {
 			errs = append(errs, field.Forbidden(at.Child(f.name), "cannot be set"))
 		}
 	}
-	return append(errs, validateClaimSpec(&t.Spec.Spec, p.Child("spec"))...)
+	return append(errs, validateClaimSpec(&t.Spec.Spec, mode, p.Child("spec"))...)
 }
 
 func validateTemplateUpdate(t, old *resourcev1.ResourceClaimTemplate) field.ErrorList {
@@ -66,5 +79,5 @@ func validateTemplateUpdate(t, old *resourcev1.ResourceClaimTemplate) field.Erro
 		}{t.Spec.ObjectMeta, check.Rendered(t.Spec.Spec)}
 		errs = append(errs, field.Invalid(field.NewPath("spec"), shown, check.ImmutableText))
 	}
-	return append(errs, validateTemplate(t)...)
+	return append(errs, validateTemplate(t, environment.StoredExpressions)...)
 }

@@ -5,6 +5,7 @@ import (
 	"strings"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	resourcev1 "k8s.io/api/resource/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -17,16 +18,22 @@ import (
 func resourceSlice() *api.Kind {
 	spec := resourcev1.ResourceSliceSpec{}.SwaggerDoc()
 	return &api.Kind{
-		Group:                    "resource.k8s.io",
-		Kind:                     "ResourceSlice",
-		Resource:                 "resourceslices",
-		Singular:                 "resourceslice",
-		Prefix:                   "resourceslices",
-		Versions:                 []api.Version{api.NewVersion[resourcev1.ResourceSlice, resourcev1.ResourceSliceList]("v1")},
-		Hub:                      "v1",
-		HasGeneration:            true,
-		PrepareForCreate:         api.On(func(s *resourcev1.ResourceSlice) { stampAll(s) }),
-		PrepareForUpdate:         api.OnUpdate(func(s, _ *resourcev1.ResourceSlice) { stampAll(s) }),
+		Group:         "resource.k8s.io",
+		Kind:          "ResourceSlice",
+		Resource:      "resourceslices",
+		Singular:      "resourceslice",
+		Prefix:        "resourceslices",
+		Versions:      []api.Version{api.NewVersion[resourcev1.ResourceSlice, resourcev1.ResourceSliceList]("v1")},
+		Hub:           "v1",
+		HasGeneration: true,
+		PrepareForCreate: api.On(func(s *resourcev1.ResourceSlice) {
+			dropFromSlice(&s.Spec, nil)
+			stampAll(s)
+		}),
+		PrepareForUpdate: api.OnUpdate(func(s, old *resourcev1.ResourceSlice) {
+			dropFromSlice(&s.Spec, &old.Spec)
+			stampAll(s)
+		}),
 		Validate:                 api.Check(validateSlice),
 		ValidateUpdate:           api.CheckUpdate(validateSliceUpdate),
 		AllowUnconditionalUpdate: true,
@@ -74,54 +81,49 @@ func validateSlice(o *resourcev1.ResourceSlice) field.ErrorList {
 		errs = append(errs, field.Invalid(pool.Child("generation"), s.Pool.Generation, "must be greater than or equal to zero"))
 	}
 	errs = append(errs, validateWhere(s, p)...)
+	if len(s.SharedCounters) > 0 && len(s.Devices) > 0 {
+		errs = append(errs, field.Invalid(p, "{`sharedCounters`, `devices`}", "only one of `sharedCounters` or `devices` is allowed"))
+	}
+	perDevice := s.PerDeviceNodeSelection != nil && *s.PerDeviceNodeSelection
 	devices := p.Child("devices")
-	if n := len(s.Devices); n > resourcev1.ResourceSliceMaxDevices {
-		errs = append(errs, field.TooMany(devices, n, resourcev1.ResourceSliceMaxDevices))
+	if n, most := len(s.Devices), maxDevices(s.Devices); n > most {
+		errs = append(errs, field.TooMany(devices, n, most))
 	}
 	names := map[string]bool{}
 	for i := range s.Devices {
 		d, at := &s.Devices[i], devices.Index(i)
-		errs = append(errs, validateDevice(d, at)...)
+		errs = append(errs, validateDevice(d, perDevice, at)...)
 		if d.Name != "" && names[d.Name] {
 			errs = append(errs, field.Duplicate(at, d.Name))
 		}
 		names[d.Name] = true
 	}
-	return errs
+	return append(errs, validateCounterSets(s.SharedCounters, p.Child("sharedCounters"))...)
+}
+
+// maxDevices is how many devices fit into a slice: fewer when one of them has taints or consumes counters.
+func maxDevices(list []resourcev1.Device) int {
+	for i := range list {
+		if len(list[i].Taints) > 0 || len(list[i].ConsumesCounters) > 0 {
+			return resourcev1.ResourceSliceMaxDevicesWithAdvancedFeatures
+		}
+	}
+	return resourcev1.ResourceSliceMaxDevices
 }
 
 // validateWhere wants a slice to say in exactly one way from where its devices can be used.
 func validateWhere(s *resourcev1.ResourceSliceSpec, p *field.Path) field.ErrorList {
-	var errs field.ErrorList
-	var set []string
-	if s.NodeName != nil {
-		set = append(set, "`nodeName`")
-		if *s.NodeName == "" {
-			errs = append(errs, field.Invalid(p.Child("nodeName"), *s.NodeName, "must be either unset or set to a non-empty string"))
+	errs, set := validateNodes(s.NodeName, s.NodeSelector, s.AllNodes, "must be either unset or set to a non-empty string", p)
+	if v := s.PerDeviceNodeSelection; v != nil {
+		if *v {
+			set = append(set, "`perDeviceNodeSelection`")
 		} else {
-			errs = append(errs, check.DNSSubdomain(*s.NodeName, p.Child("nodeName"))...)
-		}
-	}
-	if s.NodeSelector != nil {
-		set = append(set, "`nodeSelector`")
-		errs = append(errs, validateNodeSelector(s.NodeSelector, p.Child("nodeSelector"))...)
-	}
-	for _, f := range []struct {
-		name  string
-		value *bool
-	}{{"allNodes", s.AllNodes}, {"perDeviceNodeSelection", s.PerDeviceNodeSelection}} {
-		if f.value == nil {
-			continue
-		}
-		if *f.value {
-			set = append(set, "`"+f.name+"`")
-		} else {
-			errs = append(errs, field.Invalid(p.Child(f.name), *f.value, "must be either unset or set to true"))
+			errs = append(errs, field.Invalid(p.Child("perDeviceNodeSelection"), *v, "must be either unset or set to true"))
 		}
 	}
 	const one = "exactly one of `nodeName`, `nodeSelector`, `allNodes`, `perDeviceNodeSelection` is required"
 	switch {
-	case len(set) == 0 && len(s.SharedCounters) == 0:
+	case len(set) == 0:
 		errs = append(errs, field.Required(p, one))
 	case len(set) > 1:
 		errs = append(errs, field.Invalid(p, fmt.Sprintf("{%s}", strings.Join(set, ", ")), one+", but multiple fields are set"))
@@ -129,54 +131,28 @@ func validateWhere(s *resourcev1.ResourceSliceSpec, p *field.Path) field.ErrorLi
 	return errs
 }
 
-func validateDevice(d *resourcev1.Device, p *field.Path) field.ErrorList {
-	errs := validateDeviceName(d.Name, p.Child("name"))
-	attributes, capacity := p.Child("attributes"), p.Child("capacity")
-	for _, k := range check.Keys(d.Attributes) {
-		errs = append(errs, validateName(string(k), attributes)...)
-		errs = append(errs, validateAttribute(d.Attributes[k], attributes.Key(string(k)))...)
-	}
-	for _, k := range check.Keys(d.Capacity) {
-		errs = append(errs, validateName(string(k), capacity)...)
-	}
-	if n := len(d.Attributes) + len(d.Capacity); n > resourcev1.ResourceSliceMaxAttributesAndCapacitiesPerDevice {
-		errs = append(errs, field.Invalid(p, n, fmt.Sprintf("the total number of attributes and capacities must not exceed %d", resourcev1.ResourceSliceMaxAttributesAndCapacitiesPerDevice)))
-	}
-	taints := p.Child("taints")
-	if n := len(d.Taints); n > resourcev1.DeviceTaintsMaxLength {
-		errs = append(errs, field.TooMany(taints, n, resourcev1.DeviceTaintsMaxLength))
-	}
-	for i := range d.Taints {
-		errs = append(errs, validateTaint(&d.Taints[i], taints.Index(i))...)
-	}
-	return errs
-}
-
-func validateAttribute(a resourcev1.DeviceAttribute, p *field.Path) field.ErrorList {
-	n := 0
-	for _, set := range [...]bool{
-		a.IntValue != nil, a.BoolValue != nil, a.StringValue != nil, a.VersionValue != nil,
-		a.IntValues != nil, a.BoolValues != nil, a.StringValues != nil, a.VersionValues != nil,
-	} {
-		if set {
-			n++
+// validateNodes checks the three ways in which slices and devices alike name nodes, and returns those that are used.
+func validateNodes(name *string, selector *corev1.NodeSelector, all *bool, empty string, p *field.Path) (errs field.ErrorList, set []string) {
+	if name != nil {
+		if *name == "" {
+			errs = append(errs, field.Invalid(p.Child("nodeName"), *name, empty))
+		} else {
+			set = append(set, "`nodeName`")
+			errs = append(errs, check.DNSSubdomain(*name, p.Child("nodeName"))...)
 		}
 	}
-	switch {
-	case n == 0:
-		return field.ErrorList{field.Required(p, "exactly one value must be specified")}
-	case n > 1:
-		return field.ErrorList{field.Invalid(p, check.Rendered(a), "exactly one value must be specified")}
+	if selector != nil {
+		set = append(set, "`nodeSelector`")
+		errs = append(errs, validateNodeSelector(selector, true, p.Child("nodeSelector"))...)
 	}
-	for _, s := range []struct {
-		name  string
-		value *string
-	}{{"string", a.StringValue}, {"version", a.VersionValue}} {
-		if s.value != nil && len(*s.value) > resourcev1.DeviceAttributeMaxValueLength {
-			return field.ErrorList{field.TooLong(p.Child(s.name), *s.value, resourcev1.DeviceAttributeMaxValueLength)}
+	if all != nil {
+		if *all {
+			set = append(set, "`allNodes`")
+		} else {
+			errs = append(errs, field.Invalid(p.Child("allNodes"), *all, "must be either unset or set to true"))
 		}
 	}
-	return nil
+	return errs, set
 }
 
 func validateSliceUpdate(o, old *resourcev1.ResourceSlice) field.ErrorList {

@@ -20,10 +20,10 @@ func csiStorageCapacity() *api.Kind {
 		Hub:        "v1",
 		Validate:   api.Check(validateCSIStorageCapacity),
 		ValidateUpdate: api.CheckUpdate(func(c, old *storagev1.CSIStorageCapacity) field.ErrorList {
-			errs := check.Immutable(c.NodeTopology, old.NodeTopology, field.NewPath("nodeTopology"))
+			errs := validateCSIStorageCapacity(c)
+			errs = append(errs, check.Immutable(c.NodeTopology, old.NodeTopology, field.NewPath("nodeTopology"))...)
 			return append(errs, check.Immutable(c.StorageClassName, old.StorageClassName, field.NewPath("storageClassName"))...)
 		}),
-		AllowUnconditionalUpdate: true,
 	}
 }
 

@@ -82,9 +82,12 @@ func validateAttachmentUpdate(a, old *storagev1.VolumeAttachment) field.ErrorLis
 	if size > maxAttachMetadata {
 		errs = append(errs, field.TooLong(p.Child("attachmentMetadata"), "", maxAttachMetadata))
 	}
-	for name, e := range map[string]*storagev1.VolumeError{"attachError": a.Status.AttachError, "detachError": a.Status.DetachError} {
-		if e != nil && len(e.Message) > maxAttachError {
-			errs = append(errs, field.TooLong(p.Child(name, "message"), e.Message, maxAttachError))
+	for _, f := range []struct {
+		name string
+		err  *storagev1.VolumeError
+	}{{"attachError", a.Status.AttachError}, {"detachError", a.Status.DetachError}} {
+		if f.err != nil && len(f.err.Message) > maxAttachError {
+			errs = append(errs, field.TooLong(p.Child(f.name, "message"), f.err.Message, maxAttachError))
 		}
 	}
 	if !apiequality.Semantic.DeepEqual(a.Spec, old.Spec) {

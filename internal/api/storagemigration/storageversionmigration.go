@@ -25,6 +25,7 @@ func storageVersionMigration() *api.Kind {
 		Hub:           "v1",
 		Subresources:  []api.Subresource{api.Status()},
 		HasGeneration: true,
+		Resets:        map[string][]string{"": {"status"}, "status": {"metadata", "spec"}},
 		PrepareForCreate: api.On(func(m *storagemigrationv1.StorageVersionMigration) {
 			m.Status = storagemigrationv1.StorageVersionMigrationStatus{}
 		}),

@@ -1,0 +1,107 @@
+package certificates_test
+
+import (
+	"crypto"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/base64"
+	"encoding/pem"
+	"fmt"
+	"math/big"
+	"strings"
+	"testing"
+	"time"
+
+	certificatesv1 "k8s.io/api/certificates/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/celox/celox/internal/api/apitest"
+	"github.com/celox/celox/internal/api/certificates"
+)
+
+func podRequest(t *testing.T, signer crypto.Signer, more string) string {
+	t.Helper()
+	der, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{}, signer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return fmt.Sprintf(`
+metadata: {name: a}
+spec: {signerName: example.com/s, podName: p, podUID: u, serviceAccountName: s, serviceAccountUID: u, nodeName: node-1, nodeUID: u, stubPKCS10Request: %s%s}`,
+		base64.StdEncoding.EncodeToString(der), more)
+}
+
+func TestPodCertificateRequest(t *testing.T) {
+	small, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		t.Fatal(err)
+	}
+	forged := podRequest(t, key(t), "")
+	i := strings.Index(forged, "stubPKCS10Request: ") + 150
+	forged = forged[:i] + "AAAA" + forged[i+4:]
+	apitest.Check(t, certificates.Kinds(), "PodCertificateRequest", []apitest.Case{
+		{"fine", podRequest(t, key(t), ""), ""},
+		{"too short", podRequest(t, key(t), ", maxExpirationSeconds: 60"), "must be in the range [3600, 7862400]"},
+		{"a weak key", podRequest(t, small, ""), "key must be one of RSA3072"},
+		{"no request", "spec: {signerName: example.com/s, podName: p, podUID: u, serviceAccountName: s, serviceAccountUID: u, nodeName: node-1, nodeUID: u}", "must be a DER-serialized PKCS#10 request"},
+		{"a forged request", forged, "spec.stubPKCS10Request"},
+		{"a bare annotation", podRequest(t, key(t), ", unverifiedUserAnnotations: {a: b}"), "must be domain-prefixed"},
+	})
+}
+
+func TestPodCertificateRequestStatus(t *testing.T) {
+	c := apitest.Catalogue(t, certificates.Kinds())
+	k := apitest.Kind(t, c.Kinds(), "PodCertificateRequest")
+	mine := key(t)
+	obj, errs := apitest.Create(t, c, k, podRequest(t, mine, ""))
+	if len(errs) > 0 {
+		t.Fatal(errs)
+	}
+	asked := obj.(*certificatesv1.PodCertificateRequest)
+	from := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	answer := func(signed crypto.Signer, life time.Duration) *certificatesv1.PodCertificateRequest {
+		r := asked.DeepCopy()
+		leaf := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "p"}, NotBefore: from, NotAfter: from.Add(life)}
+		der, err := x509.CreateCertificate(rand.Reader, leaf, leaf, signed.Public(), signed)
+		if err != nil {
+			t.Fatal(err)
+		}
+		begin, middle, end := metav1.NewTime(from), metav1.NewTime(from.Add(life/2)), metav1.NewTime(from.Add(life))
+		r.Status = certificatesv1.PodCertificateRequestStatus{
+			CertificateChain: string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})), NotBefore: &begin, BeginRefreshAt: &middle, NotAfter: &end,
+			Conditions: []metav1.Condition{{Type: "Issued", Status: "True", Reason: "R", LastTransitionTime: begin}},
+		}
+		return r
+	}
+	issued := answer(mine, 2*time.Hour)
+	if got := apitest.Text(k.ValidateStatusUpdate(issued, asked)); got != "" {
+		t.Error(got)
+	}
+	again := issued.DeepCopy()
+	again.Status.NotAfter = again.Status.NotBefore
+	none := issued.DeepCopy()
+	none.Status.Conditions = nil
+	denied := asked.DeepCopy()
+	denied.Status.Conditions = []metav1.Condition{{Type: "Denied", Status: "False", Reason: "R", LastTransitionTime: metav1.NewTime(from)}}
+	late := answer(mine, 2*time.Hour)
+	late.Status.BeginRefreshAt = nil
+	for _, x := range []struct {
+		name     string
+		now, was *certificatesv1.PodCertificateRequest
+		told     string
+	}{
+		{"issued again", again, issued, "immutable after a terminal condition is set"},
+		{"a certificate and no condition", none, asked, `may only be set together with the condition "Issued"`},
+		{"denied a little", denied, asked, `supported values: "True"`},
+		{"for another key", answer(key(t), 2*time.Hour), asked, "leaf certificate was not issued to the requested public key"},
+		{"too short a life", answer(mine, time.Minute), asked, "leaf certificate lifetime must be >= 1 hour"},
+		{"too long a life", answer(mine, 48*time.Hour), asked, "leaf certificate lifetime must be <= spec.maxExpirationSeconds (86400)"},
+		{"never refreshed", late, asked, "status.beginRefreshAt: Required value"},
+	} {
+		if got := apitest.Text(k.ValidateStatusUpdate(x.now, x.was)); !strings.Contains(got, x.told) {
+			t.Errorf("%s: %q, want %q", x.name, got, x.told)
+		}
+	}
+}

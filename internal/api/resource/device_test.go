@@ -1,0 +1,100 @@
+package resource_test
+
+import (
+	"strings"
+	"testing"
+
+	resourcev1 "k8s.io/api/resource/v1"
+
+	"github.com/celox/celox/internal/api/apitest"
+	"github.com/celox/celox/internal/api/resource"
+)
+
+func slice(spec string) string {
+	return "metadata: {name: s}\nspec: {driver: d.example.com, pool: {name: p, generation: 1, resourceSliceCount: 1}, " + spec + "}"
+}
+
+func TestDevices(t *testing.T) {
+	device := func(more string) string { return slice("nodeName: node-1, devices: [{name: a, " + more + "}]") }
+	apitest.Check(t, resource.Kinds(), "ResourceSlice", []apitest.Case{
+		{"counters", slice("nodeName: node-1, sharedCounters: [{name: c, counters: {mem: {value: 1Gi}}}]"), ""},
+		{"counters twice, one without any", slice("nodeName: node-1, sharedCounters: [{name: c, counters: {mem: {value: 1Gi}}}, {name: c}]"),
+			"spec.sharedCounters[1].counters: Required value\nspec.sharedCounters[1]: Duplicate value: \"c\""},
+		{"counters and devices", slice("nodeName: node-1, sharedCounters: [{name: c, counters: {mem: {value: 1Gi}}}], devices: [{name: a}]"),
+			"only one of `sharedCounters` or `devices` is allowed"},
+		{"consumption", device("consumesCounters: [{counterSet: '', counters: {Bad_Name: {value: 1}}}]"),
+			"consumesCounters[0].counterSet: Required value\nconsumesCounters[0].counters: Invalid value: \"Bad_Name\""},
+		{"a version", device("attributes: {v: {version: '1.2'}}"), "must be a string compatible with semver.org spec 2.0.0"},
+		{"a long text", device("attributes: {v: {string: " + strings.Repeat("x", 65) + "}}"), "attributes[v].string: Too long"},
+		{"nothing", device("attributes: {v: {}}"), "exactly one value must be specified"},
+		{"its own nodes", slice("perDeviceNodeSelection: true, devices: [{name: a, nodeName: node-1}, {name: b, allNodes: true}]"), ""},
+		{"no nodes of its own", slice("perDeviceNodeSelection: true, devices: [{name: a}]"), "when `perDeviceNodeSelection` is set to true"},
+		{"nodes of its own for nothing", device("allNodes: true"), "can only be set if `perDeviceNodeSelection` is set to true"},
+		{"two terms", slice("nodeSelector: {nodeSelectorTerms: [{matchExpressions: [{key: a, operator: Exists}]}, {matchExpressions: [{key: b, operator: Exists}]}]}"),
+			"must have exactly one node selector term"},
+		{"conditions", device("bindingConditions: [a, a], bindingFailureConditions: [b]"), "bindingConditions[1]: Duplicate value"},
+		{"no way to fail", device("bindingConditions: [a]"), "bindingFailureConditions are required to use bindingConditions"},
+		{"a policy", device("allowMultipleAllocations: true, capacity: {m: {value: 4, requestPolicy: {default: '1', validValues: ['1', '2']}}}"), ""},
+		{"a policy for nobody", device("capacity: {m: {value: 4, requestPolicy: {default: '1'}}}"), "allowMultipleAllocations must be true"},
+		{"an unknown default", device("allowMultipleAllocations: true, capacity: {m: {value: 4, requestPolicy: {default: '3', validValues: ['2', '1', '8']}}}"),
+			"validValues[1]: Invalid value: \"1\": values must be sorted\nvalidValues[2]: Invalid value: \"8\": option is larger than capacity\nrequestPolicy.default"},
+		{"too many", slice("nodeName: node-1, devices: [" + strings.Repeat("{name: a, taints: [{key: k, effect: NoSchedule}]}, ", 64) + "{name: b}]"),
+			"must have at most 64 items" + strings.Repeat("\nDuplicate value: \"a\"", 63)},
+	})
+}
+
+// What is behind gates that are off is dropped, unless it is stored already.
+func TestDisabledDeviceFields(t *testing.T) {
+	c := apitest.Catalogue(t, resource.Kinds())
+	k := apitest.Kind(t, c.Kinds(), "ResourceSlice")
+	const more = "nodeName: node-1, skipNodeOperations: ['*'], devices: [{name: a, attributes: {v: {int: 1, ints: [1]}}}]"
+	made, errs := apitest.Create(t, c, k, slice(more))
+	if s := made.(*resourcev1.ResourceSlice); len(errs) > 0 || s.Spec.SkipNodeOperations != nil || s.Spec.Devices[0].Attributes["v"].IntValues != nil {
+		t.Errorf("made %v %+v", errs, s.Spec)
+	}
+	stored, sent := apitest.Read(t, c, k, slice(more)), apitest.Read(t, c, k, slice(more))
+	k.PrepareForUpdate(sent, stored)
+	if s := sent.(*resourcev1.ResourceSlice); s.Spec.SkipNodeOperations == nil {
+		t.Error("what is stored was dropped")
+	}
+	k = apitest.Kind(t, c.Kinds(), "ResourceClaim")
+	claim, _ := apitest.Create(t, c, k, "metadata: {name: c}\nspec: {devices: {requests: [{name: r, exactly: {deviceClassName: c, derivedAttributes: [{name: a.b/c, expression: x}]}}]}}")
+	if got := claim.(*resourcev1.ResourceClaim).Spec.Devices.Requests[0].Exactly.DerivedAttributes; got != nil {
+		t.Errorf("derived attributes %v", got)
+	}
+}
+
+func TestSelectors(t *testing.T) {
+	class := func(expression string) string {
+		return "metadata: {name: c}\nspec: {selectors: [{cel: {expression: \"" + expression + "\"}}]}"
+	}
+	apitest.Check(t, resource.Kinds(), "DeviceClass", []apitest.Case{
+		{"fine", class(`device.driver == 'd' && device.attributes['d'].model == 'x' && device.capacity['d'].mem.compareTo(quantity('1Gi')) >= 0`), ""},
+		{"bound", class(`cel.bind(a, device.attributes['d'], a.exists(k, k == 'x')) && device.allowMultipleAllocations`), ""},
+		{"no such field", class("device.nope"), "undefined field 'nope'"},
+		{"a text", class("'x'"), "must evaluate to bool or the unknown type, not string"},
+		{"too long", class("true" + strings.Repeat(" ", resourcev1.CELSelectorExpressionMaxLength)), "Too long"},
+		{"too dear", class(`device.attributes.all(a, device.attributes.all(b, device.attributes.all(c, device.attributes.all(d, a == b))))`), "too complex, exceeds cost limit"},
+	})
+}
+
+func TestAdminAccess(t *testing.T) {
+	c := apitest.Catalogue(t, resource.Kinds())
+	k := apitest.Kind(t, c.Kinds(), "ResourceClaim")
+	obj, errs := apitest.Create(t, c, k, "metadata: {name: c}\nspec: {devices: {requests: [{name: r, exactly: {deviceClassName: c, adminAccess: true}}]}}")
+	if len(errs) > 0 {
+		t.Fatal(errs)
+	}
+	if got := apitest.Text(k.ValidateInNamespace(obj, nil, nil)); !strings.Contains(got, "spec.devices.requests[0].adminAccess: Forbidden") {
+		t.Errorf("anywhere: %q", got)
+	}
+	if got := apitest.Text(k.ValidateInNamespace(obj, nil, map[string]string{"resource.kubernetes.io/admin-access": "true"})); got != "" {
+		t.Errorf("in a namespace of administrators: %q", got)
+	}
+	old, yes := obj.(*resourcev1.ResourceClaim), true
+	now := old.DeepCopy()
+	now.Status.Allocation = &resourcev1.AllocationResult{Devices: resourcev1.DeviceAllocationResult{Results: []resourcev1.DeviceRequestAllocationResult{{AdminAccess: &yes}}}}
+	if got := apitest.Text(k.ValidateInNamespace(now, old, nil)); !strings.Contains(got, "status.allocation.devices.results[0].adminAccess: Forbidden") {
+		t.Errorf("allocated anywhere: %q", got)
+	}
+}
