@@ -1,11 +1,17 @@
 #!/usr/bin/env bash
 # Installs the Debian packages that building and testing need, when they are missing.
-#   gcc, libc6-dev, libseccomp-dev   the static celox-runtime (cgo)
-#   busybox-static                   images and containers of the tests
-#   curl                             make run fetches the sample's pages
+#   gcc, libc6-dev, libseccomp-dev, pkg-config   the static celox-runtime (cgo)
+#   ca-certificates                              modules come over HTTPS
+#   busybox-static                               images and containers of the tests
+#   curl                                         make run fetches the sample's pages
+# With the argument "vm", also what `make test-vm` needs:
+#   qemu-system-x86, e2fsprogs                   a virtual machine and its disk
+#   xz-utils                                     kernel modules of newer Debians
 set -euo pipefail
+packages=(gcc libc6-dev libseccomp-dev busybox-static pkg-config curl ca-certificates)
+[ "${1-}" != vm ] || packages+=(qemu-system-x86 e2fsprogs xz-utils)
 need=()
-for p in gcc libc6-dev libseccomp-dev busybox-static pkg-config curl ca-certificates; do
+for p in "${packages[@]}"; do
   dpkg-query -W -f='${Status}' "$p" 2>/dev/null | grep -q 'ok installed' || need+=("$p")
 done
 [ ${#need[@]} -eq 0 ] && exit 0

@@ -4,7 +4,9 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 data=${CELOX_DATA_DIR:-/var/lib/celox}
 port=${CELOX_HTTPS_PORT:-6443}
-log=$data/server.log
+data=${data%/}
+log=$data.log # beside the directory, which is to hold the cluster's things only
+pid_file=$data.pid
 say() { printf '\n\033[1m%s\033[0m\n' "$*"; }
 [ "$(id -u)" = 0 ] || { echo "make run starts containers and needs root: sudo make run" >&2; exit 1; }
 
@@ -13,13 +15,13 @@ CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o bin/web ./examples/web
 go run ./test/image/mkimage -o bin/web.tar -tag celox.dev/web:1 bin/web
 
 say "Starting a cluster in $data"
-mkdir -p "$data"
+mkdir -p "$(dirname "$data")"
 if bin/celox kubectl --data-dir "$data" get --raw /readyz >/dev/null 2>&1; then
   echo "it runs already"
 else
   setsid bin/celox server --data-dir "$data" --https-port "$port" >"$log" 2>&1 </dev/null &
   pid=$!
-  echo "$pid" >"$data/server.pid"
+  echo "$pid" >"$pid_file"
   shown=0
   show() { # what the server has said since the last time
     local total
@@ -58,6 +60,6 @@ Your cluster runs. Next:
   bin/celox kubectl --data-dir $data scale deployment/web --replicas=5
   bin/celox kubectl --data-dir $data logs -f deployment/web
   export KUBECONFIG=$data/admin.kubeconfig      # for any other kubectl
-Stop it (containers go on):    kill \$(cat $data/server.pid)
+Stop it (containers go on):    kill \$(cat $pid_file)
 Remove everything:             bin/celox reset --data-dir $data
 TXT

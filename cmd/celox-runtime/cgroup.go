@@ -9,6 +9,8 @@ import (
 
 	"github.com/opencontainers/cgroups"
 	"golang.org/x/sys/unix"
+
+	"github.com/celox/celox/internal/cgroupfs"
 )
 
 const cgroupRoot = "/sys/fs/cgroup"
@@ -60,10 +62,11 @@ const (
 // appear, and returns when none is left or it gave up.
 func killAll(path string) {
 	dir := cgroupDir("pids", path)
+	if cgroups.IsCgroup2UnifiedMode() && cgroupfs.Kill(dir) == nil {
+		cgroupfs.AwaitEmpty(dir, killAllTries*killAllDelay)
+		return
+	}
 	for range killAllTries {
-		if cgroups.IsCgroup2UnifiedMode() {
-			_ = os.WriteFile(filepath.Join(dir, "cgroup.kill"), []byte("1"), 0)
-		}
 		pids, err := cgroups.GetAllPids(dir)
 		if err != nil || len(pids) == 0 {
 			return

@@ -43,22 +43,23 @@ func openLogFile(path string) (*os.File, error) {
 	return os.OpenFile(path, os.O_WRONLY|os.O_APPEND|os.O_CREATE, logFileMode)
 }
 
-// reopen switches to a new file at the same path, after a rotation.
+// reopen switches to a new file at the same path, after a rotation. Nothing is
+// written to the old file once the new one is there: who reads along goes from
+// the one to the other then.
 func (l *criLog) reopen() error {
 	if l.path == "" {
 		return nil
 	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	f, err := openLogFile(l.path)
 	if err != nil {
 		return err
 	}
-	l.mu.Lock()
-	old := l.file
-	l.file, l.failed = f, false
-	l.mu.Unlock()
-	if old != nil {
-		_ = old.Close()
+	if l.file != nil {
+		_ = l.file.Close()
 	}
+	l.file, l.failed = f, false
 	return nil
 }
 

@@ -20,6 +20,7 @@ import (
 	"k8s.io/cri-streaming/pkg/streaming"
 	"k8s.io/utils/clock"
 
+	"github.com/celox/celox/internal/node/imagegc"
 	"github.com/celox/celox/internal/node/pressure"
 	"github.com/celox/celox/internal/node/server"
 )
@@ -81,6 +82,9 @@ type Config struct {
 	Version string
 	// Pressure holds the eviction thresholds; the zero value takes upstream's defaults.
 	Pressure pressure.Thresholds
+	// ImageGCHighPercent of the images' disk in use makes unused images go, down to ImageGCLowPercent; default 85 and 80, 100 for the first:
+	// never.
+	ImageGCHighPercent, ImageGCLowPercent int
 
 	StaticPodDir  string // "" for none
 	StaticPodURL  string // "" for none
@@ -133,6 +137,15 @@ func (c *Config) complete() error {
 	set(&c.Version, "v1.37.0")
 	if c.MaxPods == 0 {
 		c.MaxPods = 110
+	}
+	if c.ImageGCHighPercent == 0 {
+		c.ImageGCHighPercent = imagegc.DefaultHighPercent
+	}
+	if c.ImageGCLowPercent == 0 {
+		c.ImageGCLowPercent = min(imagegc.DefaultLowPercent, c.ImageGCHighPercent-1)
+	}
+	if c.ImageGCLowPercent >= c.ImageGCHighPercent {
+		return fmt.Errorf("node: the low mark of image garbage collection (%d %%) is not below the high one (%d %%)", c.ImageGCLowPercent, c.ImageGCHighPercent)
 	}
 	if c.LogMaxBytes == 0 {
 		c.LogMaxBytes = 10 << 20

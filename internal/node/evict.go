@@ -6,6 +6,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/celox/celox/internal/node/cgroup"
 	"github.com/celox/celox/internal/node/pressure"
@@ -38,19 +39,45 @@ func (n *Node) watchPressure(ctx context.Context) {
 		if ctx.Err() != nil {
 			return
 		}
-		workers = n.allWorkers()
-		n.checkVolumes(workers)
-		signals, err := pressure.Read(n.cfg.RootDir)
-		if err != nil {
-			n.log.Debug("cannot measure the machine", "error", err)
-			continue
-		}
-		state := pressure.Judge(signals, n.cfg.Pressure)
-		n.registrar.SetPressure(remember(state, &seen, n.clock.Now()))
-		if victim := pressure.Victim(state, n.candidates(workers)); victim != nil {
-			n.evict(victim.Pod, pressure.Message(state, signals, n.cfg.Pressure), minGrace)
+		n.relieve(ctx, &seen)
+	}
+}
+
+// relieve measures once and does something about what is short: pods go that use more than their own limits, then images that nobody
+// uses, then a pod.
+func (n *Node) relieve(ctx context.Context, seen *[3]time.Time) {
+	workers := n.allWorkers()
+	evicted := n.checkStorage(ctx, workers)
+	signals, err := n.measure(ctx)
+	if err != nil {
+		n.log.Debug("cannot measure the machine", "error", err)
+		return
+	}
+	state := pressure.Judge(signals, n.cfg.Pressure)
+	n.registrar.SetPressure(remember(state, seen, n.clock.Now()))
+	if !state.Any() || evicted {
+		return
+	}
+	if pressure.Reclaim(signals, n.cfg.Pressure) {
+		if freed, err := n.images.DeleteUnused(ctx); err != nil {
+			n.log.Warn("removing unused images", "error", err)
+		} else if freed > 0 {
+			if signals, err = n.measure(ctx); err != nil || !pressure.Judge(signals, n.cfg.Pressure).Any() {
+				return
+			}
 		}
 	}
+	if victim := pressure.Victim(signals, n.cfg.Pressure, n.candidates(ctx, workers)); victim != nil {
+		n.evict(victim.Pod, pressure.Message(signals, n.cfg.Pressure), minGrace)
+	}
+}
+
+func (n *Node) measure(ctx context.Context) (pressure.Signals, error) {
+	dir := ""
+	if info, err := n.cfg.Images.ImageFsInfo(ctx); err == nil && len(info.GetImageFilesystems()) > 0 {
+		dir = info.ImageFilesystems[0].GetFsId().GetMountpoint()
+	}
+	return pressure.Read(n.cfg.RootDir, dir)
 }
 
 // remember keeps conditions up for a while.
@@ -79,27 +106,109 @@ func alive(pod *corev1.Pod, st *corev1.PodStatus) bool {
 	return pod != nil && st != nil && st.Phase != corev1.PodSucceeded && st.Phase != corev1.PodFailed && pod.DeletionTimestamp == nil
 }
 
-// checkVolumes evicts pods whose emptyDir has outgrown its limit. (One in memory cannot.)
-func (n *Node) checkVolumes(workers []*worker) {
+// checkStorage evicts pods that use more of the disk than they may: a volume, a container or a pod has outgrown its limit. (A volume in
+// memory cannot.) It tells whether it did.
+func (n *Node) checkStorage(ctx context.Context, workers []*worker) bool {
+	var written map[types.UID]map[string]int64 // measured when the first pod needs it
+	evicted := false
 	for _, w := range workers {
 		pod, st := w.snapshot()
-		if !alive(pod, st) {
+		if !alive(pod, st) || !limitsStorage(pod) {
 			continue
 		}
-		for i := range pod.Spec.Volumes {
-			v := &pod.Spec.Volumes[i]
-			if v.EmptyDir == nil || v.EmptyDir.SizeLimit == nil || v.EmptyDir.SizeLimit.IsZero() || v.EmptyDir.Medium != corev1.StorageMediumDefault {
-				continue
-			}
-			if n.volumes.Usage(pod, v) > v.EmptyDir.SizeLimit.Value() {
-				n.evict(pod, fmt.Sprintf("Usage of EmptyDir volume %q exceeds the limit %q. ", v.Name, v.EmptyDir.SizeLimit.String()), minGrace)
-				break
-			}
+		if written == nil && limitsContainers(pod) {
+			written = n.writtenBytes(ctx)
+		}
+		if message := n.outgrown(pod, written[pod.UID]); message != "" {
+			n.evict(pod, message, minGrace)
+			evicted = true
 		}
 	}
+	return evicted
 }
 
-func (n *Node) candidates(workers []*worker) []pressure.Candidate {
+func limitsStorage(pod *corev1.Pod) bool {
+	for i := range pod.Spec.Volumes {
+		if e := pod.Spec.Volumes[i].EmptyDir; e != nil && e.SizeLimit != nil {
+			return true
+		}
+	}
+	return limitsContainers(pod)
+}
+
+func limitsContainers(pod *corev1.Pod) bool {
+	for i := range pod.Spec.Containers {
+		if _, ok := pod.Spec.Containers[i].Resources.Limits[corev1.ResourceEphemeralStorage]; ok {
+			return true
+		}
+	}
+	return false
+}
+
+// outgrown says which limit a pod exceeds; written is what its containers wrote into their file systems.
+func (n *Node) outgrown(pod *corev1.Pod, written map[string]int64) string {
+	var used int64
+	for i := range pod.Spec.Volumes {
+		v := &pod.Spec.Volumes[i]
+		if v.EmptyDir == nil || v.EmptyDir.Medium != corev1.StorageMediumDefault {
+			continue
+		}
+		size := n.volumes.Usage(pod, v)
+		used += size
+		if limit := v.EmptyDir.SizeLimit; limit != nil && !limit.IsZero() && size > limit.Value() {
+			return fmt.Sprintf("Usage of EmptyDir volume %q exceeds the limit %q. ", v.Name, limit.String())
+		}
+	}
+	if !limitsContainers(pod) {
+		return ""
+	}
+	var total int64
+	every := true
+	sum := corev1.ResourceList{}
+	for i := range pod.Spec.Containers {
+		c := &pod.Spec.Containers[i]
+		size := written[c.Name] + n.logBytes(pod, c.Name)
+		used += size
+		limit, ok := c.Resources.Limits[corev1.ResourceEphemeralStorage]
+		if !ok {
+			every = false
+			continue
+		}
+		if size > limit.Value() {
+			return fmt.Sprintf("Container %s exceeded its local ephemeral storage limit %q. ", c.Name, limit.String())
+		}
+		total += limit.Value()
+		q := sum[corev1.ResourceEphemeralStorage]
+		q.Add(limit)
+		sum[corev1.ResourceEphemeralStorage] = q
+	}
+	if q := sum[corev1.ResourceEphemeralStorage]; every && used > total {
+		return fmt.Sprintf("Pod ephemeral local storage usage exceeds the total limit of containers %s. ", q.String())
+	}
+	return ""
+}
+
+// writtenBytes is what the containers of each pod wrote into their own file systems, by container.
+func (n *Node) writtenBytes(ctx context.Context) map[types.UID]map[string]int64 {
+	out := map[types.UID]map[string]int64{}
+	list, err := n.cfg.Runtime.ListContainerStats(ctx, nil)
+	if err != nil {
+		n.log.Debug("cannot measure the containers", "error", err)
+		return out
+	}
+	for _, s := range list {
+		uid, name := podAndContainer(s.GetAttributes().GetLabels())
+		if out[uid] == nil {
+			out[uid] = map[string]int64{}
+		}
+		out[uid][name] += int64(s.GetWritableLayer().GetUsedBytes().GetValue())
+	}
+	return out
+}
+
+// candidates measures the pods that can be evicted. It looks at every file of theirs: it is asked only when something is short.
+func (n *Node) candidates(ctx context.Context, workers []*worker) []pressure.Candidate {
+	written := n.writtenBytes(ctx)
 	var out []pressure.Candidate
 	for _, w := range workers {
 		pod, st := w.snapshot()
@@ -112,8 +221,12 @@ func (n *Node) candidates(workers []*worker) []pressure.Candidate {
 		}
 		for i := range pod.Spec.Volumes {
 			if v := &pod.Spec.Volumes[i]; v.EmptyDir != nil && v.EmptyDir.Medium == corev1.StorageMediumDefault {
-				c.DiskBytes += n.volumes.Usage(pod, v)
+				c.FilesBytes += n.volumes.Usage(pod, v)
 			}
+		}
+		c.FilesBytes += n.logBytes(pod, "")
+		for _, size := range written[pod.UID] {
+			c.RootBytes += size
 		}
 		out = append(out, c)
 	}

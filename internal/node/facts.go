@@ -2,7 +2,9 @@ package node
 
 import (
 	"encoding/json"
+	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -13,9 +15,11 @@ import (
 
 	"github.com/celox/celox/internal/node/criconfig"
 	"github.com/celox/celox/internal/node/downward"
+	"github.com/celox/celox/internal/node/hook"
 	"github.com/celox/celox/internal/node/objects"
 	"github.com/celox/celox/internal/node/observed"
 	"github.com/celox/celox/internal/node/podlog"
+	"github.com/celox/celox/internal/node/volume"
 )
 
 // The limits of a container's last words.
@@ -85,6 +89,25 @@ func fieldPath(pod *corev1.Pod, container string) string {
 		}
 	}
 	return "spec.containers{" + container + "}"
+}
+
+// podAndContainer reads the labels of a container.
+func podAndContainer(labels map[string]string) (types.UID, string) {
+	return types.UID(labels[observed.LabelPodUID]), labels[observed.LabelContainerName]
+}
+
+// logBytes is what the logs of a container take on the disk; "" means all of the pod's.
+func (n *Node) logBytes(pod *corev1.Pod, container string) int64 {
+	return volume.DiskUsage(filepath.Join(criconfig.PodLogDir(n.cfg.LogDir, pod.Namespace, pod.Name, pod.UID), container))
+}
+
+// hooks runs the hooks of a pod's containers.
+func (n *Node) hooks(pod *corev1.Pod) *hook.Runner {
+	return &hook.Runner{Executor: n.cfg.Runtime, Clock: n.clock, FellBack: func(host string) {
+		n.counters.hookFallbacks.Inc()
+		n.event(pod, "", corev1.EventTypeWarning, "LifecycleHTTPFallback",
+			fmt.Sprintf("request to HTTPS lifecycle hook %s got HTTP response, retry with HTTP succeeded", host))
+	}}
 }
 
 func (n *Node) nodeEvent(eventType, reason, message string) {

@@ -65,7 +65,7 @@ func (r *rig) startReal() {
 	cfg := Config{
 		NodeName: testNode, Client: r.client, Informers: factory, Runtime: r.runtime, Images: &fakecri.Images{Runtime: r.runtime},
 		RootDir: filepath.Join(r.root, "node"), NodeIPs: []string{"192.0.2.10"}, ClusterDNS: []string{"10.96.0.10"}, ResolvConf: resolv,
-		Register: true, Pressure: pressure.Thresholds{Off: true}, LogMaxBytes: -1,
+		Register: true, Pressure: pressure.Thresholds{Off: true}, ImageGCHighPercent: 100, LogMaxBytes: -1,
 	}
 	if r.adjust != nil {
 		r.adjust(&cfg)

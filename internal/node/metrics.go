@@ -18,6 +18,8 @@ import (
 type counters struct {
 	probes    *prometheus.CounterVec
 	podStarts prometheus.Histogram
+	// hookFallbacks counts hooks that were answered in plain HTTP although they ask for HTTPS.
+	hookFallbacks prometheus.Counter
 }
 
 func newCounters() *counters {
@@ -28,6 +30,9 @@ func newCounters() *counters {
 		podStarts: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name: "kubelet_pod_start_duration_seconds", Help: "Duration in seconds from the node seeing a pod for the first time to the pod starting to run.",
 			Buckets: []float64{0.02, 0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10, 30, 60, 120, 300},
+		}),
+		hookFallbacks: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "kubelet_lifecycle_handler_http_fallbacks_total", Help: "The number of hooks over HTTPS that worked over HTTP only.",
 		}),
 	}
 }
@@ -45,7 +50,7 @@ type registries struct {
 
 func (n *Node) registries(b *backend) registries {
 	r := registries{prometheus.NewRegistry(), prometheus.NewRegistry(), prometheus.NewRegistry(), prometheus.NewRegistry()}
-	r.own.MustRegister(n.counters.podStarts, &ownMetrics{b})
+	r.own.MustRegister(n.counters.podStarts, n.counters.hookFallbacks, &ownMetrics{b})
 	r.probes.MustRegister(n.counters.probes)
 	r.cadvisor.MustRegister(&usageMetrics{b, true})
 	r.resource.MustRegister(&usageMetrics{b, false})
@@ -171,15 +176,36 @@ func (m *usageMetrics) collectCadvisor(ctx context.Context, ch chan<- prometheus
 			send(false, "container_fs_usage_bytes", "Number of bytes that are consumed by the container on this filesystem.", fs.UsedBytes, 1, []string{"device"}, append(v, "")...)
 		}
 	}
+	// How long tasks of a group waited (some of them) or stood still (all of them) for want of something, in microseconds of the kernel's.
+	pressure := func(what string, p *statsapi.PSIStats, values ...string) {
+		if p == nil {
+			return
+		}
+		send(true, "container_pressure_"+what+"_waiting_seconds_total", "Total time duration tasks in the container have waited for "+what+".", &p.Some.Total, 1e6, nil, values...)
+		send(true, "container_pressure_"+what+"_stalled_seconds_total", "Total time duration no tasks in the container could make progress for want of "+what+".", &p.Full.Total, 1e6, nil, values...)
+	}
+	pressures := func(cpu *statsapi.CPUStats, memory *statsapi.MemoryStats, io *statsapi.IOStats, values ...string) {
+		if cpu != nil {
+			pressure("cpu", cpu.PSI, values...)
+		}
+		if memory != nil {
+			pressure("memory", memory.PSI, values...)
+		}
+		if io != nil {
+			pressure("io", io.PSI, values...)
+		}
+	}
 	one("", "/", "", "", "", s.Node.CPU, s.Node.Memory, nil)
 	for i := range s.Pods {
 		p := &s.Pods[i]
 		ns, name := p.PodRef.Namespace, p.PodRef.Name
 		one("", "/kubepods/pod"+p.PodRef.UID, "", ns, name, p.CPU, p.Memory, nil)
+		pressures(p.CPU, p.Memory, p.IO, "", "/kubepods/pod"+p.PodRef.UID, "", "", ns, name)
 		for j := range p.Containers {
 			c := &p.Containers[j]
 			id := ids[[3]string{ns, name, c.Name}]
 			one(c.Name, id.id, id.image, ns, name, c.CPU, c.Memory, c.Rootfs)
+			pressures(c.CPU, c.Memory, c.IO, c.Name, id.id, id.image, id.id, ns, name)
 			if !c.StartTime.IsZero() {
 				gauge(ch, "container_start_time_seconds", "Start time of the container since unix epoch in seconds.", float64(c.StartTime.Unix()), labels, c.Name, id.id, id.image, id.id, ns, name)
 			}

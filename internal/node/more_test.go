@@ -72,7 +72,7 @@ func TestEmptyDirOverItsLimitIsEvicted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)
 		r.adjust = func(c *Config) {
-			c.Pressure = pressure.Thresholds{MemoryAvailableBytes: 1, DiskAvailable: 1e-9, InodesFree: 1e-9}
+			c.Pressure = pressure.Thresholds{Memory: pressure.Amount{Quantity: 1}}
 		}
 		r.start()
 		defer func() { r.stop() }()
@@ -97,6 +97,62 @@ func TestEmptyDirOverItsLimitIsEvicted(t *testing.T) {
 			t.Errorf("DisruptionTarget is %q", got)
 		}
 	})
+}
+
+// A pod is deleted while its container starts. The runtime sees a start through: the container runs, and then it is stopped as any other.
+func TestDeletedWhileItsContainerStarts(t *testing.T) {
+	const startTakes = 20 * time.Second
+	for name, test := range map[string]struct {
+		remove func(r *rig)
+		// after is when everything must be gone, counted from the deletion, 10 s into the start.
+		after time.Duration
+	}{
+		"gracefully":                {func(r *rig) { r.remove("p", 30) }, 41 * time.Second},
+		"with a short grace period": {func(r *rig) { r.remove("p", 1) }, 41 * time.Second},
+		"by force": {func(r *rig) {
+			if err := r.client.CoreV1().Pods("default").Delete(r.t.Context(), "p", metav1.DeleteOptions{}); err != nil {
+				r.t.Fatal(err)
+			}
+		}, 41 * time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r := newRig(t)
+				r.runtime.BeforeStart = func(context.Context, *runtimeapi.ContainerConfig) { time.Sleep(startTakes) }
+				r.start()
+				defer func() { r.stop() }()
+				r.create(testPod("p"))
+				pass(startTakes / 2)
+				test.remove(r)
+				pass(test.after)
+				if r.exists("p") {
+					t.Errorf("the pod is still there: %+v", r.get("p").Status)
+				}
+				sandboxes, err := r.runtime.ListPodSandbox(t.Context(), nil)
+				if err != nil || len(sandboxes) != 0 {
+					t.Errorf("sandboxes left: %v, %v", sandboxes, err)
+				}
+				containers, err := r.runtime.ListContainers(t.Context(), nil)
+				if err != nil || len(containers) != 0 {
+					t.Errorf("containers left: %v, %v", containers, err)
+				}
+				r.node.mu.Lock()
+				workers := len(r.node.workers)
+				r.node.mu.Unlock()
+				if workers != 0 {
+					t.Errorf("%d workers are left", workers)
+				}
+				if _, err := os.Stat(filepath.Join(r.root, "node/pods/uid-p")); !os.IsNotExist(err) {
+					t.Errorf("the pod's directory: %v", err)
+				}
+				calls := strings.Join(r.runtime.Calls(), ", ")
+				started, stopped := strings.Index(calls, "StartContainer c"), strings.Index(calls, "StopPodSandbox p")
+				if started < 0 || stopped < started {
+					t.Errorf("calls: %s", calls)
+				}
+			})
+		})
+	}
 }
 
 func TestPostStartFailure(t *testing.T) {

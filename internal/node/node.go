@@ -23,7 +23,9 @@ import (
 
 	"github.com/celox/celox/internal/node/backoff"
 	"github.com/celox/celox/internal/node/cgroup"
+	"github.com/celox/celox/internal/node/criconfig"
 	"github.com/celox/celox/internal/node/downward"
+	"github.com/celox/celox/internal/node/imagegc"
 	"github.com/celox/celox/internal/node/imagepull"
 	"github.com/celox/celox/internal/node/objects"
 	"github.com/celox/celox/internal/node/observed"
@@ -52,10 +54,13 @@ type Node struct {
 	memoryBytes int64
 
 	cgroups   *cgroup.Tree // nil: none are made
+	kernel    criconfig.Kernel
+	burstable burstable
 	objects   *objects.Store
 	volumes   *volume.Manager
 	prober    *probe.Manager
 	puller    *imagepull.Puller
+	images    *imagegc.Collector
 	rotator   *podlog.Rotator
 	registrar *registration.Registrar
 	crashes   *backoff.Backoff
@@ -109,7 +114,7 @@ func New(cfg Config) (*Node, error) {
 	capacity := machine.Capacity(cfg.MaxPods)
 	var keep int64
 	if !cfg.Pressure.Off {
-		keep = cfg.Pressure.Complete().MemoryAvailableBytes
+		keep = cfg.Pressure.Complete().Memory.Of(machine.MemoryBytes)
 	}
 	n.allocatableList = registration.Allocatable(capacity, cfg.Reserved, keep)
 
@@ -127,6 +132,10 @@ func New(cfg Config) (*Node, error) {
 		Count: n.counters.probe,
 	})
 	n.puller = imagepull.New(cfg.Images, cfg.Clock, cfg.ParallelPulls)
+	n.images = imagegc.New(imagegc.Config{
+		Images: cfg.Images, Containers: cfg.Runtime, HighPercent: cfg.ImageGCHighPercent, LowPercent: cfg.ImageGCLowPercent,
+		MinAge: imagegc.DefaultMinAge, Space: imagegc.FileSystem, Clock: cfg.Clock, Log: cfg.Log, Event: n.nodeEvent,
+	})
 	n.rotator = podlog.NewRotator(cfg.LogMaxBytes, cfg.LogMaxFiles, cfg.Clock, cfg.Log, cfg.Runtime.ReopenContainerLog)
 	n.broadcast = record.NewBroadcaster(record.WithContext(context.Background()))
 	n.recorder = n.broadcast.NewRecorder(eventScheme(), corev1.EventSource{Component: "kubelet", Host: cfg.NodeName})
@@ -170,6 +179,9 @@ func (n *Node) Run(ctx context.Context) error {
 	wg.Go(func() { n.followRuntime(ctx) })
 	wg.Go(func() { n.static.Run(ctx) })
 	wg.Go(func() { n.watchPressure(ctx) })
+	if n.cfg.ImageGCHighPercent < 100 {
+		wg.Go(func() { n.images.Run(ctx) })
+	}
 	if n.cfg.Listener != nil {
 		stop := n.serve(&wg)
 		defer stop()
@@ -217,18 +229,7 @@ func (n *Node) prepare(ctx context.Context) error {
 			}
 		}
 	}
-	if n.cgroups != nil {
-		for _, g := range n.cgroups.Groups() {
-			limits := cgroup.Limits{}
-			if strings.HasSuffix(g, "besteffort") {
-				limits.CPUShares = 2
-			}
-			if err := n.cgroups.Ensure(g, limits); err != nil {
-				return fmt.Errorf("node: cgroup %s: %w", g, err)
-			}
-		}
-	}
-	return nil
+	return n.prepareGroups()
 }
 
 // finish waits for everything that Run began.

@@ -6,7 +6,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
-	"github.com/celox/celox/internal/node/cgroup"
 	"github.com/celox/celox/internal/node/criconfig"
 	"github.com/celox/celox/internal/node/observed"
 )
@@ -24,7 +23,7 @@ func (w *worker) spawnResize(ctx context.Context) {
 		if spec == nil || !c.Running() {
 			continue
 		}
-		want := criconfig.Resources(w.pod, spec, w.n.memoryBytes, w.n.cgroups != nil && w.n.cgroups.Version() == 2)
+		want := criconfig.Resources(w.pod, spec, w.n.memoryBytes, w.n.kernel)
 		have := c.Resources.GetLinux()
 		if have == nil || have.CpuShares == want.CpuShares && have.CpuQuota == want.CpuQuota && have.MemoryLimitInBytes == want.MemoryLimitInBytes {
 			continue
@@ -37,11 +36,10 @@ func (w *worker) spawnResize(ctx context.Context) {
 	f := w.facts()
 	w.spawn(ctx, "resize", false, func(ctx context.Context) func() {
 		n := w.n
-		limits := cgroup.PodLimits(f.pod, f.class, n.cfg.PodPIDs)
 		// The pod's group must be wide enough before its containers grow, and may shrink only after they did; trying both
 		// ways, whichever the kernel refuses first succeeds the second time.
 		if f.cgroup != "" {
-			_ = n.cgroups.Apply(f.cgroup, limits)
+			_ = n.applyGroup(f)
 		}
 		for _, c := range changes {
 			if err := n.cfg.Runtime.UpdateContainerResources(ctx, c.container.ID, &runtimeapi.ContainerResources{Linux: c.limits}); err != nil && ctx.Err() == nil {
@@ -49,7 +47,7 @@ func (w *worker) spawnResize(ctx context.Context) {
 			}
 		}
 		if f.cgroup != "" {
-			if err := n.cgroups.Apply(f.cgroup, limits); err != nil && ctx.Err() == nil {
+			if err := n.applyGroup(f); err != nil && ctx.Err() == nil {
 				n.event(f.pod, "", corev1.EventTypeWarning, "ResizeError", err.Error())
 			}
 		}

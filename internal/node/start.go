@@ -18,7 +18,6 @@ import (
 	"github.com/celox/celox/internal/node/cgroup"
 	"github.com/celox/celox/internal/node/criconfig"
 	"github.com/celox/celox/internal/node/env"
-	"github.com/celox/celox/internal/node/hook"
 	"github.com/celox/celox/internal/node/imagepull"
 	"github.com/celox/celox/internal/node/observed"
 	"github.com/celox/celox/internal/node/status"
@@ -79,7 +78,7 @@ func (w *worker) spawnSetup(ctx context.Context) {
 func (n *Node) setupPod(ctx context.Context, f facts, first bool) (time.Time, error) {
 	if first {
 		if f.cgroup != "" {
-			if err := n.cgroups.Ensure(f.cgroup, cgroup.PodLimits(f.pod, f.class, n.cfg.PodPIDs)); err != nil {
+			if err := n.ensureGroup(f); err != nil {
 				n.event(f.pod, "", corev1.EventTypeWarning, "FailedCreatePodContainer", "unable to ensure pod container exists: "+err.Error())
 				return time.Time{}, err
 			}
@@ -335,7 +334,7 @@ func (w *worker) startContainer(ctx context.Context, f facts, st start, targetID
 	if len(f.ips) > 0 {
 		ip = f.ips[0]
 	}
-	runner := hook.Runner{Executor: n.cfg.Runtime, Clock: n.clock}
+	runner := n.hooks(f.pod)
 	if err := runner.Run(ctx, c, id, ip, c.Lifecycle.PostStart); err != nil && ctx.Err() == nil {
 		n.log.Debug("postStart hook failed", "pod", describe(f.pod), "container", c.Name, "error", err)
 		event(corev1.EventTypeWarning, "FailedPostStartHook", "PostStartHook failed")
@@ -445,7 +444,7 @@ func (n *Node) containerConfig(ctx context.Context, f facts, st start, image ima
 	}
 	return criconfig.Container(criconfig.ContainerInput{
 		Pod: f.pod, Container: c, RestartCount: st.RestartCount, ImageRef: image.Ref, ImageUID: image.UID, ImageUser: image.User,
-		Env: vars, Mounts: mounts.Mounts, TargetID: targetID, MemoryBytes: n.memoryBytes, CgroupV2: n.cgroups != nil && n.cgroups.Version() == 2,
+		Env: vars, Mounts: mounts.Mounts, TargetID: targetID, MemoryBytes: n.memoryBytes, Kernel: n.kernel,
 		Options: criconfig.Options{SeccompDir: n.cfg.SeccompDir}, TerminationHostPath: mounts.TerminationFile,
 	})
 }

@@ -11,9 +11,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-	"github.com/celox/celox/internal/node/cgroup"
 	"github.com/celox/celox/internal/node/criconfig"
-	"github.com/celox/celox/internal/node/hook"
 	"github.com/celox/celox/internal/node/observed"
 	"github.com/celox/celox/internal/node/probe"
 	"github.com/celox/celox/internal/node/status"
@@ -24,8 +22,6 @@ const (
 	minGrace = time.Second
 	// minGraceAfterHook is what a container gets even if its preStop hook used up all of its time.
 	minGraceAfterHook = 2 * time.Second
-	// cgroupPatience bounds how long dying processes may keep a cgroup from being removed.
-	cgroupPatience = 2 * time.Second
 )
 
 // beginStop ends the pod. Later calls can only shorten the grace period.
@@ -163,7 +159,7 @@ func (n *Node) preStop(ctx context.Context, f facts, c *corev1.Container, id str
 	if len(f.ips) > 0 {
 		ip = f.ips[0]
 	}
-	runner := hook.Runner{Executor: n.cfg.Runtime, Clock: n.clock}
+	runner := n.hooks(f.pod)
 	if err := runner.Run(ctx, c, id, ip, c.Lifecycle.PreStop); err != nil && !errors.Is(ctx.Err(), context.Canceled) {
 		n.log.Debug("preStop hook failed", "pod", describe(f.pod), "container", c.Name, "error", err)
 		n.event(f.pod, c.Name, corev1.EventTypeWarning, "FailedPreStopHook", "PreStopHook failed")
@@ -214,7 +210,7 @@ func (n *Node) tearDownPod(ctx context.Context, f facts, sandboxes []observed.Sa
 		return fmt.Errorf("volumes: %w", err)
 	}
 	if f.cgroup != "" {
-		if err := n.cgroups.Remove(f.cgroup, cgroupPatience); err != nil {
+		if err := n.removeGroup(f); err != nil {
 			return fmt.Errorf("cgroup: %w", err)
 		}
 	}
@@ -286,29 +282,11 @@ func (n *Node) removePod(ctx context.Context, f facts, fromAPI bool, sandboxes [
 		return err
 	}
 	if f.cgroup != "" {
-		if err := n.cgroups.Remove(f.cgroup, cgroupPatience); err != nil {
+		if err := n.removeGroup(f); err != nil {
 			return err
 		}
 	}
 	n.crashes.ForgetAll(string(f.pod.UID) + "/")
 	n.puller.Forget(string(f.pod.UID) + "/")
 	return os.RemoveAll(criconfig.PodLogDir(n.cfg.LogDir, f.pod.Namespace, f.pod.Name, f.pod.UID))
-}
-
-// orphanCgroups lists the groups of pods that nobody knows any more.
-func (n *Node) orphanCgroups(known func(uid string) bool) []string {
-	if n.cgroups == nil {
-		return nil
-	}
-	var out []string
-	for _, class := range []corev1.PodQOSClass{corev1.PodQOSGuaranteed, corev1.PodQOSBurstable, corev1.PodQOSBestEffort} {
-		parent := cgroup.PodGroup(n.cgroups.Root(), class, "")
-		parent = parent[:len(parent)-len("/pod")]
-		for _, name := range n.cgroups.List(parent) {
-			if len(name) > 3 && name[:3] == "pod" && !known(name[3:]) {
-				out = append(out, parent+"/"+name)
-			}
-		}
-	}
-	return out
 }

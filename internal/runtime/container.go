@@ -288,63 +288,6 @@ func (s *Service) hostsFile(b *sandbox) (string, error) {
 	return file, os.WriteFile(file, []byte(text), 0o644)
 }
 
-// Image volumes: read-only views of images, mounted beside the root file
-// system (KEP-4639).
-
-func imageMounts(c *cri.ContainerConfig) []*cri.Mount {
-	var all []*cri.Mount
-	for _, m := range c.GetMounts() {
-		if m.GetImage().GetImage() != "" {
-			all = append(all, m)
-		}
-	}
-	return all
-}
-
-func (s *Service) imageMountPoint(id string, i int) string {
-	return filepath.Join(s.dir.containerRun(id), "image-"+strconv.Itoa(i))
-}
-
-// snapshotName names what is prepared in the image store for the i-th image
-// volume of a container; containerOfSnapshot is its inverse.
-func snapshotName(id string, i int) string { return id + "-image-" + strconv.Itoa(i) }
-
-func containerOfSnapshot(name string) string {
-	id, _, _ := strings.Cut(name, "-")
-	return id
-}
-
-func (s *Service) imageVolumes(ctx context.Context, k *container) error {
-	for i, m := range imageMounts(k.config) {
-		image, ok := s.cfg.Images.Get(m.GetImage().GetImage())
-		if !ok {
-			return status.Errorf(codes.NotFound, "ImageVolumeMountFailed: failed to resolve image %q: not found", m.GetImage().GetImage())
-		}
-		layers, err := s.cfg.Images.Prepare(ctx, image.ID, snapshotName(k.id, i))
-		if err != nil {
-			return fmt.Errorf("ImageVolumeMountFailed: %w", err)
-		}
-		point := s.imageMountPoint(k.id, i)
-		if err := os.MkdirAll(point, 0o711); err != nil {
-			return err
-		}
-		if err := overlay.Mount(point, layers.Lower, "", "", unix.MS_RDONLY); err != nil {
-			return fmt.Errorf("ImageVolumeMountFailed: %w", err)
-		}
-		sub := m.GetImageSubPath()
-		if sub == "" {
-			continue
-		}
-		if !filepath.IsLocal(sub) {
-			return status.Errorf(codes.InvalidArgument, "ImageVolumeMountFailed: sub path %q leads out of the image", sub)
-		}
-		if _, err := os.Lstat(filepath.Join(point, sub)); err != nil {
-			return fmt.Errorf("ImageVolumeMountFailed: %w", err)
-		}
-	}
-	return nil
-}
-
 func (s *Service) releaseSnapshots(id string) error {
 	var err error
 	for _, name := range s.cfg.Images.Containers() {
@@ -394,7 +337,9 @@ func (s *Service) StartContainer(ctx context.Context, req *cri.StartContainerReq
 		return nil, status.Errorf(codes.FailedPrecondition, "pod sandbox %q is not ready", k.sandbox.id)
 	}
 	if err := s.startContainer(ctx, k); err != nil {
-		s.failedToStart(k, err)
+		if s.failedToStart(k, err) {
+			s.endTask(context.WithoutCancel(ctx), k.id)
+		}
 		return nil, err
 	}
 	s.publish(cri.ContainerEventType_CONTAINER_STARTED_EVENT, k.id, k.sandbox)
@@ -434,13 +379,15 @@ func (s *Service) startContainer(ctx context.Context, k *container) error {
 	return nil
 }
 
-// failedToStart records a container that never ran.
-func (s *Service) failedToStart(k *container, cause error) {
+// failedToStart records a container that never ran. It tells whether it runs all the same: the holder may have heard of the start, which
+// gave no answer, only after it was told to end it. (If it hears of it later still, its event finds an ended container.)
+func (s *Service) failedToStart(k *container, cause error) (runs bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.rec.Phase == phaseExited {
-		return
+		return false
 	}
+	runs = k.running
 	now := time.Now()
 	k.rec.Phase, k.rec.ExitCode, k.rec.Reason, k.rec.Message = phaseExited, startErrorCode, reasonStartError, cause.Error()
 	k.rec.FinishedAt = now
@@ -449,6 +396,7 @@ func (s *Service) failedToStart(k *container, cause error) {
 		s.log.Error("record of a container", "id", k.id, "error", err)
 	}
 	close(k.ended)
+	return runs
 }
 
 // apply takes in what the holder says of a task.
@@ -697,85 +645,6 @@ func criSignal(sig unix.Signal) cri.Signal {
 		name = "SIGRTMAXMINUS" + strconv.Itoa(sigRTMax-int(sig))
 	}
 	return cri.Signal(cri.Signal_value["SIGNAL_"+name])
-}
-
-// UpdateContainerResources changes the limits of a container.
-func (s *Service) UpdateContainerResources(ctx context.Context, req *cri.UpdateContainerResourcesRequest) (*cri.UpdateContainerResourcesResponse, error) {
-	k, err := s.findContainer(req.GetContainerId())
-	if err != nil {
-		return nil, err
-	}
-	k.op.Lock()
-	defer k.op.Unlock()
-	state := k.state()
-	if state == cri.ContainerState_CONTAINER_EXITED {
-		return nil, status.Errorf(codes.FailedPrecondition, "container %q is in %s state", k.id, state)
-	}
-	k.mu.Lock()
-	merged, _ := proto.Clone(k.resources).(*cri.LinuxContainerResources)
-	k.mu.Unlock()
-	if merged == nil {
-		merged = &cri.LinuxContainerResources{}
-	}
-	mergeResources(merged, req.GetLinux())
-	if state == cri.ContainerState_CONTAINER_RUNNING {
-		changed := &specs.LinuxResources{}
-		resources(changed, req.GetLinux(), s.host)
-		if err := s.client.Update(ctx, k.id, changed); err != nil {
-			return nil, fmt.Errorf("failed to update resources: %w", err)
-		}
-	} else if k.spec != nil {
-		devices := k.spec.Linux.Resources.Devices
-		k.spec.Linux.Resources = &specs.LinuxResources{Devices: devices}
-		resources(k.spec.Linux.Resources, merged, s.host)
-	}
-	config, _ := proto.Clone(k.config).(*cri.ContainerConfig)
-	if config.Linux == nil {
-		config.Linux = &cri.LinuxContainerConfig{}
-	}
-	config.Linux.Resources = merged
-	raw, err := marshalConfig(config)
-	if err != nil {
-		return nil, err
-	}
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	k.resources, k.rec.Config = merged, raw
-	return &cri.UpdateContainerResourcesResponse{}, writeRecord(s.dir.container(k.id), &k.rec)
-}
-
-// mergeResources puts what is set in r over what is in force.
-func mergeResources(have, r *cri.LinuxContainerResources) {
-	if v := r.GetCpuPeriod(); v != 0 {
-		have.CpuPeriod = v
-	}
-	if v := r.GetCpuQuota(); v != 0 {
-		have.CpuQuota = v
-	}
-	if v := r.GetCpuShares(); v != 0 {
-		have.CpuShares = v
-	}
-	if v := r.GetMemoryLimitInBytes(); v != 0 {
-		have.MemoryLimitInBytes = v
-	}
-	if v := r.GetMemorySwapLimitInBytes(); v != 0 {
-		have.MemorySwapLimitInBytes = v
-	}
-	if v := r.GetOomScoreAdj(); v != 0 {
-		have.OomScoreAdj = v
-	}
-	if v := r.GetCpusetCpus(); v != "" {
-		have.CpusetCpus = v
-	}
-	if v := r.GetCpusetMems(); v != "" {
-		have.CpusetMems = v
-	}
-	if v := r.GetUnified(); len(v) > 0 {
-		have.Unified = v
-	}
-	if v := r.GetHugepageLimits(); len(v) > 0 {
-		have.HugepageLimits = v
-	}
 }
 
 // ReopenContainerLog makes a container write to a new log file after the old one

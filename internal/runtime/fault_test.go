@@ -2,12 +2,15 @@ package runtime
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"testing"
 	"time"
 
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/celox/celox/internal/runtime/holder"
 )
 
 // Pods come and go while the holder is killed again and again. Calls may fail
@@ -75,4 +78,53 @@ func TestHolderKilledWhilePodsComeAndGo(t *testing.T) {
 		time.Sleep(20 * time.Millisecond)
 	}
 	t.Errorf("exec after the kills: %v", err)
+}
+
+// A start that gave no answer counts as failed. If the holder hears of it only after that, the process must not stay.
+func TestLateStart(t *testing.T) {
+	for name, late := range map[string]bool{"after the record": true, "before the record": false} {
+		t.Run(name, func(t *testing.T) {
+			f := newFixture(t)
+			ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+			defer cancel()
+			sandbox, config := f.sandbox("p", nil)
+			id, err := f.s.Runtime().CreateContainer(ctx, sandbox, f.containerConfig("c", nil, "sleep", "1000"), config)
+			if err != nil {
+				t.Fatal(err)
+			}
+			k, err := f.s.findContainer(id)
+			if err != nil {
+				t.Fatal(err)
+			}
+			start := func() {
+				st, err := f.s.client.Start(ctx, holder.Task{ID: id, Spec: k.spec})
+				if err != nil {
+					t.Fatal(err)
+				}
+				f.s.apply(st)
+			}
+			noAnswer := errors.New("no answer")
+			if late {
+				if f.s.failedToStart(k, noAnswer) {
+					t.Error("it runs before it was started")
+				}
+				start()
+			} else {
+				start()
+				if !f.s.failedToStart(k, noAnswer) {
+					t.Error("that it runs went unnoticed")
+				}
+				f.s.endTask(ctx, id) // as StartContainer does
+			}
+			for !holder.HasCode(f.s.client.Kill(ctx, id, 0, false), holder.CodeNotFound) {
+				if ctx.Err() != nil {
+					t.Fatal("the process lives on")
+				}
+				time.Sleep(10 * time.Millisecond)
+			}
+			if st := f.status(id); st.State != cri.ContainerState_CONTAINER_EXITED || st.ExitCode != startErrorCode {
+				t.Errorf("the container is %v", st)
+			}
+		})
+	}
 }

@@ -179,14 +179,7 @@ func (s *Service) reconcile(states []holder.State) {
 	known := map[string]bool{}
 	for _, st := range states {
 		known[st.ID] = true
-		s.mu.RLock()
-		k := s.containers[st.ID]
-		wanted := s.reserved(st.ID)
-		s.mu.RUnlock()
-		if k != nil && st.Phase == holder.PhaseRunning {
-			wanted = k.record().Phase != phaseExited
-		}
-		if !wanted {
+		if !s.wanted(st) {
 			s.log.Info("ending a process that no pod asks for", "id", st.ID)
 			s.endTask(s.ctx, st.ID)
 		}
@@ -211,6 +204,18 @@ func (s *Service) reconcile(states []holder.State) {
 	for _, b := range broke {
 		s.sandboxBroke(b)
 	}
+}
+
+// wanted tells whether somebody asks for a task: a container that has not ended, or a sandbox.
+func (s *Service) wanted(st holder.State) bool {
+	s.mu.RLock()
+	k := s.containers[st.ID]
+	wanted := s.reserved(st.ID)
+	s.mu.RUnlock()
+	if k != nil && st.Phase == holder.PhaseRunning {
+		return k.record().Phase != phaseExited
+	}
+	return wanted
 }
 
 // reserved tells whether a sandbox or container of this id is there or being

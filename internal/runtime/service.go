@@ -118,6 +118,10 @@ func New(ctx context.Context, cfg Config) (*Service, error) {
 		s.client.Watch(s.ctx, func(states []holder.State, snapshot bool) {
 			for _, st := range states {
 				s.apply(st)
+				if !snapshot && st.Phase == holder.PhaseRunning && !s.wanted(st) {
+					// Its start was given up before the holder had heard of it.
+					s.wg.Go(func() { s.endTask(s.ctx, st.ID) })
+				}
 			}
 			if snapshot {
 				s.reconcile(states)

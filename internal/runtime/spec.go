@@ -178,7 +178,8 @@ func namespaces(in specInput) []specs.LinuxNamespace {
 	default:
 		join(specs.PIDNamespace, in.pidns)
 	}
-	if in.host.unified {
+	if in.host.unified && !in.config.GetLinux().GetSecurityContext().GetPrivileged() {
+		// A privileged container sees the machine's groups, as containerd has it.
 		all = append(all, specs.LinuxNamespace{Type: specs.CgroupNamespace})
 	}
 	return all

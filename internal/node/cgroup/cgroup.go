@@ -8,10 +8,13 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/celox/celox/internal/cgroupfs"
 )
 
 // Limits are what a group may use. Zero values set nothing.
@@ -21,6 +24,8 @@ type Limits struct {
 	CPUPeriodUS uint64
 	MemoryBytes int64 // -1: no limit
 	PIDs        int64
+	// HugePages are bytes by page size as the kernel writes it ("2MB"); sizes that aren't named keep what they have.
+	HugePages map[string]int64
 }
 
 // Tree is a mounted cgroup hierarchy. Its methods are safe for concurrent use by different groups.
@@ -28,6 +33,7 @@ type Tree struct {
 	unified string            // mount point of v2 if it has controllers
 	mounts  map[string]string // v1: controller -> mount point
 	root    string            // "/celox-ab12cd"
+	sizes   []string          // of huge pages that can be limited: "2MB"
 }
 
 // controllers are those that the node and its runtime use.
@@ -66,7 +72,62 @@ func Detect(mounts, root string) (*Tree, error) {
 	if t.unified == "" && len(t.mounts) == 0 {
 		return nil, errors.New("no cgroup hierarchy is mounted")
 	}
+	if t.controls("hugetlb") {
+		t.sizes = hugePageSizes("/sys/kernel/mm/hugepages")
+	}
 	return t, lines.Err()
+}
+
+// controls tells whether the machine has a controller.
+func (t *Tree) controls(controller string) bool {
+	if t.unified == "" {
+		return t.mounts[controller] != ""
+	}
+	data, err := os.ReadFile(filepath.Join(t.unified, "cgroup.controllers"))
+	return err == nil && slices.Contains(strings.Fields(string(data)), controller)
+}
+
+// hugePageSizes are the sizes of huge pages that the kernel knows, as the names of cgroup files have them.
+func hugePageSizes(dir string) []string {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil // a kernel without
+	}
+	var out []string
+	for _, e := range entries {
+		kib, err := strconv.ParseInt(strings.TrimSuffix(strings.TrimPrefix(e.Name(), "hugepages-"), "kB"), 10, 64)
+		if err == nil {
+			out = append(out, PageSize(kib<<10))
+		}
+	}
+	return out
+}
+
+// PageSize writes a size in bytes as the kernel does in the names of cgroup files: "64KB", "2MB", "1GB".
+func PageSize(bytes int64) string {
+	units := []string{"B", "KB", "MB", "GB"}
+	i := 0
+	for bytes >= 1024 && bytes%1024 == 0 && i < len(units)-1 {
+		bytes, i = bytes/1024, i+1
+	}
+	return strconv.FormatInt(bytes, 10) + units[i]
+}
+
+// PageSizes are the sizes of huge pages that can be limited on this machine.
+func (t *Tree) PageSizes() []string { return t.sizes }
+
+// LimitsSwap tells whether swap can be limited; on v2 a group that exists has to be named, as the uppermost has no such file.
+func (t *Tree) LimitsSwap(group string) bool {
+	name := "memory.memsw.limit_in_bytes"
+	if t.unified != "" {
+		name = "memory.swap.max"
+	}
+	p := t.file("memory", group, name)
+	if p == "" {
+		return false
+	}
+	_, err := os.Stat(p)
+	return err == nil
 }
 
 // Root is the group that everything is below.
@@ -148,6 +209,47 @@ func inherit(parent, child, file string) {
 	}
 }
 
+// vacated is the group that processes are moved to which are in the way.
+const vacated = "init"
+
+// Vacate makes room for groups at the top of a hierarchy that is not the machine's own but a part of it, as a container has it: there the
+// kernel hands controllers down only from groups without processes of their own. What is there is in the same container and moves one
+// group further down. Version 1, and the machine's own top, have no such rule.
+func (t *Tree) Vacate() error {
+	if t.unified == "" {
+		return nil
+	}
+	if _, err := os.Stat(filepath.Join(t.unified, "cgroup.type")); errors.Is(err, fs.ErrNotExist) {
+		return nil // the machine's own top
+	}
+	err := os.WriteFile(filepath.Join(t.unified, "cgroup.subtree_control"), []byte("+memory"), 0o644)
+	if !errors.Is(err, syscall.EBUSY) {
+		return err
+	}
+	dir := filepath.Join(t.unified, vacated)
+	if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	const rounds = 10 // processes may be born meanwhile
+	for range rounds {
+		data, err := os.ReadFile(filepath.Join(t.unified, "cgroup.procs"))
+		if err != nil {
+			return err
+		}
+		pids := strings.Fields(string(data))
+		if len(pids) == 0 {
+			break
+		}
+		for _, pid := range pids {
+			err := os.WriteFile(filepath.Join(dir, "cgroup.procs"), []byte(pid), 0o644)
+			if err != nil && !errors.Is(err, syscall.ESRCH) {
+				return fmt.Errorf("move process %s out of the way: %w", pid, err)
+			}
+		}
+	}
+	return os.WriteFile(filepath.Join(t.unified, "cgroup.subtree_control"), []byte("+memory"), 0o644)
+}
+
 func enable(dir string) {
 	data, err := os.ReadFile(filepath.Join(dir, "cgroup.controllers"))
 	if err != nil {
@@ -168,6 +270,18 @@ func (t *Tree) Apply(group string, l Limits) error {
 		}
 		if err := os.WriteFile(p, []byte(value), 0o644); err != nil {
 			errs = append(errs, fmt.Errorf("%s=%s: %w", file, value, err))
+		}
+	}
+	for size, bytes := range l.HugePages {
+		value := strconv.FormatInt(bytes, 10)
+		if t.unified == "" {
+			set("hugetlb", "hugetlb."+size+".limit_in_bytes", value)
+			continue
+		}
+		set("hugetlb", "hugetlb."+size+".max", value)
+		// Reservations fail at mmap(2), where a program can handle it, rather than at the first touch. Newer kernels have the file.
+		if _, err := os.Stat(t.file("hugetlb", group, "hugetlb."+size+".rsvd.max")); err == nil {
+			set("hugetlb", "hugetlb."+size+".rsvd.max", value)
 		}
 	}
 	if t.unified != "" {
@@ -223,7 +337,7 @@ func Weight(shares uint64) uint64 {
 }
 
 // Remove removes the group and everything below it. Processes that are still dying make the kernel refuse for a moment:
-// it is asked again for at most patience.
+// it is asked again for at most patience; on v2 it says itself when the group has become empty.
 func (t *Tree) Remove(group string, patience time.Duration) error {
 	deadline := time.Now().Add(patience)
 	for wait := time.Millisecond; ; wait *= 2 {
@@ -238,6 +352,9 @@ func (t *Tree) Remove(group string, patience time.Duration) error {
 		}
 		if time.Now().Add(wait).After(deadline) {
 			return errors.Join(errs...)
+		}
+		if t.unified != "" {
+			cgroupfs.AwaitEmpty(filepath.Join(t.unified, group), time.Until(deadline))
 		}
 		time.Sleep(wait)
 	}

@@ -3,6 +3,7 @@ package cgroup
 import (
 	"fmt"
 	"os"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -27,14 +28,14 @@ func TestPodLimits(t *testing.T) {
 		{Resources: corev1.ResourceRequirements{Requests: list("500m", "1Gi"), Limits: list("1", "2Gi")}},
 		{Resources: corev1.ResourceRequirements{Requests: list("250m", "1Gi"), Limits: list("1", "1Gi")}},
 	}}}
-	if got := PodLimits(pod, corev1.PodQOSBurstable, 100); got != (Limits{CPUShares: 768, CPUQuotaUS: 200000, CPUPeriodUS: 100000, MemoryBytes: 3 << 30, PIDs: 100}) {
+	if got := PodLimits(pod, corev1.PodQOSBurstable, 100, nil); !reflect.DeepEqual(got, Limits{CPUShares: 768, CPUQuotaUS: 200000, CPUPeriodUS: 100000, MemoryBytes: 3 << 30, PIDs: 100}) {
 		t.Errorf("%+v", got)
 	}
 	pod.Spec.Containers[1].Resources.Limits = nil
-	if got := PodLimits(pod, corev1.PodQOSBurstable, 0); got.CPUPeriodUS != 0 || got.MemoryBytes != 0 || got.CPUShares != 768 {
+	if got := PodLimits(pod, corev1.PodQOSBurstable, 0, nil); got.CPUPeriodUS != 0 || got.MemoryBytes != 0 || got.CPUShares != 768 {
 		t.Errorf("one container without limits: %+v", got)
 	}
-	if got := PodLimits(&corev1.Pod{}, corev1.PodQOSBestEffort, 0); got != (Limits{CPUShares: 2}) {
+	if got := PodLimits(&corev1.Pod{}, corev1.PodQOSBestEffort, 0, nil); !reflect.DeepEqual(got, Limits{CPUShares: 2}) {
 		t.Errorf("best effort: %+v", got)
 	}
 	for class, want := range map[corev1.PodQOSClass]string{
@@ -43,6 +44,30 @@ func TestPodLimits(t *testing.T) {
 		if got := PodGroup("/r", class, "u"); got != want {
 			t.Errorf("%s: %s", class, got)
 		}
+	}
+}
+
+func TestHugePages(t *testing.T) {
+	for bytes, want := range map[int64]string{64 << 10: "64KB", 2 << 20: "2MB", 1 << 30: "1GB", 16 << 30: "16GB", 512: "512B"} {
+		if got := PageSize(bytes); got != want {
+			t.Errorf("PageSize(%d) = %s, want %s", bytes, got, want)
+		}
+	}
+	asked := corev1.ResourceList{"hugepages-2Mi": resource.MustParse("8Mi"), "hugepages-64Ki": resource.MustParse("1Mi"), corev1.ResourceCPU: resource.MustParse("1")}
+	if got, want := HugePages(asked, []string{"2MB", "1GB"}), map[string]int64{"2MB": 8 << 20, "1GB": 0}; !reflect.DeepEqual(got, want) {
+		t.Errorf("%v, want %v", got, want)
+	}
+	if got := HugePages(asked, nil); got != nil {
+		t.Errorf("a machine without huge pages: %v", got)
+	}
+}
+
+func TestNodeLimits(t *testing.T) {
+	capacity := corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("4"), corev1.ResourceMemory: resource.MustParse("8Gi"), "hugepages-2Mi": resource.MustParse("32Mi")}
+	reserved := corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("500m"), corev1.ResourceMemory: resource.MustParse("1Gi")}
+	want := Limits{CPUShares: 3584, MemoryBytes: 7 << 30, PIDs: 1000, HugePages: map[string]int64{"2MB": 32 << 20}}
+	if got := NodeLimits(capacity, reserved, 1000, []string{"2MB"}); !reflect.DeepEqual(got, want) {
+		t.Errorf("%+v, want %+v", got, want)
 	}
 }
 
@@ -60,8 +85,8 @@ func TestKernel(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	for _, g := range tree.Groups() {
-		if err := tree.Ensure(g, Limits{}); err != nil {
+	for _, class := range []corev1.PodQOSClass{corev1.PodQOSGuaranteed, corev1.PodQOSBurstable, corev1.PodQOSBestEffort} {
+		if err := tree.Ensure(tree.ClassGroup(class), Limits{}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -80,7 +105,7 @@ func TestKernel(t *testing.T) {
 			t.Errorf("%s is %q, %v", name, data, err)
 		}
 	}
-	if got := tree.List(tree.Groups()[1]); fmt.Sprint(got) != "[podu]" {
+	if got := tree.List(tree.ClassGroup(corev1.PodQOSBurstable)); fmt.Sprint(got) != "[podu]" {
 		t.Errorf("groups %v", got)
 	}
 	if u := tree.Usage("/"); u.CPUNanoseconds == 0 && u.MemoryBytes == 0 {

@@ -3,8 +3,11 @@ package cgroup
 import (
 	"math"
 	"path"
+	"slices"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	resourcehelper "k8s.io/component-helpers/resource"
 )
 
@@ -49,8 +52,9 @@ func PodGroup(root string, class corev1.PodQOSClass, uid string) string {
 	return path.Join(root, kubepods, name)
 }
 
-// PodLimits are the limits of a pod's group: shares for what it asks for, quota and memory if every container is limited.
-func PodLimits(pod *corev1.Pod, class corev1.PodQOSClass, maxPIDs int64) Limits {
+// PodLimits are the limits of a pod's group: shares for what it asks for, quota and memory if every container is limited, and of
+// huge pages what it asks for of each size (of those in pageSizes), or none.
+func PodLimits(pod *corev1.Pod, class corev1.PodQOSClass, maxPIDs int64, pageSizes []string) Limits {
 	requests := resourcehelper.PodRequests(pod, resourcehelper.PodResourcesOptions{})
 	limits := resourcehelper.PodLimits(pod, resourcehelper.PodResourcesOptions{})
 	cpuLimited, memoryLimited := true, true
@@ -80,14 +84,54 @@ func PodLimits(pod *corev1.Pod, class corev1.PodQOSClass, maxPIDs int64) Limits 
 	if memoryLimited && class != corev1.PodQOSBestEffort {
 		out.MemoryBytes = limits.Memory().Value()
 	}
+	out.HugePages = HugePages(requests, pageSizes)
 	return out
 }
 
-// Groups are the node's own groups for pods of each class, to be made at start.
-func (t *Tree) Groups() []string {
-	return []string{
-		path.Join(t.root, kubepods),
-		path.Join(t.root, kubepods, "burstable"),
-		path.Join(t.root, kubepods, "besteffort"),
+// HugePages picks the huge pages out of a list of resources, as limits for every size of the machine: what isn't asked for is not to be had.
+func HugePages(list corev1.ResourceList, pageSizes []string) map[string]int64 {
+	if len(pageSizes) == 0 {
+		return nil
 	}
+	out := make(map[string]int64, len(pageSizes))
+	for _, size := range pageSizes {
+		out[size] = 0
+	}
+	for name, q := range list {
+		text, ok := strings.CutPrefix(string(name), corev1.ResourceHugePagesPrefix)
+		if !ok {
+			continue
+		}
+		size, err := resource.ParseQuantity(text)
+		if err != nil {
+			continue // not of a form that the API lets through
+		}
+		if key := PageSize(size.Value()); slices.Contains(pageSizes, key) {
+			out[key] = q.Value()
+		}
+	}
+	return out
+}
+
+// NodeLimits are the limits of the group that holds all pods: what the machine has without what is reserved for the system, so that pods
+// together leave that alone.
+func NodeLimits(capacity, reserved corev1.ResourceList, maxPIDs int64, pageSizes []string) Limits {
+	left := func(name corev1.ResourceName) resource.Quantity {
+		q := capacity[name]
+		q.Sub(reserved[name])
+		return q
+	}
+	cpu, memory := left(corev1.ResourceCPU), left(corev1.ResourceMemory)
+	return Limits{
+		CPUShares: Shares(cpu.MilliValue()), MemoryBytes: max(memory.Value(), 0), PIDs: maxPIDs,
+		HugePages: HugePages(capacity, pageSizes),
+	}
+}
+
+// PodsGroup is the group of all pods.
+func (t *Tree) PodsGroup() string { return path.Join(t.root, kubepods) }
+
+// ClassGroup is the group of the pods of a class.
+func (t *Tree) ClassGroup(class corev1.PodQOSClass) string {
+	return path.Dir(PodGroup(t.root, class, ""))
 }

@@ -9,6 +9,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/celox/celox/internal/node/cgroup"
 	"github.com/celox/celox/internal/node/env"
 	"github.com/celox/celox/internal/node/observed"
 	"github.com/celox/celox/internal/node/status"
@@ -27,10 +28,17 @@ type ContainerInput struct {
 	Groups       []int64 // extra groups that volumes ask for
 	TargetID     string  // the container whose processes an ephemeral container sees
 	MemoryBytes  int64   // of the node
-	CgroupV2     bool
+	Kernel       Kernel
 	Options      Options
 	// TerminationHostPath is the file behind terminationMessagePath.
 	TerminationHostPath string
+}
+
+// Kernel is what the machine can limit besides CPU time and memory.
+type Kernel struct {
+	CgroupV2  bool
+	Swap      bool
+	PageSizes []string // of huge pages, as cgroup.PageSize writes them
 }
 
 // LogPath is a container's log below the pod's log directory.
@@ -78,14 +86,14 @@ func Container(in ContainerInput) (*runtimeapi.ContainerConfig, error) {
 		out.StopSignal = runtimeapi.Signal(n)
 	}
 	out.Linux = &runtimeapi.LinuxContainerConfig{
-		Resources:       Resources(in.Pod, c, in.MemoryBytes, in.CgroupV2),
+		Resources:       Resources(in.Pod, c, in.MemoryBytes, in.Kernel),
 		SecurityContext: security.linux(in.Pod, in.Options, namespaces(in.Pod, in.TargetID), in.ImageUID, in.ImageUser, in.Groups),
 	}
 	return out, nil
 }
 
 // Resources are the kernel's limits for the container.
-func Resources(pod *corev1.Pod, c *corev1.Container, nodeMemoryBytes int64, cgroupV2 bool) *runtimeapi.LinuxContainerResources {
+func Resources(pod *corev1.Pod, c *corev1.Container, nodeMemoryBytes int64, kernel Kernel) *runtimeapi.LinuxContainerResources {
 	requests := maps.Clone(c.Resources.Requests)
 	if requests == nil {
 		requests = corev1.ResourceList{}
@@ -114,8 +122,20 @@ func Resources(pod *corev1.Pod, c *corev1.Container, nodeMemoryBytes int64, cgro
 	}
 	out := linuxResources(requests, limits)
 	out.OomScoreAdj = OOMScore(pod, c, nodeMemoryBytes)
-	if cgroupV2 {
+	if kernel.CgroupV2 {
+		// A container ends as a whole when memory runs out, instead of going on without one of its processes.
 		out.Unified = map[string]string{"memory.oom.group": "1"}
+	}
+	// Containers do not swap (the kubelet's NoSwap, its default).
+	switch {
+	case kernel.Swap && kernel.CgroupV2:
+		out.Unified["memory.swap.max"] = "0"
+	case kernel.Swap:
+		out.MemorySwapLimitInBytes = out.MemoryLimitInBytes // v1 counts both together
+	}
+	pages := cgroup.HugePages(c.Resources.Limits, kernel.PageSizes)
+	for _, size := range kernel.PageSizes {
+		out.HugepageLimits = append(out.HugepageLimits, &runtimeapi.HugepageLimit{PageSize: size, Limit: uint64(pages[size])})
 	}
 	return out
 }

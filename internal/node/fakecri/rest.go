@@ -182,7 +182,11 @@ func (i *Images) PullImage(ctx context.Context, spec *runtimeapi.ImageSpec, auth
 func (i *Images) RemoveImage(_ context.Context, spec *runtimeapi.ImageSpec) error {
 	i.imagesMu.Lock()
 	defer i.imagesMu.Unlock()
-	delete(i.images, spec.Image)
+	for name, image := range i.images {
+		if name == spec.Image || image.Id == spec.Image {
+			delete(i.images, name)
+		}
+	}
 	return nil
 }
 

@@ -34,6 +34,8 @@ type Runtime struct {
 	Stop func(*runtimeapi.ContainerConfig) (time.Duration, Exit)
 	// OnExec answers commands in containers; nil: success without output.
 	OnExec func(ctx context.Context, container *runtimeapi.ContainerConfig, cmd []string) (stdout string, code int, err error)
+	// BeforeStart, if not nil, is what happens, and how long it takes, before a container runs; other calls go on meanwhile.
+	BeforeStart func(context.Context, *runtimeapi.ContainerConfig)
 	// FailStart, if not nil, refuses to start containers.
 	FailStart func(*runtimeapi.ContainerConfig) error
 	// FailSandbox, if not nil, refuses to make sandboxes.
@@ -257,8 +259,13 @@ func (r *Runtime) CreateContainer(_ context.Context, sandboxID string, config *r
 }
 
 // StartContainer starts a container.
-func (r *Runtime) StartContainer(_ context.Context, id string) error {
+func (r *Runtime) StartContainer(ctx context.Context, id string) error {
 	r.mu.Lock()
+	if c := r.containers[id]; c != nil && r.BeforeStart != nil {
+		r.mu.Unlock()
+		r.BeforeStart(ctx, c.config)
+		r.mu.Lock()
+	}
 	defer r.mu.Unlock()
 	c := r.containers[id]
 	if c == nil {

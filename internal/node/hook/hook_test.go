@@ -51,6 +51,30 @@ func TestHTTP(t *testing.T) {
 	}
 }
 
+func TestHTTPSFallsBack(t *testing.T) {
+	var asked, authorization string
+	s := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		asked, authorization = r.URL.Path, r.Header.Get("Authorization")
+	}))
+	defer s.Close()
+	host, port, _ := net.SplitHostPort(s.Listener.Addr().String())
+	var told []string
+	r := &Runner{Clock: clock.RealClock{}, FellBack: func(host string) { told = append(told, host) }}
+	h := &corev1.LifecycleHandler{HTTPGet: &corev1.HTTPGetAction{
+		Path: "hook", Port: intstr.Parse(port), Scheme: corev1.URISchemeHTTPS, HTTPHeaders: []corev1.HTTPHeader{{Name: "Authorization", Value: "secret"}},
+	}}
+	if err := r.Run(t.Context(), &corev1.Container{}, "id", host, h); err != nil || asked != "/hook" || authorization != "" {
+		t.Errorf("asked for %q with authorization %q, %v", asked, authorization, err)
+	}
+	if want := s.Listener.Addr().String(); len(told) != 1 || told[0] != want {
+		t.Errorf("told %q, want %s", told, want)
+	}
+	s.Close()
+	if err := r.Run(t.Context(), &corev1.Container{}, "id", host, h); err == nil || len(told) != 1 {
+		t.Errorf("nobody listens: %v, told %q", err, told)
+	}
+}
+
 func TestSleep(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := &Runner{Clock: clock.RealClock{}}

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -229,6 +230,56 @@ func TestFollowSurvivesRotation(t *testing.T) {
 		t.Errorf("%d rotated files are kept, want 2 besides the one in use: %v", n, Rotated(path))
 	}
 }
+
+// TestReadersDuringRotations rotates a log under the eyes of many readers, some of them slow: each sees every line once and in order, up to
+// some line for those who do not follow, and to the last for those who do.
+func TestReadersDuringRotations(t *testing.T) {
+	const lines, perFile, readers = 3000, 50, 40
+	path := filepath.Join(t.TempDir(), "0.log")
+	write(t, path, "")
+	rotator := NewRotator(1, lines, clock.RealClock{}, slog.New(slog.DiscardHandler), func(context.Context, string) error {
+		return os.WriteFile(path, nil, 0o640)
+	})
+	done := make(chan struct{})
+	var wg sync.WaitGroup
+	for i := range lines {
+		write(t, path, raw(i, "stdout", "F", strconv.Itoa(i)))
+		if i%perFile == perFile-1 {
+			if err := rotator.rotate(context.Background(), "id", path); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if i%(lines/readers) != 0 {
+			continue
+		}
+		wg.Go(func() {
+			o := AllLines
+			n, want := 0, "any number of"
+			if o.Follow = i/(lines/readers)%2 == 0; o.Follow {
+				o.Done, want = done, strconv.Itoa(lines)
+			}
+			out := counter(func(text string) error {
+				if text != strconv.Itoa(n)+"\n" {
+					return fmt.Errorf("got %q where %d should be", text, n)
+				}
+				if n++; n%100 == 0 && o.Follow {
+					time.Sleep(time.Millisecond) // slower than the writer
+				}
+				return nil
+			})
+			if err := Read(context.Background(), path, o, out, out); err != nil || o.Follow && n != lines || n <= i {
+				t.Errorf("a reader from line %d on saw %d, want %s lines: %v", i, n, want, err)
+			}
+		})
+	}
+	close(done)
+	wg.Wait()
+}
+
+// counter gets one line at a time.
+type counter func(text string) error
+
+func (c counter) Write(p []byte) (int, error) { return len(p), c(string(p)) }
 
 func TestFollowEndsWithItsContext(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "0.log")

@@ -57,82 +57,74 @@ func Read(ctx context.Context, path string, o Options, stdout, stderr io.Writer)
 			return fmt.Errorf("follow %s: %w", path, err)
 		}
 	}
-	f, err := os.Open(path)
+	c, err := openCurrent(path)
 	if err != nil {
 		return fmt.Errorf("failed to try resolving symlinks in path %q: %w", path, err)
 	}
-	defer func() { f.Close() }()
-	if err := history(path, f, o, out); err != nil {
+	defer func() { c.file.Close() }()
+	if err := history(c, o, out); err != nil {
 		return ended(err)
 	}
-	r := bufio.NewReaderSize(f, 64<<10)
+	r := bufio.NewReaderSize(c.file, 64<<10)
 	var rest []byte // the beginning of a line that isn't complete yet
-	for {
-		line, err := r.ReadSlice('\n')
-		switch {
-		case err == nil || errors.Is(err, bufio.ErrBufferFull):
+	// drain gives out what is complete up to the end of the file.
+	drain := func() error {
+		for {
+			line, err := r.ReadSlice('\n')
 			rest = append(rest, line...)
-			if err == nil || len(rest) > maxLineBytes {
-				if err := out.line(rest); err != nil {
-					return ended(err)
+			switch {
+			case err == nil || errors.Is(err, bufio.ErrBufferFull):
+				if err == nil || len(rest) > maxLineBytes {
+					if err := out.line(rest); err != nil {
+						return err
+					}
+					rest = rest[:0]
 				}
-				rest = rest[:0]
+			case errors.Is(err, io.EOF):
+				return nil
+			default:
+				return fmt.Errorf("read %s: %w", path, err)
 			}
-			continue
-		case errors.Is(err, io.EOF):
-			rest = append(rest, line...)
-		default:
-			return fmt.Errorf("read %s: %w", path, err)
 		}
-		if !o.Follow {
+	}
+	over := false // nothing will be written any more
+	for {
+		if err := drain(); err != nil {
+			return ended(err)
+		}
+		if !o.Follow || over && !c.rotated() {
 			if len(rest) > 0 {
 				return ended(out.line(rest))
 			}
 			return nil
 		}
-		fresh, err := wait(ctx, w, f, path, o.Done)
-		if err != nil {
-			if errors.Is(err, errOver) {
-				// Whatever was written between the last look and the end.
-				if more, _ := io.ReadAll(io.LimitReader(r, maxLineBytes)); len(more) > 0 {
-					for _, l := range bytes.SplitAfter(append(rest, more...), []byte{'\n'}) {
-						if len(l) > 0 {
-							if err := out.line(l); err != nil {
-								return ended(err)
-							}
-						}
-					}
-				}
-				return nil
+		if c.rotated() {
+			// The runtime makes the new file after its last write to the old one.
+			if err := drain(); err != nil {
+				return ended(err)
 			}
-			return err
+			next, err := openCurrent(path)
+			if err != nil {
+				return fmt.Errorf("follow %s: %w", path, err)
+			}
+			between := c.missed(next)
+			c.file.Close()
+			c = next
+			for _, p := range between {
+				if err := whole(p, out); err != nil {
+					return ended(err)
+				}
+			}
+			r.Reset(c.file)
+			continue
 		}
-		if fresh != nil {
-			// Rotated: the old file is read to its end before the new one begins.
-			for {
-				line, err := r.ReadSlice('\n')
-				rest = append(rest, line...)
-				if err == nil {
-					if err := out.line(rest); err != nil {
-						fresh.Close()
-						return ended(err)
-					}
-					rest = rest[:0]
-				} else if !errors.Is(err, bufio.ErrBufferFull) {
-					break
-				}
-			}
-			f.Close()
-			f = fresh
-			r.Reset(f)
+		if over, err = wait(ctx, w, path, o.Done); err != nil {
+			return err
 		}
 	}
 }
 
-var (
-	errOver  = errors.New("the container has ended")
-	errLimit = errors.New("the limit is reached")
-)
+var errLimit = errors.New("the limit is reached")
 
 // ended turns the ends that aren't errors into nil.
 func ended(err error) error {
@@ -142,73 +134,129 @@ func ended(err error) error {
 	return err
 }
 
-// wait blocks until there is more to read. It returns the new file if the log was rotated.
-func wait(ctx context.Context, w *fsnotify.Watcher, f *os.File, path string, done <-chan struct{}) (*os.File, error) {
+// wait blocks until the log may have changed, or the container has ended.
+func wait(ctx context.Context, w *fsnotify.Watcher, path string, done <-chan struct{}) (over bool, _ error) {
 	for {
-		if fresh := rotated(f, path); fresh != nil {
-			return fresh, nil
-		}
 		select {
 		case <-ctx.Done():
-			return nil, ctx.Err()
+			return false, ctx.Err()
 		case <-done:
-			return nil, errOver
+			return true, nil
 		case err, ok := <-w.Errors:
 			if !ok {
-				return nil, errOver
+				return true, nil
 			}
-			return nil, err
+			if errors.Is(err, fsnotify.ErrEventOverflow) {
+				return false, nil // so much has happened that it isn't told one by one
+			}
+			return false, err
 		case e, ok := <-w.Events:
 			if !ok {
-				return nil, errOver
+				return true, nil
 			}
-			if e.Name != path {
-				continue
+			if e.Name == path {
+				return false, nil
 			}
-			if e.Has(fsnotify.Write) {
-				return nil, nil
-			}
-			// Created, renamed or removed: look again.
 		}
 	}
 }
 
-// rotated opens the file that stands at path now, if it is another one than f.
-func rotated(f *os.File, path string) *os.File {
-	now, err := os.Stat(path)
-	if err != nil {
-		return nil
-	}
-	have, err := f.Stat()
-	if err != nil || os.SameFile(now, have) {
-		return nil
-	}
-	fresh, err := os.Open(path)
-	if err != nil {
-		return nil
-	}
-	return fresh
+// current is the file that a log is written to, and the place that it has in the row of its files.
+type current struct {
+	path  string
+	file  *os.File
+	older []string // when file was opened, oldest first
+	// aside says that file had been moved aside already, and no new one made: it has a name of its own.
+	aside string
 }
 
-// history deals with what lies before the place in f to read on from: rotated files and the tail. It leaves f there.
-func history(path string, f *os.File, o Options, out *writer) error {
+// openCurrent opens a log's newest file. Between two looks at the directory the log may be rotated, and for a moment there is no file at path.
+func openCurrent(path string) (*current, error) {
+	for {
+		f, err := os.Open(path)
+		older := Rotated(path)
+		if errors.Is(err, fs.ErrNotExist) && len(older) > 0 {
+			last := older[len(older)-1]
+			if f, err = os.Open(last); err == nil {
+				return &current{path: path, file: f, older: older[:len(older)-1], aside: last}, nil
+			}
+			if errors.Is(err, fs.ErrNotExist) {
+				continue // it was compressed, so there has been another rotation since
+			}
+		}
+		if err != nil {
+			return nil, err
+		}
+		c := &current{path: path, file: f, older: older}
+		if c.stands() {
+			return c, nil
+		}
+		f.Close() // it may be among the older ones
+	}
+}
+
+// stands says whether the file still is at the log's path.
+func (c *current) stands() bool {
+	now, err := os.Stat(c.path)
+	if err != nil {
+		return false
+	}
+	have, err := c.file.Stat()
+	return err == nil && os.SameFile(now, have)
+}
+
+// rotated says whether there is a newer file.
+func (c *current) rotated() bool {
+	_, err := os.Stat(c.path)
+	return err == nil && !c.stands()
+}
+
+// missed are the files that were begun after this one and moved aside before next.
+func (c *current) missed(next *current) []string {
+	self := stampOf(c.aside)
+	if self == "" {
+		// The first that came after the ones that were there is this one.
+		last := ""
+		if len(c.older) > 0 {
+			last = stampOf(c.older[len(c.older)-1])
+		}
+		for _, p := range next.older {
+			if stamp := stampOf(p); stamp > last {
+				self = stamp
+				break
+			}
+		}
+	}
+	var out []string
+	for _, p := range next.older {
+		if stampOf(p) > self {
+			out = append(out, p)
+		}
+	}
+	return out
+}
+
+// stampOf is a rotated file's name without what compression appends.
+func stampOf(path string) string { return strings.TrimSuffix(path, ".gz") }
+
+// history deals with what lies before the place in the file to read on from: rotated files and the tail. It leaves the file there.
+func history(c *current, o Options, out *writer) error {
 	if o.Tail < 0 {
-		for _, p := range Rotated(path) {
+		for _, p := range c.older {
 			if err := whole(p, out); err != nil {
 				return err
 			}
 		}
 		return nil
 	}
-	offset, found, err := tailOffset(f, o)
+	offset, found, err := tailOffset(c.file, o)
 	if err != nil {
 		return err
 	}
 	if missing := o.Tail - found; missing > 0 {
-		older := Rotated(path)
 		var kept [][]byte
-		for i := len(older) - 1; i >= 0 && missing > 0; i-- {
-			lines, n, err := lastLines(older[i], missing, o)
+		for i := len(c.older) - 1; i >= 0 && missing > 0; i-- {
+			lines, n, err := lastLines(c.older[i], missing, o)
 			if err != nil {
 				return err
 			}
@@ -221,7 +269,7 @@ func history(path string, f *os.File, o Options, out *writer) error {
 			}
 		}
 	}
-	_, err = f.Seek(offset, io.SeekStart)
+	_, err = c.file.Seek(offset, io.SeekStart)
 	return err
 }
 
@@ -306,6 +354,10 @@ func whole(path string, out *writer) error { return eachLine(path, out.line) }
 // eachLine calls f for every line of a log file that may be compressed. The line is valid during the call only.
 func eachLine(path string, f func([]byte) error) error {
 	file, err := os.Open(path)
+	if errors.Is(err, fs.ErrNotExist) && !strings.HasSuffix(path, ".gz") {
+		path += ".gz" // compressed meanwhile
+		file, err = os.Open(path)
+	}
 	if err != nil {
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil // rotated away meanwhile
@@ -358,10 +410,8 @@ func Rotated(path string) []string {
 			out = append(out, filepath.Join(filepath.Dir(path), name))
 		}
 	}
-	slices.SortFunc(out, func(a, b string) int {
-		return strings.Compare(strings.TrimSuffix(a, ".gz"), strings.TrimSuffix(b, ".gz"))
-	})
-	return slices.CompactFunc(out, func(a, b string) bool { return strings.TrimSuffix(a, ".gz") == strings.TrimSuffix(b, ".gz") })
+	slices.SortFunc(out, func(a, b string) int { return strings.Compare(stampOf(a), stampOf(b)) })
+	return slices.CompactFunc(out, func(a, b string) bool { return stampOf(a) == stampOf(b) })
 }
 
 // writer gives out lines as the options want them.

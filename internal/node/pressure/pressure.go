@@ -15,39 +15,23 @@ import (
 	resourcehelper "k8s.io/component-helpers/resource"
 )
 
-// Thresholds are the limits below which pods are evicted (hard eviction).
-type Thresholds struct {
-	MemoryAvailableBytes int64   // default 100 MiB
-	DiskAvailable        float64 // share of the node's file system; default 0.10
-	InodesFree           float64 // default 0.05
-	PIDsAvailable        float64 // default: off
-	Off                  bool
-}
+// Level is how much of something is left.
+type Level struct{ Total, Available int64 }
 
-// Complete fills in the defaults.
-func (t Thresholds) Complete() Thresholds {
-	if t.MemoryAvailableBytes == 0 {
-		t.MemoryAvailableBytes = 100 << 20
-	}
-	if t.DiskAvailable == 0 {
-		t.DiskAvailable = 0.10
-	}
-	if t.InodesFree == 0 {
-		t.InodesFree = 0.05
-	}
-	return t
-}
+// below tells whether less than the amount is left. What cannot be measured is not short.
+func (l Level) below(a Amount) bool { return l.Total > 0 && l.Available < a.Of(l.Total) }
 
 // Signals are the measurements.
 type Signals struct {
-	MemoryTotalBytes, MemoryAvailableBytes int64
-	DiskTotalBytes, DiskAvailableBytes     int64
-	Inodes, InodesFree                     int64
-	PIDsMax, PIDs                          int64
+	Memory, PIDs           Level
+	NodeDisk, NodeInodes   Level
+	ImageDisk, ImageInodes Level
+	// OneDisk: images and everything else are on the same file system.
+	OneDisk bool
 }
 
-// Read measures the machine and the file system that holds dir.
-func Read(dir string) (Signals, error) {
+// Read measures the machine, the file system that holds dir, and the one that holds the images (imageDir; "" if it isn't known).
+func Read(dir, imageDir string) (Signals, error) {
 	var s Signals
 	f, err := os.Open("/proc/meminfo")
 	if err != nil {
@@ -63,30 +47,56 @@ func Read(dir string) (Signals, error) {
 		kib, _ := strconv.ParseInt(fields[1], 10, 64)
 		switch fields[0] {
 		case "MemTotal:":
-			s.MemoryTotalBytes = kib << 10
+			s.Memory.Total = kib << 10
 		case "MemAvailable:":
-			s.MemoryAvailableBytes = kib << 10
+			s.Memory.Available = kib << 10
 		}
 	}
 	if err := lines.Err(); err != nil {
 		return s, err
 	}
-	var fs unix.Statfs_t
-	if err := unix.Statfs(dir, &fs); err != nil {
-		return s, fmt.Errorf("statfs %s: %w", dir, err)
+	node, err := readDisk(dir)
+	if err != nil {
+		return s, err
 	}
-	s.DiskTotalBytes = int64(fs.Blocks) * fs.Bsize
-	s.DiskAvailableBytes = int64(fs.Bavail) * fs.Bsize
-	s.Inodes, s.InodesFree = int64(fs.Files), int64(fs.Ffree)
-	s.PIDsMax = readInt("/proc/sys/kernel/pid_max")
+	s.NodeDisk, s.NodeInodes, s.OneDisk = node.bytes, node.inodes, true
+	image := node
+	if imageDir != "" {
+		if image, err = readDisk(imageDir); err != nil {
+			return s, err
+		}
+		s.OneDisk = image.id == node.id
+	}
+	s.ImageDisk, s.ImageInodes = image.bytes, image.inodes
+	s.PIDs.Total = readInt("/proc/sys/kernel/pid_max")
 	if data, err := os.ReadFile("/proc/loadavg"); err == nil {
 		if fields := strings.Fields(string(data)); len(fields) > 3 {
 			if _, total, ok := strings.Cut(fields[3], "/"); ok {
-				s.PIDs, _ = strconv.ParseInt(total, 10, 64)
+				n, _ := strconv.ParseInt(total, 10, 64)
+				s.PIDs.Available = s.PIDs.Total - n
 			}
 		}
 	}
 	return s, nil
+}
+
+type disk struct {
+	id            uint64
+	bytes, inodes Level
+}
+
+func readDisk(dir string) (disk, error) {
+	var fs unix.Statfs_t
+	if err := unix.Statfs(dir, &fs); err != nil {
+		return disk{}, fmt.Errorf("statfs %s: %w", dir, err)
+	}
+	var st unix.Stat_t
+	if err := unix.Stat(dir, &st); err != nil {
+		return disk{}, fmt.Errorf("stat %s: %w", dir, err)
+	}
+	return disk{
+		id: st.Dev, bytes: Level{int64(fs.Blocks) * fs.Bsize, int64(fs.Bavail) * fs.Bsize}, inodes: Level{int64(fs.Files), int64(fs.Ffree)},
+	}, nil
 }
 
 func readInt(file string) int64 {
@@ -103,42 +113,98 @@ type State struct {
 	Memory, Disk, PID bool
 }
 
-// Judge compares the measurements to the thresholds.
-func Judge(s Signals, t Thresholds) State {
+// Any tells whether any does.
+func (s State) Any() bool { return s != State{} }
+
+// shortage is something of which too little is left.
+type shortage struct {
+	resource string // as messages call it
+	level    Level
+	amount   Amount
+	image    bool // it is the images' disk that is short
+}
+
+// shortages lists what is short, the most urgent first: without memory nothing else can be put right.
+func shortages(s Signals, t Thresholds) []shortage {
 	if t.Off {
-		return State{}
+		return nil
 	}
 	t = t.Complete()
-	return State{
-		Memory: s.MemoryTotalBytes > 0 && s.MemoryAvailableBytes < t.MemoryAvailableBytes,
-		Disk: s.DiskTotalBytes > 0 && float64(s.DiskAvailableBytes) < t.DiskAvailable*float64(s.DiskTotalBytes) ||
-			s.Inodes > 0 && float64(s.InodesFree) < t.InodesFree*float64(s.Inodes),
-		PID: t.PIDsAvailable > 0 && s.PIDsMax > 0 && float64(s.PIDsMax-s.PIDs) < t.PIDsAvailable*float64(s.PIDsMax),
+	var out []shortage
+	for _, c := range []shortage{
+		{resourceMemory, s.Memory, t.Memory, false},
+		{resourceDisk, s.NodeDisk, t.NodeDisk, false}, {resourceDisk, s.ImageDisk, t.ImageDisk, true},
+		{resourceInodes, s.NodeInodes, t.NodeInodes, false}, {resourceInodes, s.ImageInodes, t.ImageInodes, true},
+		{resourcePIDs, s.PIDs, t.PIDs, false},
+	} {
+		if c.level.below(c.amount) {
+			out = append(out, c)
+		}
 	}
+	return out
+}
+
+const (
+	resourceMemory = "memory"
+	resourceDisk   = "ephemeral-storage"
+	resourceInodes = "inodes"
+	resourcePIDs   = "pids"
+)
+
+// Judge compares the measurements to the thresholds.
+func Judge(s Signals, t Thresholds) State {
+	var out State
+	for _, c := range shortages(s, t) {
+		switch c.resource {
+		case resourceMemory:
+			out.Memory = true
+		case resourcePIDs:
+			out.PID = true
+		default:
+			out.Disk = true
+		}
+	}
+	return out
+}
+
+// Reclaim tells whether removing images can help with what is most urgent.
+func Reclaim(s Signals, t Thresholds) bool {
+	all := shortages(s, t)
+	return len(all) > 0 && (all[0].resource == resourceDisk || all[0].resource == resourceInodes) && (s.OneDisk || all[0].image)
 }
 
 // Candidate is a pod and what it uses.
 type Candidate struct {
 	Pod         *corev1.Pod
 	MemoryBytes int64
-	DiskBytes   int64
+	// FilesBytes are its volumes and logs, RootBytes what its containers wrote into their own file systems, beside the images.
+	FilesBytes, RootBytes int64
 }
 
 // systemCritical pods and static pods are never evicted.
 const systemCritical = 2_000_000_000
 
-// Victim chooses the pod to evict, or nil: of those that use more than they asked for the one with the lowest priority,
-// and of equals the one that exceeds its request most.
-func Victim(state State, pods []Candidate) *Candidate {
-	if !state.Memory && !state.Disk && !state.PID {
+// Victim chooses the pod to evict, or nil: of those that use more than they asked for, of what is most urgent, the one with the lowest
+// priority, and of equals the one that exceeds its request most.
+func Victim(s Signals, t Thresholds, pods []Candidate) *Candidate {
+	all := shortages(s, t)
+	if len(all) == 0 {
 		return nil
 	}
+	short := all[0]
 	over := func(c *Candidate) int64 {
 		requests := resourcehelper.PodRequests(c.Pod, resourcehelper.PodResourcesOptions{})
-		if state.Memory {
+		switch {
+		case short.resource == resourceMemory:
 			return c.MemoryBytes - requests.Memory().Value()
+		case short.resource == resourcePIDs:
+			return 0
+		case s.OneDisk:
+			return c.FilesBytes + c.RootBytes - requests.StorageEphemeral().Value()
+		case short.image:
+			return c.RootBytes - requests.StorageEphemeral().Value()
 		}
-		return c.DiskBytes - requests.StorageEphemeral().Value()
+		return c.FilesBytes - requests.StorageEphemeral().Value()
 	}
 	var list []*Candidate
 	for i := range pods {
@@ -171,15 +237,16 @@ func priority(p *corev1.Pod) int32 {
 }
 
 // Message tells why a pod was evicted.
-func Message(state State, s Signals, t Thresholds) string {
-	t = t.Complete()
-	switch {
-	case state.Memory:
-		return fmt.Sprintf("The node was low on resource: memory. Threshold quantity: %s, available: %s. ",
-			resource.NewQuantity(t.MemoryAvailableBytes, resource.BinarySI), resource.NewQuantity(s.MemoryAvailableBytes>>10<<10, resource.BinarySI))
-	case state.PID:
-		return "The node was low on resource: pids. "
+func Message(s Signals, t Thresholds) string {
+	all := shortages(s, t)
+	if len(all) == 0 {
+		return ""
 	}
-	return fmt.Sprintf("The node was low on resource: ephemeral-storage. Threshold quantity: %s, available: %s. ",
-		resource.NewQuantity(int64(t.DiskAvailable*float64(s.DiskTotalBytes)), resource.BinarySI), resource.NewQuantity(s.DiskAvailableBytes>>10<<10, resource.BinarySI))
+	short := all[0]
+	format, round := resource.BinarySI, int64(1024)
+	if short.resource == resourceInodes || short.resource == resourcePIDs {
+		format, round = resource.DecimalSI, 1
+	}
+	return fmt.Sprintf("The node was low on resource: %s. Threshold quantity: %s, available: %s. ", short.resource,
+		resource.NewQuantity(short.amount.Of(short.level.Total), format), resource.NewQuantity(short.level.Available/round*round, format))
 }

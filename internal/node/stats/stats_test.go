@@ -5,6 +5,7 @@ import (
 	"time"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+	statsapi "k8s.io/kubelet/pkg/apis/stats/v1alpha1"
 	testclock "k8s.io/utils/clock/testing"
 
 	"github.com/celox/celox/internal/node/fakecri"
@@ -28,6 +29,35 @@ func TestRate(t *testing.T) {
 	p.forget(nil)
 	if len(p.last) != 0 {
 		t.Error("samples are left")
+	}
+}
+
+func TestPressure(t *testing.T) {
+	p := New(Config{Clock: testclock.NewFakeClock(time.Unix(1e9, 0))})
+	psi := &runtimeapi.PsiStats{Some: &runtimeapi.PsiData{Total: 7, Avg10: 1.5}, Full: &runtimeapi.PsiData{Total: 3, Avg300: 0.5}}
+	got := p.container(&runtimeapi.ContainerStats{
+		Attributes: &runtimeapi.ContainerAttributes{Id: "id"}, Cpu: &runtimeapi.CpuUsage{Psi: psi}, Memory: &runtimeapi.MemoryUsage{Psi: psi}, Io: &runtimeapi.IoUsage{Psi: psi},
+	}, map[string]int64{"id": 5e17}, time.Unix(1e9, 0))
+	want := statsapi.PSIStats{Some: statsapi.PSIData{Total: 7, Avg10: 1.5}, Full: statsapi.PSIData{Total: 3, Avg300: 0.5}}
+	if *got.CPU.PSI != want || *got.Memory.PSI != want || *got.IO.PSI != want {
+		t.Errorf("%+v %+v %+v", got.CPU.PSI, got.Memory.PSI, got.IO.PSI)
+	}
+	if !got.StartTime.Time.Equal(time.Unix(5e8, 0)) {
+		t.Errorf("start time %v", got.StartTime)
+	}
+	none := p.container(&runtimeapi.ContainerStats{Cpu: &runtimeapi.CpuUsage{}}, nil, time.Unix(1e9, 0))
+	if none.CPU.PSI != nil || none.IO != nil || !none.StartTime.IsZero() {
+		t.Errorf("%+v", none)
+	}
+}
+
+func TestNetwork(t *testing.T) {
+	eth0, eth1 := &runtimeapi.NetworkInterfaceUsage{Name: "eth0"}, &runtimeapi.NetworkInterfaceUsage{Name: "eth1"}
+	for _, others := range [][]*runtimeapi.NetworkInterfaceUsage{{eth0, eth1}, {eth1}} {
+		got := networkStats(&runtimeapi.NetworkUsage{DefaultInterface: eth0, Interfaces: others})
+		if got.Name != "eth0" || len(got.Interfaces) != 2 || got.Interfaces[0].Name != "eth0" || got.Interfaces[1].Name != "eth1" {
+			t.Errorf("%+v", got)
+		}
 	}
 }
 

@@ -120,6 +120,7 @@ func (p *Provider) pods(ctx context.Context) ([]statsapi.PodStats, error) {
 	if err != nil {
 		return p.podsFromContainers(ctx)
 	}
+	created := p.created(ctx)
 	now := p.Clock.Now()
 	used := map[string]bool{"node": true}
 	out := []statsapi.PodStats{}
@@ -134,6 +135,7 @@ func (p *Provider) pods(ctx context.Context) ([]statsapi.PodStats, error) {
 			CPU:        p.cpu("pod/"+m.Uid, s.Linux.Cpu, now),
 			Memory:     memoryStats(s.Linux.Memory),
 			Network:    networkStats(s.Linux.Network),
+			IO:         ioStats(s.Linux.Io),
 		}
 		used["pod/"+m.Uid] = true
 		if start, ok := p.PodStart(m.Uid); ok {
@@ -144,7 +146,7 @@ func (p *Provider) pods(ctx context.Context) ([]statsapi.PodStats, error) {
 		}
 		for _, c := range s.Linux.Containers {
 			used["c/"+c.GetAttributes().GetId()] = true
-			pod.Containers = append(pod.Containers, p.container(c, now))
+			pod.Containers = append(pod.Containers, p.container(c, created, now))
 		}
 		sumContainers(&pod)
 		out = append(out, pod)
@@ -160,6 +162,7 @@ func (p *Provider) podsFromContainers(ctx context.Context) ([]statsapi.PodStats,
 	if err != nil {
 		return nil, err
 	}
+	created := p.created(ctx)
 	now := p.Clock.Now()
 	byUID := map[string]*statsapi.PodStats{}
 	used := map[string]bool{"node": true}
@@ -178,7 +181,7 @@ func (p *Provider) podsFromContainers(ctx context.Context) ([]statsapi.PodStats,
 			byUID[uid] = pod
 		}
 		used["c/"+c.GetAttributes().GetId()] = true
-		pod.Containers = append(pod.Containers, p.container(c, now))
+		pod.Containers = append(pod.Containers, p.container(c, created, now))
 	}
 	out := make([]statsapi.PodStats, 0, len(byUID))
 	for _, pod := range byUID {
@@ -244,13 +247,26 @@ func deref(p *uint64) uint64 {
 	return *p
 }
 
-func (p *Provider) container(c *runtimeapi.ContainerStats, now time.Time) statsapi.ContainerStats {
+// created tells when the containers were made, by id. That is what the API calls their start; the runtime's statistics don't say it.
+func (p *Provider) created(ctx context.Context) map[string]int64 {
+	list, err := p.Runtime.ListContainers(ctx, nil)
+	if err != nil {
+		return nil // statistics without their beginning are better than none
+	}
+	out := make(map[string]int64, len(list))
+	for _, c := range list {
+		out[c.Id] = c.CreatedAt
+	}
+	return out
+}
+
+func (p *Provider) container(c *runtimeapi.ContainerStats, created map[string]int64, now time.Time) statsapi.ContainerStats {
 	id := c.GetAttributes().GetId()
 	out := statsapi.ContainerStats{
-		Name: c.GetAttributes().GetMetadata().GetName(), CPU: p.cpu("c/"+id, c.Cpu, now), Memory: memoryStats(c.Memory),
+		Name: c.GetAttributes().GetMetadata().GetName(), CPU: p.cpu("c/"+id, c.Cpu, now), Memory: memoryStats(c.Memory), IO: ioStats(c.Io),
 	}
-	if s, err := strconv.ParseInt(c.GetAttributes().GetAnnotations()["celox.io/started-at"], 10, 64); err == nil {
-		out.StartTime = metav1.NewTime(time.Unix(0, s))
+	if at := created[id]; at > 0 {
+		out.StartTime = metav1.NewTime(time.Unix(0, at))
 	}
 	if l := c.WritableLayer; l != nil {
 		out.Rootfs = &statsapi.FsStats{Time: metav1.NewTime(time.Unix(0, l.Timestamp)), UsedBytes: value(l.UsedBytes), InodesUsed: value(l.InodesUsed)}
@@ -269,7 +285,7 @@ func (p *Provider) cpu(key string, c *runtimeapi.CpuUsage, now time.Time) *stats
 	if c.Timestamp > 0 {
 		at = time.Unix(0, c.Timestamp)
 	}
-	out := &statsapi.CPUStats{Time: metav1.NewTime(at), UsageCoreNanoSeconds: value(c.UsageCoreNanoSeconds), UsageNanoCores: value(c.UsageNanoCores)}
+	out := &statsapi.CPUStats{Time: metav1.NewTime(at), UsageCoreNanoSeconds: value(c.UsageCoreNanoSeconds), UsageNanoCores: value(c.UsageNanoCores), PSI: psiStats(c.Psi)}
 	if out.UsageNanoCores == nil && out.UsageCoreNanoSeconds != nil {
 		out.UsageNanoCores = p.rate(key, *out.UsageCoreNanoSeconds, at)
 	}
@@ -282,8 +298,26 @@ func memoryStats(m *runtimeapi.MemoryUsage) *statsapi.MemoryStats {
 	}
 	return &statsapi.MemoryStats{
 		Time: metav1.NewTime(time.Unix(0, m.Timestamp)), AvailableBytes: value(m.AvailableBytes), UsageBytes: value(m.UsageBytes),
-		WorkingSetBytes: value(m.WorkingSetBytes), RSSBytes: value(m.RssBytes), PageFaults: value(m.PageFaults), MajorPageFaults: value(m.MajorPageFaults),
+		WorkingSetBytes: value(m.WorkingSetBytes), RSSBytes: value(m.RssBytes), PageFaults: value(m.PageFaults), MajorPageFaults: value(m.MajorPageFaults), PSI: psiStats(m.Psi),
 	}
+}
+
+func ioStats(io *runtimeapi.IoUsage) *statsapi.IOStats {
+	if io == nil {
+		return nil
+	}
+	return &statsapi.IOStats{Time: metav1.NewTime(time.Unix(0, io.Timestamp)), PSI: psiStats(io.Psi)}
+}
+
+// psiStats is pressure stall information (KEP-4205), with the totals as the kernel counts them, in microseconds.
+func psiStats(p *runtimeapi.PsiStats) *statsapi.PSIStats {
+	if p == nil {
+		return nil
+	}
+	data := func(d *runtimeapi.PsiData) statsapi.PSIData {
+		return statsapi.PSIData{Total: d.GetTotal(), Avg10: d.GetAvg10(), Avg60: d.GetAvg60(), Avg300: d.GetAvg300()}
+	}
+	return &statsapi.PSIStats{Full: data(p.Full), Some: data(p.Some)}
 }
 
 func networkStats(n *runtimeapi.NetworkUsage) *statsapi.NetworkStats {
@@ -291,12 +325,15 @@ func networkStats(n *runtimeapi.NetworkUsage) *statsapi.NetworkStats {
 		return nil
 	}
 	out := &statsapi.NetworkStats{Time: metav1.NewTime(time.Unix(0, n.Timestamp))}
-	if d := n.DefaultInterface; d != nil {
-		out.InterfaceStats = interfaceStats(d)
-		out.Interfaces = append(out.Interfaces, out.InterfaceStats)
-	}
 	for _, i := range n.Interfaces {
 		out.Interfaces = append(out.Interfaces, interfaceStats(i))
+	}
+	if d := n.DefaultInterface; d != nil {
+		out.InterfaceStats = interfaceStats(d)
+		// Some runtimes list it with the others, some do not.
+		if !slices.ContainsFunc(n.Interfaces, func(i *runtimeapi.NetworkInterfaceUsage) bool { return i.GetName() == d.GetName() }) {
+			out.Interfaces = slices.Insert(out.Interfaces, 0, out.InterfaceStats)
+		}
 	}
 	return out
 }
@@ -376,14 +413,27 @@ func bootTime(now time.Time) time.Time {
 }
 
 func pids() (limit, running int64) {
-	if data, err := os.ReadFile("/proc/sys/kernel/pid_max"); err == nil {
-		limit, _ = strconv.ParseInt(strings.TrimSpace(string(data)), 10, 64)
-	}
+	limit = MaxPIDs()
 	var i unix.Sysinfo_t
 	if unix.Sysinfo(&i) == nil {
 		running = int64(i.Procs)
 	}
 	return limit, running
+}
+
+// MaxPIDs is how many processes the kernel lets there be.
+func MaxPIDs() int64 {
+	var limit int64
+	for _, file := range []string{"/proc/sys/kernel/pid_max", "/proc/sys/kernel/threads-max"} {
+		data, err := os.ReadFile(file)
+		if err != nil {
+			continue
+		}
+		if v, err := strconv.ParseInt(strings.TrimSpace(string(data)), 10, 64); err == nil && (limit == 0 || v < limit) {
+			limit = v
+		}
+	}
+	return limit
 }
 
 // network reads the interfaces of the node; the one with the default route comes first.

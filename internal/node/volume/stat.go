@@ -14,6 +14,11 @@ func (m *Manager) Usage(pod *corev1.Pod, v *corev1.Volume) int64 {
 	if dir == "" {
 		return 0
 	}
+	return DiskUsage(dir)
+}
+
+// DiskUsage is how many bytes the files in a directory and below take on the disk.
+func DiskUsage(dir string) int64 {
 	var sum int64
 	_ = filepath.WalkDir(dir, func(_ string, d fs.DirEntry, err error) error {
 		if err != nil {

@@ -1,7 +1,6 @@
 package bundle
 
 import (
-	"bytes"
 	"crypto/sha256"
 	"embed"
 	"encoding/hex"
@@ -11,6 +10,8 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+
+	"github.com/klauspost/compress/zstd"
 )
 
 //go:embed all:bin
@@ -25,43 +26,66 @@ const (
 // ErrMissing says that this celox was compiled without the program.
 var ErrMissing = errors.New("this build of celox does not contain the celox-runtime program: build it with make")
 
+// digest is that of the program, in hexadecimal.
+func digest() (string, error) {
+	sum, err := files.ReadFile("bin/" + name + ".sha256")
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", ErrMissing
+	}
+	return string(sum), err
+}
+
+// program decompresses the program.
 func program() ([]byte, error) {
-	data, err := files.ReadFile("bin/" + name)
+	packed, err := files.ReadFile("bin/" + name + ".zst")
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, ErrMissing
+	} else if err != nil {
+		return nil, err
 	}
-	return data, err
+	dec, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1))
+	if err != nil {
+		return nil, err
+	}
+	defer dec.Close()
+	data, err := dec.DecodeAll(packed, nil)
+	if err != nil {
+		return nil, fmt.Errorf("decompressing %s: %w", name, err)
+	}
+	return data, nil
 }
 
 // Version names the content of the embedded program.
 func Version() (string, error) {
-	data, err := program()
+	sum, err := digest()
 	if err != nil {
 		return "", err
 	}
-	return version(data), nil
-}
-
-func version(data []byte) string {
-	sum := sha256.Sum256(data)
-	return hex.EncodeToString(sum[:])[:versionDigits]
+	return sum[:min(len(sum), versionDigits)], nil
 }
 
 // Unpack puts the program into dir, unless the very same is there already, and
 // returns its path. The directory should hold nothing else: containers are
 // started through an overlay of it.
 func Unpack(dir string) (path string, err error) {
+	sum, err := digest()
+	if err != nil {
+		return "", err
+	}
+	return unpack(dir, sum, program)
+}
+
+func unpack(dir, sum string, program func() ([]byte, error)) (string, error) {
+	path := filepath.Join(dir, name)
+	if have, err := os.ReadFile(path); err == nil && hash(have) == sum {
+		return path, os.Chmod(path, 0o755)
+	}
 	data, err := program()
 	if err != nil {
 		return "", err
 	}
-	return unpack(dir, data)
-}
-
-func unpack(dir string, data []byte) (string, error) {
-	path := filepath.Join(dir, name)
-	if have, err := os.ReadFile(path); err == nil && bytes.Equal(have, data) {
-		return path, os.Chmod(path, 0o755)
+	if hash(data) != sum {
+		return "", fmt.Errorf("the %s in this build is not the one that was packed: build it again with make", name)
 	}
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return "", err
@@ -95,4 +119,9 @@ func unpack(dir string, data []byte) (string, error) {
 		return "", fmt.Errorf("unpacking %s: %w", name, err)
 	}
 	return path, nil
+}
+
+func hash(data []byte) string {
+	sum := sha256.Sum256(data)
+	return hex.EncodeToString(sum[:])
 }

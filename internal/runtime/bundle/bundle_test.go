@@ -7,9 +7,13 @@ import (
 	"testing"
 )
 
+func of(content string) func() ([]byte, error) {
+	return func() ([]byte, error) { return []byte(content), nil }
+}
+
 func TestUnpack(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "new")
-	path, err := unpack(dir, []byte("one"))
+	path, err := unpack(dir, hash([]byte("one")), of("one"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -20,17 +24,20 @@ func TestUnpack(t *testing.T) {
 	if first.Mode().Perm() != 0o755 {
 		t.Errorf("mode %v", first.Mode())
 	}
-	if _, err := unpack(dir, []byte("one")); err != nil {
+	if _, err := unpack(dir, hash([]byte("one")), of("one")); err != nil {
 		t.Fatal(err)
 	}
 	if again, _ := os.Stat(path); !os.SameFile(first, again) {
 		t.Error("the same content was written again")
 	}
-	if _, err := unpack(dir, []byte("two")); err != nil {
+	if _, err := unpack(dir, hash([]byte("two")), of("two")); err != nil {
 		t.Fatal(err)
 	}
 	if again, _ := os.Stat(path); os.SameFile(first, again) {
 		t.Error("a file that may be running was overwritten instead of replaced")
+	}
+	if _, err := unpack(dir, hash([]byte("three")), of("another")); err == nil {
+		t.Error("a program with another digest was unpacked")
 	}
 	if left, _ := os.ReadDir(dir); len(left) != 1 {
 		t.Errorf("left in the directory: %v", left)
@@ -47,5 +54,12 @@ func TestEmbedded(t *testing.T) {
 	}
 	if err != nil || len(v) != versionDigits {
 		t.Errorf("version %q, %v", v, err)
+	}
+	path, err := Unpack(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if data, err := os.ReadFile(path); err != nil || hash(data)[:versionDigits] != v {
+		t.Errorf("unpacked something else: %v", err)
 	}
 }

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/celox/celox/internal/cgroupfs"
 )
 
 const (
@@ -20,6 +22,8 @@ const (
 	// destroyRetry and destroyTries bound the wait for killed processes.
 	destroyRetry = 5 * time.Millisecond
 	destroyTries = 1000
+	// destroyPatience is how long the kernel may take to end what it was told to kill.
+	destroyPatience = 2 * time.Second
 )
 
 // Destroy kills every task of a runtime directory, ends its holder if one
@@ -61,10 +65,15 @@ func destroyTask(ctx context.Context, layout Layout, id string) error {
 	return RemoveCgroup(ctx, st.Cgroup)
 }
 
+// unified tells whether the machine has the one hierarchy of version 2.
+func unified() bool {
+	var st unix.Statfs_t
+	return unix.Statfs(cgroupRoot, &st) == nil && st.Type == unix.CGROUP2_SUPER_MAGIC
+}
+
 // hierarchies are the mount points of the cgroup file systems.
 func hierarchies() []string {
-	var st unix.Statfs_t
-	if unix.Statfs(cgroupRoot, &st) == nil && st.Type == unix.CGROUP2_SUPER_MAGIC {
+	if unified() {
 		return []string{cgroupRoot}
 	}
 	entries, err := os.ReadDir(cgroupRoot)
@@ -104,6 +113,9 @@ func cgroupDirs(path string) []string {
 func KillCgroup(ctx context.Context, path string) error {
 	if filepath.Clean(path) == "/" {
 		return errors.New("will not kill the root cgroup")
+	}
+	if dir := filepath.Join(cgroupRoot, path); unified() && cgroupfs.Kill(dir) == nil && cgroupfs.AwaitEmpty(dir, destroyPatience) == cgroupfs.Empty {
+		return nil
 	}
 	for range destroyTries {
 		found := false

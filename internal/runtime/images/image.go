@@ -85,6 +85,7 @@ type Stage string
 // The stages of a Progress.
 const (
 	StageResolving Stage = "resolving" // the reference is being looked up
+	StageWaiting   Stage = "waiting"   // a layer of Total compressed bytes is about to be looked for; said of all before anything of any
 	StagePulling   Stage = "pulling"   // a layer is being fetched and unpacked: Current of Total compressed bytes
 	StageReading   Stage = "reading"   // an archive is being read: Current bytes, Total unknown (0)
 	StageExists    Stage = "exists"    // the layer was there already

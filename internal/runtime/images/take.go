@@ -227,6 +227,9 @@ type fetched struct {
 func (f *fetch) run(ctx context.Context) ([]string, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
+	for _, src := range f.src.layers {
+		f.say(Progress{Ref: f.src.ref, Stage: StageWaiting, Layer: src.digest, Total: src.size})
+	}
 	slots := make(chan struct{}, f.s.limits.ParallelLayers)
 	var wg sync.WaitGroup
 	for i := range f.layers {

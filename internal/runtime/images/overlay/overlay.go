@@ -13,7 +13,7 @@ import (
 // make it writable. A single layer that isn't to be written to needs no overlay and is bound read-only instead. flags are mount(2) flags that the mount point gets (unix.MS_NODEV and so on).
 //
 // Layers are given to the kernel one by one (fsconfig "lowerdir+", Linux 6.7), so that their number and the length of their paths
-// are no concern; older kernels get one option string that names them through /proc/self/fd.
+// are no concern; older kernels get one option string, in which the layers go by descriptor if it would be too long otherwise.
 func Mount(target string, lower []string, upper, work string, flags uintptr) error {
 	if len(lower) == 0 {
 		return errors.New("overlay: no lower directory")
@@ -84,6 +84,10 @@ func newMount(lower []string, upper, work string, flags uintptr) (int, error) {
 		return -1, fmt.Errorf("overlay: source: %w", err)
 	}
 	if err := unix.FsconfigCreate(fs); err != nil {
+		if errors.Is(err, unix.EINVAL) {
+			// Before Linux 6.5 overlayfs took any option here and looked at them only now. mount(2) will tell if it is something else.
+			return -1, errNoAppend
+		}
 		return -1, fmt.Errorf("overlay: create: %w", err)
 	}
 	mnt, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, attributes(flags))
@@ -110,40 +114,28 @@ func attributes(flags uintptr) int {
 	return a
 }
 
-// mountOld uses mount(2), whose options must fit into one page: descriptors keep the names short.
+// mountOld uses mount(2), whose options must fit into one page.
 func mountOld(target string, lower []string, upper, work string, flags uintptr) error {
-	var fds []int
-	defer func() {
-		for _, fd := range fds {
-			unix.Close(fd)
-		}
-	}()
-	short := func(path string) (string, error) {
-		fd, err := unix.Open(path, unix.O_PATH|unix.O_CLOEXEC|unix.O_DIRECTORY, 0)
-		if err != nil {
-			return "", fmt.Errorf("overlay: %s: %w", path, err)
-		}
-		fds = append(fds, fd)
-		return fmt.Sprintf("/proc/self/fd/%d", fd), nil
+	tail := ""
+	if upper != "" {
+		tail = ",upperdir=" + escape(upper, ",") + ",workdir=" + escape(work, ",")
 	}
 	names := make([]string, len(lower))
 	for i, l := range lower {
-		var err error
-		if names[i], err = short(l); err != nil {
-			return err
-		}
+		names[i] = escape(l, ",:")
 	}
-	data := "lowerdir=" + strings.Join(names, ":")
-	if upper != "" {
-		u, err := short(upper)
-		if err != nil {
-			return err
+	data := "lowerdir=" + strings.Join(names, ":") + tail
+	if len(data) >= unix.Getpagesize() {
+		// Descriptors have short names. The writable directory keeps its own, because the mount table shows it.
+		for i, l := range lower {
+			fd, err := unix.Open(l, unix.O_PATH|unix.O_CLOEXEC|unix.O_DIRECTORY, 0)
+			if err != nil {
+				return fmt.Errorf("overlay: %s: %w", l, err)
+			}
+			defer unix.Close(fd)
+			names[i] = fmt.Sprintf("/proc/self/fd/%d", fd)
 		}
-		w, err := short(work)
-		if err != nil {
-			return err
-		}
-		data += ",upperdir=" + u + ",workdir=" + w
+		data = "lowerdir=" + strings.Join(names, ":") + tail
 	}
 	if len(data) >= unix.Getpagesize() {
 		return fmt.Errorf("overlay: %d layers are more than this kernel mounts at once", len(lower))
@@ -152,6 +144,18 @@ func mountOld(target string, lower []string, upper, work string, flags uintptr) 
 		return fmt.Errorf("overlay: mount on %s: %w", target, err)
 	}
 	return nil
+}
+
+// escape writes a path so that overlayfs reads it as one: what separates options and layers gets a backslash.
+func escape(path, separators string) string {
+	var b strings.Builder
+	for _, c := range []byte(path) {
+		if c == '\\' || strings.IndexByte(separators, c) >= 0 {
+			b.WriteByte('\\')
+		}
+		b.WriteByte(c)
+	}
+	return b.String()
 }
 
 // View returns a descriptor of the merged, read-only view of the layers lower, topmost first, without mounting it anywhere. The caller

@@ -2,6 +2,7 @@ package overlay
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -51,6 +52,33 @@ func TestMount(t *testing.T) {
 				t.Errorf("flags %x %v", st.Flags, err)
 			}
 		})
+	}
+}
+
+// TestMountOldManyLayers: more layers than fit into the options by name.
+func TestMountOldManyLayers(t *testing.T) {
+	lower, upper, work, at := make3(t)
+	for len(lower) < 60 {
+		dir := filepath.Join(filepath.Dir(lower[0]), fmt.Sprint("more,", len(lower), ":"))
+		if err := os.Mkdir(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		lower = append(lower, dir)
+	}
+	for _, layers := range [][]string{lower, lower[:4]} {
+		if err := mountOld(at, layers, upper, work, 0); err != nil {
+			t.Fatal(err)
+		}
+		if b, err := os.ReadFile(filepath.Join(at, "b")); err != nil || string(b) != "2/b" {
+			t.Errorf("%q %v", b, err)
+		}
+		mounts, err := os.ReadFile("/proc/self/mountinfo")
+		if err != nil || !strings.Contains(string(mounts), "upperdir="+upper) {
+			t.Errorf("the mount table does not name the writable directory: %v", err)
+		}
+		if err := unix.Unmount(at, 0); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 
