@@ -21,6 +21,8 @@ type Collection struct {
 
 	mu   sync.RWMutex
 	tree *btree.BTreeG[*Item] // by key
+	// inNamespace counts the objects of each namespace, so that a page of a list can say what follows without counting it.
+	inNamespace map[string]int
 	// view is a frozen copy of tree, made when someone wants one, nil after the next change.
 	view    *btree.BTreeG[*Item]
 	indexes map[string]map[string]map[string]*Item // index, value, key
@@ -41,7 +43,9 @@ func newCollection(s *Store, r Resource) *Collection {
 		tree:    btree.NewG(btreeDegree, lessItem),
 		indexes: make(map[string]map[string]map[string]*Item, len(r.Indexes)),
 		topics:  map[topicID]*topic{},
-		main:    newTopic(topicID{}, 0, s.o.RingEvents),
+
+		inNamespace: map[string]int{},
+		main:        newTopic(topicID{}, 0, s.o.RingEvents, &s.wg),
 	}
 	for n := range r.Indexes {
 		c.indexes[n] = map[string]map[string]*Item{}
@@ -51,6 +55,21 @@ func newCollection(s *Store, r Resource) *Collection {
 
 // Resource returns what the collection was registered with.
 func (c *Collection) Resource() Resource { return c.res }
+
+// Watchers is how many watches of the whole collection there are: those that every write has to be told to.
+func (c *Collection) Watchers() int {
+	c.main.mu.Lock()
+	defer c.main.mu.Unlock()
+	return len(c.main.watchers)
+}
+
+// Changed is the revision of the last change in memory: while it stays the same, so do the objects. Cheap enough to be asked by
+// every request.
+func (c *Collection) Changed() int64 {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	return c.rev
+}
 
 // Len is the number of objects in memory.
 func (c *Collection) Len() int {
@@ -89,17 +108,17 @@ func (c *Collection) cached(key string) *Item {
 	return item
 }
 
-// snapshot returns a frozen tree and the revision of which it is the exact state.
-func (c *Collection) snapshot() (*btree.BTreeG[*Item], int64) {
+// snapshot returns a frozen tree, the revision of which it is the exact state, and how many objects a list covers.
+func (c *Collection) snapshot(o ListOptions, s span) (*btree.BTreeG[*Item], int64, int64) {
 	c.mu.RLock()
-	view, rev := c.view, c.revisionLocked()
+	view, rev, total := c.view, c.revisionLocked(), c.totalLocked(o, s)
 	c.mu.RUnlock()
 	if view != nil {
-		return view, rev
+		return view, rev, total
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.freezeLocked(), c.revisionLocked()
+	return c.freezeLocked(), c.revisionLocked(), c.totalLocked(o, s)
 }
 
 func (c *Collection) freezeLocked() *btree.BTreeG[*Item] {
@@ -143,6 +162,9 @@ func (c *Collection) put(ch *change) bool {
 		ch.prev, _ = c.tree.ReplaceOrInsert(ch.cur)
 	}
 	c.view = nil
+	if c.res.Namespaced && (ch.prev == nil) != (ch.cur == nil) {
+		c.count(ch.key, ch.cur != nil)
+	}
 	for index, values := range c.indexes {
 		f := c.res.Indexes[index]
 		if ch.prev != nil {
@@ -163,6 +185,27 @@ func (c *Collection) put(ch *change) bool {
 		}
 	}
 	return true
+}
+
+// count notes that a namespace has an object more or less.
+func (c *Collection) count(key string, more bool) {
+	namespace, _, _ := strings.Cut(key, "/")
+	if more {
+		c.inNamespace[namespace]++
+	} else if c.inNamespace[namespace]--; c.inNamespace[namespace] == 0 {
+		delete(c.inNamespace, namespace)
+	}
+}
+
+// totalLocked is how many objects a list covers, or -1 if that would have to be counted.
+func (c *Collection) totalLocked(o ListOptions, s span) int64 {
+	switch {
+	case s.only != "" || s.from != s.prefix || o.selective():
+		return -1
+	case s.prefix == "":
+		return int64(c.tree.Len())
+	}
+	return int64(c.inNamespace[strings.TrimSuffix(s.prefix, "/")])
 }
 
 // tell publishes a change to the ring of everything and to those narrower topics that it concerns and that have watchers.

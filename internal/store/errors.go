@@ -18,6 +18,9 @@ const continueExpired = "The provided continue parameter is too old to display a
 	"You can start a new list without the continue parameter, or use the continue token in this response to retrieve the remainder of the results. " +
 	"Continuing with the provided token results in an inconsistent list - objects that were created, modified, or deleted between the time the first chunk was returned and now may show up in the list."
 
+// ErrUnregistered ends the watches of a resource that is no longer registered, or is registered anew in another form.
+var ErrUnregistered = errors.New("the resource is no longer registered")
+
 // errClosed ends what waits for a store or a collection that is gone.
 var errClosed = fmt.Errorf("store is closed: %w", kv.ErrUnavailable)
 

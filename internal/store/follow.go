@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/maphash"
+	"strings"
 	"time"
 
 	"github.com/celox/celox/internal/store/kv"
@@ -104,6 +105,9 @@ func (s *Store) handle(resp kv.WatchResponse) {
 	byCollection := map[*Collection][]*change{}
 	for _, ev := range resp.Events {
 		ch, c, writes := s.changeOf(ev)
+		if len(writes) > 0 {
+			acks = append(acks, ack{writes, ch})
+		}
 		if c == nil {
 			continue
 		}
@@ -111,9 +115,6 @@ func (s *Store) handle(resp kv.WatchResponse) {
 			order = append(order, c)
 		}
 		byCollection[c] = append(byCollection[c], ch)
-		if len(writes) > 0 {
-			acks = append(acks, ack{writes, ch})
-		}
 	}
 	for _, c := range order {
 		c.apply(byCollection[c])
@@ -128,10 +129,13 @@ func (s *Store) handle(resp kv.WatchResponse) {
 // write of this process, the object that was written is taken instead of decoding its bytes again.
 func (s *Store) changeOf(ev kv.Event) (*change, *Collection, []*pendingWrite) {
 	c, key := s.find(ev.KV.Key)
-	if c == nil {
-		return nil, nil, nil
-	}
 	ch := &change{rev: ev.KV.ModRevision, key: key, at: s.o.Clock.Now().UnixNano()}
+	if c == nil {
+		if f := s.unknown.Load(); f != nil && ev.Type != kv.Delete && strings.HasPrefix(ev.KV.Key, s.o.Prefix) {
+			(*f)(ev.KV.Key[len(s.o.Prefix):])
+		}
+		return ch, nil, s.orphaned(ev.KV.Key)
+	}
 	var obj Object
 	var sum uint64
 	var writes []*pendingWrite
@@ -151,7 +155,7 @@ func (s *Store) changeOf(ev kv.Event) (*change, *Collection, []*pendingWrite) {
 		return ch, c, writes
 	}
 	if obj != nil {
-		ch.cur = newItem(obj, key, ch.rev, sum)
+		ch.cur = newItem(obj, key, ch.rev, sum, len(ev.KV.Value))
 		return ch, c, writes
 	}
 	obj, err := c.res.Codec.Decode(ev.KV.Value)
@@ -160,8 +164,15 @@ func (s *Store) changeOf(ev kv.Event) (*change, *Collection, []*pendingWrite) {
 		s.log.Error("store: a stored object cannot be read and is left out", "key", ev.KV.Key, "revision", ch.rev, "error", err)
 		return ch, c, writes
 	}
-	ch.cur = newItem(obj, key, ch.rev, maphash.Bytes(s.seed, ev.KV.Value))
+	ch.cur = newItem(obj, key, ch.rev, maphash.Bytes(s.seed, ev.KV.Value), len(ev.KV.Value))
 	return ch, c, writes
+}
+
+// orphaned finds the writers that wait for a key whose collection was unregistered meanwhile; nearly always there are none.
+func (s *Store) orphaned(key string) []*pendingWrite {
+	s.pendMu.Lock()
+	defer s.pendMu.Unlock()
+	return append([]*pendingWrite(nil), s.pending[key]...)
 }
 
 // acknowledge hands the applied change to the writers that wait for it.
@@ -215,6 +226,7 @@ func (s *Store) reload() error {
 	if back {
 		s.revision.Store(rev)
 		s.compacted.Store(0)
+		s.expired.Store(0)
 		for c, keys := range seen {
 			c.restore(keys, rev)
 		}
@@ -232,7 +244,7 @@ func (s *Store) reload() error {
 func (s *Store) difference(c *Collection, keys map[string]kv.KeyValue, rev int64) []*change {
 	at := s.o.Clock.Now().UnixNano()
 	var changes []*change
-	view, _ := c.snapshot()
+	view, _, _ := c.snapshot(ListOptions{}, span{})
 	view.Ascend(func(it *Item) bool {
 		if now, ok := keys[it.Key]; !ok {
 			changes = append(changes, &change{rev: rev, key: it.Key, at: at})
@@ -292,10 +304,11 @@ func (c *Collection) restore(keys map[string]kv.KeyValue, rev int64) {
 		t.end(expired)
 	}
 	c.tree.Clear(false)
+	clear(c.inNamespace)
 	for n := range c.indexes {
 		c.indexes[n] = map[string]map[string]*Item{}
 	}
 	c.topics = map[topicID]*topic{}
-	c.main = newTopic(topicID{}, rev, c.s.o.RingEvents)
+	c.main = newTopic(topicID{}, rev, c.s.o.RingEvents, &c.s.wg)
 	c.fillLocked(items, rev)
 }

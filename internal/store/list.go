@@ -9,6 +9,7 @@ import (
 	"math"
 	"path"
 	"strings"
+	"time"
 
 	"github.com/google/btree"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -28,14 +29,17 @@ func (c *Collection) List(ctx context.Context, o ListOptions) (List, error) {
 			return List{}, badContinue(err)
 		}
 		span.from = span.prefix + token.Start
+		if token.Revision > 0 && c.tooOld(token) {
+			return List{}, c.listExpired(o)
+		}
 		if token.Revision > 0 {
-			return c.listAt(ctx, o, span, token.Revision)
+			return c.listAt(ctx, o, span, token.Revision, token.rest())
 		}
 		o.Match = MostRecent // an inconsistent token goes on with what is there now
 	}
 	switch o.Match {
 	case Exact:
-		return c.listAt(ctx, o, span, o.Revision)
+		return c.listAt(ctx, o, span, o.Revision, -1)
 	case NotOlderThan:
 		if o.Revision == 0 {
 			if o.Continue == "" {
@@ -52,7 +56,7 @@ func (c *Collection) List(ctx context.Context, o ListOptions) (List, error) {
 	if o.Index != "" {
 		if _, ok := c.indexes[o.Index]; ok && o.Name == "" {
 			items, rev := c.indexedItems(o.Index, o.IndexValue)
-			return collect(sliceWalker(items), len(items), o, span, rev), nil
+			return c.collect(sliceWalker(items), len(items), o, span, rev, -1), nil
 		}
 	}
 	if span.only != "" {
@@ -64,10 +68,10 @@ func (c *Collection) List(ctx context.Context, o ListOptions) (List, error) {
 		if item != nil {
 			items = []*Item{item}
 		}
-		return collect(sliceWalker(items), len(items), o, span, rev), nil
+		return c.collect(sliceWalker(items), len(items), o, span, rev, -1), nil
 	}
-	view, rev := c.snapshot()
-	return collect(treeWalker(view), view.Len(), o, span, rev), nil
+	view, rev, total := c.snapshot(o, span)
+	return c.collect(treeWalker(view), view.Len(), o, span, rev, total), nil
 }
 
 // span is the range of keys that a list covers: those with the prefix, from a key on. If only is set, it is that one key.
@@ -119,8 +123,11 @@ func sliceWalker(items []*Item) walker {
 	}
 }
 
-// collect takes a page. size is how many items there may be.
-func collect(walk walker, size int, o ListOptions, s span, rev int64) List {
+// selective says that a list leaves objects out other than by namespace.
+func (o *ListOptions) selective() bool { return o.Filter != nil || o.Index != "" || o.Name != "" }
+
+// collect takes a page. size is how many items there may be, total how many there are from the beginning of the page on, or -1 if nobody knows.
+func (c *Collection) collect(walk walker, size int, o ListOptions, s span, rev, total int64) List {
 	l := List{Revision: rev}
 	selective := o.Filter != nil || o.Index != "" || (o.Name != "" && s.only == "")
 	if s.prefix == "" && s.only == "" && !selective {
@@ -143,32 +150,38 @@ func collect(walk walker, size int, o ListOptions, s span, rev int64) List {
 			l.Items = append(l.Items, it)
 			full = o.Limit > 0 && int64(len(l.Items)) >= o.Limit
 			last = it.Key
+			if full && total >= 0 && !selective {
+				rest = max(0, total-int64(len(l.Items)))
+				return false
+			}
 		}
 		return true
 	})
 	if rest > 0 {
-		l.Continue = encodeContinue(rev, last[len(s.prefix):]+"\x00")
+		token := continueToken{Revision: rev, At: c.s.o.Clock.Now().Unix(), Start: last[len(s.prefix):] + "\x00"}
 		if !selective {
 			l.Remaining = &rest
+			token.Rest = rest
 		}
+		l.Continue = encodeContinue(token)
 	}
 	return l
 }
 
 // listAt lists at exactly one revision: from memory if nothing has changed since or if the ring can undo what has, else from the
-// engine's history.
-func (c *Collection) listAt(ctx context.Context, o ListOptions, s span, rev int64) (List, error) {
+// engine's history. total is how many objects there are from the beginning of the page on, or -1.
+func (c *Collection) listAt(ctx context.Context, o ListOptions, s span, rev, total int64) (List, error) {
 	if err := c.s.waitFor(ctx, rev); err != nil {
 		return List{}, err
 	}
-	if rev < c.s.compacted.Load() {
+	if rev < c.s.expired.Load() {
 		return List{}, c.listExpired(o)
 	}
 	if view, ok := c.viewAt(rev); ok {
 		if o.Index != "" {
 			o.Filter = c.indexFilter(o)
 		}
-		return collect(treeWalker(view), view.Len(), o, s, rev), nil
+		return c.collect(treeWalker(view), view.Len(), o, s, rev, total), nil
 	}
 	list, err := c.listFromEngine(ctx, o, s, rev)
 	if errors.Is(err, kv.ErrCompacted) {
@@ -195,7 +208,7 @@ func (c *Collection) listExpired(o ListOptions) error {
 	}
 	err := apierrors.NewResourceExpired(continueExpired)
 	if token, terr := decodeContinue(o.Continue); terr == nil {
-		err.ErrStatus.Continue = encodeContinue(-1, token.Start)
+		err.ErrStatus.Continue = encodeContinue(continueToken{Revision: -1, Start: token.Start})
 	}
 	return err
 }
@@ -256,10 +269,10 @@ func (c *Collection) listFromEngine(ctx context.Context, o ListOptions, s span, 
 			}
 		}
 		if !resp.More || len(resp.KVs) == 0 {
-			return collect(sliceWalker(items), len(items), o, s, rev), nil
+			return c.collect(sliceWalker(items), len(items), o, s, rev, -1), nil
 		}
 		if o.Limit > 0 && matched > o.Limit {
-			l := collect(sliceWalker(items), len(items), o, s, rev)
+			l := c.collect(sliceWalker(items), len(items), o, s, rev, -1)
 			if l.Remaining != nil {
 				rest := resp.Count - int64(len(resp.KVs)) + *l.Remaining
 				l.Remaining = &rest
@@ -273,15 +286,35 @@ func (c *Collection) listFromEngine(ctx context.Context, o ListOptions, s span, 
 // continueVersion is the version of upstream's continue tokens, which ours can be exchanged for.
 const continueVersion = "meta.k8s.io/v1"
 
-// continueToken says where a list goes on: at Revision (negative: the newest), from Start, relative to the list's prefix.
+// continueToken says where a list goes on: at Revision (negative: the newest), from Start, relative to the list's prefix. Rest, which upstream does not have
+// and does not look at, is how many objects follow, if that is known.
 type continueToken struct {
 	Version  string `json:"v"`
 	Revision int64  `json:"rv"`
 	Start    string `json:"start"`
+	Rest     int64  `json:"rest,omitempty"`
+	// At is when the token was given, in seconds since the epoch, also ours alone.
+	At int64 `json:"at,omitempty"`
 }
 
-func encodeContinue(rev int64, start string) string {
-	data, err := json.Marshal(continueToken{Version: continueVersion, Revision: rev, Start: start})
+// tooOld says whether a token has expired by age. Upstream's do when their revision is compacted, after one or two intervals; here nothing may have been written
+// since, and clients count on the end all the same.
+func (c *Collection) tooOld(t continueToken) bool {
+	age := c.s.o.Clock.Since(time.Unix(t.At, 0))
+	return t.At > 0 && c.s.o.CompactionInterval > 0 && age > c.s.o.CompactionInterval
+}
+
+// rest is how many objects follow, or -1. One who forges it is told what he said.
+func (t *continueToken) rest() int64 {
+	if t.Rest <= 0 {
+		return -1
+	}
+	return t.Rest
+}
+
+func encodeContinue(t continueToken) string {
+	t.Version = continueVersion
+	data, err := json.Marshal(t)
 	if err != nil { // strings and numbers always encode
 		panic(err)
 	}

@@ -205,9 +205,9 @@ func (c *Collection) settle(ctx context.Context, key string, cur *Item, p *pendi
 			return cur.at(rev), nil
 		}
 		if taken {
-			return newItem(p.obj.DeepCopyObject().(Object), key, rev, p.sum), nil
+			return newItem(p.obj.DeepCopyObject().(Object), key, rev, p.sum, len(p.data)), nil
 		}
-		return newItem(p.obj, key, rev, p.sum), nil
+		return newItem(p.obj, key, rev, p.sum, len(p.data)), nil
 	}
 }
 

@@ -3,6 +3,7 @@ package store
 import (
 	"sort"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -15,6 +16,9 @@ type change struct {
 
 	once sync.Once
 	last *Item // prev as of rev
+
+	frames  atomic.Pointer[framed]
+	framing sync.Mutex // held while a new frame is made
 }
 
 // gone is the last state with the revision of this change: what those see for whom the object goes away.
@@ -103,6 +107,7 @@ type topicID struct {
 type topic struct {
 	id    topicID
 	limit int
+	wg    *sync.WaitGroup // of who waits for what the topic starts
 
 	mu sync.Mutex
 	// r holds all changes of the topic with a revision greater than low.
@@ -111,10 +116,12 @@ type topic struct {
 	bell     chan struct{} // closed at the next change; nil when nobody waits
 	watchers map[*Watcher]struct{}
 	closed   error
+
+	out delivery // to the watchers that wait with a sink
 }
 
-func newTopic(id topicID, low int64, limit int) *topic {
-	return &topic{id: id, limit: limit, r: newRing(), low: low, watchers: map[*Watcher]struct{}{}}
+func newTopic(id topicID, low int64, limit int, wg *sync.WaitGroup) *topic {
+	return &topic{id: id, limit: limit, wg: wg, r: newRing(), low: low, watchers: map[*Watcher]struct{}{}}
 }
 
 // freshness is how long the ring grows rather than forget.
@@ -135,6 +142,7 @@ func (t *topic) publish(c *change) {
 		}
 	}
 	t.r.push(c)
+	t.deliver()
 	if t.bell != nil {
 		close(t.bell)
 		t.bell = nil
@@ -174,5 +182,8 @@ func (t *topic) end(err error) {
 	if t.bell != nil {
 		close(t.bell)
 		t.bell = nil
+	}
+	for _, w := range t.out.waiting {
+		w.stir()
 	}
 }

@@ -26,6 +26,8 @@ const (
 	freshRevisionTimeout = 3 * time.Second
 	// bookmarkInterval is how often a watcher without events is told how far it is.
 	bookmarkInterval = time.Minute
+	// lastBookmark is how long before its reader's deadline a watcher is told how far it is, so that the next watch begins there.
+	lastBookmark = 2 * time.Second
 	// loadPage is how many keys are read from the engine at once.
 	loadPage = 2000
 )
@@ -60,10 +62,15 @@ type Store struct {
 	stop context.CancelFunc
 	wg   sync.WaitGroup
 
+	unknown atomic.Pointer[func(key string)] // of OnUnknown
+
 	// revision is what every collection has reached. Only the loop moves it.
 	revision atomic.Int64
 	// compacted is the revision of the last compaction that this store made.
 	compacted atomic.Int64
+	// expired is the revision before which lists have expired: as upstream's they do so after a compaction interval, also when there was too little to
+	// compact.
+	expired atomic.Int64
 	// full says that the engine refused a write for want of space since housekeep last looked.
 	full atomic.Bool
 
@@ -166,7 +173,7 @@ func (s *Store) Register(r Resource) (*Collection, error) {
 	return c, nil
 }
 
-// Unregister forgets a resource; what is in the engine stays. Its watchers end with an error.
+// Unregister forgets a resource; what is in the engine stays. Its watchers end with ErrUnregistered.
 func (s *Store) Unregister(gr schema.GroupResource) {
 	s.mu.Lock()
 	c := s.resources[gr]
@@ -176,8 +183,22 @@ func (s *Store) Unregister(gr schema.GroupResource) {
 	}
 	s.mu.Unlock()
 	if c != nil {
-		c.end(errClosed)
+		c.end(ErrUnregistered)
 	}
+}
+
+// OnUnknown has f told of the keys (below Options.Prefix) of events that belong to no registered resource. It is called by the loop
+// that applies events, and must not wait.
+func (s *Store) OnUnknown(f func(key string)) { s.unknown.Store(&f) }
+
+// Stored says whether the engine has anything below a prefix ("example.com/things"), registered or not.
+func (s *Store) Stored(ctx context.Context, prefix string) (bool, error) {
+	key := s.o.Prefix + strings.Trim(prefix, "/") + "/"
+	resp, err := s.engine.Range(ctx, kv.RangeRequest{Key: key, End: prefixEnd(key), Limit: 1})
+	if err != nil {
+		return false, engineError(err)
+	}
+	return len(resp.KVs) > 0, nil
 }
 
 // Collection returns the collection of a resource.
@@ -343,7 +364,7 @@ func (c *Collection) decode(key string, item kv.KeyValue) (*Item, error) {
 	if err != nil {
 		return nil, err
 	}
-	return newItem(obj, key, item.ModRevision, maphash.Bytes(c.s.seed, item.Value)), nil
+	return newItem(obj, key, item.ModRevision, maphash.Bytes(c.s.seed, item.Value), len(item.Value)), nil
 }
 
 // publish says that all collections have reached rev.
@@ -433,6 +454,7 @@ func (s *Store) housekeep() {
 		// What was the newest revision one interval ago is now old enough.
 		target := before
 		before = s.Revision()
+		s.expired.Store(target)
 		// An engine that is full is compacted however little has happened: deletions have made room.
 		if full := s.full.Swap(false); !full && target-s.compacted.Load() < s.o.CompactionRevisions {
 			continue
@@ -450,6 +472,9 @@ func (s *Store) Compact(ctx context.Context, rev int64) error {
 	}
 	for {
 		old := s.compacted.Load()
+		if s.expired.Load() < rev {
+			s.expired.Store(rev)
+		}
 		if old >= rev || s.compacted.CompareAndSwap(old, rev) {
 			return nil
 		}

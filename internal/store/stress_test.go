@@ -45,11 +45,30 @@ type replica struct {
 	list  store.ListOptions
 	watch store.WatchOptions
 	slow  bool
+	sink  bool // reads through Deliver, and takes only some of what it is given
 
 	state   map[string]int64
 	at      int64
 	expired int
+
+	taken, sent int   // calls of the sink
+	failed      error // of the sink
 }
+
+// Take is of store.Sink: a client that can take more at one time than at another.
+func (r *replica) Take(events []store.Event) int {
+	n := min(len(events), rand.IntN(4))
+	for _, e := range events[:n] {
+		if err := r.apply(e); err != nil && r.failed == nil {
+			r.failed = err
+		}
+	}
+	r.taken += min(n, 1)
+	return n
+}
+
+// Sent is of store.Sink.
+func (r *replica) Sent() { r.sent++ }
 
 func (r *replica) relist(ctx context.Context) error {
 	r.state = map[string]int64{}
@@ -76,8 +95,16 @@ func (r *replica) follow(ctx context.Context, end func() int64) error {
 		for err == nil {
 			var events []store.Event
 			next, cancel := context.WithTimeout(ctx, 20*time.Millisecond)
-			events, err = w.Next(next)
+			if r.sink {
+				events, err = w.Deliver(next, r)
+			} else {
+				events, err = w.Next(next)
+			}
 			cancel()
+			if r.failed != nil {
+				w.Stop()
+				return fmt.Errorf("%s: %w", r.name, r.failed)
+			}
 			if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
 				err = nil
 			}
@@ -153,6 +180,10 @@ func TestReplicas(t *testing.T) {
 				{name: "filter", list: store.ListOptions{Filter: filter}, watch: store.WatchOptions{Filter: filter}},
 				{name: "slow filter", slow: true, list: store.ListOptions{Filter: filter, Namespace: "b"}, watch: store.WatchOptions{Filter: filter, Namespace: "b"}},
 				{name: "index", list: store.ListOptions{Index: "spec.nodeName", IndexValue: "n1"}, watch: store.WatchOptions{Index: "spec.nodeName", IndexValue: "n1", Bookmarks: true}},
+				{name: "sink", sink: true},
+				{name: "slow sink", sink: true, slow: true, list: store.ListOptions{Namespace: "a"}, watch: store.WatchOptions{Namespace: "a", Bookmarks: true}},
+				{name: "sink and filter", sink: true, list: store.ListOptions{Filter: filter}, watch: store.WatchOptions{Filter: filter}},
+				{name: "sink and one", sink: true, list: store.ListOptions{Namespace: "a", Name: "p1"}, watch: store.WatchOptions{Namespace: "a", Name: "p1"}},
 				{name: "index and filter", list: store.ListOptions{Index: "spec.nodeName", IndexValue: "n1", Filter: filter}, watch: store.WatchOptions{Index: "spec.nodeName", IndexValue: "n1", Filter: filter}},
 			}
 			var mu sync.Mutex
@@ -188,6 +219,20 @@ func TestReplicas(t *testing.T) {
 			last = f.store.Revision()
 			mu.Unlock()
 			readers.Wait()
+			for _, namespace := range []string{"", "a", "b"} {
+				all, err := f.pods.List(ctx, store.ListOptions{Namespace: namespace})
+				if err != nil {
+					t.Fatal(err)
+				}
+				page, err := f.pods.List(ctx, store.ListOptions{Namespace: namespace, Limit: 1})
+				rest := int64(0)
+				if page.Remaining != nil {
+					rest = *page.Remaining
+				}
+				if err != nil || len(page.Items)+int(rest) != len(all.Items) {
+					t.Errorf("namespace %q: %d of a page and %d that follow are not %d, %v", namespace, len(page.Items), rest, len(all.Items), err)
+				}
+			}
 			for _, r := range replicas {
 				want, err := f.pods.List(ctx, r.list)
 				if err != nil {
@@ -201,7 +246,10 @@ func TestReplicas(t *testing.T) {
 						t.Errorf("%s: %s at %d, want %d", r.name, it.Key, r.state[it.Key], it.Revision)
 					}
 				}
-				t.Logf("%s: %d objects, expired %d times", r.name, len(r.state), r.expired)
+				if r.sink != (r.taken > 0) || r.taken != r.sent {
+					t.Errorf("%s: took %d times, was told to send %d times", r.name, r.taken, r.sent)
+				}
+				t.Logf("%s: %d objects, expired %d times, sink took %d times", r.name, len(r.state), r.expired, r.taken)
 			}
 		})
 	}
@@ -276,6 +324,25 @@ func TestCompaction(t *testing.T) {
 		f := start(t, engine, store.Options{CompactionInterval: time.Minute, CompactionRevisions: 10})
 		defer f.store.Close()
 		first := set(t, f.maps, configMap("a", "x", "0")).Revision
+		set(t, f.maps, configMap("a", "y", "0"))
+		page := func(token string) (store.List, error) {
+			return f.maps.List(t.Context(), store.ListOptions{Limit: 1, Continue: token})
+		}
+		begin, err := page("")
+		if err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(50 * time.Second)
+		if _, err := page(begin.Continue); err != nil {
+			t.Errorf("a token that is not yet old: %v", err)
+		}
+		time.Sleep(20 * time.Second)
+		var status apierrors.APIStatus
+		if _, err := page(begin.Continue); !apierrors.IsResourceExpired(err) || !errors.As(err, &status) || status.Status().Continue == "" {
+			t.Errorf("a token that is old, although nothing has changed: %v", err)
+		} else if rest, err := page(status.Status().Continue); err != nil || len(rest.Items) != 1 {
+			t.Errorf("the rest: %v, %v", rest.Items, err)
+		}
 		for i := range 5 {
 			set(t, f.maps, configMap("a", "x", fmt.Sprint("few", i)))
 		}
@@ -283,10 +350,19 @@ func TestCompaction(t *testing.T) {
 			_, err := f.maps.List(t.Context(), store.ListOptions{Match: store.Exact, Revision: rev})
 			return err
 		}
-		time.Sleep(10*time.Minute + time.Second)
 		if err := exact(first); err != nil {
-			t.Errorf("few revisions are worth no compaction: %v", err)
+			t.Errorf("the past: %v", err)
 		}
+		time.Sleep(10*time.Minute + time.Second)
+		if err := exact(first); !apierrors.IsResourceExpired(err) {
+			t.Errorf("a list of ten minutes ago: %v", err)
+		}
+		if w, err := f.maps.Watch(t.Context(), store.WatchOptions{Revision: first}); err != nil {
+			t.Errorf("few revisions are worth no compaction: %v", err)
+		} else {
+			w.Stop()
+		}
+		first = f.store.Revision()
 		for i := range 20 {
 			set(t, f.maps, configMap("a", "x", fmt.Sprint("many", i)))
 		}

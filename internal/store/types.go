@@ -99,6 +99,8 @@ type Event struct {
 	Item     *Item
 	Revision int64
 	Initial  bool
+
+	change *change // what all watchers share of it; nil for initial objects and bookmarks
 }
 
 // WatchOptions selects events.
@@ -113,6 +115,8 @@ type WatchOptions struct {
 	FromNow bool
 	// Bookmarks asks for a Bookmark from time to time, and after the initial events if SendInitial is set.
 	Bookmarks bool
+	// Settled, if set, is called once by Next, when the objects of the beginning have been read and only changes follow.
+	Settled func()
 }
 
 // Mutation is what a MutateFunc wants done: Object written, or, with Delete, the key removed. Neither is a no-op.

@@ -24,6 +24,12 @@ type Watcher struct {
 	o WatchOptions
 
 	cursor uint64 // guarded by topic.mu
+	place  int    // among those that wait with a sink; guarded by topic.mu
+
+	sink    Sink          // of Deliver, as are the next two
+	refused []Event       // what the sink did not take; guarded by delivery.round
+	left    []Event       // refused when the reader had to go
+	stirred chan struct{} // holds a token when the reader has to look
 
 	initial   *initialState
 	backlog   []*change // changes of a narrow topic from before this watcher came
@@ -132,7 +138,7 @@ func (c *Collection) subscribe(o WatchOptions, state bool) (*Watcher, error) {
 			}
 		}
 		if w.t = c.topics[id]; w.t == nil {
-			w.t = newTopic(id, now, c.s.o.RingEvents)
+			w.t = newTopic(id, now, c.s.o.RingEvents, &c.s.wg)
 			c.topics[id] = w.t
 		}
 		w.t.mu.Lock()
@@ -192,11 +198,21 @@ func (w *Watcher) Stop() {
 
 // Next waits until there is at least one event and returns those that are there. When the reader was too slow, or the
 // collection or the store is gone, it returns an error, after which the watch is over: 410 Expired says to list again.
-func (w *Watcher) Next(ctx context.Context) ([]Event, error) {
+func (w *Watcher) Next(ctx context.Context) ([]Event, error) { return w.next(ctx, nil) }
+
+func (w *Watcher) next(ctx context.Context, sink Sink) ([]Event, error) {
+	if left := w.left; left != nil {
+		w.left = nil
+		return left, nil
+	}
 	if w.initial != nil {
 		if events := w.nextInitial(); len(events) > 0 {
 			return events, nil
 		}
+	}
+	if f := w.o.Settled; f != nil {
+		w.o.Settled = nil
+		f()
 	}
 	if len(w.backlog) > 0 {
 		backlog := w.backlog
@@ -207,10 +223,10 @@ func (w *Watcher) Next(ctx context.Context) ([]Event, error) {
 	}
 	var due <-chan time.Time
 	if w.o.Bookmarks {
-		if w.timer == nil {
-			w.timer = w.c.s.o.Clock.NewTimer(bookmarkInterval)
+		if wait := w.untilBookmark(ctx); w.timer == nil {
+			w.timer = w.c.s.o.Clock.NewTimer(wait)
 		} else {
-			w.timer.Reset(bookmarkInterval)
+			w.timer.Reset(wait)
 		}
 		defer w.timer.Stop()
 		due = w.timer.C()
@@ -218,7 +234,7 @@ func (w *Watcher) Next(ctx context.Context) ([]Event, error) {
 	bookmark := false
 	for {
 		reached := w.c.s.revision.Load() // before the look: everything up to it is in the ring
-		bell, err := w.take()
+		bell, err := w.take(sink == nil)
 		if err != nil {
 			return nil, err
 		}
@@ -235,23 +251,50 @@ func (w *Watcher) Next(ctx context.Context) ([]Event, error) {
 			w.told = reached
 			return []Event{{Type: Bookmark, Revision: reached}}, nil
 		}
+		if sink != nil {
+			if !w.attach(sink) {
+				continue
+			}
+			bell = w.stirred
+		}
+		var end error
 		select {
 		case <-bell:
 		case <-due:
 			bookmark = true
-			w.timer.Reset(bookmarkInterval)
+			w.timer.Reset(w.untilBookmark(ctx))
 		case <-ctx.Done():
-			return nil, ctx.Err()
+			end = ctx.Err()
 		case <-w.done:
-			return nil, errStopped
+			end = errStopped
+		}
+		if sink != nil {
+			w.left = w.detach()
+		}
+		if end != nil {
+			return nil, end
+		}
+		if left := w.left; left != nil {
+			w.left = nil
+			return left, nil
 		}
 	}
 }
 
+// untilBookmark is how long to wait for the next bookmark.
+func (w *Watcher) untilBookmark(ctx context.Context) time.Duration {
+	if end, ok := ctx.Deadline(); ok {
+		if left := end.Sub(w.c.s.o.Clock.Now()) - lastBookmark; left > 0 {
+			return min(left, bookmarkInterval)
+		}
+	}
+	return bookmarkInterval
+}
+
 var errStopped = errors.New("store: the watch was stopped")
 
-// take copies the next changes from the ring to scratch, or says what to wait for.
-func (w *Watcher) take() (<-chan struct{}, error) {
+// take copies the next changes from the ring to scratch; if there are none and the watcher will wait for some, it says for what.
+func (w *Watcher) take(wait bool) (<-chan struct{}, error) {
 	clear(w.scratch)
 	w.scratch = w.scratch[:0]
 	t := w.t
@@ -264,7 +307,7 @@ func (w *Watcher) take() (<-chan struct{}, error) {
 		return nil, watchExpired(w.told, t.low)
 	}
 	if w.cursor == t.r.tail {
-		if t.bell == nil {
+		if wait && t.bell == nil {
 			t.bell = make(chan struct{})
 		}
 		return t.bell, nil
@@ -325,26 +368,28 @@ func (w *Watcher) wants(it *Item) bool {
 }
 
 // events shows changes through the watcher's filter.
-func (w *Watcher) events(changes []*change) []Event {
-	var events []Event
-	for _, ch := range changes {
+func (w *Watcher) events(changes []*change) []Event { return w.show(nil, changes) }
+
+// show appends to events what the watcher sees of changes.
+func (w *Watcher) show(events []Event, changes []*change) []Event {
+	for i, ch := range changes {
 		if ch.rev <= w.floor {
 			continue
 		}
 		is, was := w.wants(ch.cur), w.wants(ch.prev)
-		var e Event
+		e := Event{Revision: ch.rev, change: ch}
 		switch {
 		case is && was:
-			e = Event{Type: Modified, Item: ch.cur, Revision: ch.rev}
+			e.Type, e.Item = Modified, ch.cur
 		case is:
-			e = Event{Type: Added, Item: ch.cur, Revision: ch.rev}
+			e.Type, e.Item = Added, ch.cur
 		case was:
-			e = Event{Type: Deleted, Item: ch.gone(), Revision: ch.rev}
+			e.Type, e.Item = Deleted, ch.gone()
 		default:
 			continue
 		}
 		if events == nil {
-			events = make([]Event, 0, len(changes))
+			events = make([]Event, 0, len(changes)-i)
 		}
 		events = append(events, e)
 		w.told = ch.rev

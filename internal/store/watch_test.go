@@ -222,6 +222,15 @@ func TestBookmarks(t *testing.T) {
 		if err != nil || len(events) != 1 || events[0].Type != store.Bookmark || events[0].Revision != rev || events[0].Initial {
 			t.Fatalf("%+v %v", events, err)
 		}
+		// One who will be gone soon is told in time.
+		rev = set(t, f.pods, pod("a", "p", "n")).Revision
+		soon, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+		defer cancel()
+		began := time.Now()
+		events, err = w.Next(soon)
+		if err != nil || len(events) != 1 || events[0].Type != store.Bookmark || events[0].Revision != rev || time.Since(began) != 28*time.Second {
+			t.Fatalf("%+v %v after %s", events, err, time.Since(began))
+		}
 	})
 }
 

@@ -31,7 +31,10 @@ func scenarios() []scenario {
 		{"pod-burst", podBurstMethod, podBurst},
 		{"requests", requestsMethod, requests},
 		{"list", listMethod, list},
+		{"pages", pagesMethod, pages},
+		{"big-lists", bigListsMethod, bigListMemory},
 		{"watch-fan-out", watchMethod, watchFanOut},
+		{"watchers", watchersMethod, watchersScenario},
 		{"binary", binaryMethod, binary},
 	}
 }

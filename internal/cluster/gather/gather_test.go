@@ -3,7 +3,6 @@ package gather
 import (
 	"bytes"
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -19,7 +18,7 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // serve serves h over TLS until the test ends, and returns a client and the server's address.
-func serve(t *testing.T, h http.Handler) (*http.Client, string, *http.Server) {
+func serve(t testing.TB, h http.Handler) (*http.Client, string, *http.Server) {
 	t.Helper()
 	// httptest has a certificate that its own client trusts.
 	donor := httptest.NewUnstartedServer(h)
@@ -133,76 +132,4 @@ func TestShutdown(t *testing.T) {
 	if err := <-down; err != nil {
 		t.Error(err)
 	}
-}
-
-// pair returns both ends of a TLS connection over a pipe, which has no buffer: a peer that does not read blocks its writer.
-func pair(t *testing.T) (*conn, *tls.Conn) {
-	t.Helper()
-	donor := httptest.NewTLSServer(nil)
-	defer donor.Close()
-	a, b := net.Pipe()
-	s := &socket{Conn: a}
-	server := tls.Server(s, donor.TLS.Clone())
-	client := tls.Client(b, &tls.Config{InsecureSkipVerify: true}) //nolint:gosec // a pipe in a test
-	shaken := make(chan error, 1)
-	go func() { shaken <- client.HandshakeContext(t.Context()) }()
-	if err := server.HandshakeContext(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	// The session tickets may still be on their way: the client reads them with what comes next.
-	if err := <-shaken; err != nil {
-		t.Fatal(err)
-	}
-	return newConn(server, s), client
-}
-
-// What was written before Close arrives.
-func TestCloseFlushes(t *testing.T) {
-	c, peer := pair(t)
-	for range 10 {
-		if _, err := c.Write([]byte("0123456789")); err != nil {
-			t.Fatal(err)
-		}
-	}
-	read := make(chan []byte, 1)
-	go func() {
-		b, _ := io.ReadAll(peer)
-		read <- b
-		_ = peer.Close()
-	}()
-	_ = c.Close()
-	if b := <-read; len(b) != 100 {
-		t.Errorf("%d bytes of 100 arrived", len(b))
-	}
-	if _, err := c.Write([]byte("x")); err == nil {
-		t.Error("a closed connection can be written")
-	}
-}
-
-// A peer that does not read holds its writers up, and one that goes away ends them.
-func TestSlowPeer(t *testing.T) {
-	c, peer := pair(t)
-	wrote := make(chan error, 1)
-	var n int
-	go func() {
-		p := make([]byte, 4<<10)
-		for {
-			if _, err := c.Write(p); err != nil {
-				wrote <- err
-				return
-			}
-			n += len(p)
-		}
-	}()
-	if _, err := io.ReadFull(peer, make([]byte, 1<<20)); err != nil {
-		t.Fatal(err)
-	}
-	_ = peer.NetConn().Close()
-	if err := <-wrote; err == nil {
-		t.Error("no error")
-	}
-	if n > 1<<20+4*limit {
-		t.Errorf("%d bytes were taken for a peer that reads 1 MiB", n)
-	}
-	_ = c.Close()
 }

@@ -3,46 +3,97 @@ package gather
 import (
 	"context"
 	"crypto/tls"
-	"fmt"
-	"net"
+	"errors"
 	"net/http"
-
-	"golang.org/x/net/http2"
+	"slices"
+	"sync"
+	"sync/atomic"
 )
 
-// Listen returns l with connections for HTTP2.
-func Listen(l net.Listener) net.Listener { return listener{l} }
+const (
+	protocol = "h2"
+	// defaultStreams is how many requests one connection makes at a time, if the server does not say.
+	defaultStreams = 250
+)
 
-type listener struct{ net.Listener }
-
-func (l listener) Accept() (net.Conn, error) {
-	c, err := l.Listener.Accept()
-	if err != nil {
-		return nil, err
+// HTTP2 has srv speak HTTP/2 over TLS on the connections of a listener from Listen. It is called once, before srv serves, and when srv is otherwise
+// complete. Of srv it uses the handler, TLSConfig, IdleTimeout, MaxHeaderBytes, ErrorLog and HTTP2.MaxConcurrentStreams.
+func HTTP2(srv *http.Server) error {
+	if srv.TLSConfig == nil {
+		return errors.New("HTTP/2: the server has no TLS configuration")
 	}
-	return &socket{Conn: c}, nil
+	// RFC 9113 section 9.2: TLS 1.2 with the cipher suites that are not on the black list of appendix A, which are Go's own first choices.
+	srv.TLSConfig.MinVersion = max(srv.TLSConfig.MinVersion, tls.VersionTLS12)
+	if !slices.Contains(srv.TLSConfig.NextProtos, protocol) {
+		srv.TLSConfig.NextProtos = append([]string{protocol}, srv.TLSConfig.NextProtos...)
+	}
+	if !slices.Contains(srv.TLSConfig.NextProtos, "http/1.1") {
+		srv.TLSConfig.NextProtos = append(srv.TLSConfig.NextProtos, "http/1.1")
+	}
+	// Records of full size from the beginning: what we have to say is either short or long, and never read while it is incomplete.
+	srv.TLSConfig.DynamicRecordSizingDisabled = true
+	s := &server{conns: map[*conn]struct{}{}, streams: defaultStreams}
+	if srv.HTTP2 != nil && srv.HTTP2.MaxConcurrentStreams > 0 {
+		s.streams = srv.HTTP2.MaxConcurrentStreams
+	}
+	if srv.TLSNextProto == nil {
+		srv.TLSNextProto = map[string]func(*http.Server, *tls.Conn, http.Handler){}
+	}
+	srv.TLSNextProto[protocol] = s.serve
+	srv.RegisterOnShutdown(s.shutdown)
+	return nil
 }
 
-// HTTP2 has srv speak HTTP/2 over TLS on the connections of a listener from Listen. It is called once, before srv serves, and when srv is otherwise complete.
-func HTTP2(srv *http.Server) error {
-	h2 := &http2.Server{}
-	if err := http2.ConfigureServer(srv, h2); err != nil {
-		return fmt.Errorf("HTTP/2: %w", err)
+// server is what the connections of one http.Server share.
+type server struct {
+	streams int
+	workers workers
+	today   atomic.Pointer[date]
+
+	mu       sync.Mutex
+	conns    map[*conn]struct{} // guarded by mu
+	stopping bool               // guarded by mu
+}
+
+// serve serves one connection, after its handshake, until it ends and all of its handlers have returned.
+func (s *server) serve(hs *http.Server, t *tls.Conn, h http.Handler) {
+	sock, ok := t.NetConn().(*socket)
+	if !ok {
+		_ = t.Close() // it did not come from Listen
+		return
 	}
-	plain := srv.TLSNextProto[http2.NextProtoTLS]
-	srv.TLSNextProto[http2.NextProtoTLS] = func(hs *http.Server, t *tls.Conn, h http.Handler) {
-		s, ok := t.NetConn().(*socket)
-		if !ok {
-			plain(hs, t, h)
-			return
-		}
-		o := &http2.ServeConnOpts{Handler: h, BaseConfig: hs} //nolint:staticcheck // see below
-		if b, ok := h.(interface{ BaseContext() context.Context }); ok {
-			o.Context = b.BaseContext()
-		}
-		c := newConn(t, s)
-		defer func() { _ = c.Close() }() // mostly it is closed already
-		h2.ServeConn(c, o)               //nolint:staticcheck // net/http itself serves HTTP/2 on nothing but a *tls.Conn
+	ctx := context.Background()
+	if b, ok := h.(interface{ BaseContext() context.Context }); ok {
+		ctx = b.BaseContext()
 	}
-	return nil
+	c := newConn(ctx, s, hs, t, sock, h)
+	s.mu.Lock()
+	s.conns[c] = struct{}{}
+	stopping := s.stopping
+	s.mu.Unlock()
+	if stopping {
+		c.goAway()
+	}
+	c.serve()
+	s.mu.Lock()
+	delete(s.conns, c)
+	last := len(s.conns) == 0
+	s.mu.Unlock()
+	if last {
+		s.workers.rest()
+	}
+}
+
+// shutdown tells all peers to make no more requests; connections end when those under way have.
+func (s *server) shutdown() {
+	s.mu.Lock()
+	s.stopping = true
+	conns := make([]*conn, 0, len(s.conns))
+	for c := range s.conns {
+		conns = append(conns, c)
+	}
+	s.mu.Unlock()
+	for _, c := range conns {
+		c.goAway()
+	}
 }

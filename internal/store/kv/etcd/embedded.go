@@ -136,7 +136,10 @@ func (e *Engine) start(ctx context.Context, cfg Config) (err error) {
 	// etcd calls its logger's Fatal or Panic when it cannot open its files.
 	defer func() {
 		if r := recover(); r != nil {
-			err = fmt.Errorf("%v", r)
+			var isError bool
+			if err, isError = r.(error); !isError {
+				err = fmt.Errorf("%v", r)
+			}
 		}
 	}()
 	slowDown()
@@ -199,10 +202,14 @@ func (e *Engine) elect(ctx context.Context) error {
 			return ctx.Err()
 		case <-nudge.C:
 		}
-		if e.server.Leader() != 0 || len(e.server.Cluster().Members()) != 1 {
+		s := raftStatus()
+		if e.server.Leader() != 0 || s.Applied != s.GetCommit() || s.Applied == 0 {
 			continue
 		}
-		if s := raftStatus(); s.Applied == s.GetCommit() && s.Applied > 0 {
+		switch n := len(e.server.Cluster().Members()); {
+		case n > 1:
+			return fmt.Errorf("it is that of one of %d members, who have to agree: take a snapshot of their cluster and restore it to a directory of its own (etcdutl snapshot restore)", n)
+		case n == 1:
 			if err := e.server.Process(ctx, &raftpb.Message{Type: raftpb.MsgTimeoutNow.Enum(), To: &id, From: &id}); err != nil {
 				return err
 			}

@@ -201,6 +201,23 @@ func TestBrokenDirectory(t *testing.T) {
 	}
 }
 
+// TestOneOfMany opens the directory of a member that others have to agree with: it says so instead of waiting for them.
+func TestOneOfMany(t *testing.T) {
+	dir := t.TempDir()
+	e := open(t, etcd.Config{Dir: dir, Listen: filepath.Join(dir, "etcd.sock")})
+	client, err := clientv3.New(clientv3.Config{Endpoints: []string{e.Endpoint()}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = client.MemberAdd(t.Context(), []string{"http://127.0.0.1:1"})
+	if err := errors.Join(err, client.Close(), e.Close()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := etcd.Start(t.Context(), etcd.Config{Dir: dir}); err == nil || !strings.Contains(err.Error(), "one of 2 members") || !strings.Contains(err.Error(), "restore") {
+		t.Errorf("started as one of two: %v", err)
+	}
+}
+
 // TestQuota fills the database, sees writes refused and reads and deletes go on, and makes room again.
 func TestQuota(t *testing.T) {
 	e := open(t, etcd.Config{QuotaBytes: 8 << 20})

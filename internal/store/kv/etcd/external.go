@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/url"
+	"os"
 	"strings"
 	"sync"
 	"time"
@@ -75,7 +76,9 @@ func diagnose(endpoints []string, conf *tls.Config) string {
 		var conn net.Conn
 		switch u.Scheme {
 		case "https":
-			conn, err = (&tls.Dialer{Config: conf}).DialContext(ctx, "tcp", u.Host)
+			if conn, err = (&tls.Dialer{Config: conf}).DialContext(ctx, "tcp", u.Host); err == nil {
+				err = refusal(ctx, conn)
+			}
 		case "unix":
 			conn, err = (&net.Dialer{}).DialContext(ctx, "unix", u.Host+u.Path)
 		default:
@@ -83,11 +86,28 @@ func diagnose(endpoints []string, conf *tls.Config) string {
 		}
 		if err != nil {
 			errs = append(errs, err.Error())
-			continue
 		}
-		conn.Close()
+		if conn != nil {
+			conn.Close()
+		}
 	}
 	return strings.Join(errs, "; ")
+}
+
+// refusal waits for what a server says that does not like the client's certificate: with TLS 1.3 the client's side of the handshake is over by
+// then (RFC 8446, 2). One that likes it waits for the client to speak. Nothing is sent, because unread bytes would make the server's kernel
+// reset the connection, and its last word with it.
+func refusal(ctx context.Context, conn net.Conn) error {
+	if deadline, ok := ctx.Deadline(); ok {
+		if err := conn.SetReadDeadline(deadline); err != nil {
+			return err
+		}
+	}
+	_, err := conn.Read(make([]byte, 1))
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return nil
+	}
+	return err
 }
 
 // remote makes the client's functions look like the server's.

@@ -3,6 +3,7 @@ package etcd
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"os"
 	"strings"
@@ -23,7 +24,10 @@ func (l logger) started() { l.serving.Store(true) }
 
 func newLogger(log *slog.Logger, fatal func(error)) logger {
 	if fatal == nil {
-		fatal = func(error) { os.Exit(1) }
+		fatal = func(reason error) {
+			log.Error("etcd cannot go on", "error", reason)
+			os.Exit(1)
+		}
 	}
 	serving := new(atomic.Bool)
 	core := &slogCore{log: log}
@@ -61,6 +65,9 @@ func harmless(message string) bool {
 }
 
 func (c *slogCore) Write(e zapcore.Entry, fields []zapcore.Field) error {
+	if e.Level >= zapcore.PanicLevel {
+		return nil // fatalHook tells
+	}
 	level := slog.LevelWarn
 	if e.Level >= zapcore.ErrorLevel {
 		level = slog.LevelError
@@ -81,7 +88,7 @@ func (c *slogCore) Sync() error { return nil }
 func describe(e zapcore.Entry, fields []zapcore.Field) error {
 	for _, f := range fields {
 		if err, ok := f.Interface.(error); ok && f.Type == zapcore.ErrorType {
-			return errors.New(e.Message + ": " + err.Error())
+			return fmt.Errorf("%s: %w", e.Message, err)
 		}
 	}
 	return errors.New(e.Message)
