@@ -73,6 +73,14 @@ func (c *Controller) Run(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
+// Changed tells of an object that no informer of Config watches: of a custom resource, say.
+func (c *Controller) Changed(gvr schema.GroupVersionResource, obj metav1.Object) {
+	c.queue(c.graph.upsert(gvr, obj))
+}
+
+// Deleted tells that such an object is gone.
+func (c *Controller) Deleted(obj metav1.Object) { c.queue(c.graph.delete(obj.GetUID())) }
+
 func (c *Controller) queue(w work) {
 	for _, uid := range w.remove {
 		c.remove.Add(string(uid))

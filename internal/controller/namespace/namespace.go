@@ -56,15 +56,19 @@ func New(c kubernetes.Interface, m metadata.Interface, resources func() []schema
 		return nil, fmt.Errorf("namespace: %w", err)
 	}
 	for _, i := range contents {
-		if err := controller.Watch(i, controller.Handlers[metav1.Object]{Delete: func(obj metav1.Object) {
-			if ns, err := ctl.namespaces.Get(obj.GetNamespace()); err == nil && ns.DeletionTimestamp != nil {
-				ctl.loop.AddAfter(ns.Name, gather)
-			}
-		}}); err != nil {
+		if err := controller.Watch(i, controller.Handlers[metav1.Object]{Delete: ctl.Deleted}); err != nil {
 			return nil, fmt.Errorf("namespace: %w", err)
 		}
 	}
 	return ctl, nil
+}
+
+// Deleted tells that an object is gone: its namespace may be empty now. Informers of the contents call it, and whoever follows what
+// they don't watch.
+func (c *Controller) Deleted(obj metav1.Object) {
+	if ns, err := c.namespaces.Get(obj.GetNamespace()); err == nil && ns.DeletionTimestamp != nil {
+		c.loop.AddAfter(ns.Name, gather)
+	}
 }
 
 // Run reconciles until ctx ends.

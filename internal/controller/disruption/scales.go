@@ -1,0 +1,102 @@
+package disruption
+
+import (
+	"context"
+	"fmt"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/informers"
+	appslisters "k8s.io/client-go/listers/apps/v1"
+	corelisters "k8s.io/client-go/listers/core/v1"
+	"k8s.io/client-go/scale"
+	"k8s.io/utils/ptr"
+)
+
+// Workloads finds the scale of the built-in controllers in the caches, and that of others through their scale subresource.
+type Workloads struct {
+	sets        appslisters.ReplicaSetLister
+	deployments appslisters.DeploymentLister
+	stateful    appslisters.StatefulSetLister
+	replication corelisters.ReplicationControllerLister
+	mapper      meta.RESTMapper
+	others      scale.ScalesGetter
+}
+
+// NewWorkloads makes it over the informers, which the caller starts. Others and mapper may be nil: then custom resources have no scale.
+func NewWorkloads(f informers.SharedInformerFactory, mapper meta.RESTMapper, others scale.ScalesGetter) *Workloads {
+	return &Workloads{
+		sets: f.Apps().V1().ReplicaSets().Lister(), deployments: f.Apps().V1().Deployments().Lister(), stateful: f.Apps().V1().StatefulSets().Lister(),
+		replication: f.Core().V1().ReplicationControllers().Lister(), mapper: mapper, others: others,
+	}
+}
+
+// Expected implements Scales. A controller that is gone, or another than the one that is referred to, means to have none.
+func (w *Workloads) Expected(ctx context.Context, namespace string, ref metav1.OwnerReference) (id string, n int32, known bool, err error) {
+	gv, err := schema.ParseGroupVersion(ref.APIVersion)
+	if err != nil {
+		return "", 0, false, nil // no kind that we could ask about
+	}
+	switch gk := (schema.GroupKind{Group: gv.Group, Kind: ref.Kind}); gk {
+	case schema.GroupKind{Group: "apps", Kind: "ReplicaSet"}:
+		rs, err := w.sets.ReplicaSets(namespace).Get(ref.Name)
+		if err != nil || rs.UID != ref.UID {
+			return none(ref, err)
+		}
+		if up := metav1.GetControllerOf(rs); up != nil && up.Kind == "Deployment" {
+			return w.Expected(ctx, namespace, *up)
+		}
+		return string(rs.UID), ptr.Deref(rs.Spec.Replicas, 1), true, nil
+	case schema.GroupKind{Group: "apps", Kind: "Deployment"}:
+		d, err := w.deployments.Deployments(namespace).Get(ref.Name)
+		if err != nil || d.UID != ref.UID {
+			return none(ref, err)
+		}
+		return string(d.UID), ptr.Deref(d.Spec.Replicas, 1), true, nil
+	case schema.GroupKind{Group: "apps", Kind: "StatefulSet"}:
+		s, err := w.stateful.StatefulSets(namespace).Get(ref.Name)
+		if err != nil || s.UID != ref.UID {
+			return none(ref, err)
+		}
+		return string(s.UID), ptr.Deref(s.Spec.Replicas, 1), true, nil
+	case schema.GroupKind{Kind: "ReplicationController"}:
+		rc, err := w.replication.ReplicationControllers(namespace).Get(ref.Name)
+		if err != nil || rc.UID != ref.UID {
+			return none(ref, err)
+		}
+		return string(rc.UID), ptr.Deref(rc.Spec.Replicas, 1), true, nil
+	default:
+		return w.other(ctx, namespace, gk.WithVersion(gv.Version), ref)
+	}
+}
+
+func none(ref metav1.OwnerReference, err error) (string, int32, bool, error) {
+	if err != nil && !apierrors.IsNotFound(err) {
+		return "", 0, false, fmt.Errorf("get %s %s: %w", ref.Kind, ref.Name, err)
+	}
+	return string(ref.UID), 0, true, nil
+}
+
+func (w *Workloads) other(ctx context.Context, namespace string, gvk schema.GroupVersionKind, ref metav1.OwnerReference) (string, int32, bool, error) {
+	if w.mapper == nil || w.others == nil {
+		return "", 0, false, nil
+	}
+	mapping, err := w.mapper.RESTMapping(gvk.GroupKind(), gvk.Version)
+	if meta.IsNoMatchError(err) {
+		return "", 0, false, nil
+	} else if err != nil {
+		return "", 0, false, fmt.Errorf("find resource of %s: %w", gvk.Kind, err)
+	}
+	s, err := w.others.Scales(namespace).Get(ctx, mapping.Resource.GroupResource(), ref.Name, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		return "", 0, false, nil // gone, or without a scale
+	} else if err != nil {
+		return "", 0, false, fmt.Errorf("get scale of %s %s: %w", ref.Kind, ref.Name, err)
+	}
+	if s.UID != ref.UID {
+		return none(ref, nil)
+	}
+	return string(s.UID), s.Spec.Replicas, true, nil
+}

@@ -1,0 +1,258 @@
+package resourcequota
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes"
+	corelisters "k8s.io/client-go/listers/core/v1"
+	"k8s.io/client-go/metadata"
+	"k8s.io/client-go/tools/cache"
+	"k8s.io/utils/clock"
+
+	"github.com/celox/celox/internal/api/quota"
+	"github.com/celox/celox/internal/controller"
+)
+
+const (
+	// recount is how often each quota is counted whether something happened or not.
+	recount = 5 * time.Minute
+	// settle is when a quota that was lowered is counted once more: admission may have charged for an object that was not to be
+	// seen yet.
+	settle = time.Second
+	// unknown is how long a quota of a kind that nobody serves waits for it.
+	unknown = 30 * time.Second
+)
+
+// Resource is a namespaced resource whose objects an informer of the process holds.
+type Resource struct {
+	GroupResource schema.GroupResource
+	Informer      cache.SharedIndexInformer
+}
+
+// Config is what a Controller needs.
+type Config struct {
+	Client    kubernetes.Interface
+	Metadata  metadata.Interface
+	Informers informers.SharedInformerFactory
+	Resources []Resource
+	// Resolve finds the version of a resource that is not among Resources; false if nobody serves it.
+	Resolve func(schema.GroupResource) (schema.GroupVersionResource, bool)
+	Clock   clock.WithTicker
+	Log     *slog.Logger
+	Metrics *controller.Metrics
+}
+
+// Controller reconciles quotas; its keys are "namespace/name".
+type Controller struct {
+	client  kubernetes.Interface
+	quotas  corelisters.ResourceQuotaLister
+	indexes map[schema.GroupResource]cache.Indexer
+	others  *others
+	clock   clock.WithTicker
+	loop    *controller.Loop
+}
+
+// New makes the controller and registers it with the informers, which the caller starts.
+func New(cfg Config) (*Controller, error) {
+	q := cfg.Informers.Core().V1().ResourceQuotas()
+	c := &Controller{client: cfg.Client, quotas: q.Lister(), indexes: map[schema.GroupResource]cache.Indexer{}, clock: cfg.Clock}
+	c.others = newOthers(cfg.Metadata, cfg.Resolve, c.replenish)
+	synced := []cache.InformerSynced{q.Informer().HasSynced}
+	errs := []error{controller.Watch(q.Informer(), controller.Handlers[*corev1.ResourceQuota]{
+		Add: func(q *corev1.ResourceQuota) { c.loop.AddObject(q) },
+		Update: func(old, q *corev1.ResourceQuota) {
+			// What admission charges is no reason to count.
+			if !equality.Semantic.DeepEqual(old.Spec, q.Spec) || !equality.Semantic.DeepEqual(q.Spec.Hard, q.Status.Hard) {
+				c.loop.AddObject(q)
+			}
+		},
+	})}
+	for _, r := range cfg.Resources {
+		c.indexes[r.GroupResource] = r.Informer.GetIndexer()
+		synced = append(synced, r.Informer.HasSynced)
+		errs = append(errs, controller.Watch(r.Informer, controller.Handlers[metav1.Object]{
+			Update: func(old, obj metav1.Object) {
+				if c.lessens(r.GroupResource, old, obj) {
+					c.replenish(r.GroupResource, obj.GetNamespace())
+				}
+			},
+			Delete: func(obj metav1.Object) { c.replenish(r.GroupResource, obj.GetNamespace()) },
+		}))
+	}
+	c.loop = controller.NewLoop("resourcequota", c.Reconcile, controller.Options{Workers: 5, Synced: synced, Log: cfg.Log, Metrics: cfg.Metrics})
+	if err := errors.Join(errs...); err != nil {
+		return nil, fmt.Errorf("resourcequota: %w", err)
+	}
+	return c, nil
+}
+
+// lessens says whether an update gives something back: only kinds whose usage depends on more than their being there can.
+func (c *Controller) lessens(gr schema.GroupResource, old, obj metav1.Object) bool {
+	var was, is runtime.Object
+	switch o := old.(type) {
+	case *corev1.Pod, *corev1.Service, *corev1.PersistentVolumeClaim:
+		was, _ = o.(runtime.Object)
+		is, _ = obj.(runtime.Object)
+	default:
+		return false
+	}
+	now := c.clock.Now()
+	before, after := quota.Usage(gr, was, now), quota.Usage(gr, is, now)
+	for name, n := range before {
+		if m := after[name]; m.Cmp(n) < 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// replenish counts the quotas of a namespace that objects of a resource use.
+func (c *Controller) replenish(gr schema.GroupResource, namespace string) {
+	list, err := c.quotas.ResourceQuotas(namespace).List(labels.Everything())
+	if err != nil {
+		return // a lister of a cache has no errors
+	}
+	for _, q := range list {
+		for name := range q.Spec.Hard {
+			if r, ok := quota.Resource(name); ok && r == gr {
+				c.loop.AddObject(q)
+				break
+			}
+		}
+	}
+}
+
+// Run reconciles until ctx ends.
+func (c *Controller) Run(ctx context.Context) error {
+	c.others.start(ctx)
+	defer c.others.stop()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		t := c.clock.NewTicker(recount)
+		defer t.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-t.C():
+				c.recountAll()
+			}
+		}
+	}()
+	err := c.loop.Run(ctx)
+	<-done
+	return err
+}
+
+func (c *Controller) recountAll() {
+	list, err := c.quotas.List(labels.Everything())
+	if err != nil {
+		return
+	}
+	wanted := map[schema.GroupResource]bool{}
+	for _, q := range list {
+		c.loop.AddObject(q)
+		for name := range q.Spec.Hard {
+			if r, ok := quota.Resource(name); ok {
+				wanted[r] = true
+			}
+		}
+	}
+	c.others.keep(wanted)
+}
+
+// Reconcile counts what is used of one quota and writes it down.
+func (c *Controller) Reconcile(ctx context.Context, key string) error {
+	namespace, name, err := cache.SplitMetaNamespaceKey(key)
+	if err != nil {
+		return nil //nolint:nilerr // no key of ours
+	}
+	q, err := c.quotas.ResourceQuotas(namespace).Get(name)
+	if apierrors.IsNotFound(err) {
+		return nil
+	} else if err != nil {
+		return fmt.Errorf("get quota: %w", err)
+	}
+	used, complete, err := c.count(ctx, q)
+	if err != nil {
+		return err
+	}
+	if !complete {
+		c.loop.AddAfter(key, unknown)
+	}
+	if q.Status.Used != nil && equality.Semantic.DeepEqual(q.Spec.Hard, q.Status.Hard) && equality.Semantic.DeepEqual(used, q.Status.Used) {
+		return nil
+	}
+	next := q.DeepCopy()
+	next.Status = corev1.ResourceQuotaStatus{Hard: q.Spec.Hard.DeepCopy(), Used: used}
+	if _, err := c.client.CoreV1().ResourceQuotas(namespace).UpdateStatus(ctx, next, metav1.UpdateOptions{}); err != nil {
+		if apierrors.IsNotFound(err) {
+			return nil
+		}
+		return fmt.Errorf("write usage: %w", err)
+	}
+	c.loop.AddAfter(key, settle)
+	return nil
+}
+
+// count sums up what the objects of the quota's namespace use of it. Complete is false if a kind that it counts is not served.
+func (c *Controller) count(ctx context.Context, q *corev1.ResourceQuota) (used corev1.ResourceList, complete bool, err error) {
+	used, complete = corev1.ResourceList{}, true
+	resources := map[schema.GroupResource]bool{}
+	for name, hard := range q.Spec.Hard {
+		used[name] = *resource.NewQuantity(0, hard.Format)
+		if gr, ok := quota.Resource(name); ok {
+			resources[gr] = true
+		}
+	}
+	now := c.clock.Now()
+	for gr := range resources {
+		objects, served, err := c.objects(ctx, gr, q.Namespace)
+		if err != nil {
+			return nil, false, err
+		}
+		complete = complete && served
+		for _, obj := range objects {
+			o, ok := obj.(runtime.Object)
+			if !ok || !quota.Matches(q, o) {
+				continue
+			}
+			for name, n := range quota.Usage(gr, o, now) {
+				if sum, limited := used[name]; limited {
+					sum.Add(n)
+					used[name] = sum
+				}
+			}
+		}
+	}
+	return used, complete, nil
+}
+
+// objects returns the objects of a resource in a namespace; served is false if there is no such resource.
+func (c *Controller) objects(ctx context.Context, gr schema.GroupResource, namespace string) (objects []any, served bool, err error) {
+	index, ok := c.indexes[gr]
+	if !ok {
+		if index, ok, err = c.others.index(ctx, gr); err != nil || !ok {
+			return nil, false, err
+		}
+	}
+	objects, err = index.ByIndex(cache.NamespaceIndex, namespace)
+	if err != nil {
+		return nil, true, fmt.Errorf("list %s: %w", gr, err)
+	}
+	return objects, true, nil
+}

@@ -1,0 +1,136 @@
+package resourcequota_test
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	"go.uber.org/goleak"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/utils/clock"
+
+	"github.com/celox/celox/internal/client"
+	"github.com/celox/celox/internal/controller/controllertest"
+	"github.com/celox/celox/internal/controller/resourcequota"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// start runs the controller; the resources in apart have no shared informer.
+func start(t *testing.T, apart ...string) *controllertest.Env {
+	t.Helper()
+	e := controllertest.Start(t)
+	cfg := resourcequota.Config{
+		Client: e.Client, Metadata: e.Metadata, Informers: e.Informers, Clock: clock.RealClock{},
+		Resolve: func(gr schema.GroupResource) (schema.GroupVersionResource, bool) {
+			k, ok := e.Catalogue.ByGroupResource(gr)
+			if !ok {
+				return schema.GroupVersionResource{}, false
+			}
+			return controllertest.Preferred(k), true
+		},
+	}
+	for _, s := range e.Sources {
+		if k, ok := e.Catalogue.ByGroupResource(s.GroupResource); ok && k.Namespaced && !slices.Contains(apart, k.Resource) {
+			cfg.Resources = append(cfg.Resources, resourcequota.Resource{GroupResource: s.GroupResource, Informer: client.InformerFor(e.Informers, s)})
+		}
+	}
+	c, err := resourcequota.New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	e.Run(t, c)
+	return e
+}
+
+func amounts(pairs ...string) corev1.ResourceList {
+	l := corev1.ResourceList{}
+	for i := 0; i+1 < len(pairs); i += 2 {
+		l[corev1.ResourceName(pairs[i])] = resource.MustParse(pairs[i+1])
+	}
+	return l
+}
+
+// wants waits until a quota says that this is used.
+func wants(t *testing.T, e *controllertest.Env, name, want string) {
+	t.Helper()
+	controllertest.Eventually(t, func() error {
+		q, err := e.Client.CoreV1().ResourceQuotas("default").Get(t.Context(), name, metav1.GetOptions{})
+		if err != nil {
+			return err
+		}
+		var parts []string
+		for k, v := range q.Status.Used {
+			parts = append(parts, string(k)+"="+v.String())
+		}
+		slices.Sort(parts)
+		if got := strings.Join(parts, ","); got != want || len(q.Status.Hard) != len(q.Spec.Hard) {
+			return fmt.Errorf("used %q of %v, want %q", got, q.Status.Hard, want)
+		}
+		return nil
+	})
+}
+
+func TestCounting(t *testing.T) {
+	e := start(t, "configmaps")
+	core := e.Client.CoreV1()
+	must := func(_ any, err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	pod := func(name, cpu string) *corev1.Pod {
+		return &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "c", Image: "i",
+			Resources: corev1.ResourceRequirements{Requests: amounts("cpu", cpu)}}}}}
+	}
+	must(core.ConfigMaps("default").Create(t.Context(), &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "a"}}, metav1.CreateOptions{}))
+	must(core.Pods("default").Create(t.Context(), pod("p", "100m"), metav1.CreateOptions{}))
+	q := &corev1.ResourceQuota{ObjectMeta: metav1.ObjectMeta{Name: "q"}, Spec: corev1.ResourceQuotaSpec{Hard: amounts(
+		"pods", "5", "requests.cpu", "1", "configmaps", "3", "count/configmaps", "3", "services.nodeports", "2", "count/things.example.com", "4", "resourcequotas", "2")}}
+	must(core.ResourceQuotas("default").Create(t.Context(), q, metav1.CreateOptions{}))
+	wants(t, e, "q", "configmaps=1,count/configmaps=1,count/things.example.com=0,pods=1,requests.cpu=100m,resourcequotas=1,services.nodeports=0")
+	// What goes or ends is given back at once, in shared informers and in the controller's own.
+	if err := core.ConfigMaps("default").Delete(t.Context(), "a", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	wants(t, e, "q", "configmaps=0,count/configmaps=0,count/things.example.com=0,pods=1,requests.cpu=100m,resourcequotas=1,services.nodeports=0")
+	p, err := core.Pods("default").Get(t.Context(), "p", metav1.GetOptions{})
+	must(p, err)
+	p.Status.Phase = corev1.PodSucceeded
+	must(core.Pods("default").UpdateStatus(t.Context(), p, metav1.UpdateOptions{}))
+	wants(t, e, "q", "configmaps=0,count/configmaps=0,count/things.example.com=0,pods=0,requests.cpu=0,resourcequotas=1,services.nodeports=0")
+	// A quota that changes is counted anew.
+	now, err := core.ResourceQuotas("default").Get(t.Context(), "q", metav1.GetOptions{})
+	must(now, err)
+	now.Spec.Hard = amounts("count/pods", "3")
+	must(core.ResourceQuotas("default").Update(t.Context(), now, metav1.UpdateOptions{}))
+	wants(t, e, "q", "count/pods=1")
+}
+
+func TestScopes(t *testing.T) {
+	e := start(t)
+	core := e.Client.CoreV1()
+	for name, cpu := range map[string]string{"effort": "", "burst": "10m"} {
+		p := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "c", Image: "i"}}}}
+		if cpu != "" {
+			p.Spec.Containers[0].Resources.Requests = amounts("cpu", cpu)
+		}
+		if _, err := core.Pods("default").Create(t.Context(), p, metav1.CreateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, scope := range []corev1.ResourceQuotaScope{corev1.ResourceQuotaScopeBestEffort, corev1.ResourceQuotaScopeNotBestEffort, corev1.ResourceQuotaScopeTerminating} {
+		q := &corev1.ResourceQuota{ObjectMeta: metav1.ObjectMeta{Name: strings.ToLower(string(scope))}, Spec: corev1.ResourceQuotaSpec{Hard: amounts("pods", "5"), Scopes: []corev1.ResourceQuotaScope{scope}}}
+		if _, err := core.ResourceQuotas("default").Create(t.Context(), q, metav1.CreateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	wants(t, e, "besteffort", "pods=1")
+	wants(t, e, "notbesteffort", "pods=1")
+	wants(t, e, "terminating", "pods=0")
+}

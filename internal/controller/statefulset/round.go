@@ -1,0 +1,357 @@
+package statefulset
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
+	"k8s.io/utils/ptr"
+
+	"github.com/celox/celox/internal/controller/pods"
+	"github.com/celox/celox/internal/controller/revision"
+)
+
+// round is one look at a StatefulSet and its pods.
+type round struct {
+	c               *Controller
+	key             string
+	set             *appsv1.StatefulSet
+	current, update *appsv1.ControllerRevision
+	// templates of the two revisions.
+	currentTemplate, updateTemplate *corev1.PodTemplateSpec
+	now                             time.Time
+
+	wanted    []*corev1.Pod // by ordinal, from the first; nil where there is none
+	condemned []*corev1.Pod // beyond the wanted, the last first
+	status    appsv1.StatefulSetStatus
+}
+
+func newRound(c *Controller, key string, set *appsv1.StatefulSet, all []*corev1.Pod, current, update *appsv1.ControllerRevision) (*round, error) {
+	r := &round{c: c, key: key, set: set, current: current, update: update, now: c.clock.Now(), wanted: make([]*corev1.Pod, replicas(set)), updateTemplate: &set.Spec.Template}
+	var err error
+	if r.currentTemplate, err = revision.Template(current); err != nil {
+		return nil, err
+	}
+	r.status = appsv1.StatefulSetStatus{
+		ObservedGeneration: set.Generation, CurrentRevision: current.Name, UpdateRevision: update.Name, Conditions: set.Status.Conditions,
+	}
+	for _, p := range all {
+		n, _ := ordinalOf(set, p.Name)
+		if i := n - first(set); i >= 0 && i < len(r.wanted) {
+			r.wanted[i] = p
+		} else {
+			r.condemned = append(r.condemned, p)
+		}
+		r.status.Replicas++
+		if pods.Ready(p) && p.Status.Phase == corev1.PodRunning {
+			r.status.ReadyReplicas++
+			if r.available(p) {
+				r.status.AvailableReplicas++
+			}
+		}
+		if p.DeletionTimestamp == nil && !pods.Ended(p) {
+			if r.revisionOf(p) == current.Name {
+				r.status.CurrentReplicas++
+			}
+			if r.revisionOf(p) == update.Name {
+				r.status.UpdatedReplicas++
+			}
+		}
+	}
+	slices.SortFunc(r.condemned, func(a, b *corev1.Pod) int {
+		x, _ := ordinalOf(set, a.Name)
+		y, _ := ordinalOf(set, b.Name)
+		return cmp.Compare(y, x)
+	})
+	return r, nil
+}
+
+func (r *round) revisionOf(p *corev1.Pod) string {
+	return p.Labels[appsv1.ControllerRevisionHashLabelKey]
+}
+
+func (r *round) available(p *corev1.Pod) bool {
+	return p.Status.Phase == corev1.PodRunning && pods.Available(p, time.Duration(r.set.Spec.MinReadySeconds)*time.Second, r.now)
+}
+
+// healthy says that a pod is up and not on its way out.
+func (r *round) healthy(p *corev1.Pod) bool {
+	return p != nil && p.DeletionTimestamp == nil && p.Status.Phase == corev1.PodRunning && pods.Ready(p)
+}
+
+func (r *round) inOrder() bool { return r.set.Spec.PodManagementPolicy != appsv1.ParallelPodManagement }
+
+// partition is the first ordinal (counted from the set's first) that gets the new template.
+func (r *round) partition() int {
+	if u := r.set.Spec.UpdateStrategy.RollingUpdate; r.set.Spec.UpdateStrategy.Type == appsv1.RollingUpdateStatefulSetStrategyType && u != nil {
+		return int(ptr.Deref(u.Partition, 0))
+	}
+	return 0
+}
+
+// step goes on from where the pods are. A set in order takes one step and waits for its effect.
+func (r *round) step(ctx context.Context) error {
+	if err := r.own(ctx); err != nil {
+		return err
+	}
+	var errs []error
+	for i := range r.wanted {
+		wait, err := r.fill(ctx, i)
+		if err != nil {
+			errs = append(errs, err)
+		}
+		if r.inOrder() && (wait || err != nil) {
+			return errors.Join(errs...)
+		}
+	}
+	if len(errs) > 0 {
+		return errors.Join(errs...)
+	}
+	unhealthy := r.firstUnhealthy()
+	for _, p := range r.condemned {
+		if p.DeletionTimestamp != nil {
+			if r.inOrder() {
+				return nil
+			}
+			continue
+		}
+		// The set shrinks only while the rest is well, unless the pod itself is what is not.
+		if r.inOrder() && !r.healthy(p) && p != unhealthy {
+			return nil
+		}
+		if err := r.remove(ctx, p); err != nil {
+			return err
+		}
+		if r.inOrder() {
+			return nil
+		}
+	}
+	if r.set.Spec.UpdateStrategy.Type == appsv1.OnDeleteStatefulSetStrategyType {
+		return nil
+	}
+	return r.roll(ctx)
+}
+
+func (r *round) firstUnhealthy() *corev1.Pod {
+	for _, p := range r.wanted {
+		if p != nil && !r.healthy(p) {
+			return p
+		}
+	}
+	for _, p := range slices.Backward(r.condemned) {
+		if !r.healthy(p) {
+			return p
+		}
+	}
+	return nil
+}
+
+// fill sees that the i-th pod exists and is what it should be; wait says that those after it have to.
+func (r *round) fill(ctx context.Context, i int) (wait bool, err error) {
+	p, ordinal := r.wanted[i], first(r.set)+i
+	switch {
+	case p == nil:
+		return true, r.create(ctx, i)
+	case pods.Ended(p):
+		if p.DeletionTimestamp == nil {
+			reason := "RecreatingFailedPod"
+			if p.Status.Phase == corev1.PodSucceeded {
+				reason = "RecreatingTerminatedPod"
+			}
+			r.c.recorder.Eventf(r.set, corev1.EventTypeWarning, reason, "StatefulSet %s/%s is recreating %s Pod %s", r.set.Namespace, r.set.Name, map[bool]string{true: "failed", false: "terminated"}[p.Status.Phase == corev1.PodFailed], p.Name)
+			return true, r.remove(ctx, p)
+		}
+		return true, nil
+	case p.DeletionTimestamp != nil:
+		return true, nil
+	}
+	if err := r.makeClaims(ctx, ordinal); err != nil {
+		return true, err
+	}
+	if !isIdentified(p, ordinal) {
+		fixed := p.DeepCopy()
+		fixed.Labels[appsv1.StatefulSetPodNameLabel] = p.Name
+		fixed.Labels[appsv1.PodIndexLabel] = fmt.Sprint(ordinal)
+		if _, err := r.c.client.CoreV1().Pods(p.Namespace).Update(ctx, fixed, metav1.UpdateOptions{}); err != nil {
+			return true, fmt.Errorf("label pod %s: %w", p.Name, err)
+		}
+	}
+	return !r.available(p), nil
+}
+
+// create makes the i-th pod: from the old template if the rollout has not come to it yet.
+func (r *round) create(ctx context.Context, i int) error {
+	ordinal := first(r.set) + i
+	template, name := r.updateTemplate, r.update.Name
+	if r.isOld(i) {
+		template, name = r.currentTemplate, r.current.Name
+	}
+	if err := r.makeClaims(ctx, ordinal); err != nil {
+		return err
+	}
+	p := podFor(r.set, template, name, ordinal)
+	_, err := r.c.pods.Create(ctx, r.key, r.set, p)
+	if apierrors.IsAlreadyExists(err) {
+		return fmt.Errorf("pod %s exists and is not of this set: %w", p.Name, err)
+	} else if err != nil {
+		return err
+	}
+	r.status.Replicas++
+	if name == r.current.Name {
+		r.status.CurrentReplicas++
+	}
+	if name == r.update.Name {
+		r.status.UpdatedReplicas++
+	}
+	return nil
+}
+
+// isOld says that the i-th pod, if it is made now, gets the template before the update: below the partition, or while a rollout from the last
+// to the first has not come to it.
+func (r *round) isOld(i int) bool {
+	if r.set.Spec.UpdateStrategy.Type != appsv1.RollingUpdateStatefulSetStrategyType || r.current.Name == r.update.Name {
+		return false
+	}
+	if r.set.Spec.UpdateStrategy.RollingUpdate != nil && ptr.Deref(r.set.Spec.UpdateStrategy.RollingUpdate.Partition, 0) > 0 {
+		return i < r.partition()
+	}
+	return i < int(r.status.CurrentReplicas)
+}
+
+func (r *round) remove(ctx context.Context, p *corev1.Pod) error {
+	if r.revisionOf(p) == r.current.Name && !pods.Ended(p) {
+		r.status.CurrentReplicas--
+	}
+	if r.revisionOf(p) == r.update.Name && !pods.Ended(p) {
+		r.status.UpdatedReplicas--
+	}
+	return r.c.pods.Delete(ctx, r.key, r.set, p)
+}
+
+// roll replaces pods of older templates, the last first: one, and then not another before all after it are well; or with maxUnavailable as
+// many as keep the number of unavailable pods within it (KEP-961).
+func (r *round) roll(ctx context.Context) error {
+	u := r.set.Spec.UpdateStrategy.RollingUpdate
+	if u != nil && u.MaxUnavailable != nil {
+		return r.rollWithin(ctx, u.MaxUnavailable)
+	}
+	for i := len(r.wanted) - 1; i >= r.partition(); i-- {
+		p := r.wanted[i]
+		if p != nil && r.revisionOf(p) != r.update.Name && p.DeletionTimestamp == nil {
+			return r.remove(ctx, p)
+		}
+		if !r.healthy(p) || !r.available(p) {
+			return nil
+		}
+	}
+	return nil
+}
+
+func (r *round) rollWithin(ctx context.Context, limit *intstr.IntOrString) error {
+	budget, err := intstr.GetScaledValueFromIntOrPercent(limit, replicas(r.set), false)
+	if err != nil {
+		return fmt.Errorf("maxUnavailable: %w", err)
+	}
+	budget = max(1, budget)
+	for _, p := range r.wanted {
+		if !r.healthy(p) || !r.available(p) {
+			budget--
+		}
+	}
+	for i := len(r.wanted) - 1; i >= r.partition(); i-- {
+		p := r.wanted[i]
+		if p == nil || r.revisionOf(p) == r.update.Name || p.DeletionTimestamp != nil {
+			continue
+		}
+		// One that serves nobody is replaced at no cost.
+		if r.healthy(p) && r.available(p) {
+			if budget <= 0 {
+				continue
+			}
+			budget--
+		}
+		if err := r.remove(ctx, p); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// makeClaims makes those claims of an ordinal that do not exist.
+func (r *round) makeClaims(ctx context.Context, ordinal int) error {
+	var errs []error
+	for _, claim := range claimsOf(r.set, ordinal) {
+		have, err := r.c.claims.PersistentVolumeClaims(claim.Namespace).Get(claim.Name)
+		if err == nil && have.DeletionTimestamp == nil {
+			continue
+		}
+		if err == nil {
+			errs = append(errs, fmt.Errorf("claim %s is being deleted", claim.Name))
+			continue
+		}
+		claim.OwnerReferences = ownersOf(r.set, claim, nil, false)
+		_, err = r.c.client.CoreV1().PersistentVolumeClaims(claim.Namespace).Create(ctx, claim, metav1.CreateOptions{})
+		switch {
+		case apierrors.IsAlreadyExists(err): // the cache is behind
+		case err != nil:
+			r.c.recorder.Eventf(r.set, corev1.EventTypeWarning, "FailedCreate", "create Claim %s for Pod %s in StatefulSet %s failed error: %v", claim.Name, podName(r.set, ordinal), r.set.Name, err)
+			errs = append(errs, fmt.Errorf("create claim %s: %w", claim.Name, err))
+		default:
+			r.c.recorder.Eventf(r.set, corev1.EventTypeNormal, "SuccessfulCreate", "create Claim %s for Pod %s in StatefulSet %s success", claim.Name, podName(r.set, ordinal), r.set.Name)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// own sees that the claims belong to whom the retention policy says, before a pod goes whose claims are to go with it.
+func (r *round) own(ctx context.Context) error {
+	if r.set.Spec.PersistentVolumeClaimRetentionPolicy == nil || len(r.set.Spec.VolumeClaimTemplates) == 0 {
+		return nil
+	}
+	var errs []error
+	set := func(p *corev1.Pod, condemned bool) {
+		if p == nil {
+			return
+		}
+		ordinal, _ := ordinalOf(r.set, p.Name)
+		for _, c := range claimsOf(r.set, ordinal) {
+			have, err := r.c.claims.PersistentVolumeClaims(c.Namespace).Get(c.Name)
+			if err != nil {
+				continue // it will be made with the right owner, or is gone
+			}
+			owners := ownersOf(r.set, have, p, condemned)
+			if equality.Semantic.DeepEqual(owners, have.OwnerReferences) {
+				continue
+			}
+			have = have.DeepCopy()
+			have.OwnerReferences = owners
+			if _, err := r.c.client.CoreV1().PersistentVolumeClaims(c.Namespace).Update(ctx, have, metav1.UpdateOptions{}); err != nil && !apierrors.IsNotFound(err) {
+				errs = append(errs, fmt.Errorf("set owner of claim %s: %w", c.Name, err))
+			}
+		}
+	}
+	for _, p := range r.wanted {
+		set(p, false)
+	}
+	for _, p := range r.condemned {
+		set(p, true)
+	}
+	return errors.Join(errs...)
+}
+
+// conclude ends a rollout when every pod that there should be is of the new template and ready.
+func (r *round) conclude() {
+	s := &r.status
+	if r.set.Spec.UpdateStrategy.Type == appsv1.RollingUpdateStatefulSetStrategyType && int(s.UpdatedReplicas) == replicas(r.set) && int(s.ReadyReplicas) == replicas(r.set) {
+		s.CurrentReplicas, s.CurrentRevision = s.UpdatedReplicas, s.UpdateRevision
+	}
+}

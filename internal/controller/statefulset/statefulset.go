@@ -1,0 +1,176 @@
+package statefulset
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes"
+	appslisters "k8s.io/client-go/listers/apps/v1"
+	corelisters "k8s.io/client-go/listers/core/v1"
+	"k8s.io/client-go/tools/cache"
+	"k8s.io/client-go/tools/record"
+	"k8s.io/utils/clock"
+	"k8s.io/utils/ptr"
+
+	"github.com/celox/celox/internal/controller"
+	"github.com/celox/celox/internal/controller/pods"
+	"github.com/celox/celox/internal/controller/revision"
+)
+
+// hashLabel carries the hash of a revision's data.
+const hashLabel = "controller.kubernetes.io/hash"
+
+var kind = appsv1.SchemeGroupVersion.WithKind("StatefulSet")
+
+// Controller reconciles StatefulSets.
+type Controller struct {
+	client   kubernetes.Interface
+	sets     appslisters.StatefulSetLister
+	claims   corelisters.PersistentVolumeClaimLister
+	history  *revision.History
+	pods     *pods.Keeper
+	recorder record.EventRecorder
+	clock    clock.PassiveClock
+	loop     *controller.Loop
+}
+
+// New makes the controller and registers it with the informers, which the caller starts.
+func New(c kubernetes.Interface, f informers.SharedInformerFactory, recorder record.EventRecorder, clk clock.PassiveClock, log *slog.Logger, m *controller.Metrics) (*Controller, error) {
+	sets, claims, revisions := f.Apps().V1().StatefulSets(), f.Core().V1().PersistentVolumeClaims(), f.Apps().V1().ControllerRevisions()
+	ctl := &Controller{
+		client: c, sets: sets.Lister(), claims: claims.Lister(), recorder: recorder, clock: clk,
+		history: &revision.History{Client: c, Lister: revisions.Lister(), Kind: kind},
+	}
+	var err error
+	ctl.pods, err = pods.New(pods.Config{
+		Client: c, Informers: f, Recorder: recorder, Clock: clk, Kind: kind,
+		Queue:    func(key string) { ctl.loop.Add(key) },
+		Matching: ctl.matching,
+		Fresh: func(ctx context.Context, namespace, name string) (metav1.Object, error) {
+			return c.AppsV1().StatefulSets(namespace).Get(ctx, name, metav1.GetOptions{})
+		},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("statefulset: %w", err)
+	}
+	ctl.loop = controller.NewLoop("statefulset", ctl.Reconcile, controller.Options{
+		Workers: 5, Log: log, Metrics: m,
+		Synced: []cache.InformerSynced{sets.Informer().HasSynced, claims.Informer().HasSynced, revisions.Informer().HasSynced, ctl.pods.HasSynced},
+	})
+	queue := func(set *appsv1.StatefulSet) { ctl.loop.AddObject(set) }
+	return ctl, controller.Watch(sets.Informer(), controller.Handlers[*appsv1.StatefulSet]{Changed: queue, Delete: queue})
+}
+
+// Run reconciles until ctx ends.
+func (c *Controller) Run(ctx context.Context) error { return c.loop.Run(ctx) }
+
+func (c *Controller) matching(pod *corev1.Pod) []metav1.Object {
+	sets, err := c.sets.StatefulSets(pod.Namespace).List(labels.Everything())
+	if err != nil {
+		return nil // a cache does not fail
+	}
+	var found []metav1.Object
+	for _, set := range sets {
+		selector, err := metav1.LabelSelectorAsSelector(set.Spec.Selector)
+		if _, ours := ordinalOf(set, pod.Name); ours && err == nil && !selector.Empty() && selector.Matches(labels.Set(pod.Labels)) {
+			found = append(found, set)
+		}
+	}
+	return found
+}
+
+// Reconcile takes the next steps of one StatefulSet.
+func (c *Controller) Reconcile(ctx context.Context, key string) error {
+	namespace, name, err := cache.SplitMetaNamespaceKey(key)
+	if err != nil {
+		return nil // not a key of ours; a retry would not change it
+	}
+	set, err := c.sets.StatefulSets(namespace).Get(name)
+	if apierrors.IsNotFound(err) {
+		c.pods.Forget(key)
+		return nil
+	} else if err != nil {
+		return fmt.Errorf("get stateful set: %w", err)
+	}
+	selector, err := metav1.LabelSelectorAsSelector(set.Spec.Selector)
+	if err != nil {
+		return fmt.Errorf("selector of %s: %w", key, err)
+	}
+	if !c.pods.Settled(key) {
+		return nil // what was created or deleted comes back as an event
+	}
+	all, err := c.pods.Claim(ctx, set, selector, func(p *corev1.Pod) bool {
+		_, ours := ordinalOf(set, p.Name)
+		return ours
+	})
+	if err != nil {
+		return err
+	}
+	revisions, err := c.history.List(ctx, set, selector)
+	if err != nil {
+		return err
+	}
+	update, revisions, collisions, err := c.history.Ensure(ctx, revisions, revision.Request{
+		Owner: set, Template: &set.Spec.Template, HashLabel: hashLabel, Hash: revision.DataHash, Collisions: set.Status.CollisionCount,
+	})
+	if err != nil {
+		return err
+	}
+	current := update
+	for _, r := range revisions {
+		if r.Name == set.Status.CurrentRevision {
+			current = r
+		}
+	}
+	r, err := newRound(c, key, set, all, current, update)
+	if err != nil {
+		return err
+	}
+	var stepErr error
+	if set.DeletionTimestamp == nil {
+		stepErr = r.step(ctx)
+	}
+	r.status.CollisionCount = collisions
+	if collisions == nil {
+		r.status.CollisionCount = ptr.To(int32(0))
+	}
+	r.conclude()
+	return errors.Join(stepErr, c.writeStatus(ctx, key, set, r.status), c.truncate(ctx, set, revisions, all, current.Name, update.Name))
+}
+
+func (c *Controller) truncate(ctx context.Context, set *appsv1.StatefulSet, revisions []*appsv1.ControllerRevision, all []*corev1.Pod, used ...string) error {
+	live := map[string]bool{}
+	for _, name := range used {
+		live[name] = true
+	}
+	for _, p := range all {
+		live[p.Labels[appsv1.ControllerRevisionHashLabelKey]] = true
+	}
+	return c.history.Truncate(ctx, revisions, live, int(ptr.Deref(set.Spec.RevisionHistoryLimit, 10)))
+}
+
+func (c *Controller) writeStatus(ctx context.Context, key string, set *appsv1.StatefulSet, status appsv1.StatefulSetStatus) error {
+	// A pod becomes available by the passing of time alone.
+	if set.Spec.MinReadySeconds > 0 && status.ReadyReplicas != status.AvailableReplicas {
+		c.loop.AddAfter(key, time.Duration(set.Spec.MinReadySeconds)*time.Second)
+	}
+	if equality.Semantic.DeepEqual(set.Status, status) {
+		return nil
+	}
+	updated := set.DeepCopy()
+	updated.Status = status
+	if _, err := c.client.AppsV1().StatefulSets(set.Namespace).UpdateStatus(ctx, updated, metav1.UpdateOptions{}); err != nil && !apierrors.IsNotFound(err) {
+		return fmt.Errorf("update status: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,329 @@
+package statefulset
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	"go.uber.org/goleak"
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/intstr"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes/fake"
+	clienttesting "k8s.io/client-go/testing"
+	"k8s.io/client-go/tools/record"
+	"k8s.io/utils/clock"
+	"k8s.io/utils/ptr"
+
+	"github.com/celox/celox/internal/controller/controllertest"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+type stage struct {
+	*controllertest.Env
+	t *testing.T
+}
+
+func newStage(t *testing.T) *stage {
+	e := controllertest.Start(t)
+	ctl, err := New(e.Client, e.Informers, e.Recorder, clock.RealClock{}, nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	e.Run(t, ctl)
+	return &stage{e, t}
+}
+
+func (s *stage) create(n int32, change func(*appsv1.StatefulSetSpec)) {
+	s.t.Helper()
+	l := map[string]string{"app": "s"}
+	set := &appsv1.StatefulSet{ObjectMeta: metav1.ObjectMeta{Name: "s", Namespace: "default"}, Spec: appsv1.StatefulSetSpec{
+		Replicas: &n, ServiceName: "svc", Selector: &metav1.LabelSelector{MatchLabels: l},
+		Template: corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: l}, Spec: corev1.PodSpec{
+			TerminationGracePeriodSeconds: ptr.To(int64(0)), Containers: []corev1.Container{{Name: "c", Image: "one"}}}},
+	}}
+	if change != nil {
+		change(&set.Spec)
+	}
+	if _, err := s.Client.AppsV1().StatefulSets("default").Create(context.Background(), set, metav1.CreateOptions{}); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+func (s *stage) patch(patch string) {
+	s.t.Helper()
+	if _, err := s.Client.AppsV1().StatefulSets("default").Patch(context.Background(), "s", types.MergePatchType, []byte(patch), metav1.PatchOptions{}); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// seen is the pods as "s-0:one+ s-1:two", with a plus behind those that are ready.
+func (s *stage) seen() (string, []corev1.Pod) {
+	list, err := s.Client.CoreV1().Pods("default").List(context.Background(), metav1.ListOptions{})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	var parts []string
+	for _, p := range list.Items {
+		part := p.Name + ":" + p.Spec.Containers[0].Image
+		if p.Status.Phase == corev1.PodRunning {
+			part += "+"
+		}
+		parts = append(parts, part)
+	}
+	slices.Sort(parts)
+	return strings.Join(parts, " "), list.Items
+}
+
+// until makes pods ready, as ready says, until they look as wanted and the status agrees.
+func (s *stage) until(want string, ready func(*corev1.Pod) bool) *appsv1.StatefulSet {
+	s.t.Helper()
+	var set *appsv1.StatefulSet
+	controllertest.Eventually(s.t, func() error {
+		got, pods := s.seen()
+		var err error
+		if set, err = s.Client.AppsV1().StatefulSets("default").Get(context.Background(), "s", metav1.GetOptions{}); err != nil {
+			return err
+		}
+		if got == want && int(set.Status.Replicas) == len(pods) && int(set.Status.ReadyReplicas) == strings.Count(got, "+") && set.Status.ObservedGeneration == set.Generation {
+			return nil
+		}
+		for _, p := range pods {
+			if p.Status.Phase == corev1.PodPending && ready(&p) {
+				p.Status.Phase = corev1.PodRunning
+				p.Status.Conditions = []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue, LastTransitionTime: metav1.Now()}}
+				_, _ = s.Client.CoreV1().Pods("default").UpdateStatus(context.Background(), &p, metav1.UpdateOptions{}) // it may be gone
+			}
+		}
+		return fmt.Errorf("pods %s, status %+v; want %s", got, set.Status, want)
+	})
+	return set
+}
+
+func always(*corev1.Pod) bool { return true }
+func never(*corev1.Pod) bool  { return false }
+
+func TestInOrder(t *testing.T) {
+	t.Parallel()
+	s := newStage(t)
+	s.create(3, nil)
+	s.until("s-0:one", never) // the second waits for the first
+	s.until("s-0:one+ s-1:one", func(p *corev1.Pod) bool { return p.Name == "s-0" })
+	set := s.until("s-0:one+ s-1:one+ s-2:one+", always)
+	if set.Status.CurrentReplicas != 3 || set.Status.CurrentRevision != set.Status.UpdateRevision || set.Status.AvailableReplicas != 3 {
+		t.Errorf("status %+v", set.Status)
+	}
+	_, pods := s.seen()
+	for i, p := range pods {
+		if p.Spec.Hostname != p.Name || p.Spec.Subdomain != "svc" || p.Labels[appsv1.PodIndexLabel] != fmt.Sprint(i) || p.Labels[appsv1.StatefulSetPodNameLabel] != p.Name {
+			t.Errorf("identity of %s: %+v, %q.%q", p.Name, p.Labels, p.Spec.Hostname, p.Spec.Subdomain)
+		}
+	}
+	s.patch(`{"spec":{"replicas":1}}`)
+	s.until("s-0:one+", never)
+	// A failed pod is made again under its name.
+	_, pods = s.seen()
+	pods[0].Status.Phase = corev1.PodFailed
+	if _, err := s.Client.CoreV1().Pods("default").UpdateStatus(context.Background(), &pods[0], metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	controllertest.Eventually(t, func() error {
+		if _, now := s.seen(); len(now) != 1 || now[0].UID == pods[0].UID {
+			return fmt.Errorf("not made again")
+		}
+		return nil
+	})
+	s.until("s-0:one+", always)
+}
+
+func TestParallelFromAnOrdinal(t *testing.T) {
+	t.Parallel()
+	s := newStage(t)
+	s.create(3, func(spec *appsv1.StatefulSetSpec) {
+		spec.PodManagementPolicy = appsv1.ParallelPodManagement
+		spec.Ordinals = &appsv1.StatefulSetOrdinals{Start: 5}
+	})
+	s.until("s-5:one s-6:one s-7:one", never)
+	s.until("s-5:one+ s-6:one+ s-7:one+", always)
+	s.patch(`{"spec":{"replicas":0}}`)
+	s.until("", never)
+}
+
+const two = `{"spec":{"template":{"spec":{"containers":[{"name":"c","image":"two"}]}}}}`
+
+func TestRollingUpdate(t *testing.T) {
+	t.Parallel()
+	s := newStage(t)
+	s.create(3, nil)
+	s.until("s-0:one+ s-1:one+ s-2:one+", always)
+	s.patch(two)
+	s.until("s-0:one+ s-1:one+ s-2:two", never) // the last first, and no other before it is well
+	set := s.until("s-0:two+ s-1:two+ s-2:two+", always)
+	controllertest.Eventually(t, func() error {
+		set, _ = s.Client.AppsV1().StatefulSets("default").Get(context.Background(), "s", metav1.GetOptions{})
+		if set.Status.CurrentRevision != set.Status.UpdateRevision || set.Status.CurrentReplicas != 3 {
+			return fmt.Errorf("the rollout is not over: %+v", set.Status)
+		}
+		return nil
+	})
+}
+
+func TestPartition(t *testing.T) {
+	t.Parallel()
+	s := newStage(t)
+	s.create(3, func(spec *appsv1.StatefulSetSpec) {
+		spec.UpdateStrategy.RollingUpdate = &appsv1.RollingUpdateStatefulSetStrategy{Partition: ptr.To(int32(2))}
+	})
+	s.until("s-0:one+ s-1:one+ s-2:one+", always)
+	s.patch(two)
+	set := s.until("s-0:one+ s-1:one+ s-2:two+", always)
+	if set.Status.UpdatedReplicas != 1 || set.Status.CurrentReplicas != 2 || set.Status.CurrentRevision == set.Status.UpdateRevision {
+		t.Errorf("status %+v", set.Status)
+	}
+	// What dies below the partition comes back as it was.
+	if err := s.Client.CoreV1().Pods("default").Delete(context.Background(), "s-0", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	s.until("s-0:one+ s-1:one+ s-2:two+", always)
+	s.patch(`{"spec":{"updateStrategy":{"rollingUpdate":{"partition":0}}}}`)
+	s.until("s-0:two+ s-1:two+ s-2:two+", always)
+}
+
+// TestMaxUnavailable works on the step itself: the API server drops the field, whose gate is off by default.
+func TestMaxUnavailable(t *testing.T) {
+	pod := func(i int, revision string, up bool) *corev1.Pod {
+		p := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprintf("s-%d", i), Namespace: "default", UID: types.UID(fmt.Sprint(i)), Labels: map[string]string{appsv1.ControllerRevisionHashLabelKey: revision}}}
+		p.Status.Phase = corev1.PodRunning
+		if up {
+			p.Status.Conditions = []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue}}
+		}
+		return p
+	}
+	tests := []struct {
+		name   string
+		pods   []*corev1.Pod
+		budget intstr.IntOrString
+		order  appsv1.PodManagementPolicyType
+		want   []string
+	}{
+		{"two of four", []*corev1.Pod{pod(0, "a", true), pod(1, "a", true), pod(2, "a", true), pod(3, "a", true)}, intstr.FromInt32(2), appsv1.ParallelPodManagement, []string{"s-2", "s-3"}},
+		{"half", []*corev1.Pod{pod(0, "a", true), pod(1, "a", true), pod(2, "a", true), pod(3, "a", true)}, intstr.FromString("50%"), appsv1.OrderedReadyPodManagement, []string{"s-2", "s-3"}},
+		{"one is down already", []*corev1.Pod{pod(0, "a", true), pod(1, "a", true), pod(2, "a", true), pod(3, "b", false)}, intstr.FromInt32(2), appsv1.ParallelPodManagement, []string{"s-2"}},
+		{"all are down already", []*corev1.Pod{pod(0, "a", true), pod(1, "a", true), pod(2, "b", false), pod(3, "b", false)}, intstr.FromInt32(2), appsv1.ParallelPodManagement, nil},
+		{"old ones that serve nobody go first", []*corev1.Pod{pod(0, "a", true), pod(1, "a", false), pod(2, "a", true), pod(3, "b", true)}, intstr.FromInt32(1), appsv1.ParallelPodManagement, []string{"s-1"}},
+		{"done", []*corev1.Pod{pod(0, "b", true), pod(1, "b", true)}, intstr.FromInt32(1), appsv1.ParallelPodManagement, nil},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			client := fake.NewClientset()
+			for _, p := range tt.pods {
+				if err := client.Tracker().Add(p); err != nil {
+					t.Fatal(err)
+				}
+			}
+			ctl, err := New(client, informers.NewSharedInformerFactory(client, 0), record.NewFakeRecorder(100), clock.RealClock{}, nil, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer func() { // its queue has a goroutine
+				ctx, cancel := context.WithCancel(context.Background())
+				cancel()
+				if err := ctl.Run(ctx); err != nil {
+					t.Error(err)
+				}
+			}()
+			set := &appsv1.StatefulSet{ObjectMeta: metav1.ObjectMeta{Name: "s", Namespace: "default"}, Spec: appsv1.StatefulSetSpec{
+				Replicas: ptr.To(int32(len(tt.pods))), PodManagementPolicy: tt.order,
+				UpdateStrategy: appsv1.StatefulSetUpdateStrategy{Type: appsv1.RollingUpdateStatefulSetStrategyType, RollingUpdate: &appsv1.RollingUpdateStatefulSetStrategy{MaxUnavailable: &tt.budget}},
+			}}
+			revisionNamed := func(name string) *appsv1.ControllerRevision {
+				return &appsv1.ControllerRevision{ObjectMeta: metav1.ObjectMeta{Name: name}, Data: runtime.RawExtension{Raw: []byte(`{}`)}}
+			}
+			r, err := newRound(ctl, "default/s", set, tt.pods, revisionNamed("a"), revisionNamed("b"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := r.roll(context.Background()); err != nil {
+				t.Fatal(err)
+			}
+			var got []string
+			for _, a := range client.Actions() {
+				if d, ok := a.(clienttesting.DeleteAction); ok {
+					got = append(got, d.GetName())
+				}
+			}
+			slices.Sort(got)
+			if !slices.Equal(got, tt.want) {
+				t.Errorf("deleted %v, want %v", got, tt.want)
+			}
+		})
+	}
+}
+
+func TestOnDelete(t *testing.T) {
+	t.Parallel()
+	s := newStage(t)
+	s.create(2, func(spec *appsv1.StatefulSetSpec) {
+		spec.UpdateStrategy = appsv1.StatefulSetUpdateStrategy{Type: appsv1.OnDeleteStatefulSetStrategyType}
+	})
+	s.until("s-0:one+ s-1:one+", always)
+	s.patch(two)
+	s.until("s-0:one+ s-1:one+", always)
+	if err := s.Client.CoreV1().Pods("default").Delete(context.Background(), "s-0", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	s.until("s-0:two+ s-1:one+", always)
+}
+
+func TestClaims(t *testing.T) {
+	t.Parallel()
+	s := newStage(t)
+	s.create(2, func(spec *appsv1.StatefulSetSpec) {
+		spec.VolumeClaimTemplates = []corev1.PersistentVolumeClaim{{ObjectMeta: metav1.ObjectMeta{Name: "data"}, Spec: corev1.PersistentVolumeClaimSpec{
+			AccessModes: []corev1.PersistentVolumeAccessMode{corev1.ReadWriteOnce},
+			Resources:   corev1.VolumeResourceRequirements{Requests: corev1.ResourceList{corev1.ResourceStorage: resource.MustParse("1Gi")}},
+		}}}
+		spec.PersistentVolumeClaimRetentionPolicy = &appsv1.StatefulSetPersistentVolumeClaimRetentionPolicy{
+			WhenDeleted: appsv1.DeletePersistentVolumeClaimRetentionPolicyType, WhenScaled: appsv1.DeletePersistentVolumeClaimRetentionPolicyType}
+	})
+	s.until("s-0:one+ s-1:one+", always)
+	_, pods := s.seen()
+	if v := pods[1].Spec.Volumes; len(v) == 0 || v[0].PersistentVolumeClaim == nil || v[0].PersistentVolumeClaim.ClaimName != "data-s-1" {
+		t.Errorf("volumes %+v", v)
+	}
+	owner := func(claim, kind string) {
+		t.Helper()
+		controllertest.Eventually(t, func() error {
+			c, err := s.Client.CoreV1().PersistentVolumeClaims("default").Get(context.Background(), claim, metav1.GetOptions{})
+			if err != nil {
+				return err
+			}
+			if len(c.OwnerReferences) != 1 || c.OwnerReferences[0].Kind != kind || c.Labels["app"] != "s" {
+				return fmt.Errorf("%s: owners %+v, labels %v", claim, c.OwnerReferences, c.Labels)
+			}
+			return nil
+		})
+	}
+	owner("data-s-0", "StatefulSet")
+	owner("data-s-1", "StatefulSet")
+	s.patch(`{"spec":{"replicas":1}}`)
+	s.until("s-0:one+", always)
+	owner("data-s-1", "Pod") // the garbage collector takes it with the pod
+}
+
+func TestOrdinalOf(t *testing.T) {
+	set := &appsv1.StatefulSet{ObjectMeta: metav1.ObjectMeta{Name: "web-1"}}
+	for name, want := range map[string]int{"web-1-0": 0, "web-1-12": 12, "web-1": -1, "web-1-": -1, "web-1-01": -1, "web-1--1": -1, "web-1-x": -1, "web-1-99999999999": -1} {
+		if n, ok := ordinalOf(set, name); ok != (want >= 0) || ok && n != want {
+			t.Errorf("%s: %d, %v", name, n, ok)
+		}
+	}
+}
