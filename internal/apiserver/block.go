@@ -48,6 +48,8 @@ func (b *blockWriter) write(p []byte) {
 	b.buf = append(b.buf, p...)
 }
 
+func (b *blockWriter) broken() bool { return b.err != nil }
+
 func (b *blockWriter) byte(c byte) {
 	b.buf = append(b.buf, c)
 }

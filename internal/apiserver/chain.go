@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"runtime/debug"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -20,6 +21,8 @@ import (
 	"k8s.io/apiserver/pkg/authentication/serviceaccount"
 	"k8s.io/apiserver/pkg/authentication/user"
 
+	"github.com/celox/celox/internal/apiserver/audit"
+	"github.com/celox/celox/internal/apiserver/flow"
 	"github.com/celox/celox/internal/apiserver/request"
 	"github.com/celox/celox/internal/store"
 )
@@ -37,6 +40,13 @@ type exchange struct {
 	res   *resource
 	// live is the stored item that a running change starts from; its encodings are cached.
 	live *store.Item
+	// ticket is the request's place among all that are served.
+	ticket flow.Ticket
+	// claim is what the request has taken for a service that it writes.
+	claim *claim
+	// event is the request's entry in the audit log, nil if it has none; sent is what was read of its body for it.
+	event *audit.Entry
+	sent  *tap
 }
 
 // chain is the way of every request.
@@ -47,14 +57,17 @@ func (s *Server) chain() http.Handler {
 		x := &exchange{s: s, w: rw, r: r, scope: scope, info: &scope.Info}
 		started := s.clock.Now()
 		defer func() {
-			if p := recover(); p != nil {
+			p := recover()
+			x.endAudit(p)
+			x.release()
+			if p != nil {
 				s.recovered(x, p)
 			}
 			if x.info.IsResource && x.res != nil || !x.info.IsResource {
 				s.metrics.observe(x, s.clock.Since(started))
 			}
 		}()
-		x.serve()
+		x.serve(started)
 	})
 }
 
@@ -70,19 +83,19 @@ func (s *Server) recovered(x *exchange, p any) {
 	x.fail(apierrors.NewInternalError(errors.New("this request caused apiserver to panic. Look in the logs for details")))
 }
 
-func (x *exchange) serve() {
+func (x *exchange) serve(received time.Time) {
 	r := x.r
-	ctx := request.WithScope(r.Context(), x.scope)
 	if x.scope.AuditID = r.Header.Get("Audit-ID"); x.scope.AuditID == "" || len(x.scope.AuditID) > 64 {
 		x.scope.AuditID = newUID()
 	}
 	h := x.w.Header()
 	h["Audit-Id"] = []string{x.scope.AuditID}
 	h["Cache-Control"] = []string{"no-cache, private"}
-	u, known := request.UserFrom(ctx)
+	u, known := request.UserFrom(r.Context())
 	x.scope.InProcess = known
 
 	long := x.info.LongRunning()
+	var deadline time.Time
 	if !long {
 		d := x.s.cfg.Limits.Timeout
 		if raw := r.URL.RawQuery; strings.Contains(raw, "timeout=") {
@@ -97,24 +110,28 @@ func (x *exchange) serve() {
 				}
 			}
 		}
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, d)
-		defer cancel()
+		deadline = time.Now().Add(d)
 	}
+	ctx := request.NewContext(r.Context(), x.scope, deadline)
+	defer ctx.Cancel()
 	x.ctx = ctx
+	r = r.WithContext(ctx)
+	x.r = r
 
 	if !known {
 		var ok bool
 		var err error
-		if u, ok, err = x.s.cfg.Authenticator.AuthenticateRequest(r.WithContext(ctx)); err != nil || !ok {
+		if u, ok, err = x.s.cfg.Authenticator.AuthenticateRequest(r); err != nil || !ok {
 			if err != nil {
 				x.s.log.Debug("authentication failed", "path", r.URL.Path, "remote", r.RemoteAddr, "error", err)
 			}
+			x.beginAudit(nil, received)
 			x.fail(apierrors.NewUnauthorized("Unauthorized"))
 			return
 		}
 	}
 	x.user = u
+	x.beginAudit(u, received)
 	if r.Header.Get(authenticationv1.ImpersonateUserHeader) != "" || hasImpersonation(r.Header) {
 		var err error
 		if u, err = x.impersonate(); err != nil {
@@ -122,30 +139,28 @@ func (x *exchange) serve() {
 			return
 		}
 		x.user = u
+		x.event.Impersonated(u)
 	}
-	if x.user != nil {
-		ctx = request.WithUser(ctx, x.user)
-	}
-	x.ctx = ctx
-	x.r = r.WithContext(ctx)
+	ctx.SetUser(x.user)
 
-	slot, gauge := x.s.inflight.readOnly, x.s.metrics.readOnly
-	if !x.info.ReadOnly() {
-		slot, gauge = x.s.inflight.mutating, x.s.metrics.mutating
-	}
 	if !long {
+		gauge := x.s.metrics.readOnly
+		if !x.info.ReadOnly() {
+			gauge = x.s.metrics.mutating
+		}
 		gauge.Inc()
 		defer gauge.Dec()
 	}
-	if !long && !known && !exempt(x.user) {
-		select {
-		case slot <- struct{}{}:
-			defer func() { <-slot }()
-		default:
-			h.Set("Retry-After", "1")
-			x.fail(apierrors.NewTooManyRequests("Too many requests, please try again later.", 1))
+	if !long && !known && r.ContentLength != 0 {
+		// A body that comes slowly must not keep its seats for longer than the request may take.
+		_ = http.NewResponseController(x.w.ResponseWriter).SetReadDeadline(deadline) // a writer that cannot has no slow bodies
+	}
+	if !long || x.info.Verb == "watch" {
+		if err := x.enter(); err != nil {
+			x.refuse(err)
 			return
 		}
+		defer x.ticket.Leave()
 	}
 	if err := x.authorize(); err != nil {
 		x.fail(err)
@@ -154,9 +169,70 @@ func (x *exchange) serve() {
 	x.s.dispatch(x)
 }
 
-// exempt says who may not be kept out by too many others: administrators, who will want to look why.
-func exempt(u user.Info) bool {
-	return u != nil && slices.Contains(u.GetGroups(), user.SystemPrivilegedGroup)
+// enter waits for the request's turn. Of a watch only the beginning counts: it gives its seats back when the objects that there are have
+// been sent.
+func (x *exchange) enter() error {
+	i := x.info
+	ask := flow.Request{User: x.user, Info: i, Own: x.scope.InProcess}
+	if i.IsResource {
+		if res := x.s.resources[i.GroupVersionResource()]; res != nil && res.col != nil {
+			ask.Work = x.work(res.col)
+		}
+	}
+	if err := x.s.flow.Enter(x.ctx, &x.ticket, ask); err != nil {
+		return err
+	}
+	x.tellFlow()
+	return nil
+}
+
+// tellFlow names the objects of priority and fairness that the request was matched to.
+func (x *exchange) tellFlow() {
+	h := x.w.Header()
+	h["X-Kubernetes-Pf-Flowschema-Uid"], h["X-Kubernetes-Pf-Prioritylevel-Uid"] = x.ticket.Headers()
+}
+
+// work is what a request to a collection is expected to cost.
+func (x *exchange) work(col collection) flow.Work {
+	i := x.info
+	switch i.Verb {
+	case "list", "watch":
+		if i.Name != "" {
+			return flow.Work{Objects: 1}
+		}
+		n := col.Len()
+		if raw := x.r.URL.RawQuery; raw != "" {
+			q := x.params()
+			switch rv := q.Get("resourceVersion"); {
+			case i.Verb == "watch" && !request.Truth(q["sendInitialEvents"]) && rv != "" && rv != "0":
+				return flow.Work{}
+			case i.Verb == "list" && q.Get("labelSelector") == "" && q.Get("fieldSelector") == "":
+				if limit, err := strconv.Atoi(q.Get("limit")); err == nil && limit > 0 {
+					n = min(n, limit)
+				}
+			}
+		}
+		return flow.Work{Objects: n}
+	case "create", "update", "patch", "delete":
+		if i.Group == "coordination.k8s.io" && i.Resource == "leases" {
+			return flow.Work{} // many watchers of each, but of one lease alone
+		}
+		return flow.Work{Watchers: col.Watchers()}
+	}
+	return flow.Work{}
+}
+
+// refuse answers a request for which there is no place.
+func (x *exchange) refuse(err error) {
+	var r *flow.Refused
+	if !errors.As(err, &r) {
+		x.fail(err)
+		return
+	}
+	x.s.log.Debug("request refused", "path", x.r.URL.Path, "flowSchema", r.Schema, "priorityLevel", r.Level, "reason", r.Reason)
+	x.tellFlow()
+	x.w.Header().Set("Retry-After", strconv.Itoa(r.RetryAfter))
+	http.Error(x.w, "Too many requests, please try again later.", http.StatusTooManyRequests)
 }
 
 // newUID makes a random UUID (RFC 9562, version 4) without a system call: names for logs and objects, not secrets.
@@ -181,6 +257,14 @@ func (x *exchange) params() url.Values {
 
 func (x *exchange) authorize() error {
 	d, reason, err := x.s.cfg.Authorizer.Authorize(x.ctx, request.AttributesOf(x.user, x.info))
+	if x.event != nil {
+		decision := "forbid"
+		if d == request.Allow {
+			decision = "allow"
+		}
+		x.scope.Annotate(decisionNote, decision)
+		x.scope.Annotate(reasonNote, reason)
+	}
 	switch {
 	case d == request.Allow:
 		return nil

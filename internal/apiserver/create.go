@@ -14,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/validation/path"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
@@ -49,6 +50,9 @@ func (x *exchange) decode(t negotiate.Target, validation string) (runtime.Object
 
 // decodeHub reads the body, turns it into the hub type and fills in the defaults.
 func (x *exchange) decodeHub(validation string) (api.Object, error) {
+	if x.res.custom != nil {
+		return x.decodeCustom(validation)
+	}
 	obj, err := x.decode(x.res.target, validation)
 	if err != nil {
 		return nil, err
@@ -70,7 +74,7 @@ func (x *exchange) toHub(obj runtime.Object) (api.Object, error) {
 
 // create makes a new object.
 func (x *exchange) create() error {
-	accept, err := negotiate.ParseAccept(x.r.Header)
+	accept, err := x.accept()
 	if err != nil {
 		return err
 	}
@@ -83,6 +87,9 @@ func (x *exchange) create() error {
 		return err
 	}
 	if err := x.ensureNamespace(obj); err != nil {
+		return err
+	}
+	if err := x.mayCreate(obj); err != nil {
 		return err
 	}
 	wipeSystemMeta(obj)
@@ -229,13 +236,14 @@ func (x *exchange) prepareCreate(obj api.Object) error {
 	if err := x.completeService(obj, nil); err != nil {
 		return err
 	}
-	errs := validateMeta(obj, k.Namespaced, x.nameFunc(), true)
+	errs := validateMeta(obj, k.Namespaced, x.nameFunc(), x.res.custom == nil)
 	if k.Validate != nil {
 		errs = append(errs, k.Validate(obj)...)
 	}
 	if x.res.version.Validate != nil {
 		errs = append(errs, x.res.version.Validate(obj, nil)...)
 	}
+	errs = append(errs, x.validateInNamespace(obj, nil)...)
 	if len(errs) == 0 {
 		errs = validateMeta(obj, k.Namespaced, segmentName, false)
 	}
@@ -252,6 +260,21 @@ func (x *exchange) prepareCreate(obj api.Object) error {
 	}
 	x.s.empties.clean(obj)
 	return nil
+}
+
+// validateInNamespace checks what depends on the namespace's labels; a namespace that is not there has none.
+func (x *exchange) validateInNamespace(obj, old api.Object) field.ErrorList {
+	f := x.res.kind.ValidateInNamespace
+	if f == nil {
+		return nil
+	}
+	var labels map[string]string
+	if c, ok := x.s.cfg.Store.Collection(schema.GroupResource{Resource: "namespaces"}); ok {
+		if item, err := c.Get(x.ctx, obj.GetNamespace(), store.GetOptions{}); err == nil {
+			labels = item.Object.GetLabels()
+		}
+	}
+	return f(obj, old, labels)
 }
 
 func (x *exchange) invalid(name string, errs field.ErrorList) error {
@@ -296,10 +319,15 @@ func (x *exchange) attributes(op admission.Operation, obj, old runtime.Object, d
 	a := &admission.Attributes{
 		Operation: op, Kind: x.res.gvk, Resource: x.res.gvr, Subresource: x.info.Subresource,
 		Namespace: x.info.Namespace, Name: x.info.Name, Object: obj, OldObject: old, DryRun: dryRun, User: x.user,
-		Warn: func(text string) { request.Warn(x.ctx, text) },
+		Warn:     func(text string) { request.Warn(x.ctx, text) },
+		Annotate: x.scope.Annotate,
+		Versions: x.res.shownAs,
 	}
-	if m, ok := obj.(metav1.Object); ok && a.Name == "" {
-		a.Name = m.GetName()
+	if m, ok := obj.(metav1.Object); ok {
+		x.event.Object(m)
+		if a.Name == "" {
+			a.Name = m.GetName()
+		}
 	}
 	if !x.res.kind.Namespaced && x.res.kind.Resource != "namespaces" {
 		a.Namespace = ""

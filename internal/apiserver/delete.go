@@ -19,6 +19,7 @@ import (
 
 	"github.com/celox/celox/internal/api"
 	"github.com/celox/celox/internal/apiserver/admission"
+	"github.com/celox/celox/internal/apiserver/custom"
 	"github.com/celox/celox/internal/apiserver/negotiate"
 	"github.com/celox/celox/internal/apiserver/request"
 	"github.com/celox/celox/internal/store"
@@ -112,7 +113,7 @@ func (x *exchange) decodeDeleteOptions(body []byte) (*metav1.DeleteOptions, erro
 
 // delete removes one object, or begins to.
 func (x *exchange) delete() error {
-	accept, err := negotiate.ParseAccept(x.r.Header)
+	accept, err := x.accept()
 	if err != nil {
 		return err
 	}
@@ -218,6 +219,9 @@ func (x *exchange) planDeletion(live store.Object, o *metav1.DeleteOptions) (nex
 	}
 	if ns, ok := live.(*corev1.Namespace); ok {
 		return x.planNamespaceDeletion(ns)
+	}
+	if crd, ok := live.(*custom.CRD); ok && crd.DeletionTimestamp == nil {
+		return custom.BeginDeletion(crd, x.s.clock.Now()), false, nil
 	}
 	now := metav1.NewTime(x.s.clock.Now().UTC().Truncate(time.Second))
 	if o.GracePeriodSeconds != nil && *o.GracePeriodSeconds < 0 {
@@ -356,7 +360,7 @@ func (x *exchange) planNamespaceDeletion(live *corev1.Namespace) (store.Object, 
 
 // deleteCollection removes what a list would show, one object after the other, and answers with that list.
 func (x *exchange) deleteCollection() error {
-	accept, err := negotiate.ParseAccept(x.r.Header)
+	accept, err := x.accept()
 	if err != nil {
 		return err
 	}

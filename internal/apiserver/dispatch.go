@@ -27,6 +27,9 @@ func notImplemented(what string) error {
 
 // dispatch finds who serves an authorized request.
 func (s *Server) dispatch(x *exchange) {
+	if s.serveElsewhere(x) {
+		return
+	}
 	if !x.info.IsResource {
 		s.servePlain(x)
 		return
@@ -34,6 +37,9 @@ func (s *Server) dispatch(x *exchange) {
 	i := x.info
 	gvr := i.GroupVersionResource()
 	gv := gvr.GroupVersion()
+	if s.resources[gvr] == nil && s.dispatchCustom(x) {
+		return
+	}
 	if !s.versions[gv] {
 		if s.groups[gv.Group] {
 			x.fail(noSuchResource())
@@ -133,6 +139,9 @@ func (s *Server) serveSubresource(x *exchange, sub *subresource) error {
 	if streams(sub.Name) {
 		if s.cfg.Connect == nil {
 			return notImplemented("way to reach nodes")
+		}
+		if err := x.admitConnect(sub); err != nil {
+			return err
 		}
 		s.cfg.Connect.Connect(x.w, x.r, *i)
 		return nil

@@ -1,8 +1,9 @@
 // Package apiserver serves the Kubernetes API over HTTP: one handler for every kind of the catalogue, and the few plain paths
 // (/version, /healthz, /metrics) beside it.
 //
-// A request passes, in this order: recovery from panics, reading of what it asks (package request), limits in flight and in
-// time, authentication, impersonation, authorization, metrics, and then the verb. A write is decoded (package negotiate), turned into the hub
+// A request passes, in this order: recovery from panics, reading of what it asks (package request), its deadline,
+// authentication, audit (package audit), impersonation, priority and fairness (package flow), authorization, and then the server that has
+// its group version (Aggregator) or the verb. A write is decoded (package negotiate), turned into the hub
 // type, defaulted, given its managed fields (package apply), admitted, validated, and written in one guarded transaction
 // of the store. A read is written from the encodings that the store keeps with each object: nothing is encoded twice.
 //

@@ -168,10 +168,19 @@ func checksAll(gr schema.GroupResource) bool {
 	switch gr.Group {
 	case "":
 		switch gr.Resource {
-		case "configmaps", "secrets", "services", "serviceaccounts":
+		case "configmaps", "secrets", "services", "serviceaccounts", "replicationcontrollers", "persistentvolumes", "persistentvolumeclaims",
+			"nodes", "namespaces":
 			return true
 		}
-	case "rbac.authorization.k8s.io":
+	case "apps":
+		return gr.Resource == "replicasets" || gr.Resource == "daemonsets"
+	case "batch":
+		return gr.Resource == "jobs"
+	case "networking.k8s.io":
+		return gr.Resource == "servicecidrs" || gr.Resource == "ipaddresses"
+	case "storage.k8s.io":
+		return gr.Resource != "csidrivers"
+	case "rbac.authorization.k8s.io", "node.k8s.io", "discovery.k8s.io", "certificates.k8s.io":
 		return true
 	}
 	return false

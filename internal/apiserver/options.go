@@ -178,7 +178,7 @@ func (x *exchange) fieldSelector(s string) (fields.Selector, error) {
 			continue
 		}
 		if !x.res.isField(r.Field) {
-			if len(x.res.kind.FieldNames) > 0 {
+			if len(x.res.kind.FieldNames) > 0 || x.res.custom != nil {
 				return nil, apierrors.NewBadRequest("field label not supported: " + r.Field)
 			}
 			return nil, apierrors.NewBadRequest(fmt.Sprintf("%q is not a known field selector: only \"metadata.name\", \"metadata.namespace\"", r.Field))

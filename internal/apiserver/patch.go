@@ -20,6 +20,8 @@ import (
 func (x *exchange) patchType() (types.PatchType, error) {
 	media, ok := negotiate.MediaOf(x.r.Header.Get("Content-Type"))
 	switch t := types.PatchType(media); {
+	case x.res.custom != nil && (!ok || t != types.JSONPatchType && t != types.MergePatchType && t != types.ApplyYAMLPatchType):
+		return "", negotiate.UnsupportedCustomPatch()
 	case !ok:
 	case t == types.JSONPatchType, t == types.MergePatchType, t == types.StrategicMergePatchType, t == types.ApplyYAMLPatchType:
 		return t, nil
@@ -50,7 +52,7 @@ func (x *exchange) readPatch() (*apply.Patch, writeOptions, error) {
 
 // patch changes a part of an object, or with server-side apply makes it what a configuration says.
 func (x *exchange) patch() error {
-	accept, err := negotiate.ParseAccept(x.r.Header)
+	accept, err := x.accept()
 	if err != nil {
 		return err
 	}
@@ -82,18 +84,27 @@ func (x *exchange) patch() error {
 
 // patched is the live object with the patch applied, defaulted.
 func (x *exchange) patched(p *apply.Patch, live api.Object) (api.Object, error) {
-	t := apply.Target{Target: x.res.target, Types: x.s.cfg.Catalogue.Scheme()}
-	var err error
-	if p.Type == types.StrategicMergePatchType {
+	t := apply.Target{
+		Target: x.res.target, Types: x.s.cfg.Catalogue.Scheme(),
+		JSON: func() ([]byte, error) { return x.currentJSON(live) },
+	}
+	if x.res.custom != nil {
+		t.Untyped = x.res.custom.DecodePatched
+	}
+	if x.res.custom == nil || p.Type == types.StrategicMergePatchType {
+		var err error
 		if t.Object, err = x.s.cfg.Catalogue.FromHub(x.res.kind, x.res.version, live); err != nil {
 			return nil, err
 		}
-	} else if t.JSON, err = x.currentJSON(live); err != nil {
-		return nil, err
 	}
 	obj, err := p.Apply(t)
 	if err != nil {
 		return nil, err
+	}
+	if x.res.custom != nil {
+		if err := x.res.custom.CheckPatched(obj); err != nil {
+			return nil, err
+		}
 	}
 	obj.GetObjectKind().SetGroupVersionKind(x.res.gvk)
 	hub, err := x.toHub(obj)
@@ -129,7 +140,7 @@ func (x *exchange) prepareApply(up *updating, p *apply.Patch, o writeOptions) er
 	force := o.force != nil && *o.force
 	up.change = func(live api.Object) (api.Object, error) {
 		if live == nil {
-			empty, ok := x.s.cfg.Catalogue.New(x.res.kind).(api.Object)
+			empty, ok := x.res.empty(x.s.cfg.Catalogue).(api.Object)
 			if !ok {
 				return nil, apierrors.NewInternalError(fmt.Errorf("%s is no object", x.res.gvk))
 			}

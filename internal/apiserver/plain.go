@@ -28,6 +28,9 @@ func (s *Server) plainPaths() {
 		"/metrics":  s.metrics.handler(),
 		"/":         http.HandlerFunc(s.index),
 	}
+	for p, h := range s.flow.Debug() {
+		s.plain[p] = h
+	}
 	if h := s.cfg.OpenIDConfiguration; h != nil {
 		s.plain["/.well-known/openid-configuration"] = h
 		s.plain["/.well-known/openid-configuration/"] = h
@@ -78,11 +81,12 @@ func (s *Server) serveDiscovery(x *exchange, root, rest string) {
 	}
 	if root == "apis" && rest != "" {
 		group, version, _ := strings.Cut(rest, "/")
-		if !s.groups[group] {
+		ours := s.customs.HasGroup(group) || s.hasGroupElsewhere(group)
+		if !s.groups[group] && !ours {
 			notFoundPage(x.w)
 			return
 		}
-		if version != "" && !s.knownVersion(group, version) {
+		if version != "" && !ours && !s.knownVersion(group, version) {
 			x.fail(noSuchResource())
 			return
 		}
@@ -132,7 +136,7 @@ func (s *Server) index(w http.ResponseWriter, _ *http.Request) {
 		}
 	}
 	for p := range s.plain {
-		if p != "/" && !strings.HasSuffix(p, "/") {
+		if p != "/" && !strings.HasSuffix(p, "/") && !strings.HasPrefix(p, "/debug/api_priority_and_fairness/") {
 			paths = append(paths, p)
 		}
 	}
@@ -141,6 +145,15 @@ func (s *Server) index(w http.ResponseWriter, _ *http.Request) {
 			paths = append(paths, "/api/"+gv.Version)
 		} else {
 			paths = append(paths, "/apis/"+gv.Group, "/apis/"+gv.String())
+		}
+	}
+	for _, name := range s.customs.Groups() {
+		paths = append(paths, "/apis/"+name)
+		served, _ := s.customs.Definitions(name)
+		for _, d := range served {
+			for _, v := range d.Versions() {
+				paths = append(paths, "/apis/"+v.Kind().GroupVersion().String())
+			}
 		}
 	}
 	slices.Sort(paths)

@@ -1,10 +1,8 @@
 package apiserver
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"strconv"
 
@@ -20,7 +18,7 @@ var getNewest store.GetOptions
 
 // get answers with one object.
 func (x *exchange) get() error {
-	accept, err := negotiate.ParseAccept(x.r.Header)
+	accept, err := x.accept()
 	if err != nil {
 		return err
 	}
@@ -77,7 +75,7 @@ func (x *exchange) show(code int, a negotiate.Accept, o shown) error {
 	case negotiate.Table:
 		return x.showTable(code, a, []shown{o}, metav1.ListMeta{ResourceVersion: o.obj.GetResourceVersion()})
 	case negotiate.Metadata:
-		data, err := metadataBytes(o, encodedMedia(a.Media), a.MetaVersion)
+		data, err := metadataBytes(x.res.kind, o, encodedMedia(a.Media), a.MetaVersion)
 		if err != nil {
 			return err
 		}
@@ -114,7 +112,7 @@ func onlyShape(message string) error {
 
 // list answers with the objects of a collection.
 func (x *exchange) list() error {
-	accept, err := negotiate.ParseAccept(x.r.Header)
+	accept, err := x.accept()
 	if err != nil {
 		return err
 	}
@@ -171,160 +169,4 @@ func (x *exchange) listItems(o *listOptions) ([]*store.Item, metav1.ListMeta, er
 	return l.Items, metav1.ListMeta{
 		ResourceVersion: strconv.FormatInt(l.Revision, 10), Continue: l.Continue, RemainingItemCount: l.Remaining,
 	}, nil
-}
-
-// showList answers with a list, put together from its items' encodings.
-func (x *exchange) showList(a negotiate.Accept, items []*store.Item, meta metav1.ListMeta) error {
-	if a.Shape == negotiate.Table {
-		rows := make([]shown, len(items))
-		for i, item := range items {
-			rows[i] = stored(item)
-		}
-		return x.showTable(http.StatusOK, a, rows, meta)
-	}
-	media := encodedMedia(a.Media)
-	f := &x.res.forms
-	if a.Shape == negotiate.MetadataList {
-		f = metadataForms(a.MetaVersion)
-	}
-	bodies := make([][]byte, len(items))
-	size := 0
-	for i, item := range items {
-		var err error
-		if a.Shape == negotiate.MetadataList {
-			bodies[i], err = metadataBytes(stored(item), media, a.MetaVersion)
-		} else {
-			bodies[i], err = x.s.bytes(x.res, stored(item), media)
-		}
-		if err != nil {
-			return err
-		}
-		size += len(bodies[i])
-	}
-	if media == negotiate.Protobuf {
-		return x.sendProtobufList(a, f, bodies, meta)
-	}
-	head := append([]byte(nil), f.listHead...)
-	head = appendListMeta(head, meta)
-	head = append(head, `,"items":[`...)
-	// The items of a built-in list go without their type; those of metadata keep it.
-	strip := a.Shape == negotiate.Whole
-	write := func(w *blockWriter) {
-		w.write(head)
-		for i, b := range bodies {
-			if i > 0 {
-				w.byte(',')
-			}
-			if strip {
-				rest, braced := listItem(b, f.jsonHead)
-				if !braced {
-					w.byte('{')
-				}
-				w.write(rest)
-			} else {
-				w.write(b)
-			}
-		}
-		w.write(listTail)
-	}
-	total := len(head) + len(listTail)
-	for i, b := range bodies {
-		if i > 0 {
-			total++
-		}
-		if strip {
-			rest, braced := listItem(b, f.jsonHead)
-			if !braced {
-				total++
-			}
-			b = rest
-		}
-		total += len(b)
-	}
-	if a.Media == negotiate.YAML || a.Pretty || x.pretty() {
-		buf := &blockWriter{buf: make([]byte, 0, total)}
-		write(buf)
-		x.sendBytes(http.StatusOK, a, nil, buf.buf[:len(buf.buf)-1])
-		return nil
-	}
-	x.stream(negotiate.JSON, total, write)
-	return nil
-}
-
-var listTail = []byte("]}\n")
-
-func appendListMeta(b []byte, m metav1.ListMeta) []byte {
-	b = append(b, `{"resourceVersion":"`...)
-	b = append(b, m.ResourceVersion...)
-	b = append(b, '"')
-	if m.Continue != "" {
-		b = append(b, `,"continue":`...)
-		b = strconv.AppendQuote(b, m.Continue)
-	}
-	if m.RemainingItemCount != nil {
-		b = append(b, `,"remainingItemCount":`...)
-		b = strconv.AppendInt(b, *m.RemainingItemCount, 10)
-	}
-	return append(b, '}')
-}
-
-// sendProtobufList puts together the message of a list: every list type has its metadata as field 1 and its items as field 2.
-func (x *exchange) sendProtobufList(a negotiate.Accept, f *forms, bodies [][]byte, meta metav1.ListMeta) error {
-	m, err := meta.Marshal()
-	if err != nil {
-		return err
-	}
-	size := 1 + uvarintLen(uint64(len(m))) + len(m)
-	for _, b := range bodies {
-		size += 1 + uvarintLen(uint64(len(b))) + len(b)
-	}
-	head := append([]byte(nil), f.protoListHead...)
-	head = binary.AppendUvarint(head, uint64(size))
-	head = append(head, 1<<3|2)
-	head = binary.AppendUvarint(head, uint64(len(m)))
-	head = append(head, m...)
-	total := len(f.protoListHead) + uvarintLen(uint64(size)) + size + len(protoTail)
-	x.stream(a.Media, total, func(w *blockWriter) {
-		w.write(head)
-		for _, b := range bodies {
-			w.byte(2<<3 | 2)
-			w.uvarint(uint64(len(b)))
-			w.write(b)
-		}
-		w.write(protoTail)
-	})
-	return nil
-}
-
-func uvarintLen(v uint64) int {
-	n := 1
-	for v >= 0x80 {
-		v >>= 7
-		n++
-	}
-	return n
-}
-
-// stream answers 200 with total bytes that write puts together, compressed if it is worth it.
-func (x *exchange) stream(media string, total int, write func(*blockWriter)) {
-	h := x.w.Header()
-	h["Content-Type"] = []string{media}
-	if total >= gzipFrom && x.wantsGzip() {
-		x.writeGzip(http.StatusOK, func(z io.Writer) error {
-			w := newBlockWriter(z)
-			defer w.release()
-			write(w)
-			return w.flush()
-		})
-		return
-	}
-	h["Content-Length"] = []string{strconv.Itoa(total)}
-	x.w.WriteHeader(http.StatusOK)
-	if x.r.Method == http.MethodHead {
-		return
-	}
-	w := newBlockWriter(x.w)
-	defer w.release()
-	write(w)
-	_ = w.flush() // a client that is gone
 }

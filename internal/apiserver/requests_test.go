@@ -15,12 +15,14 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apiserver/pkg/authentication/user"
 
 	"github.com/celox/celox/internal/apiserver/admission"
+	"github.com/celox/celox/internal/apiserver/flow"
 	"github.com/celox/celox/internal/apiserver/request"
 )
 
-const maps = "/api/v1/namespaces/n/configmaps"
+const configMaps = "/api/v1/namespaces/n/configmaps"
 
 func TestPaths(t *testing.T) {
 	h := newServer(t, func(c *Config) {
@@ -44,15 +46,15 @@ func TestPaths(t *testing.T) {
 		{"GET", "/apis/nosuch.example.com/v1/things", 404, "404 page not found"},
 		{"GET", "/api/v1/nosuch", 404, "the server could not find the requested resource"},
 		{"GET", "/api/v1/watch", 404, "could not find"},
-		{"PUT", maps, 405, "does not allow this method"},
-		{"FOO", maps, 405, "does not allow this method"},
-		{"GET", maps + "/a", 404, `configmaps \"a\" not found`},
-		{"GET", maps + "?labelSelector=!", 400, "unable to parse requirement"},
-		{"GET", maps + "?fieldSelector=data.x%3Da", 400, `is not a known field selector`},
+		{"PUT", configMaps, 405, "does not allow this method"},
+		{"FOO", configMaps, 405, "does not allow this method"},
+		{"GET", configMaps + "/a", 404, `configmaps \"a\" not found`},
+		{"GET", configMaps + "?labelSelector=!", 400, "unable to parse requirement"},
+		{"GET", configMaps + "?fieldSelector=data.x%3Da", 400, `is not a known field selector`},
 		{"GET", "/api/v1/pods?fieldSelector=spec.nope%3Da", 400, "field label not supported: spec.nope"},
-		{"GET", maps + "?resourceVersion=999999999", 504, "Too large resource version"},
-		{"GET", maps + "?resourceVersionMatch=Exact", 422, "forbidden unless resourceVersion is provided"},
-		{"GET", maps + "?timeout=x", 400, "invalid timeout specified in the request URL"},
+		{"GET", configMaps + "?resourceVersion=999999999", 504, "Too large resource version"},
+		{"GET", configMaps + "?resourceVersionMatch=Exact", 422, "forbidden unless resourceVersion is provided"},
+		{"GET", configMaps + "?timeout=x", 400, "invalid timeout specified in the request URL"},
 		{"GET", "/api/v1/namespaces/n/pods/p/log", 501, "no way to reach nodes"},
 	} {
 		w := call(t, h, c.method, c.path, "")
@@ -64,10 +66,10 @@ func TestPaths(t *testing.T) {
 
 func TestUsers(t *testing.T) {
 	h := newServer(t).Handler()
-	if w := call(t, h, "GET", maps, "", "X-User", "nobody"); w.Code != 401 || !strings.Contains(w.Body.String(), `"message":"Unauthorized"`) {
+	if w := call(t, h, "GET", configMaps, "", "X-User", "nobody"); w.Code != 401 || !strings.Contains(w.Body.String(), `"message":"Unauthorized"`) {
 		t.Errorf("%d %s", w.Code, w.Body)
 	}
-	s := want(t, h, 403, "GET", maps, "", "X-User", "dave")
+	s := want(t, h, 403, "GET", configMaps, "", "X-User", "dave")
 	if m := at(s, "message"); m != `configmaps is forbidden: User "dave" cannot list resource "configmaps" in API group "" in the namespace "n"` {
 		t.Error(m)
 	}
@@ -75,15 +77,15 @@ func TestUsers(t *testing.T) {
 	if m := at(s, "message"); m != `forbidden: User "dave" cannot get path "/metrics"` {
 		t.Error(m)
 	}
-	s = want(t, h, 403, "GET", maps, "", "Impersonate-User", "erin")
+	s = want(t, h, 403, "GET", configMaps, "", "Impersonate-User", "erin")
 	if m, _ := at(s, "message").(string); !strings.Contains(m, `User "erin" cannot list`) {
 		t.Error(m)
 	}
-	s = want(t, h, 403, "GET", maps, "", "X-User", "dave", "Impersonate-User", "erin")
+	s = want(t, h, 403, "GET", configMaps, "", "X-User", "dave", "Impersonate-User", "erin")
 	if m, _ := at(s, "message").(string); !strings.Contains(m, `users "erin" is forbidden: User "dave" cannot impersonate`) {
 		t.Error(m)
 	}
-	want(t, h, 400, "GET", maps, "", "Impersonate-Group", "g")
+	want(t, h, 400, "GET", configMaps, "", "Impersonate-Group", "g")
 	s = want(t, h, 201, "POST", "/apis/authentication.k8s.io/v1/selfsubjectreviews", `{}`)
 	if at(s, "status", "userInfo", "username") != "admin" {
 		t.Error(s)
@@ -96,73 +98,73 @@ func TestUsers(t *testing.T) {
 
 func TestDryRunChangesNothing(t *testing.T) {
 	h := newServer(t).Handler()
-	want(t, h, 201, "POST", maps+"?dryRun=All", `{"metadata":{"name":"a"}}`)
-	want(t, h, 404, "GET", maps+"/a", "")
-	want(t, h, 201, "POST", maps, `{"metadata":{"name":"a"},"data":{"k":"v"}}`)
+	want(t, h, 201, "POST", configMaps+"?dryRun=All", `{"metadata":{"name":"a"}}`)
+	want(t, h, 404, "GET", configMaps+"/a", "")
+	want(t, h, 201, "POST", configMaps, `{"metadata":{"name":"a"},"data":{"k":"v"}}`)
 	for _, r := range [][3]string{
 		{"PUT", "application/json", `{"metadata":{"name":"a"},"data":{"k":"w"}}`},
 		{"PATCH", "application/merge-patch+json", `{"data":{"k":"w"}}`},
 		{"DELETE", "application/json", ""},
 	} {
-		want(t, h, 200, r[0], maps+"/a?dryRun=All", r[2], "Content-Type", r[1])
+		want(t, h, 200, r[0], configMaps+"/a?dryRun=All", r[2], "Content-Type", r[1])
 	}
-	want(t, h, 200, "DELETE", maps+"?dryRun=All", "")
-	if got := want(t, h, 200, "GET", maps+"/a", ""); at(got, "data", "k") != "v" {
+	want(t, h, 200, "DELETE", configMaps+"?dryRun=All", "")
+	if got := want(t, h, 200, "GET", configMaps+"/a", ""); at(got, "data", "k") != "v" {
 		t.Fatal(got)
 	}
-	want(t, h, 422, "POST", maps+"?dryRun=Some", `{"metadata":{"name":"b"}}`)
+	want(t, h, 422, "POST", configMaps+"?dryRun=Some", `{"metadata":{"name":"b"}}`)
 }
 
 func TestFieldValidation(t *testing.T) {
 	h := newServer(t).Handler()
-	w := call(t, h, "POST", maps, `{"metadata":{"name":"a"},"spec":1,"data":{"k":"1","k":"2"}}`)
+	w := call(t, h, "POST", configMaps, `{"metadata":{"name":"a"},"spec":1,"data":{"k":"1","k":"2"}}`)
 	if got := strings.Join(w.Header().Values("Warning"), ";"); w.Code != 201 || !strings.Contains(got, `299 - "unknown field \"spec\""`) || !strings.Contains(got, `299 - "duplicate field \"data.k\""`) {
 		t.Errorf("%d %s", w.Code, got)
 	}
-	want(t, h, 400, "POST", maps+"?fieldValidation=Strict", `{"metadata":{"name":"b"},"spec":1}`)
-	if w := call(t, h, "POST", maps+"?fieldValidation=Ignore", `{"metadata":{"name":"c"},"spec":1}`); w.Code != 201 || len(w.Header().Values("Warning")) > 0 {
+	want(t, h, 400, "POST", configMaps+"?fieldValidation=Strict", `{"metadata":{"name":"b"},"spec":1}`)
+	if w := call(t, h, "POST", configMaps+"?fieldValidation=Ignore", `{"metadata":{"name":"c"},"spec":1}`); w.Code != 201 || len(w.Header().Values("Warning")) > 0 {
 		t.Errorf("%d %v", w.Code, w.Header())
 	}
-	want(t, h, 413, "POST", maps, `{"metadata":{"name":"d"},"data":{"k":"`+strings.Repeat("x", 3<<20)+`"}}`)
-	want(t, h, 415, "POST", maps, `x`, "Content-Type", "text/plain")
-	want(t, h, 406, "GET", maps, "", "Accept", "text/html")
+	want(t, h, 413, "POST", configMaps, `{"metadata":{"name":"d"},"data":{"k":"`+strings.Repeat("x", 3<<20)+`"}}`)
+	want(t, h, 415, "POST", configMaps, `x`, "Content-Type", "text/plain")
+	want(t, h, 406, "GET", configMaps, "", "Accept", "text/html")
 }
 
 func TestFinalizersAndPropagation(t *testing.T) {
 	h := newServer(t).Handler()
-	want(t, h, 201, "POST", maps, `{"metadata":{"name":"a","finalizers":["e.com/f"]}}`)
-	if got := want(t, h, 200, "DELETE", maps+"/a", ""); at(got, "metadata", "deletionTimestamp") == nil || at(got, "metadata", "deletionGracePeriodSeconds") != 0.0 {
+	want(t, h, 201, "POST", configMaps, `{"metadata":{"name":"a","finalizers":["e.com/f"]}}`)
+	if got := want(t, h, 200, "DELETE", configMaps+"/a", ""); at(got, "metadata", "deletionTimestamp") == nil || at(got, "metadata", "deletionGracePeriodSeconds") != 0.0 {
 		t.Fatal(got)
 	}
-	want(t, h, 409, "POST", maps, `{"metadata":{"name":"a"}}`)
-	want(t, h, 422, "PATCH", maps+"/a", `{"metadata":{"finalizers":["e.com/f","e.com/g"]}}`, "Content-Type", "application/merge-patch+json")
-	want(t, h, 200, "PATCH", maps+"/a", `{"metadata":{"finalizers":null},"data":{"last":"words"}}`, "Content-Type", "application/merge-patch+json")
-	want(t, h, 404, "GET", maps+"/a", "")
+	want(t, h, 409, "POST", configMaps, `{"metadata":{"name":"a"}}`)
+	want(t, h, 422, "PATCH", configMaps+"/a", `{"metadata":{"finalizers":["e.com/f","e.com/g"]}}`, "Content-Type", "application/merge-patch+json")
+	want(t, h, 200, "PATCH", configMaps+"/a", `{"metadata":{"finalizers":null},"data":{"last":"words"}}`, "Content-Type", "application/merge-patch+json")
+	want(t, h, 404, "GET", configMaps+"/a", "")
 
-	want(t, h, 201, "POST", maps, `{"metadata":{"name":"b"}}`)
-	if got := want(t, h, 200, "DELETE", maps+"/b?propagationPolicy=Foreground", ""); at(got, "metadata", "finalizers", 0) != "foregroundDeletion" {
+	want(t, h, 201, "POST", configMaps, `{"metadata":{"name":"b"}}`)
+	if got := want(t, h, 200, "DELETE", configMaps+"/b?propagationPolicy=Foreground", ""); at(got, "metadata", "finalizers", 0) != "foregroundDeletion" {
 		t.Fatal(got)
 	}
-	if got := want(t, h, 200, "DELETE", maps+"/b", `{"propagationPolicy":"Background"}`); at(got, "status") != "Success" {
+	if got := want(t, h, 200, "DELETE", configMaps+"/b", `{"propagationPolicy":"Background"}`); at(got, "status") != "Success" {
 		t.Fatal(got)
 	}
 }
 
 func TestTableAndMetadata(t *testing.T) {
 	h := newServer(t).Handler()
-	want(t, h, 201, "POST", maps, `{"metadata":{"name":"a","labels":{"x":"y"}},"data":{"k":"v"}}`)
+	want(t, h, 201, "POST", configMaps, `{"metadata":{"name":"a","labels":{"x":"y"}},"data":{"k":"v"}}`)
 	const table = "application/json;as=Table;v=v1;g=meta.k8s.io"
-	got := want(t, h, 200, "GET", maps, "", "Accept", table)
+	got := want(t, h, 200, "GET", configMaps, "", "Accept", table)
 	if at(got, "kind") != "Table" || at(got, "rows", 0, "cells", 0) != "a" || at(got, "rows", 0, "object", "kind") != "PartialObjectMetadata" {
 		t.Fatal(got)
 	}
-	if got := want(t, h, 200, "GET", maps+"?includeObject=Object", "", "Accept", table); at(got, "rows", 0, "object", "data", "k") != "v" {
+	if got := want(t, h, 200, "GET", configMaps+"?includeObject=Object", "", "Accept", table); at(got, "rows", 0, "object", "data", "k") != "v" {
 		t.Fatal(got)
 	}
-	if got := want(t, h, 200, "GET", maps, "", "Accept", "application/json;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io"); at(got, "items", 0, "metadata", "labels", "x") != "y" || at(got, "items", 0, "data") != nil {
+	if got := want(t, h, 200, "GET", configMaps, "", "Accept", "application/json;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io"); at(got, "items", 0, "metadata", "labels", "x") != "y" || at(got, "items", 0, "data") != nil {
 		t.Fatal(got)
 	}
-	w := call(t, h, "GET", maps+"?watch=1&timeoutSeconds=1", "", "Accept", table)
+	w := call(t, h, "GET", configMaps+"?watch=1&timeoutSeconds=1", "", "Accept", table)
 	var first map[string]any
 	if err := json.NewDecoder(w.Body).Decode(&first); err != nil || at(first, "object", "columnDefinitions") == nil {
 		t.Fatal(err, first)
@@ -172,27 +174,27 @@ func TestTableAndMetadata(t *testing.T) {
 func TestListPages(t *testing.T) {
 	h := newServer(t).Handler()
 	for _, n := range []string{"a", "b", "c"} {
-		want(t, h, 201, "POST", maps, `{"metadata":{"name":"`+n+`"}}`)
+		want(t, h, 201, "POST", configMaps, `{"metadata":{"name":"`+n+`"}}`)
 	}
-	first := want(t, h, 200, "GET", maps+"?limit=2", "")
+	first := want(t, h, 200, "GET", configMaps+"?limit=2", "")
 	if at(first, "metadata", "remainingItemCount") != 1.0 || at(first, "items", 1, "metadata", "name") != "b" || at(first, "items", 0, "kind") != nil {
 		t.Fatal(first)
 	}
-	rest := want(t, h, 200, "GET", fmt.Sprint(maps, "?limit=2&continue=", at(first, "metadata", "continue")), "")
+	rest := want(t, h, 200, "GET", fmt.Sprint(configMaps, "?limit=2&continue=", at(first, "metadata", "continue")), "")
 	if at(rest, "items", 0, "metadata", "name") != "c" || at(rest, "metadata", "resourceVersion") != at(first, "metadata", "resourceVersion") {
 		t.Fatal(rest)
 	}
-	want(t, h, 400, "GET", maps+"?limit=2&continue=x", "")
-	if got := want(t, h, 200, "DELETE", maps, ""); len(at(got, "items").([]any)) != 3 {
+	want(t, h, 400, "GET", configMaps+"?limit=2&continue=x", "")
+	if got := want(t, h, 200, "DELETE", configMaps, ""); len(at(got, "items").([]any)) != 3 {
 		t.Fatal(got)
 	}
 }
 
 func TestGzip(t *testing.T) {
 	h := newServer(t).Handler()
-	want(t, h, 201, "POST", maps, `{"metadata":{"name":"a"},"data":{"k":"`+strings.Repeat("x", 200<<10)+`"}}`)
-	plain := call(t, h, "GET", maps, "")
-	packed := call(t, h, "GET", maps, "", "Accept-Encoding", "gzip")
+	want(t, h, 201, "POST", configMaps, `{"metadata":{"name":"a"},"data":{"k":"`+strings.Repeat("x", 200<<10)+`"}}`)
+	plain := call(t, h, "GET", configMaps, "")
+	packed := call(t, h, "GET", configMaps, "", "Accept-Encoding", "gzip")
 	if packed.Header().Get("Content-Encoding") != "gzip" || packed.Body.Len() > plain.Body.Len()/10 {
 		t.Fatalf("%v, %d bytes", packed.Header(), packed.Body.Len())
 	}
@@ -228,15 +230,15 @@ func TestAdmission(t *testing.T) {
 			return nil
 		})}
 	}).Handler()
-	w := call(t, h, "POST", maps, `{"metadata":{"name":"a"}}`)
+	w := call(t, h, "POST", configMaps, `{"metadata":{"name":"a"}}`)
 	if w.Code != 201 || !strings.Contains(w.Body.String(), `"seen":"CREATE"`) || w.Header().Get("Warning") != `299 - "looked at it"` {
 		t.Fatalf("%d %v %s", w.Code, w.Header(), w.Body)
 	}
-	if got := want(t, h, 200, "PUT", maps+"/a", `{"metadata":{"name":"a"}}`); at(got, "metadata", "annotations", "seen") != "UPDATE" {
+	if got := want(t, h, 200, "PUT", configMaps+"/a", `{"metadata":{"name":"a"}}`); at(got, "metadata", "annotations", "seen") != "UPDATE" {
 		t.Fatal(got)
 	}
-	want(t, h, 500, "POST", maps, `{"metadata":{"name":"b"},"data":{"refuse":"1"}}`)
-	want(t, h, 200, "DELETE", maps+"/a", "")
+	want(t, h, 500, "POST", configMaps, `{"metadata":{"name":"b"},"data":{"refuse":"1"}}`)
+	want(t, h, 200, "DELETE", configMaps+"/a", "")
 }
 
 // slow is an authorizer that waits until the request's time is over, or panics.
@@ -252,17 +254,28 @@ func (s slow) Authorize(ctx context.Context, _ request.Attributes) (request.Deci
 
 func TestLimits(t *testing.T) {
 	h := newServer(t, func(c *Config) { c.Authorizer, c.Limits.Timeout = slow{}, time.Millisecond }).Handler()
-	if w := call(t, h, "GET", maps, ""); w.Code != 500 && w.Code != 504 {
+	if w := call(t, h, "GET", configMaps, ""); w.Code != 500 && w.Code != 504 {
 		t.Errorf("too slow: %d", w.Code)
 	}
 	h = newServer(t, func(c *Config) { c.Authorizer = slow{panics: true} }).Handler()
-	if w := call(t, h, "GET", maps, ""); w.Code != 500 || !strings.Contains(w.Body.String(), "caused apiserver to panic") {
+	if w := call(t, h, "GET", configMaps, ""); w.Code != 500 || !strings.Contains(w.Body.String(), "caused apiserver to panic") {
 		t.Errorf("a panic: %d %s", w.Code, w.Body)
 	}
-	s := newServer(t, func(c *Config) { c.Limits.Mutating = 1 })
-	s.inflight.mutating <- struct{}{}
-	if w := call(t, s.Handler(), "POST", maps, `{"metadata":{"name":"a"}}`, "X-User", "dave"); w.Code != 429 || w.Header().Get("Retry-After") != "1" {
-		t.Errorf("too many: %d", w.Code)
+	// All seats of the level of last resort, the only one that is configured here, are taken.
+	s := newServer(t, func(c *Config) { c.Limits.ReadOnly, c.Limits.Mutating = 1, 1 })
+	held := make([]flow.Ticket, 2)
+	for i := range held {
+		if err := s.flow.Enter(t.Context(), &held[i], flow.Request{User: &user.DefaultInfo{Name: "eve"}, Info: &request.Info{Verb: "get"}}); err != nil {
+			t.Fatal(err)
+		}
+		defer held[i].Leave()
+	}
+	w := call(t, s.Handler(), "POST", configMaps, `{"metadata":{"name":"a"}}`, "X-User", "dave")
+	if w.Code != 429 || w.Header().Get("Retry-After") != "1" || w.Body.String() != "Too many requests, please try again later.\n" {
+		t.Errorf("too many: %d %s", w.Code, w.Body)
+	}
+	if w := call(t, s.Handler(), "GET", configMaps, ""); w.Code != 200 {
+		t.Errorf("an administrator is kept out: %d", w.Code)
 	}
 }
 
@@ -287,10 +300,10 @@ func FuzzPatch(f *testing.F) {
 	}
 	s := newServer(f)
 	h := s.Handler()
-	want(f, h, 201, "POST", maps, `{"metadata":{"name":"a"},"data":{"k":"v"}}`)
+	want(f, h, 201, "POST", configMaps, `{"metadata":{"name":"a"},"data":{"k":"v"}}`)
 	f.Fuzz(func(t *testing.T, kind int, patch []byte) {
 		ctype := [...]string{"application/json-patch+json", "application/merge-patch+json", "application/strategic-merge-patch+json", "application/apply-patch+yaml"}[uint(kind)%4]
-		path := maps + "/a?fieldManager=f"
+		path := configMaps + "/a?fieldManager=f"
 		if uint(kind)%4 == 3 {
 			path += "&force=true"
 		}
@@ -302,8 +315,8 @@ func FuzzPatch(f *testing.F) {
 		if strings.Contains(w.Body.String(), "caused apiserver to panic") {
 			t.Fatalf("panic on %s %q", ctype, patch)
 		}
-		if w := call(t, h, "GET", maps+"/a", ""); w.Code == http.StatusNotFound {
-			want(t, h, 201, "POST", maps, `{"metadata":{"name":"a"},"data":{"k":"v"}}`)
+		if w := call(t, h, "GET", configMaps+"/a", ""); w.Code == http.StatusNotFound {
+			want(t, h, 201, "POST", configMaps, `{"metadata":{"name":"a"},"data":{"k":"v"}}`)
 		} else if w.Code != 200 {
 			t.Fatalf("afterwards: %d %s", w.Code, w.Body)
 		}
@@ -315,10 +328,10 @@ func FuzzQuery(f *testing.F) {
 		f.Add(s)
 	}
 	s := newServer(f)
-	want(f, s.Handler(), 201, "POST", maps, `{"metadata":{"name":"a"}}`)
+	want(f, s.Handler(), 201, "POST", configMaps, `{"metadata":{"name":"a"}}`)
 	f.Fuzz(func(t *testing.T, query string) {
 		x := &exchange{s: s, w: &responseWriter{scope: &request.Scope{}}, ctx: context.Background(), res: s.resources[corev1.SchemeGroupVersion.WithResource("configmaps")], info: &request.Info{Verb: "list", Namespace: "n"}}
-		r, err := http.NewRequest(http.MethodGet, maps, nil)
+		r, err := http.NewRequest(http.MethodGet, configMaps, nil)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -12,7 +13,9 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/celox/celox/internal/api"
+	"github.com/celox/celox/internal/apiserver/admission"
 	"github.com/celox/celox/internal/apiserver/apply"
+	"github.com/celox/celox/internal/apiserver/custom"
 	"github.com/celox/celox/internal/apiserver/negotiate"
 	"github.com/celox/celox/internal/store"
 )
@@ -25,14 +28,19 @@ type resource struct {
 	gvr     schema.GroupVersionResource
 	// gr is the group and resource that errors name: the version's own group.
 	gr  schema.GroupResource
-	col *store.Collection // nil for virtual kinds
+	col collection // nil for virtual kinds
 	// hub says that this version's Go type is what the store holds.
 	hub     bool
 	verbs   map[string]bool
 	subs    map[string]*subresource
 	tracker *apply.Tracker
+	// shownAs shows objects to admission in the versions that its webhooks and policies want.
+	shownAs admission.Versions
 	// managers keep managed fields, by subresource.
-	managers map[string]*apply.Manager
+	managers map[string]manager
+	// custom is set for custom resources: the version of their definition, and the definition.
+	custom *custom.Version
+	served *custom.Served
 
 	target negotiate.Target
 	forms  forms
@@ -52,6 +60,8 @@ type forms struct {
 	jsonHead []byte
 	// listHead begins the JSON of a list, up to and with its opening brace of metadata's value.
 	listHead []byte
+	// continues says that lists show their continue token even when there is none, as those of custom objects do.
+	continues bool
 	// protoHead is the envelope of a protobuf object up to the length of its bytes; protoListHead that of a list.
 	protoHead, protoListHead []byte
 }
@@ -59,13 +69,16 @@ type forms struct {
 func newResource(k *api.Kind, v *api.Version, col *store.Collection, t *apply.Tracker) *resource {
 	gv := k.GroupVersion(v)
 	r := &resource{
-		kind: k, version: v, gvk: gv.WithKind(k.Kind), gvr: gv.WithResource(k.Resource), col: col, tracker: t,
+		kind: k, version: v, gvk: gv.WithKind(k.Kind), gvr: gv.WithResource(k.Resource), tracker: t,
 		hub:   v == k.HubVersion(),
 		verbs: set(k.ResourceVerbs()),
 		subs:  map[string]*subresource{},
 	}
+	if col != nil {
+		r.col = storeCollection{col}
+	}
 	r.gr = r.gvr.GroupResource()
-	r.managers = map[string]*apply.Manager{"": t.Manager(k, v, "")}
+	r.managers = map[string]manager{"": t.Manager(k, v, "")}
 	for i := range k.Subresources {
 		sub := &k.Subresources[i]
 		r.subs[sub.Name] = &subresource{Subresource: sub, verbs: set(sub.Verbs)}
@@ -77,6 +90,9 @@ func newResource(k *api.Kind, v *api.Version, col *store.Collection, t *apply.Tr
 		r.deprecated = deprecation(v.New(), r.gvk)
 	}
 	r.target = negotiate.Target{Kind: r.gvk, New: v.New, Internal: internalName(gv.Group)}
+	if gv.Group == definitionResource.Group || gv.Group == "apiregistration.k8s.io" {
+		r.target.Gone = []schema.GroupVersion{{Group: gv.Group, Version: "v1beta1"}}
+	}
 	r.forms = newForms(r.gvk)
 	return r
 }
@@ -181,6 +197,9 @@ func (s *Server) bytes(r *resource, o shown, media string) ([]byte, error) {
 		if err != nil {
 			return nil, err
 		}
+		if media == negotiate.JSON && r.custom == nil {
+			return s.json.Write(v)
+		}
 		return encodeObject(v, media)
 	})
 }
@@ -199,11 +218,27 @@ func metadataForms(version string) *forms {
 }
 
 // metadataBytes returns the object's metadata as a PartialObjectMetadata, in the forms of bytes.
-func metadataBytes(o shown, media, version string) ([]byte, error) {
+func metadataBytes(k *api.Kind, o shown, media, version string) ([]byte, error) {
 	f := store.Form{MediaType: media + ";as=PartialObjectMetadata", GroupVersion: metadataForms(version).gv}
 	return o.encoded(f, func(obj store.Object) ([]byte, error) {
-		return encodeObject(partial(obj, version), media)
+		p := partial(obj, version)
+		if len(k.Unversioned) > 0 {
+			p.Annotations = without(p.Annotations, k.Unversioned)
+		}
+		return encodeObject(p, media)
 	})
+}
+
+// without is the map without some keys, nil when nothing is left.
+func without(m map[string]string, keys []string) map[string]string {
+	out := maps.Clone(m)
+	for _, k := range keys {
+		delete(out, k)
+	}
+	if len(out) == 0 {
+		return nil
+	}
+	return out
 }
 
 func partial(obj store.Object, version string) *metav1.PartialObjectMetadata {

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"os"
 	"strconv"
 	"strings"
 	"sync"
@@ -17,8 +18,10 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"sigs.k8s.io/yaml"
 
+	"github.com/celox/celox/internal/apiserver/custom"
 	"github.com/celox/celox/internal/apiserver/negotiate"
 	"github.com/celox/celox/internal/apiserver/request"
+	"github.com/celox/celox/internal/apiserver/wire"
 )
 
 // responseWriter remembers the status code and the size of the answer, for metrics, and adds the warnings to its header.
@@ -27,6 +30,9 @@ type responseWriter struct {
 	scope *request.Scope
 	code  int
 	size  int
+	// started, if set, is told the code when the answer begins; tap, if set, keeps the answer. Both are for audit events.
+	started func(code int)
+	tap     *tap
 }
 
 func (w *responseWriter) WriteHeader(code int) {
@@ -38,6 +44,9 @@ func (w *responseWriter) WriteHeader(code int) {
 				h.Add("Warning", warningHeader(text))
 			}
 		}
+		if w.started != nil {
+			w.started(code)
+		}
 	}
 	w.ResponseWriter.WriteHeader(code)
 }
@@ -48,6 +57,9 @@ func (w *responseWriter) Write(p []byte) (int, error) {
 	}
 	n, err := w.ResponseWriter.Write(p)
 	w.size += n
+	if w.tap != nil {
+		w.tap.keep(p[:n])
+	}
 	return n, err
 }
 
@@ -89,6 +101,9 @@ type protoMarshaler interface {
 
 // encodeObject encodes obj as it is: JSON without a newline, or the bare protobuf message.
 func encodeObject(obj runtime.Object, media string) ([]byte, error) {
+	if o, ok := obj.(*custom.Object); ok && media != negotiate.Protobuf {
+		return o.AppendJSON(nil)
+	}
 	if media == negotiate.Protobuf {
 		m, ok := obj.(protoMarshaler)
 		if !ok {
@@ -106,6 +121,7 @@ func (x *exchange) fail(err error) {
 		accept = negotiate.Accept{Media: negotiate.JSON}
 	}
 	status := x.status(err)
+	x.event.Status(status)
 	if status.Details != nil && status.Details.RetryAfterSeconds > 0 {
 		x.w.Header().Set("Retry-After", strconv.Itoa(int(status.Details.RetryAfterSeconds)))
 	}
@@ -126,7 +142,7 @@ func (x *exchange) status(err error) *metav1.Status {
 			s.Code = http.StatusInternalServerError
 		}
 		return &s
-	case errors.Is(err, context.DeadlineExceeded):
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, os.ErrDeadlineExceeded):
 		return x.status(apierrors.NewTimeoutError("request did not complete within the allotted timeout", 0))
 	case errors.Is(err, context.Canceled):
 		s := x.status(apierrors.NewTimeoutError("the request was cancelled", 0))
@@ -180,7 +196,7 @@ func (x *exchange) sendBytes(code int, a negotiate.Accept, head, data []byte) {
 		if a.Pretty || x.pretty() {
 			data = indent(data)
 		}
-		data = append(data[:len(data):len(data)], '\n')
+		data = wire.Line(data)
 	}
 	x.body(code, a.Media, data)
 }

@@ -71,13 +71,16 @@ var scaleTarget = negotiate.Target{Kind: scaleKind, New: func() runtime.Object {
 
 // scale serves a workload as a number of replicas.
 func (x *exchange) scale() error {
-	accept, err := negotiate.ParseAccept(x.r.Header)
+	accept, err := x.accept()
 	if err != nil {
 		return err
 	}
 	if x.info.Verb == "get" {
 		item, err := x.load(x.info.Name, getNewest)
 		if err != nil {
+			return err
+		}
+		if err := x.hasReplicas(item.Object); err != nil {
 			return err
 		}
 		return x.showScale(accept, item.Object)
@@ -118,14 +121,19 @@ func (x *exchange) scale() error {
 	up.attributes = func(a *admission.Attributes) {
 		a.Kind = scaleKind
 		if obj, ok := a.Object.(api.Object); ok {
-			if s, err := scaleOf(obj); err == nil {
+			if s, err := x.scaleOf(obj); err == nil {
 				a.Object = s
 			}
 		}
 		if old, ok := a.OldObject.(api.Object); ok {
-			if s, err := scaleOf(old); err == nil {
+			if s, err := x.scaleOf(old); err == nil {
 				a.OldObject = s
 			}
+		}
+	}
+	up.admitted = func(a *admission.Attributes, obj api.Object) {
+		if s, ok := a.Object.(*autoscalingv1.Scale); ok {
+			_ = x.setReplicas(obj, s.Spec.Replicas) // it went well before
 		}
 	}
 	result, _, err := x.updateObject(up)
@@ -136,7 +144,7 @@ func (x *exchange) scale() error {
 }
 
 func (x *exchange) showScale(a negotiate.Accept, obj api.Object) error {
-	s, err := scaleOf(obj)
+	s, err := x.scaleOf(obj)
 	if err != nil {
 		return err
 	}
@@ -148,6 +156,9 @@ func (x *exchange) showScale(a negotiate.Accept, obj api.Object) error {
 			{Name: "Desired", Type: "integer", Description: spec["replicas"]},
 			{Name: "Available", Type: "integer", Description: status["replicas"]},
 			{Name: "Age", Type: "string", Description: doc["creationTimestamp"]},
+		}
+		if x.res.custom != nil {
+			columns = x.res.custom.ScaleColumns()
 		}
 		t := plainTable(a.MetaVersion, columns, []any{s.Name, s.Spec.Replicas, s.Status.Replicas, age(s, x.s.clock.Now())}, partial(s, a.MetaVersion), metav1.ListMeta{ResourceVersion: s.ResourceVersion})
 		x.send(http.StatusOK, a, t)
@@ -170,20 +181,19 @@ func (x *exchange) scaled(live api.Object, s *autoscalingv1.Scale, o writeOption
 			return nil, x.conflict(live.GetName())
 		}
 	}
-	if errs := apivalidation.ValidateNonnegativeField(int64(s.Spec.Replicas), field.NewPath("spec", "replicas")); len(errs) > 0 {
+	// What a custom object may say is checked with the object.
+	if errs := apivalidation.ValidateNonnegativeField(int64(s.Spec.Replicas), field.NewPath("spec", "replicas")); len(errs) > 0 && x.res.custom == nil {
 		return nil, apierrors.NewInvalid(scaleKind.GroupKind(), s.Name, errs)
 	}
 	obj, ok := live.DeepCopyObject().(api.Object)
 	if !ok {
 		return nil, apierrors.NewInternalError(fmt.Errorf("copying made no object"))
 	}
-	want, _, _, err := replicas(obj)
-	if err != nil {
-		return nil, apierrors.NewInternalError(err)
-	}
 	n := s.Spec.Replicas
-	*want = &n
-	handler := apply.ScaleEntries(live.GetManagedFields(), x.res.kind, x.res.version)
+	if err := x.setReplicas(obj, n); err != nil {
+		return nil, err
+	}
+	handler := x.scaleEntries(live)
 	if !applied {
 		before, err := x.trackedScale(live, handler)
 		if err != nil {
@@ -213,7 +223,7 @@ func (x *exchange) scaled(live api.Object, s *autoscalingv1.Scale, o writeOption
 func (x *exchange) trackedScale(live api.Object, h interface {
 	ToSubresource() ([]metav1.ManagedFieldsEntry, error)
 }) (*autoscalingv1.Scale, error) {
-	s, err := scaleOf(live)
+	s, err := x.scaleOf(live)
 	if err != nil {
 		return nil, err
 	}
@@ -237,7 +247,7 @@ func (x *exchange) patchScale() (*updating, error) {
 			if config.GroupVersionKind() != scaleKind {
 				return nil, apierrors.NewBadRequest("invalid object type: " + config.GroupVersionKind().String())
 			}
-			before, err := x.trackedScale(live, apply.ScaleEntries(live.GetManagedFields(), x.res.kind, x.res.version))
+			before, err := x.trackedScale(live, x.scaleEntries(live))
 			if err != nil {
 				return nil, err
 			}
@@ -261,14 +271,12 @@ func (x *exchange) patchScale() (*updating, error) {
 		return up, nil
 	}
 	up.change = func(live api.Object) (api.Object, error) {
-		before, err := scaleOf(live)
+		before, err := x.scaleOf(live)
 		if err != nil {
 			return nil, err
 		}
 		t := apply.Target{Target: scaleTarget, Types: x.s.cfg.Catalogue.Scheme(), Object: before}
-		if t.JSON, err = encodeObject(before, negotiate.JSON); err != nil {
-			return nil, err
-		}
+		t.JSON = func() ([]byte, error) { return encodeObject(before, negotiate.JSON) }
 		out, err := p.Apply(t)
 		if err != nil {
 			return nil, err

@@ -56,47 +56,47 @@ func TestClientGo(t *testing.T) {
 			cs := listen(t, newServer(t), contentType)
 			ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 			defer cancel()
-			maps := cs.CoreV1().ConfigMaps("n")
+			configMaps := cs.CoreV1().ConfigMaps("n")
 
-			made, err := maps.Create(ctx, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{GenerateName: "made-"}, Data: map[string]string{"k": "v"}}, metav1.CreateOptions{})
+			made, err := configMaps.Create(ctx, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{GenerateName: "made-"}, Data: map[string]string{"k": "v"}}, metav1.CreateOptions{})
 			if err != nil {
 				t.Fatal(err)
 			}
 			if made.UID == "" || made.ResourceVersion == "" || made.CreationTimestamp.IsZero() || !strings.HasPrefix(made.Name, "made-") || len(made.ManagedFields) != 1 {
 				t.Fatalf("incomplete: %+v", made.ObjectMeta)
 			}
-			w, err := maps.Watch(ctx, metav1.ListOptions{ResourceVersion: made.ResourceVersion})
+			w, err := configMaps.Watch(ctx, metav1.ListOptions{ResourceVersion: made.ResourceVersion})
 			if err != nil {
 				t.Fatal(err)
 			}
 			defer w.Stop()
 			next := made.DeepCopy()
 			next.Data["k"] = "w"
-			updated, err := maps.Update(ctx, next, metav1.UpdateOptions{})
+			updated, err := configMaps.Update(ctx, next, metav1.UpdateOptions{})
 			if err != nil {
 				t.Fatal(err)
 			}
-			if _, err := maps.Update(ctx, next, metav1.UpdateOptions{}); !apierrors.IsConflict(err) {
+			if _, err := configMaps.Update(ctx, next, metav1.UpdateOptions{}); !apierrors.IsConflict(err) {
 				t.Fatalf("an update of an old state: %v", err)
 			}
-			if _, err := maps.Patch(ctx, made.Name, types.StrategicMergePatchType, []byte(`{"data":{"x":"y"}}`), metav1.PatchOptions{}); err != nil {
+			if _, err := configMaps.Patch(ctx, made.Name, types.StrategicMergePatchType, []byte(`{"data":{"x":"y"}}`), metav1.PatchOptions{}); err != nil {
 				t.Fatal(err)
 			}
-			applied, err := maps.Apply(ctx, corev1apply.ConfigMap("applied", "n").WithData(map[string]string{"a": "b"}), metav1.ApplyOptions{FieldManager: "m"})
+			applied, err := configMaps.Apply(ctx, corev1apply.ConfigMap("applied", "n").WithData(map[string]string{"a": "b"}), metav1.ApplyOptions{FieldManager: "m"})
 			if err != nil || applied.ManagedFields[0].Operation != metav1.ManagedFieldsOperationApply {
 				t.Fatalf("%v %+v", err, applied)
 			}
-			list, err := maps.List(ctx, metav1.ListOptions{})
+			list, err := configMaps.List(ctx, metav1.ListOptions{})
 			if err != nil || len(list.Items) != 2 || list.ResourceVersion == "" {
 				t.Fatalf("%v, %d items", err, len(list.Items))
 			}
-			if err := maps.Delete(ctx, made.Name, metav1.DeleteOptions{Preconditions: metav1.NewUIDPreconditions("wrong")}); !apierrors.IsConflict(err) {
+			if err := configMaps.Delete(ctx, made.Name, metav1.DeleteOptions{Preconditions: metav1.NewUIDPreconditions("wrong")}); !apierrors.IsConflict(err) {
 				t.Fatalf("a wrong uid: %v", err)
 			}
-			if err := maps.Delete(ctx, made.Name, metav1.DeleteOptions{}); err != nil {
+			if err := configMaps.Delete(ctx, made.Name, metav1.DeleteOptions{}); err != nil {
 				t.Fatal(err)
 			}
-			if _, err := maps.Get(ctx, made.Name, metav1.GetOptions{}); !apierrors.IsNotFound(err) {
+			if _, err := configMaps.Get(ctx, made.Name, metav1.GetOptions{}); !apierrors.IsNotFound(err) {
 				t.Fatalf("after the deletion: %v", err)
 			}
 			want := []watch.EventType{watch.Modified, watch.Modified, watch.Added, watch.Deleted}

@@ -12,7 +12,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	authenticationv1 "k8s.io/api/authentication/v1"
 	authorizationv1 "k8s.io/api/authorization/v1"
-	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	apiversion "k8s.io/apimachinery/pkg/version"
 	"k8s.io/apiserver/pkg/authentication/user"
@@ -22,7 +22,12 @@ import (
 	"github.com/celox/celox/internal/apiserver/admission"
 	"github.com/celox/celox/internal/apiserver/allocate"
 	"github.com/celox/celox/internal/apiserver/apply"
+	"github.com/celox/celox/internal/apiserver/audit"
+	"github.com/celox/celox/internal/apiserver/custom"
+	"github.com/celox/celox/internal/apiserver/flow"
 	"github.com/celox/celox/internal/apiserver/request"
+	"github.com/celox/celox/internal/apiserver/webhook"
+	"github.com/celox/celox/internal/apiserver/wire"
 	"github.com/celox/celox/internal/store"
 )
 
@@ -63,8 +68,7 @@ type Check struct {
 
 // Limits bound what the server does at a time. Zero values are the defaults.
 type Limits struct {
-	// ReadOnly and Mutating are how many requests of the kind may be in flight; 0 is 400 and 200. Requests of this process and
-	// of system:masters are not counted.
+	// ReadOnly and Mutating together are the seats that priority and fairness shares out; 0 is 400 and 200.
 	ReadOnly, Mutating int
 	// Timeout is how long a request that is no stream may take; 0 is 60 s.
 	Timeout time.Duration
@@ -92,6 +96,15 @@ type Config struct {
 	Discovery, OpenAPI          http.Handler
 	OpenIDConfiguration, KeySet http.Handler
 
+	// Webhooks calls the webhooks that convert custom objects; nil: they can't be.
+	Webhooks *webhook.Client
+
+	// Audit writes down who does what. Nil: nothing is written.
+	Audit *audit.Auditor
+
+	// Aggregator has the API groups of other servers. Nil: there are none.
+	Aggregator Aggregator
+
 	Checks  []Check
 	Version apiversion.Info
 
@@ -116,13 +129,20 @@ type Server struct {
 	versions map[schema.GroupVersion]bool
 	groups   map[string]bool
 	services *services
+	tracker  *apply.Tracker
 	empties  emptier
-	metrics  *metrics
-	inflight struct{ readOnly, mutating chan struct{} }
-	plain    map[string]http.Handler
-	live     healthChecks
-	ready    healthChecks
-	handler  http.Handler
+	json     wire.Types
+	customs  *custom.Registry
+	// definitions follows the definitions of custom resources from definitionsRevision on.
+	definitions         *custom.Controller
+	definitionStore     *store.Collection
+	definitionsRevision int64
+	metrics             *metrics
+	flow                *flow.Filter
+	plain               map[string]http.Handler
+	live                healthChecks
+	ready               healthChecks
+	handler             http.Handler
 }
 
 // Register adds a collection for every stored kind of the catalogue to a store.
@@ -164,9 +184,12 @@ func New(cfg Config) (*Server, error) {
 		groups:    map[string]bool{},
 		metrics:   newMetrics(cfg.Metrics),
 	}
-	s.inflight.readOnly = make(chan struct{}, cfg.Limits.ReadOnly)
-	s.inflight.mutating = make(chan struct{}, cfg.Limits.Mutating)
+	if err := s.makeFlow(); err != nil {
+		return nil, err
+	}
 	tracker := apply.NewTracker(cfg.Catalogue)
+	s.tracker = tracker
+	s.customs = custom.NewRegistry(cfg.Store, custom.Hooks{Webhooks: cfg.Webhooks})
 	for _, k := range cfg.Catalogue.Kinds() {
 		var col *store.Collection
 		if !k.Virtual {
@@ -175,26 +198,58 @@ func New(cfg Config) (*Server, error) {
 				return nil, fmt.Errorf("apiserver: the store has no collection for %s", k.GroupResource())
 			}
 		}
+		versions := admission.NewBuilt(cfg.Catalogue, k, tracker.Types)
 		for i := range k.Versions {
 			v := &k.Versions[i]
 			r := newResource(k, v, col, tracker)
+			r.target.Read = s.json.Read
+			r.shownAs = versions
 			s.resources[r.gvr] = r
 			s.versions[r.gvr.GroupVersion()] = true
 			s.groups[r.gvr.Group] = true
 		}
 	}
-	if r, ok := s.resources[corev1.SchemeGroupVersion.WithResource("services")]; ok {
+	if col, ok := cfg.Store.Collection(schema.GroupResource{Resource: "services"}); ok {
 		pool, err := allocate.New(cfg.ServiceCIDRs, cfg.NodePorts)
 		if err != nil {
 			return nil, fmt.Errorf("apiserver: %w", err)
 		}
-		s.services = &services{pool: pool, col: r.col}
+		s.services = &services{pool: pool, col: col, pending: map[*claim]struct{}{}}
+		s.services.cidrs, _ = cfg.Store.Collection(schema.GroupResource{Group: networkingv1.GroupName, Resource: "servicecidrs"})
+		s.services.addresses, _ = cfg.Store.Collection(schema.GroupResource{Group: networkingv1.GroupName, Resource: "ipaddresses"})
+	}
+	if err := s.startCustoms(context.Background()); err != nil {
+		return nil, err
 	}
 	s.health()
 	s.plainPaths()
 	s.handler = s.chain()
 	return s, nil
 }
+
+// makeFlow makes priority and fairness over the stored configuration.
+func (s *Server) makeFlow() error {
+	var readers [2]store.Reader
+	for i, name := range []string{"flowschemas", "prioritylevelconfigurations"} {
+		col, ok := s.cfg.Store.Collection(schema.GroupResource{Group: "flowcontrol.apiserver.k8s.io", Resource: name})
+		if !ok {
+			return fmt.Errorf("apiserver: the store has no collection for %s", name)
+		}
+		readers[i] = col
+	}
+	var err error
+	s.flow, err = flow.New(context.Background(), flow.Config{
+		Schemas: readers[0], Levels: readers[1], Seats: s.cfg.Limits.ReadOnly + s.cfg.Limits.Mutating,
+		Metrics: s.cfg.Metrics, Logger: s.log,
+	})
+	if err != nil {
+		return fmt.Errorf("apiserver: %w", err)
+	}
+	return nil
+}
+
+// Flow is the priority and fairness of the server. It starts with the configuration that is stored; its Run follows the changes.
+func (s *Server) Flow() *flow.Filter { return s.flow }
 
 func (c *Config) defaults() {
 	if c.Logger == nil {

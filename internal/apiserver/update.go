@@ -18,7 +18,6 @@ import (
 
 	"github.com/celox/celox/internal/api"
 	"github.com/celox/celox/internal/apiserver/admission"
-	"github.com/celox/celox/internal/apiserver/negotiate"
 	"github.com/celox/celox/internal/apiserver/request"
 	"github.com/celox/celox/internal/store"
 )
@@ -32,7 +31,7 @@ func (x *exchange) conflict(name string) error {
 
 // update replaces an object, or its status.
 func (x *exchange) update() error {
-	accept, err := negotiate.ParseAccept(x.r.Header)
+	accept, err := x.accept()
 	if err != nil {
 		return err
 	}
@@ -107,8 +106,9 @@ type updating struct {
 	prepare func(obj, old api.Object)
 	// last is the object as it was written when that was its end.
 	last api.Object
-	// attributes, if set, changes what admission is shown.
+	// attributes, if set, changes what admission is shown; admitted takes over what it made of that.
 	attributes func(a *admission.Attributes)
+	admitted   func(a *admission.Attributes, obj api.Object)
 }
 
 // updateObject changes one object in one guarded step.
@@ -152,6 +152,9 @@ func (x *exchange) createByUpdate(up *updating) (store.Mutation, func(bool), err
 	}
 	if up.uid != "" {
 		return store.Mutation{}, nil, x.uidConflict(up.uid, "")
+	}
+	if err := x.mayCreate(obj); err != nil {
+		return store.Mutation{}, nil, err
 	}
 	if !up.tracked {
 		if obj, err = x.track(nil, obj, "", up.options); err != nil {
@@ -208,6 +211,9 @@ func (x *exchange) change(up *updating, current *store.Item) (store.Mutation, fu
 	}
 	if err := x.s.cfg.Admission.Admit(x.ctx, a); err != nil {
 		return none, nil, err
+	}
+	if up.admitted != nil {
+		up.admitted(a, obj)
 	}
 	x.dedupOwners(obj)
 	if err := x.checkVersion(obj, live); err != nil {
@@ -307,6 +313,8 @@ func (x *exchange) prepareUpdate(up *updating, obj, live api.Object) error {
 		errs = append(errs, validateMeta(obj, k.Namespaced, x.nameFunc(), true)...)
 	}
 	switch {
+	case x.res.custom != nil:
+		errs = append(errs, x.validateCustom(up.sub, obj, live)...)
 	case up.validate != nil:
 		errs = append(errs, up.validate(obj, live)...)
 	case up.sub == "status":
@@ -327,6 +335,7 @@ func (x *exchange) prepareUpdate(up *updating, obj, live api.Object) error {
 			errs = append(errs, x.res.version.Validate(obj, live)...)
 		}
 	}
+	errs = append(errs, x.validateInNamespace(obj, live)...)
 	if len(errs) > 0 {
 		return x.invalid(obj.GetName(), errs)
 	}
@@ -395,11 +404,29 @@ func timesOnly(obj, live metav1.Object) bool {
 		return false
 	}
 	obj.SetManagedFields(b)
-	same := equality.Semantic.DeepEqual(obj, live)
+	same := sameObjects(obj, live)
 	if !same {
 		obj.SetManagedFields(a)
 	}
 	return same
+}
+
+// sameObjects compares what differs most often, the status and the specification, before the metadata, which takes longest.
+func sameObjects(obj, live any) bool {
+	a, b := reflect.ValueOf(obj), reflect.ValueOf(live)
+	if a.Kind() != reflect.Pointer || a.Type() != b.Type() || a.Elem().Kind() != reflect.Struct {
+		return equality.Semantic.DeepEqual(obj, live)
+	}
+	a, b = a.Elem(), b.Elem()
+	for i := a.NumField() - 1; i >= 0; i-- {
+		if !a.Type().Field(i).IsExported() {
+			return equality.Semantic.DeepEqual(obj, live)
+		}
+		if !equality.Semantic.DeepEqual(a.Field(i).Addr().Interface(), b.Field(i).Addr().Interface()) {
+			return false
+		}
+	}
+	return true
 }
 
 func sameFields(a, b *metav1.FieldsV1) bool {

@@ -19,15 +19,15 @@ func TestUpdatesDoNotOverwrite(t *testing.T) {
 	cs := listen(t, newServer(t), "application/json")
 	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
 	defer cancel()
-	maps := cs.CoreV1().ConfigMaps("n")
-	if _, err := maps.Create(ctx, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "counter"}, Data: map[string]string{"n": "0"}}, metav1.CreateOptions{}); err != nil {
+	configMaps := cs.CoreV1().ConfigMaps("n")
+	if _, err := configMaps.Create(ctx, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "counter"}, Data: map[string]string{"n": "0"}}, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	var done sync.WaitGroup
 	for range clients {
 		done.Go(func() {
 			for counted := 0; counted < each; {
-				m, err := maps.Get(ctx, "counter", metav1.GetOptions{})
+				m, err := configMaps.Get(ctx, "counter", metav1.GetOptions{})
 				if err != nil {
 					t.Error(err)
 					return
@@ -38,7 +38,7 @@ func TestUpdatesDoNotOverwrite(t *testing.T) {
 					return
 				}
 				m.Data["n"] = strconv.Itoa(n + 1)
-				_, err = maps.Update(ctx, m, metav1.UpdateOptions{})
+				_, err = configMaps.Update(ctx, m, metav1.UpdateOptions{})
 				if apierrors.IsConflict(err) {
 					continue
 				}
@@ -51,7 +51,7 @@ func TestUpdatesDoNotOverwrite(t *testing.T) {
 		})
 	}
 	done.Wait()
-	m, err := maps.Get(ctx, "counter", metav1.GetOptions{})
+	m, err := configMaps.Get(ctx, "counter", metav1.GetOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}

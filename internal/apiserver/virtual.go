@@ -237,14 +237,14 @@ func validateSelectors(ra *authorizationv1.ResourceAttributes, p *field.Path) fi
 		p := p.Child("fieldSelector")
 		shape(p, f.RawSelector, len(f.Requirements))
 		for i, r := range f.Requirements {
-			errs = append(errs, metavalidation.ValidateFieldSelectorRequirement(r, metavalidation.FieldSelectorValidationOptions{}, p.Child("requirements").Index(i))...)
+			errs = append(errs, metavalidation.ValidateFieldSelectorRequirement(r, metavalidation.FieldSelectorValidationOptions{AllowUnknownOperatorInRequirement: true}, p.Child("requirements").Index(i))...)
 		}
 	}
 	if l := ra.LabelSelector; l != nil {
 		p := p.Child("labelSelector")
 		shape(p, l.RawSelector, len(l.Requirements))
 		for i, r := range l.Requirements {
-			errs = append(errs, metavalidation.ValidateLabelSelectorRequirement(r, metavalidation.LabelSelectorValidationOptions{}, p.Child("requirements").Index(i))...)
+			errs = append(errs, metavalidation.ValidateLabelSelectorRequirement(r, metavalidation.LabelSelectorValidationOptions{AllowUnknownOperatorInRequirement: true}, p.Child("requirements").Index(i))...)
 		}
 	}
 	return errs

@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"time"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 
@@ -29,7 +30,7 @@ const (
 
 // watch streams changes until its time is over, the client goes, or it falls too far behind.
 func (x *exchange) watch() error {
-	accept, err := negotiate.ParseAccept(x.r.Header)
+	accept, err := x.accept()
 	if err != nil {
 		return err
 	}
@@ -56,7 +57,7 @@ func (x *exchange) watch() error {
 	sel := x.selection(&o)
 	wo := store.WatchOptions{
 		Namespace: sel.namespace, Name: sel.name, Index: sel.index, IndexValue: sel.value, Filter: sel.filter,
-		Revision: rev, Bookmarks: o.AllowWatchBookmarks,
+		Revision: rev, Bookmarks: o.AllowWatchBookmarks, Settled: x.ticket.Leave,
 	}
 	if o.SendInitialEvents != nil {
 		wo.SendInitial = *o.SendInitialEvents
@@ -74,13 +75,19 @@ func (x *exchange) watch() error {
 	ctx, cancel := context.WithTimeout(x.ctx, timeout)
 	defer cancel()
 	w, err := x.res.col.Watch(ctx, wo)
+	if apierrors.IsResourceExpired(err) {
+		w, err = endedWatch{err}, nil // a revision that is too old is told as an event, as to those who fall behind
+	}
 	if err != nil {
 		return err
 	}
 	defer w.Stop()
 	x.s.metrics.watchers.Inc()
 	defer x.s.metrics.watchers.Dec()
-
+	if isWebSocket(x.r) {
+		x.watchSocket(ctx, w, enc)
+		return nil
+	}
 	h := x.w.Header()
 	media := accept.Media
 	if accept.Media == negotiate.Protobuf {
@@ -90,11 +97,11 @@ func (x *exchange) watch() error {
 	x.w.WriteHeader(http.StatusOK)
 	rc := http.NewResponseController(x.w.ResponseWriter)
 	_ = rc.Flush() // the client may go on before the first event
-
+	next := follow(w, enc, x.w.ResponseWriter)
 	for {
-		events, err := w.Next(ctx)
+		events, err := next(ctx)
 		if err != nil {
-			if ctx.Err() == nil && !errors.Is(err, context.Canceled) {
+			if ctx.Err() == nil && !errors.Is(err, context.Canceled) && !errors.Is(err, store.ErrUnregistered) {
 				buf := newBlockWriter(x.w)
 				enc.error(buf, err)
 				_ = buf.flush()
@@ -122,6 +129,58 @@ func (x *exchange) watch() error {
 	}
 }
 
+// endedWatch is a watch that is over before it begins.
+type endedWatch struct{ err error }
+
+func (w endedWatch) Next(context.Context) ([]store.Event, error) { return nil, w.err }
+func (endedWatch) Stop()                                         {}
+
+// events is where a watch's events come from.
+type events interface {
+	Next(ctx context.Context) ([]store.Event, error)
+}
+
+// offerer is an http.ResponseWriter that takes bytes without waiting, and without a copy, from other goroutines than the handler's (package gather has one).
+type offerer interface {
+	// Offer queues bytes that nobody may ever change, or, if that would have to wait, does nothing and returns false.
+	Offer(p []byte) bool
+	// Kick writes what was offered.
+	Kick()
+}
+
+// follow returns what a watch's handler waits in. Where source and connection are able to, the handler sleeps on while events go to the connection straight
+// from who found them; it is woken when the client is slow, and by what needs it.
+func follow(source events, enc *eventEncoder, w http.ResponseWriter) func(context.Context) ([]store.Event, error) {
+	deliverer, able := source.(interface {
+		Deliver(ctx context.Context, sink store.Sink) ([]store.Event, error)
+	})
+	if out, ok := reach[offerer](w); ok && able {
+		sink := &streamSink{enc: enc, out: out}
+		return func(ctx context.Context) ([]store.Event, error) { return deliverer.Deliver(ctx, sink) }
+	}
+	return source.Next
+}
+
+// streamSink hands events to a connection.
+type streamSink struct {
+	enc *eventEncoder
+	out offerer
+}
+
+// Take is of store.Sink.
+func (s *streamSink) Take(events []store.Event) int {
+	for i := range events {
+		data, err := s.enc.shared(&events[i])
+		if err != nil || data == nil || !s.out.Offer(data) {
+			return i // the handler writes it, or the error
+		}
+	}
+	return len(events)
+}
+
+// Sent is of store.Sink.
+func (s *streamSink) Sent() { s.out.Kick() }
+
 // eventEncoder writes events in the form that one watch is served in.
 type eventEncoder struct {
 	x       *exchange
@@ -131,6 +190,9 @@ type eventEncoder struct {
 	// columnsSent says that a table's columns have been shown: they come with the first event only.
 	columnsSent bool
 	scratch     []byte
+	// frames names what shared makes with encode.
+	frames store.Form
+	encode func(*store.Event) ([]byte, error)
 }
 
 func wireType(t store.EventType) string {
@@ -146,11 +208,59 @@ func wireType(t store.EventType) string {
 	}
 }
 
-// event appends one event. The object's bytes come from the cache that all watchers share.
-func (e *eventEncoder) event(w *blockWriter, ev *store.Event) error {
-	if ev.Type == store.Bookmark {
-		return e.bookmark(w, ev)
+// shared returns the bytes of an event that all watchers in the same form share; nil if this watcher is not yet like the others.
+func (e *eventEncoder) shared(ev *store.Event) ([]byte, error) {
+	if e.accept.Shape == negotiate.Table && !e.columnsSent {
+		return nil, nil
 	}
+	if e.frames.MediaType == "" {
+		e.frames = e.frameForm()
+	}
+	if e.encode == nil {
+		e.encode = func(ev *store.Event) ([]byte, error) {
+			var w blockWriter
+			if err := e.append(&w, ev); err != nil {
+				return nil, err
+			}
+			return w.buf, nil
+		}
+	}
+	return ev.Encoded(e.frames, e.encode)
+}
+
+// frameForm names the bytes of events: what of the request makes them differ.
+func (e *eventEncoder) frameForm() store.Form {
+	f := e.x.res.form(e.media + ";watch")
+	switch e.accept.Shape {
+	case negotiate.Table:
+		f.MediaType += ";as=Table;v=" + e.accept.MetaVersion + ";include=" + string(e.include)
+	case negotiate.Metadata:
+		f.MediaType += ";as=PartialObjectMetadata;v=" + e.accept.MetaVersion
+	}
+	return f
+}
+
+// event writes one event. Those that others see too come from the bytes that all share.
+func (e *eventEncoder) event(w *blockWriter, ev *store.Event) error {
+	switch {
+	case ev.Type == store.Bookmark:
+		return e.bookmark(w, ev)
+	case !ev.Shared():
+		return e.append(w, ev)
+	}
+	data, err := e.shared(ev)
+	if err != nil {
+		return err
+	}
+	if data == nil {
+		return e.append(w, ev)
+	}
+	w.write(data)
+	return nil
+}
+
+// append puts an event together. The object's bytes come from the cache that all readers of it share.
+func (e *eventEncoder) append(w *blockWriter, ev *store.Event) error {
 	o := stored(ev.Item)
 	var data, head []byte
 	var err error
@@ -159,7 +269,7 @@ func (e *eventEncoder) event(w *blockWriter, ev *store.Event) error {
 		data, err = e.table([]shown{o}, metav1.ListMeta{ResourceVersion: o.obj.GetResourceVersion()})
 	case negotiate.Metadata:
 		head = metadataForms(e.accept.MetaVersion).protoHead
-		data, err = metadataBytes(o, e.media, e.accept.MetaVersion)
+		data, err = metadataBytes(e.x.res.kind, o, e.media, e.accept.MetaVersion)
 	default:
 		head = e.x.res.forms.protoHead
 		data, err = e.x.s.bytes(e.x.res, o, e.media)

@@ -4,14 +4,20 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"sync"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/authentication/user"
+	"k8s.io/client-go/discovery/cached/memory"
+	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/kubernetes/scheme"
 	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
 	"k8s.io/client-go/metadata"
+	"k8s.io/client-go/restmapper"
+	"k8s.io/client-go/scale"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/record"
 	"k8s.io/utils/clock"
@@ -20,21 +26,28 @@ import (
 
 	"github.com/celox/celox/internal/api"
 	"github.com/celox/celox/internal/apiserver/authn"
+	"github.com/celox/celox/internal/apiserver/custom"
 	"github.com/celox/celox/internal/client"
 	"github.com/celox/celox/internal/controller"
 	"github.com/celox/celox/internal/controller/cronjob"
 	"github.com/celox/celox/internal/controller/daemonset"
 	"github.com/celox/celox/internal/controller/deployment"
+	"github.com/celox/celox/internal/controller/disruption"
 	"github.com/celox/celox/internal/controller/endpoints"
 	"github.com/celox/celox/internal/controller/endpointslice"
 	"github.com/celox/celox/internal/controller/garbagecollector"
+	"github.com/celox/celox/internal/controller/ipaddress"
 	"github.com/celox/celox/internal/controller/job"
 	"github.com/celox/celox/internal/controller/namespace"
 	"github.com/celox/celox/internal/controller/nodelifecycle"
 	"github.com/celox/celox/internal/controller/podgc"
+	"github.com/celox/celox/internal/controller/policystatus"
 	"github.com/celox/celox/internal/controller/replicaset"
+	"github.com/celox/celox/internal/controller/resourcequota"
 	"github.com/celox/celox/internal/controller/rootca"
 	"github.com/celox/celox/internal/controller/serviceaccount"
+	"github.com/celox/celox/internal/controller/servicecidr"
+	"github.com/celox/celox/internal/controller/statefulset"
 	"github.com/celox/celox/internal/controller/tainteviction"
 	"github.com/celox/celox/internal/controller/ttlafterfinished"
 	"github.com/celox/celox/internal/scheduler"
@@ -152,6 +165,18 @@ func (s *Server) controllers(run *group, p *controlPlane, f informers.SharedInfo
 		{"replication-controller", with(func(c kubernetes.Interface, name string) (runner, error) {
 			return replicaset.NewReplication(c, f, s.recorder(run, c, name), clk, s.log, m)
 		})},
+		{"statefulset-controller", with(func(c kubernetes.Interface, name string) (runner, error) {
+			return statefulset.New(c, f, s.recorder(run, c, name), clk, s.log, m)
+		})},
+		{"disruption-controller", with(func(c kubernetes.Interface, name string) (runner, error) {
+			cached := memory.NewMemCacheClient(c.Discovery())
+			mapper := restmapper.NewDeferredDiscoveryRESTMapper(cached) // asked for custom kinds alone, and only then filled
+			scales, err := scale.NewForConfig(client.InProcess(p.handler, account(name), name), mapper, dynamic.LegacyAPIPathResolverFunc, scale.NewDiscoveryScaleKindResolver(cached))
+			if err != nil {
+				return nil, err
+			}
+			return disruption.New(c, f, disruption.NewWorkloads(f, mapper, scales), s.recorder(run, c, name), clk, s.log, m)
+		})},
 		{"daemon-set-controller", with(func(c kubernetes.Interface, name string) (runner, error) {
 			return daemonset.New(c, f, s.recorder(run, c, name), clk, s.log, m)
 		})},
@@ -168,6 +193,9 @@ func (s *Server) controllers(run *group, p *controlPlane, f informers.SharedInfo
 			return endpointslice.New(c, f, s.recorder(run, c, name), s.log, m)
 		})},
 		{"endpoint-controller", with(func(c kubernetes.Interface, _ string) (runner, error) { return endpoints.New(c, f, s.log, m) })},
+		{"service-cidrs-controller", with(func(c kubernetes.Interface, _ string) (runner, error) { return servicecidr.New(c, f, s.log, m) })},
+		// As upstream, the API server itself keeps the objects of the addresses that it gives out.
+		{"ipaddress", func(string) (runner, error) { return ipaddress.New(p.admin, f, s.log, m) }},
 		{"pod-garbage-collector", with(func(c kubernetes.Interface, _ string) (runner, error) { return podgc.New(c, f, clk, s.log, m) })},
 		{"node-controller", with(func(c kubernetes.Interface, name string) (runner, error) {
 			local := s.cfg.NodeName
@@ -192,18 +220,59 @@ func (s *Server) controllers(run *group, p *controlPlane, f informers.SharedInfo
 					contents = append(contents, client.InformerFor(f, src))
 				}
 			}
-			return namespace.New(c, mc, p.namespacedResources, contents, f, clk, s.log, m)
+			ctl, err := namespace.New(c, mc, p.namespacedResources, contents, f, clk, s.log, m)
+			if err != nil {
+				return nil, err
+			}
+			return withCustoms{ctl, p.api.Customs(), custom.Follower{
+				Changed: func(schema.GroupVersionResource, metav1.Object) {},
+				Deleted: func(_ schema.GroupVersionResource, obj metav1.Object) { ctl.Deleted(obj) },
+			}}, nil
+		})},
+		{"resourcequota-controller", with(func(c kubernetes.Interface, name string) (runner, error) {
+			mc, err := meta(name)
+			if err != nil {
+				return nil, err
+			}
+			return resourcequota.New(resourcequota.Config{
+				Client: c, Metadata: mc, Informers: f, Resources: p.countable(f, sources), Resolve: p.countedApart, Clock: clk, Log: s.log, Metrics: m,
+			})
+		})},
+		{"validatingadmissionpolicy-status-controller", with(func(c kubernetes.Interface, _ string) (runner, error) {
+			return policystatus.New(c, f, s.log, m)
 		})},
 		{"generic-garbage-collector", func(name string) (runner, error) {
 			mc, err := meta(name)
 			if err != nil {
 				return nil, err
 			}
-			return garbagecollector.New(garbagecollector.Config{
+			gc, err := garbagecollector.New(garbagecollector.Config{
 				Metadata: mc, Resources: p.collectable(f, sources), Resolve: p.resolve, Log: s.log, Metrics: m,
 			})
+			if err != nil {
+				return nil, err
+			}
+			return withCustoms{gc, p.api.Customs(), custom.Follower{
+				Changed: gc.Changed,
+				Deleted: func(_ schema.GroupVersionResource, obj metav1.Object) { gc.Deleted(obj) },
+			}}, nil
 		}},
 	}
+}
+
+// withCustoms is a controller that is told of custom objects too.
+type withCustoms struct {
+	runner
+	customs  *custom.Registry
+	follower custom.Follower
+}
+
+// Run runs the controller until ctx ends.
+func (c withCustoms) Run(ctx context.Context) error {
+	var following sync.WaitGroup
+	defer following.Wait()
+	following.Go(func() { c.customs.Follow(ctx, c.follower) })
+	return c.runner.Run(ctx)
 }
 
 // collectable are the resources whose objects the garbage collector watches, with the informers that others share.
@@ -219,6 +288,26 @@ func (p *controlPlane) collectable(f informers.SharedInformerFactory, sources []
 	return out
 }
 
+// countable are the resources whose objects quotas count, with the informers that others share.
+func (p *controlPlane) countable(f informers.SharedInformerFactory, sources []client.Source) []resourcequota.Resource {
+	var out []resourcequota.Resource
+	for _, src := range sources {
+		if k, ok := p.catalogue.ByGroupResource(src.GroupResource); ok && k.Namespaced {
+			out = append(out, resourcequota.Resource{GroupResource: src.GroupResource, Informer: client.InformerFor(f, src)})
+		}
+	}
+	return out
+}
+
+// countedApart finds the custom resources that quotas count.
+func (p *controlPlane) countedApart(gr schema.GroupResource) (schema.GroupVersionResource, bool) {
+	served, ok := p.api.Customs().Find(gr)
+	if !ok || !served.Namespaced() || len(served.Versions()) == 0 {
+		return schema.GroupVersionResource{}, false
+	}
+	return gr.WithVersion(served.Versions()[0].Name()), true
+}
+
 // preferred is the resource in the version that is served first.
 func preferred(k *api.Kind) schema.GroupVersionResource {
 	return k.GroupResource().WithVersion(k.Versions[0].Version)
@@ -232,13 +321,16 @@ func (p *controlPlane) namespacedResources() []schema.GroupVersionResource {
 			out = append(out, preferred(k))
 		}
 	}
-	return out
+	return append(out, p.api.Customs().Namespaced()...)
 }
 
 // resolve finds the resource that an owner reference names.
 func (p *controlPlane) resolve(gvk schema.GroupVersionKind) (schema.GroupVersionResource, bool, bool) {
 	k, _, ok := p.catalogue.ByKind(gvk)
-	if !ok || k.Virtual {
+	if !ok {
+		return p.api.Customs().ByKind(gvk)
+	}
+	if k.Virtual {
 		return schema.GroupVersionResource{}, false, false
 	}
 	return preferred(k), k.Namespaced, true

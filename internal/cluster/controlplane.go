@@ -24,14 +24,16 @@ import (
 	"github.com/celox/celox/internal/api"
 	"github.com/celox/celox/internal/api/catalogue"
 	"github.com/celox/celox/internal/apiserver"
-	"github.com/celox/celox/internal/apiserver/admission"
+	"github.com/celox/celox/internal/apiserver/aggregate"
 	"github.com/celox/celox/internal/apiserver/authn"
 	"github.com/celox/celox/internal/apiserver/authz"
 	"github.com/celox/celox/internal/apiserver/bootstrap"
 	"github.com/celox/celox/internal/apiserver/connect"
+	"github.com/celox/celox/internal/apiserver/custom"
 	"github.com/celox/celox/internal/apiserver/discovery"
 	"github.com/celox/celox/internal/apiserver/lookup"
 	"github.com/celox/celox/internal/apiserver/openapi"
+	"github.com/celox/celox/internal/apiserver/webhook"
 	"github.com/celox/celox/internal/client"
 	"github.com/celox/celox/internal/cluster/gather"
 	"github.com/celox/celox/internal/cluster/pki"
@@ -58,10 +60,15 @@ type controlPlane struct {
 	catalogue *api.Catalogue
 	engine    kv.Engine
 	store     *store.Store
-	handler   http.Handler
-	authn     *authn.Authenticator
-	authz     *authz.Authorizer
-	metrics   *prometheus.Registry
+	api       *apiserver.Server
+	// aggregator has the API groups of other servers.
+	aggregator *aggregate.Aggregator
+	handler    http.Handler
+	authn      *authn.Authenticator
+	authz      *authz.Authorizer
+	metrics    *prometheus.Registry
+	// webhooks calls the webhooks of admission and of conversions.
+	webhooks *webhook.Client
 	// admin calls the API in this process with every right.
 	admin kubernetes.Interface
 	// informers are shared by everything in this process.
@@ -117,7 +124,10 @@ func (s *Server) engine(run *group) (kv.Engine, error) {
 		s.log.Info("the data directory's path is too long for a unix socket: etcdctl cannot be used", "path", socket)
 		socket = ""
 	}
-	e, err := etcd.Start(ctx, etcd.Config{Dir: filepath.Join(s.cfg.DataDir, etcdDir), QuotaBytes: s.cfg.EtcdQuota, Listen: socket, Logger: s.log})
+	e, err := etcd.Start(ctx, etcd.Config{Dir: filepath.Join(s.cfg.DataDir, etcdDir), QuotaBytes: s.cfg.EtcdQuota, Listen: socket, Logger: s.log, Fatal: func(reason error) {
+		run.abandon(fmt.Errorf("etcd cannot go on: %w", reason))
+		select {} // etcd believes that the process has ended, which it does now
+	}})
 	if err != nil {
 		return nil, err
 	}
@@ -197,6 +207,13 @@ func (s *Server) startControlPlane(run *group, certs *pki.PKI) (*controlPlane, e
 	if err := s.bootstrap(run.parent, p, p.admin); err != nil {
 		return nil, err
 	}
+	run.run("priority and fairness", func(ctx context.Context) error {
+		p.api.Flow().Run(ctx, p.admin)
+		return nil
+	})
+	if err := s.runAggregator(run, p); err != nil {
+		return nil, fmt.Errorf("aggregation: %w", err)
+	}
 	served = true
 	s.serve(run, listener, p)
 	return p, nil
@@ -251,23 +268,29 @@ func (s *Server) makeAPI(run *group, p *controlPlane) error {
 	if err != nil {
 		return err
 	}
-	quotas, ok := p.store.Collection(schema.GroupResource{Resource: "resourcequotas"})
-	if !ok {
-		return errors.New("the catalogue has no resourcequotas")
-	}
-	plugins, err := admission.Default(admission.Deps{Objects: objects, Authorizer: p.authz, Guard: authz.NewGuard(p.authz, rbac), Charger: quotas})
+	plugins, err := s.admission(run, p, objects, authz.NewGuard(p.authz, rbac))
 	if err != nil {
 		return fmt.Errorf("admission: %w", err)
+	}
+	if p.aggregator, err = s.aggregator(run.parent, p, objects); err != nil {
+		return fmt.Errorf("aggregation: %w", err)
+	}
+	docs.AddSource(p.aggregator)
+	schemas.AddSource(p.aggregator)
+	auditor, err := s.auditor(run)
+	if err != nil {
+		return err
 	}
 	server, err := apiserver.New(apiserver.Config{
 		Store: p.store, Catalogue: p.catalogue,
 		Authenticator: p.authn, Authorizer: p.authz,
 		Admission:   plugins,
+		Webhooks:    p.webhooks,
 		TokenIssuer: accounts, TokenReviewer: p.authn, RuleResolver: p.authz,
 		Connect: connect.New(connect.Config{
 			Objects: objects, Nodes: p.local, NodeTLS: p.certs.ClientTLSConfig(p.certs.KubeletClient()), Authorizer: p.authz,
 		}),
-		Discovery: discoveryHandler(docs), OpenAPI: schemas,
+		Discovery: discoveryHandler(docs), OpenAPI: schemas, Aggregator: p.aggregator, Audit: auditor,
 		OpenIDConfiguration: openID, KeySet: keys,
 		Version: version.Info(), ServiceCIDRs: []netip.Prefix{serviceCIDR}, Metrics: p.metrics, Logger: s.log,
 		Checks: []apiserver.Check{{Name: "etcd", Run: func(ctx context.Context) error {
@@ -278,6 +301,10 @@ func (s *Server) makeAPI(run *group, p *controlPlane) error {
 	if err != nil {
 		return fmt.Errorf("api server: %w", err)
 	}
+	p.api = server
+	docs.AddSource(custom.Discovery{Registry: server.Customs()})
+	schemas.AddSource(custom.NewOpenAPI(server.Customs()))
+	run.run("custom resource definitions", server.Run)
 	// What the last requests needed goes back when there are no more: an idle server is a small one.
 	p.handler = newIdleWatch(releaseMemory).wrap(server.Handler())
 	return nil
@@ -313,6 +340,9 @@ func (s *Server) bootstrap(ctx context.Context, p *controlPlane, admin kubernete
 			return err
 		}
 		advertise = firstAddress(pods)
+	}
+	if err := bootstrap.EnsureServiceCIDR(ctx, admin, []string{services.String()}); err != nil {
+		return fmt.Errorf("first objects: %w", err)
 	}
 	if err := bootstrap.EnsureKubernetesService(ctx, admin, firstAddress(services).String(), advertise.String(), s.cfg.HTTPSPort); err != nil {
 		return fmt.Errorf("service kubernetes: %w", err)

@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"bufio"
+	"io"
 	"os"
 	"runtime"
 	"runtime/debug"
@@ -19,6 +20,7 @@ const gcPercent = 200
 func tuneGC() {
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(gcPercent)
+		newGCPace().follow()
 	}
 }
 
@@ -31,22 +33,40 @@ func releaseMemory() {
 	if err != nil {
 		return
 	}
-	maps, err := os.Open("/proc/self/maps")
+	maps, err := os.Open("/proc/self/smaps")
 	if err != nil {
 		return
 	}
 	defer func() { _ = maps.Close() }() // read only
-	for lines := bufio.NewScanner(maps); lines.Scan(); {
-		f := strings.Fields(lines.Text())
-		if len(f) < 6 || f[5] != exe || strings.Contains(f[1], "w") {
-			continue // only read-only mappings of the program: anything else would lose data
-		}
-		from, to, ok := strings.Cut(f[0], "-")
-		start, err1 := strconv.ParseUint(from, 16, 64)
-		end, err2 := strconv.ParseUint(to, 16, 64)
-		if !ok || err1 != nil || err2 != nil {
-			continue
-		}
-		_, _, _ = unix.Syscall(unix.SYS_MADVISE, uintptr(start), uintptr(end-start), unix.MADV_DONTNEED)
+	for _, m := range cleanMappings(maps, exe) {
+		_, _, _ = unix.Syscall(unix.SYS_MADVISE, m.start, m.end-m.start, unix.MADV_DONTNEED)
 	}
+}
+
+// mapping is a range of addresses.
+type mapping struct{ start, end uintptr }
+
+// cleanMappings reads, in the form of /proc/PID/smaps, which mappings of a file hold nothing but what is in the file. A mapping that cannot be
+// written now may have been written before: the dynamic linker relocates a part of a program that is linked against C, and then protects it.
+func cleanMappings(smaps io.Reader, file string) []mapping {
+	var found []mapping
+	var m mapping
+	candidate := false
+	for lines := bufio.NewScanner(smaps); lines.Scan(); {
+		f := strings.Fields(lines.Text())
+		switch {
+		case len(f) >= 5 && strings.Contains(f[0], "-"):
+			from, to, _ := strings.Cut(f[0], "-")
+			start, err1 := strconv.ParseUint(from, 16, 64)
+			end, err2 := strconv.ParseUint(to, 16, 64)
+			m = mapping{uintptr(start), uintptr(end)}
+			candidate = len(f) == 6 && f[5] == file && !strings.Contains(f[1], "w") && err1 == nil && err2 == nil
+		case len(f) == 3 && f[0] == "Anonymous:":
+			if candidate && f[1] == "0" {
+				found = append(found, m)
+			}
+			candidate = false
+		}
+	}
+	return found
 }

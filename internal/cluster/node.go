@@ -65,6 +65,14 @@ func (s *Server) startNode(run *group, p *controlPlane) error {
 	for range dnsAddress {
 		dns = dns.Next()
 	}
+	logMaxBytes, err := s.cfg.LogMaxBytes()
+	if err != nil {
+		return err
+	}
+	eviction, err := s.cfg.Eviction()
+	if err != nil {
+		return err
+	}
 	n, err := node.New(node.Config{
 		NodeName: s.cfg.NodeName, Client: c, Informers: p.informers,
 		Runtime: rt.runtime, Images: rt.images, Streaming: rt.streams,
@@ -72,7 +80,9 @@ func (s *Server) startNode(run *group, p *controlPlane) error {
 		NodeIPs: []string{s.nodeIP.String()}, ClusterDNS: []string{dns.String()}, ClusterDomain: s.cfg.ClusterDomain,
 		Port: int32(s.cfg.KubeletPort), Listener: listener, ServingTLS: p.certs.KubeletTLSConfig(),
 		Authenticate: authenticateKubelet(p.authn), Authorize: p.authorizeKubelet,
-		Register: true,
+		Register:    true,
+		LogMaxBytes: logMaxBytes, LogMaxFiles: s.cfg.ContainerLogMaxFiles,
+		Pressure: eviction, ImageGCHighPercent: s.cfg.ImageGCHighThreshold, ImageGCLowPercent: s.cfg.ImageGCLowThreshold,
 		// No heartbeat: while this process lives, so does its node.
 		Version: version.Git(), Log: s.log,
 	})

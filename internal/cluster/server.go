@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"syscall"
 	"time"
 
 	"k8s.io/klog/v2"
@@ -68,11 +69,14 @@ func (s *Server) Run(ctx context.Context) error {
 		return err
 	}
 	run := newGroup(ctx)
-	err = s.start(run, certs)
-	if err != nil {
-		run.fail(err)
+	err = run.to(func() {
+		if err := s.start(run, certs); err != nil {
+			run.fail(err)
+		}
+	})
+	if errors.Is(err, syscall.ENOSPC) {
+		return fmt.Errorf("%w: the disk of %s is full: free some space and start again; nothing that was confirmed is lost", err, s.cfg.DataDir)
 	}
-	err = run.wait()
 	if ctx.Err() != nil && (err == nil || errors.Is(err, context.Canceled)) {
 		if s.cfg.DisableNode {
 			s.say("stopped")
@@ -129,6 +133,7 @@ func (s *Server) writeKubeconfigs(certs *pki.PKI) error {
 // write to the API are gone before it is.
 type group struct {
 	parent context.Context
+	broken chan error // from abandon
 	mu     sync.Mutex // guards parts, err
 	parts  []*part
 	err    error
@@ -142,7 +147,7 @@ type part struct {
 }
 
 func newGroup(ctx context.Context) *group {
-	return &group{parent: ctx, failed: make(chan struct{})}
+	return &group{parent: ctx, broken: make(chan error, 1), failed: make(chan struct{})}
 }
 
 // run starts a part, which is to run until its context ends.
@@ -175,6 +180,29 @@ func (g *group) fail(err error) {
 	if g.err == nil {
 		g.err = err
 		close(g.failed)
+	}
+}
+
+// abandon makes to return err at once. It is for what ends the process, because its parts cannot be ended any more.
+func (g *group) abandon(err error) {
+	select {
+	case g.broken <- err:
+	default: // only the first counts
+	}
+}
+
+// to starts parts, waits for them as wait does and returns what it returns, or what they were abandoned for.
+func (g *group) to(start func()) error {
+	ended := make(chan error, 1)
+	go func() { // nobody waits for it when the group was abandoned: it hangs with the parts then
+		start()
+		ended <- g.wait()
+	}()
+	select {
+	case err := <-ended:
+		return err
+	case err := <-g.broken:
+		return err
 	}
 }
 

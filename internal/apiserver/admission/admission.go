@@ -35,6 +35,43 @@ type Attributes struct {
 	User        user.Info
 	// Warn adds a Warning header to the answer. Never nil.
 	Warn func(string)
+	// Versions shows Object and OldObject as the versions of the API. Without it only the request's own version is known.
+	Versions Versions
+	// Annotate adds a note to the audit event of the request, if it is not nil.
+	Annotate func(key, value string)
+
+	rerun rerun
+}
+
+// rerun is what the two runs of the mutators know of each other.
+type rerun struct {
+	wanted, second bool
+	memory         map[any]any
+}
+
+// RunAgain asks that all mutators run once more when they are through: the caller has changed the object in a way that others
+// may want to react to. In the second run it does nothing.
+func (a *Attributes) RunAgain() { a.rerun.wanted = true }
+
+// SecondRun says that all mutators have run before.
+func (a *Attributes) SecondRun() bool { return a.rerun.second }
+
+// Remember keeps a value for the second run; Recall returns it there, or nil.
+func (a *Attributes) Remember(key, value any) {
+	if a.rerun.memory == nil {
+		a.rerun.memory = map[any]any{}
+	}
+	a.rerun.memory[key] = value
+}
+
+// Recall returns what was remembered.
+func (a *Attributes) Recall(key any) any { return a.rerun.memory[key] }
+
+// Note adds a note to the audit event of the request.
+func (a *Attributes) Note(key, value string) {
+	if a.Annotate != nil {
+		a.Annotate(key, value)
+	}
 }
 
 // A Mutator may change Attributes.Object or refuse with an error in the API's own shape (apierrors).
@@ -50,8 +87,17 @@ type Validator interface {
 // Chain runs plugins in order: first every Mutator, later (after the object was validated) every Validator.
 type Chain []any
 
-// Admit runs the mutators.
+// Admit runs the mutators, and once more if one of them asks for it.
 func (c Chain) Admit(ctx context.Context, a *Attributes) error {
+	a.rerun = rerun{}
+	if err := c.admit(ctx, a); err != nil || !a.rerun.wanted {
+		return err
+	}
+	a.rerun.second = true
+	return c.admit(ctx, a)
+}
+
+func (c Chain) admit(ctx context.Context, a *Attributes) error {
 	for _, p := range c {
 		if m, ok := p.(Mutator); ok {
 			if err := m.Admit(ctx, a); err != nil {

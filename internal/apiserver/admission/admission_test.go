@@ -9,6 +9,7 @@ import (
 	"crypto/x509/pkix"
 	"encoding/pem"
 	"fmt"
+	"maps"
 	"reflect"
 	"strings"
 	"sync"
@@ -33,6 +34,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/authentication/user"
 
+	"github.com/celox/celox/internal/api/quota"
 	"github.com/celox/celox/internal/apiserver/authz"
 	"github.com/celox/celox/internal/apiserver/lookup/lookuptest"
 	"github.com/celox/celox/internal/apiserver/request"
@@ -70,6 +72,7 @@ func setup(t testing.TB) *fixture {
 }
 
 var resources = map[reflect.Type]schema.GroupVersionResource{
+	reflect.TypeFor[*certificatesv1.ClusterTrustBundle]():        {Group: "certificates.k8s.io", Version: "v1", Resource: "clustertrustbundles"},
 	reflect.TypeFor[*corev1.Pod]():                               {Version: "v1", Resource: "pods"},
 	reflect.TypeFor[*corev1.Node]():                              {Version: "v1", Resource: "nodes"},
 	reflect.TypeFor[*corev1.Namespace]():                         {Version: "v1", Resource: "namespaces"},
@@ -445,7 +448,7 @@ func TestStorageAndIngress(t *testing.T) {
 	}
 }
 
-func quota(name string, hard, used corev1.ResourceList) *corev1.ResourceQuota {
+func quotaOf(name string, hard, used corev1.ResourceList) *corev1.ResourceQuota {
 	return &corev1.ResourceQuota{ObjectMeta: meta("a", name), Spec: corev1.ResourceQuotaSpec{Hard: hard}, Status: corev1.ResourceQuotaStatus{Hard: hard, Used: used}}
 }
 
@@ -465,11 +468,11 @@ func (f *fixture) used(t testing.TB, name string) string {
 
 func TestQuotaOfPods(t *testing.T) {
 	f := setup(t)
-	unready := quota("q", amounts("pods", "0"), nil)
+	unready := quotaOf("q", amounts("pods", "0"), nil)
 	unready.Status = corev1.ResourceQuotaStatus{}
 	f.Put(unready)
 	expect(t, "not yet counted", f.create(t, pod("early")), "")
-	f.Put(quota("q", amounts("pods", "1", "requests.cpu", "1", "limits.memory", "1Gi"), amounts("pods", "0", "requests.cpu", "0", "limits.memory", "0")))
+	f.Put(quotaOf("q", amounts("pods", "1", "requests.cpu", "1", "limits.memory", "1Gi"), amounts("pods", "0", "requests.cpu", "0", "limits.memory", "0")))
 	expect(t, "says nothing", f.create(t, pod("a")), `pods "a" is forbidden: failed quota: q: must specify limits.memory for: c; requests.cpu for: c`)
 	expect(t, "too much", f.create(t, pod("b", needs(amounts("cpu", "2", "memory", "1Gi"), amounts("memory", "2Gi")))),
 		`pods "b" is forbidden: exceeded quota: q, requested: limits.memory=2Gi,requests.cpu=2, used: limits.memory=0,requests.cpu=0, limited: limits.memory=1Gi,requests.cpu=1`)
@@ -485,7 +488,7 @@ func TestQuotaOfPods(t *testing.T) {
 
 func TestQuotaOfObjects(t *testing.T) {
 	f := setup(t)
-	f.Put(quota("q", amounts("configmaps", "1", "count/secrets", "0", "services.loadbalancers", "0", "services.nodeports", "2"), amounts("configmaps", "0", "count/secrets", "0", "services.loadbalancers", "0", "services.nodeports", "0")))
+	f.Put(quotaOf("q", amounts("configmaps", "1", "count/secrets", "0", "services.loadbalancers", "0", "services.nodeports", "2"), amounts("configmaps", "0", "count/secrets", "0", "services.loadbalancers", "0", "services.nodeports", "0")))
 	cm := func(name string) *corev1.ConfigMap { return &corev1.ConfigMap{ObjectMeta: meta("a", name)} }
 	svc := func(kind corev1.ServiceType, ports int) *corev1.Service {
 		return &corev1.Service{ObjectMeta: meta("a", "s"), Spec: corev1.ServiceSpec{Type: kind, Ports: make([]corev1.ServicePort, ports)}}
@@ -499,13 +502,16 @@ func TestQuotaOfObjects(t *testing.T) {
 	expect(t, "becomes a node port", f.write(t, Update, svc(corev1.ServiceTypeNodePort, 2), svc(corev1.ServiceTypeClusterIP, 2)), "")
 	expect(t, "one port more", f.write(t, Update, svc(corev1.ServiceTypeNodePort, 3), svc(corev1.ServiceTypeNodePort, 2)), `services "s" is forbidden: exceeded quota: q, requested: services.nodeports=1, used: services.nodeports=2, limited: services.nodeports=2`)
 	expect(t, "no node port any more", f.write(t, Update, svc(corev1.ServiceTypeClusterIP, 2), svc(corev1.ServiceTypeNodePort, 2)), "")
-	expect(t, "used", f.used(t, "q"), "configmaps=1,count/secrets=0,services.loadbalancers=0,services.nodeports=0")
+	// What is given back, the quota controller finds out.
+	expect(t, "used", f.used(t, "q"), "configmaps=1,count/secrets=0,services.loadbalancers=0,services.nodeports=2")
+	f.Put(quotaOf("q", amounts("configmaps", "1", "secrets", "5"), amounts("configmaps", "0")))
+	expect(t, "not counted yet", f.create(t, &corev1.Secret{ObjectMeta: meta("a", "b")}), `secrets "b" is forbidden: status unknown for quota: q, resources: secrets`)
 }
 
 // Many writers at once never use more than there is, and what one quota lets in and another refuses is not charged.
 func TestQuotaIsExact(t *testing.T) {
 	f := setup(t)
-	f.Put(quota("a-large", amounts("configmaps", "100"), amounts("configmaps", "0")), quota("small", amounts("configmaps", "7"), amounts("configmaps", "0")))
+	f.Put(quotaOf("a-large", amounts("configmaps", "100"), amounts("configmaps", "0")), quotaOf("small", amounts("configmaps", "7"), amounts("configmaps", "0")))
 	var mu sync.Mutex
 	var wg sync.WaitGroup
 	let := 0
@@ -559,7 +565,7 @@ func TestQuotaScopes(t *testing.T) {
 		{q([]corev1.ResourceQuotaScope{corev1.ResourceQuotaScopePriorityClass}), job, false},
 		{q([]corev1.ResourceQuotaScope{corev1.ResourceQuotaScopeCrossNamespacePodAffinity}), job, false},
 	} {
-		if got := MatchesScopes(c.q, c.obj); got != c.want {
+		if got := quota.Matches(c.q, c.obj); got != c.want {
 			t.Errorf("%d: got %v", i, got)
 		}
 	}
@@ -598,7 +604,17 @@ func TestPodSecurity(t *testing.T) {
 
 func TestNodeRestriction(t *testing.T) {
 	f := setup(t)
-	bound := pod("p", func(p *corev1.Pod) { p.Spec.NodeName = "n1" })
+	bound := pod("p", func(p *corev1.Pod) {
+		p.Spec.NodeName = "n1"
+		p.Spec.Volumes = []corev1.Volume{
+			{Name: "t", VolumeSource: corev1.VolumeSource{Projected: &corev1.ProjectedVolumeSource{Sources: []corev1.VolumeProjection{
+				{ServiceAccountToken: &corev1.ServiceAccountTokenProjection{Path: "token"}}, {ServiceAccountToken: &corev1.ServiceAccountTokenProjection{Path: "other", Audience: "vault"}}}}}},
+			{Name: "d", VolumeSource: corev1.VolumeSource{PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: "c"}}},
+		}
+	})
+	f.Put(&corev1.PersistentVolumeClaim{ObjectMeta: meta("a", "c"), Spec: corev1.PersistentVolumeClaimSpec{VolumeName: "v"}},
+		&corev1.PersistentVolume{ObjectMeta: meta("", "v"), Spec: corev1.PersistentVolumeSpec{PersistentVolumeSource: corev1.PersistentVolumeSource{CSI: &corev1.CSIPersistentVolumeSource{Driver: "disks"}}}},
+		&storagev1.CSIDriver{ObjectMeta: meta("", "disks"), Spec: storagev1.CSIDriverSpec{TokenRequests: []storagev1.TokenRequest{{Audience: "disks.example.com"}}}})
 	other := pod("q", func(p *corev1.Pod) { p.Spec.NodeName = "n2" })
 	self := &corev1.Node{ObjectMeta: meta("", "n1")}
 	f.Put(bound, other, self)
@@ -617,6 +633,11 @@ func TestNodeRestriction(t *testing.T) {
 		r := &authenticationv1.BoundObjectReference{APIVersion: "v1", Kind: "Pod", Name: "p", UID: bound.UID}
 		change(r)
 		return &authenticationv1.TokenRequest{ObjectMeta: meta("a", "default"), Spec: authenticationv1.TokenRequestSpec{BoundObjectRef: r}}
+	}
+	audiences := func(names ...string) *authenticationv1.TokenRequest {
+		r := token(func(*authenticationv1.BoundObjectReference) {})
+		r.Spec.Audiences = names
+		return r
 	}
 	status := bound.DeepCopy()
 	status.Labels = map[string]string{"a": "b"}
@@ -643,6 +664,10 @@ func TestNodeRestriction(t *testing.T) {
 		{"restricted labels", Update, restricted, self, nil, `nodes "n1" is forbidden: is not allowed to modify labels: kubernetes.io/foo, node-restriction.kubernetes.io/x`},
 		{"taints", Update, tainted, self, nil, `nodes "n1" is forbidden: node "n1" is not allowed to modify taints`},
 		{"token", Create, token(func(*authenticationv1.BoundObjectReference) {}), nil, []option{sub("token")}, ""},
+		{"token for a volume", Create, audiences("vault"), nil, []option{sub("token")}, ""},
+		{"token for a driver", Create, audiences("disks.example.com"), nil, []option{sub("token")}, ""},
+		{"token for somebody else", Create, audiences("bank"), nil, []option{sub("token")}, `serviceaccounts "default" is forbidden: audience "bank" not found in pod spec volume`},
+		{"token for two", Create, audiences("vault", ""), nil, []option{sub("token")}, `serviceaccounts "default" is forbidden: node may only request 0 or 1 audiences`},
 		{"token of an account", Create, &authenticationv1.TokenRequest{ObjectMeta: meta("a", "default")}, nil, []option{sub("token")}, `serviceaccounts "default" is forbidden: node requested token not bound to a pod`},
 		{"token without uid", Create, token(func(r *authenticationv1.BoundObjectReference) { r.UID = "" }), nil, []option{sub("token")}, `serviceaccounts "default" is forbidden: node requested token with a pod binding without a uid`},
 		{"token of another's pod", Create, token(func(r *authenticationv1.BoundObjectReference) { r.Name, r.UID = "q", other.UID }), nil, []option{sub("token")}, `serviceaccounts "default" is forbidden: node requested token bound to a pod scheduled on a different node`},
@@ -732,5 +757,36 @@ func BenchmarkChainConfigMap(b *testing.B) {
 		if err := f.admit(ctx, Update, cm, cm); err != nil {
 			b.Fatal(err)
 		}
+	}
+}
+
+func TestTrustBundles(t *testing.T) {
+	f := setup(t)
+	bundle := func(signer string) *certificatesv1.ClusterTrustBundle {
+		return &certificatesv1.ClusterTrustBundle{ObjectMeta: meta("", "x"), Spec: certificatesv1.ClusterTrustBundleSpec{SignerName: signer}}
+	}
+	guest := by(&user.DefaultInfo{Name: "guest"})
+	expect(t, "nobody's", f.write(t, Create, bundle(""), nil, guest), "")
+	expect(t, "a signer's", f.write(t, Create, bundle("a.b/c"), nil, guest), `clustertrustbundles.certificates.k8s.io "x" is forbidden: user not permitted to attest for signerName "a.b/c"`)
+	expect(t, "a change", f.write(t, Update, bundle("a.b/c"), bundle("a.b/c"), guest), `clustertrustbundles.certificates.k8s.io "x" is forbidden: user not permitted to attest for signerName "a.b/c"`)
+}
+
+func TestTopologyLabels(t *testing.T) {
+	f := setup(t)
+	f.Put(&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1", Labels: map[string]string{corev1.LabelTopologyZone: "z", corev1.LabelTopologyRegion: "r", "other": "o"}}})
+	p := NewPodTopologyLabels(f.Objects)
+	want := map[string]string{corev1.LabelTopologyZone: "z", corev1.LabelTopologyRegion: "r"}
+	b := &corev1.Binding{ObjectMeta: meta("a", "p"), Target: corev1.ObjectReference{Name: "n1"}}
+	a := &Attributes{Operation: Create, Resource: corev1.SchemeGroupVersion.WithResource("pods"), Subresource: "binding", Object: b}
+	if err := p.Admit(t.Context(), a); err != nil || !maps.Equal(b.Labels, want) {
+		t.Errorf("got %v, %v", b.Labels, err)
+	}
+	static := pod("s", func(p *corev1.Pod) { p.Spec.NodeName = "n1" })
+	if err := p.Admit(t.Context(), &Attributes{Operation: Create, Resource: a.Resource, Object: static}); err != nil || !maps.Equal(static.Labels, want) {
+		t.Errorf("got %v, %v", static.Labels, err)
+	}
+	lost := pod("l", func(p *corev1.Pod) { p.Spec.NodeName = "gone" })
+	if err := p.Admit(t.Context(), &Attributes{Operation: Create, Resource: a.Resource, Object: lost}); err != nil || len(lost.Labels) != 0 {
+		t.Errorf("got %v, %v", lost.Labels, err)
 	}
 }

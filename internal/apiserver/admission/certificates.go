@@ -78,19 +78,28 @@ func sameCondition(x, y certificatesv1.CertificateSigningRequestCondition) bool 
 
 // mayUse asks for the signer itself, and then for all signers of its domain.
 func (p *Certificates) mayUse(ctx context.Context, a *Attributes, verb, signer string) error {
+	ok, err := mayActFor(ctx, p.authorizer, a, verb, signer)
+	if err != nil || ok {
+		return err
+	}
+	return forbid(a, fmt.Errorf("user not permitted to %s requests with signerName %q", verb, signer))
+}
+
+// mayActFor says whether the user of a may do something for a signer, by its own name or with all of its domain.
+func mayActFor(ctx context.Context, z request.Authorizer, a *Attributes, verb, signer string) (bool, error) {
 	domain, _, _ := strings.Cut(signer, "/")
 	for _, name := range []string{signer, domain + "/*"} {
-		d, _, err := p.authorizer.Authorize(ctx, request.Attributes{
+		d, _, err := z.Authorize(ctx, request.Attributes{
 			User: a.User, Verb: verb, Group: certificatesv1.GroupName, Version: "*", Resource: "signers", Name: name, ResourceRequest: true,
 		})
 		if err != nil {
-			return err
+			return false, err
 		}
 		if d == request.Allow {
-			return nil
+			return true, nil
 		}
 	}
-	return forbid(a, fmt.Errorf("user not permitted to %s requests with signerName %q", verb, signer))
+	return false, nil
 }
 
 func asksForMasters(request []byte) bool {

@@ -4,6 +4,7 @@ import (
 	"errors"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/celox/celox/internal/apiserver/authz"
@@ -17,6 +18,7 @@ type Objects interface {
 	LimitRanges
 	ServiceAccounts
 	PodsAndNodes
+	Volumes
 	PriorityClasses
 	RuntimeClasses
 	StorageClasses
@@ -31,12 +33,15 @@ type Deps struct {
 	Authorizer request.Authorizer
 	// Guard keeps users from granting what they do not hold; nil lets them.
 	Guard *authz.Guard
+	// Configured are the plugins that users configure: policies and webhooks, in upstream's order. They see what the built-in ones
+	// have made of an object.
+	Configured Chain
 	// Charger writes the usage of quotas; nil turns quotas off.
 	Charger Charger
 }
 
-// Default returns the plugins that upstream turns on by default, in upstream's order, except for those that call out (web
-// hooks and policies). An error means that a library refused its own table of checks.
+// Default returns the plugins that upstream turns on by default, in upstream's order. An error means that a library refused its own
+// table of checks.
 func Default(d Deps) (Chain, error) {
 	security, err := NewPodSecurity(d.Objects)
 	if err != nil {
@@ -46,7 +51,7 @@ func Default(d Deps) (Chain, error) {
 		NewNamespaceLifecycle(d.Objects),
 		NewLimitRanger(d.Objects),
 		NewServiceAccount(d.Objects),
-		NewNodeRestriction(d.Objects),
+		NewNodeRestriction(d.Objects, d.Objects, d.Authorizer),
 		TaintNodesByCondition{},
 		security,
 		NewPriority(d.Objects),
@@ -56,8 +61,11 @@ func Default(d Deps) (Chain, error) {
 		NewPersistentVolumeClaimResize(d.Objects),
 		NewRuntimeClass(d.Objects),
 		NewCertificates(d.Authorizer),
+		NewClusterTrustBundleAttest(d.Authorizer),
 		NewDefaultIngressClass(d.Objects),
+		NewPodTopologyLabels(d.Objects),
 	}
+	chain = append(chain, d.Configured...)
 	if d.Guard != nil {
 		chain = append(chain, NewEscalation(d.Guard))
 	}
@@ -67,10 +75,23 @@ func Default(d Deps) (Chain, error) {
 	return chain, nil
 }
 
-// forbid refuses a for a reason.
-func forbid(a *Attributes, reason error) *apierrors.StatusError {
-	return apierrors.NewForbidden(a.Resource.GroupResource(), a.Name, reason)
+// Forbidden refuses a for a reason, by the name that it has or will begin with.
+func Forbidden(a *Attributes, reason error) *apierrors.StatusError {
+	name := a.Name
+	if name == "" {
+		name = "Unknown"
+		switch m, ok := a.Object.(metav1.Object); {
+		case !ok:
+		case m.GetName() != "":
+			name = m.GetName()
+		case m.GetGenerateName() != "":
+			name = m.GetGenerateName()
+		}
+	}
+	return apierrors.NewForbidden(a.Resource.GroupResource(), name, reason)
 }
+
+func forbid(a *Attributes, reason error) *apierrors.StatusError { return Forbidden(a, reason) }
 
 func forbidText(a *Attributes, reason string) *apierrors.StatusError {
 	return forbid(a, errors.New(reason))

@@ -17,6 +17,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
 	"github.com/celox/celox/internal/apiserver/authz"
+	"github.com/celox/celox/internal/apiserver/request"
 )
 
 // PodsAndNodes finds pods and nodes.
@@ -28,11 +29,16 @@ type PodsAndNodes interface {
 
 // NodeRestriction lets a node change its own node object, the pods that are bound to it and what else is its own, and nothing of
 // other nodes.
-type NodeRestriction struct{ objects PodsAndNodes }
+type NodeRestriction struct {
+	objects    PodsAndNodes
+	volumes    Volumes
+	authorizer request.Authorizer
+}
 
-// NewNodeRestriction returns the plugin.
-func NewNodeRestriction(objects PodsAndNodes) *NodeRestriction {
-	return &NodeRestriction{objects: objects}
+// NewNodeRestriction returns the plugin. The authorizer says which audiences a node may ask tokens for besides those of its pods'
+// volumes; nil: none.
+func NewNodeRestriction(objects PodsAndNodes, volumes Volumes, authorizer request.Authorizer) *NodeRestriction {
+	return &NodeRestriction{objects: objects, volumes: volumes, authorizer: authorizer}
 }
 
 // Admit looks at what nodes write.
@@ -298,6 +304,9 @@ func (p *NodeRestriction) token(ctx context.Context, node string, a *Attributes)
 	}
 	if pod.Spec.NodeName != node {
 		return forbidText(a, "node requested token bound to a pod scheduled on a different node")
+	}
+	if err := p.audience(ctx, a, tr, pod); err != nil {
+		return forbid(a, err)
 	}
 	return nil
 }

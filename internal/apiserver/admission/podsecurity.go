@@ -166,6 +166,8 @@ func (p *PodSecurity) pod(ctx context.Context, a *Attributes, pod *corev1.Pod) e
 	if pol.FullyPrivileged() {
 		return nil
 	}
+	a.Note("pod-security.kubernetes.io/enforce-policy", pol.Enforce.String())
+	p.audit(a, pol.Audit, &pod.ObjectMeta, &pod.Spec)
 	if result := p.check(pol.Enforce, &pod.ObjectMeta, &pod.Spec); !result.Allowed {
 		return forbid(a, fmt.Errorf("violates PodSecurity %q: %s", pol.Enforce.String(), result.ForbiddenDetail()))
 	}
@@ -204,8 +206,19 @@ func (p *PodSecurity) template(ctx context.Context, a *Attributes, t *corev1.Pod
 		return err
 	}
 	pol, _ := standard(ns)
+	p.audit(a, pol.Audit, &t.ObjectMeta, &t.Spec)
 	p.warn(a, pol.Warn, &t.ObjectMeta, &t.Spec)
 	return nil
+}
+
+// audit notes a violation of the level that a namespace wants to be told of in audit logs.
+func (p *PodSecurity) audit(a *Attributes, level psapi.LevelVersion, meta *metav1.ObjectMeta, spec *corev1.PodSpec) {
+	if level.Level == psapi.LevelPrivileged || a.Annotate == nil {
+		return
+	}
+	if result := p.check(level, meta, spec); !result.Allowed {
+		a.Note("pod-security.kubernetes.io/audit-violations", fmt.Sprintf("would violate PodSecurity %q: %s", level.String(), result.ForbiddenDetail()))
+	}
 }
 
 func (p *PodSecurity) warn(a *Attributes, level psapi.LevelVersion, meta *metav1.ObjectMeta, spec *corev1.PodSpec) {

@@ -6,9 +6,12 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 
+	"github.com/celox/celox/internal/api/quota"
 	"github.com/celox/celox/internal/store"
 )
 
@@ -43,25 +46,39 @@ func (p *ResourceQuota) Validate(ctx context.Context, a *Attributes) error {
 	if err != nil || len(quotas) == 0 {
 		return err
 	}
-	usage := UsageOf(a.groupResource(), a.Object)
+	now := time.Now()
+	gr := a.groupResource()
+	usage := quota.Usage(gr, a.Object, now)
+	if err := negative(a, usage); err != nil {
+		return err
+	}
+	grown := usage
 	if a.Operation == Update {
-		usage = subtract(usage, UsageOf(a.groupResource(), a.OldObject))
+		grown = increase(usage, quota.Usage(gr, a.OldObject, now))
 	}
 	var bills []bill
 	for _, q := range quotas {
-		if len(q.Status.Hard) == 0 || !MatchesScopes(q, a.Object) {
+		limited := about(gr, usage, q.Status.Hard)
+		if len(limited) == 0 || !quota.Matches(q, a.Object) {
 			continue
-		}
-		wanted := corev1.ResourceList{}
-		for name, n := range usage {
-			if _, limited := q.Status.Hard[name]; limited && !n.IsZero() {
-				wanted[name] = n
-			}
 		}
 		// A pod must say what it needs of what is limited, even where that would be nothing.
 		if pod, ok := a.Object.(*corev1.Pod); ok {
 			if missing := unspecified(pod, q.Status.Hard); missing != "" {
 				return forbid(a, fmt.Errorf("failed quota: %s: must specify %s", q.Name, missing))
+			}
+		}
+		if slices.ContainsFunc(limited, func(n corev1.ResourceName) bool { _, known := q.Status.Used[n]; return !known }) {
+			return forbid(a, fmt.Errorf("status unknown for quota: %s, resources: %s", q.Name, joined(limited)))
+		}
+		use := grown
+		if a.Operation == Update && !quota.Matches(q, a.OldObject) {
+			use = usage // what comes into a quota's scope is charged in full
+		}
+		wanted := corev1.ResourceList{}
+		for name, n := range use {
+			if _, limited := q.Status.Hard[name]; limited && !n.IsZero() {
+				wanted[name] = n
 			}
 		}
 		if err := exceeded(q, wanted); err != nil {
@@ -194,17 +211,48 @@ func limitedBy(q *corev1.ResourceQuota, wanted corev1.ResourceList) corev1.Resou
 	return out
 }
 
-func subtract(x, y corev1.ResourceList) corev1.ResourceList {
+// about are the names of a quota that are about objects of a resource, in order.
+func about(gr schema.GroupResource, usage, hard corev1.ResourceList) []corev1.ResourceName {
+	var out []corev1.ResourceName
+	for name := range hard {
+		if _, used := usage[name]; used {
+			out = append(out, name)
+		} else if r, ok := quota.Resource(name); ok && r == gr {
+			out = append(out, name)
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
+func joined(names []corev1.ResourceName) string {
+	words := make([]string, len(names))
+	for i, n := range names {
+		words[i] = string(n)
+	}
+	return strings.Join(words, ",")
+}
+
+// negative refuses an object that would give something to its quota.
+func negative(a *Attributes, usage corev1.ResourceList) error {
+	var bad []corev1.ResourceName
+	for _, name := range sortedNames(usage) {
+		if n := usage[name]; n.Sign() < 0 {
+			bad = append(bad, name)
+		}
+	}
+	if len(bad) == 0 {
+		return nil
+	}
+	return forbid(a, fmt.Errorf("quota usage is negative for resource(s): %s", joined(bad)))
+}
+
+// increase is what x is more than y. What is less is given back by the quota controller.
+func increase(x, y corev1.ResourceList) corev1.ResourceList {
 	out := corev1.ResourceList{}
 	for name, n := range x {
 		n := n.DeepCopy()
-		n.Sub(y[name])
-		out[name] = n
-	}
-	for name, n := range y {
-		if _, ok := x[name]; !ok {
-			n := n.DeepCopy()
-			n.Neg()
+		if n.Sub(y[name]); n.Sign() > 0 {
 			out[name] = n
 		}
 	}

@@ -109,7 +109,7 @@ func TestCompleteAndAssign(t *testing.T) {
 			s := service("s", c.spec)
 			errs := p.Complete(s, nil)
 			if len(errs) == 0 {
-				errs = p.Assign(s)
+				errs = p.Assign(s, nil)
 			}
 			switch {
 			case c.err == "" && len(errs) > 0:
@@ -127,7 +127,7 @@ func TestUpdateKeepsAndDrops(t *testing.T) {
 	p := pool(t, "10.96.0.0/16")
 	old := service("s", corev1.ServiceSpec{Type: corev1.ServiceTypeNodePort, Ports: ports(0)})
 	p.Complete(old, nil)
-	p.Assign(old)
+	p.Assign(old, nil)
 	p.Take(old)
 
 	bare := service("s", corev1.ServiceSpec{Type: corev1.ServiceTypeNodePort, Ports: ports(0)})
@@ -169,7 +169,7 @@ func TestNothingTwice(t *testing.T) {
 			for _, o := range live {
 				p.Take(o)
 			}
-			if errs := append(p.Complete(s, nil), p.Assign(s)...); len(errs) > 0 {
+			if errs := append(p.Complete(s, nil), p.Assign(s, nil)...); len(errs) > 0 {
 				if len(live) < 20 {
 					t.Fatalf("refused with %d services: %v", len(live), errs)
 				}

@@ -4,8 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 )
 
 // PortRange is a range of ports, both ends included.
@@ -15,8 +17,12 @@ func (r PortRange) holds(p int32) bool { return p >= r.First && p <= r.Last }
 
 // Pool is the addresses and ports that there are, and who has them. It is not safe for concurrent use.
 type Pool struct {
+	// ranges are those of the configuration, the primary family first; more are of ServiceCIDR objects.
 	ranges []addressRange
+	more   []*addressRange
 	ports  PortRange
+	// cursors are where the search in each of more begins; they outlive Reset.
+	cursors map[netip.Prefix]netip.Addr
 
 	addresses map[netip.Addr]string // who has an address, by service key
 	taken     map[int32]string      // who has a port
@@ -32,6 +38,8 @@ type addressRange struct {
 	// dynamic is where addresses that nobody asked for begin: those below are left to people who choose (KEP-3070).
 	dynamic netip.Addr
 	cursor  netip.Addr
+	// extra is a range of a ServiceCIDR object; its first address is nobody's in particular.
+	extra bool
 }
 
 // New makes a pool of one or two ranges of different families, the primary one first.
@@ -42,32 +50,80 @@ func New(cidrs []netip.Prefix, ports PortRange) (*Pool, error) {
 	if ports.First < 1 || ports.Last > 65535 || ports.First > ports.Last {
 		return nil, fmt.Errorf("the node port range %d-%d is no range of ports", ports.First, ports.Last)
 	}
-	p := &Pool{ports: ports}
+	p := &Pool{ports: ports, cursors: map[netip.Prefix]netip.Addr{}}
 	for _, c := range cidrs {
-		c = c.Masked()
-		size := c.Addr().BitLen() - c.Bits()
-		if size < 2 {
+		if c.Addr().BitLen()-c.Bits() < 2 {
 			return nil, fmt.Errorf("the service CIDR %s is too small", c)
 		}
-		r := addressRange{prefix: c, family: corev1.IPv4Protocol, first: c.Addr().Next()}
-		if c.Addr().Is6() {
-			r.family = corev1.IPv6Protocol
-		}
+		r := rangeOf(c.Masked())
 		if len(p.ranges) == 1 && p.ranges[0].family == r.family {
 			return nil, errors.New("two service CIDRs must be of different families")
 		}
-		hosts := uint64(1) << min(size, 20)
-		r.last = add(c.Addr(), hosts-1)
-		if r.family == corev1.IPv4Protocol && size <= 20 {
-			r.last = r.last.Prev() // the broadcast address
-		}
-		r.dynamic = add(c.Addr(), min(max(16, hosts/16), 256, hosts/2))
-		r.cursor = r.dynamic
 		p.ranges = append(p.ranges, r)
 	}
 	p.portCursor = ports.First + p.staticPorts()
 	p.Reset()
 	return p, nil
+}
+
+// rangeOf divides a network of four addresses at least.
+func rangeOf(c netip.Prefix) addressRange {
+	size := c.Addr().BitLen() - c.Bits()
+	r := addressRange{prefix: c, family: corev1.IPv4Protocol, first: c.Addr().Next()}
+	if c.Addr().Is6() {
+		r.family = corev1.IPv6Protocol
+	}
+	hosts := uint64(1) << min(size, 20)
+	r.last = add(c.Addr(), hosts-1)
+	if r.family == corev1.IPv4Protocol && size <= 20 {
+		r.last = r.last.Prev() // the broadcast address
+	}
+	r.dynamic = add(c.Addr(), min(max(16, hosts/16), 256, hosts/2))
+	r.cursor = r.dynamic
+	return r
+}
+
+// Extend lets addresses come from a stored ServiceCIDR as well, unless it is being deleted or is one of the configuration.
+func (p *Pool) Extend(c *networkingv1.ServiceCIDR) {
+	if c.DeletionTimestamp != nil {
+		return
+	}
+	for _, text := range c.Spec.CIDRs {
+		n, err := netip.ParsePrefix(text)
+		if err != nil || n.Addr().BitLen()-n.Bits() < 2 {
+			continue
+		}
+		n = n.Masked()
+		known := func(r addressRange) bool { return r.prefix == n }
+		if slices.ContainsFunc(p.ranges, known) || slices.ContainsFunc(p.more, func(r *addressRange) bool { return known(*r) }) {
+			continue
+		}
+		r := rangeOf(n)
+		if at, ok := p.cursors[n]; ok {
+			r.cursor = at
+		}
+		r.extra = true
+		p.more = append(p.more, &r)
+	}
+}
+
+// ManagedBy is the value of the label networkingv1.LabelManagedBy of the IPAddresses that follow from services.
+const ManagedBy = "ipallocator.k8s.io"
+
+// TakeAddress notes a stored IPAddress that somebody made: its address is taken by the service that it refers to, or by something else.
+// Those that follow from services say nothing that the services don't, and may be a moment late.
+func (p *Pool) TakeAddress(ip *networkingv1.IPAddress) {
+	a, err := netip.ParseAddr(ip.Name)
+	if err != nil || ip.Labels[networkingv1.LabelManagedBy] == ManagedBy {
+		return
+	}
+	owner := "IPAddress " + ip.Name
+	if r := ip.Spec.ParentRef; r != nil && r.Group == "" && r.Resource == "services" {
+		owner = r.Namespace + "/" + r.Name
+	}
+	if p.addresses[a] == "" {
+		p.addresses[a] = owner
+	}
 }
 
 // staticPorts is how many ports at the beginning of the range are left to people who choose (KEP-3668).
@@ -100,6 +156,7 @@ func (p *Pool) First() netip.Addr { return p.ranges[0].first }
 func (p *Pool) Reset() {
 	p.addresses = map[netip.Addr]string{}
 	p.taken = map[int32]string{}
+	p.more = nil
 }
 
 // Take notes what a stored service has.
@@ -143,7 +200,7 @@ func (p *Pool) rangeOf(f corev1.IPFamily) *addressRange {
 func (p *Pool) nextAddress(r *addressRange, key string) (netip.Addr, bool) {
 	find := func(from, to netip.Addr) (netip.Addr, bool) {
 		for a := from; a.Compare(to) <= 0; a = a.Next() {
-			if p.addresses[a] == "" && a != r.first {
+			if p.addresses[a] == "" && (r.extra || a != r.first) {
 				p.addresses[a] = key
 				return a, true
 			}
@@ -161,8 +218,37 @@ func (p *Pool) nextAddress(r *addressRange, key string) (netip.Addr, bool) {
 		if r.cursor = a.Next(); r.cursor.Compare(r.last) > 0 || r.cursor.Compare(r.dynamic) < 0 {
 			r.cursor = r.dynamic
 		}
+		if r.extra {
+			p.cursors[r.prefix] = r.cursor
+		}
 	}
 	return a, ok
+}
+
+// next finds a free address of a family in any of its ranges.
+func (p *Pool) next(f corev1.IPFamily, key string) (netip.Addr, bool) {
+	if a, ok := p.nextAddress(p.rangeOf(f), key); ok {
+		return a, true
+	}
+	for _, r := range p.more {
+		if r.family == f {
+			if a, ok := p.nextAddress(r, key); ok {
+				return a, true
+			}
+		}
+	}
+	return netip.Addr{}, false
+}
+
+// holds says whether an address may be asked for: it is in a range, and not its network's own.
+func (p *Pool) holds(f corev1.IPFamily, a netip.Addr) bool {
+	in := func(r *addressRange) bool { return r.family == f && r.prefix.Contains(a) && a != r.prefix.Addr() }
+	for i := range p.ranges {
+		if in(&p.ranges[i]) {
+			return true
+		}
+	}
+	return slices.ContainsFunc(p.more, in)
 }
 
 // nextPort finds a free port.

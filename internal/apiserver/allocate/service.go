@@ -279,16 +279,21 @@ func (p *Pool) Settled(s, old *corev1.Service) bool {
 	return !needsAddress(s) || len(s.Spec.ClusterIPs) == len(s.Spec.IPFamilies)
 }
 
-// Assign gives a valid service the addresses and ports that it asks for or lacks. The pool must know all services that exist,
-// with Take; the old state of this one does not stand in its own way.
-func (p *Pool) Assign(s *corev1.Service) field.ErrorList {
-	if errs := p.assignAddresses(s); len(errs) > 0 {
+// Assign gives a service the addresses and ports that it asks for or lacks. The pool must know all services that exist,
+// with Take; the old state of this one (nil on create) does not stand in its own way. The service need not be valid: what makes no
+// sense is left for validation to complain about.
+func (p *Pool) Assign(s, old *corev1.Service) field.ErrorList {
+	key := s.Namespace + "/" + s.Name
+	if old == nil {
+		key += " (new)" // what one of the name that exists already has is not this one's
+	}
+	if errs := p.assignAddresses(s, key); len(errs) > 0 {
 		return errs
 	}
-	return p.assignPorts(s)
+	return p.assignPorts(s, key)
 }
 
-func (p *Pool) assignAddresses(s *corev1.Service) field.ErrorList {
+func (p *Pool) assignAddresses(s *corev1.Service, key string) field.ErrorList {
 	if headless(s) {
 		s.Spec.ClusterIP, s.Spec.ClusterIPs = corev1.ClusterIPNone, []string{corev1.ClusterIPNone}
 		return nil
@@ -296,22 +301,21 @@ func (p *Pool) assignAddresses(s *corev1.Service) field.ErrorList {
 	if external(s) {
 		return nil
 	}
-	key := s.Namespace + "/" + s.Name
 	at := field.NewPath("spec", "clusterIPs")
 	asked := s.Spec.ClusterIPs
 	var got []string
 	for i, f := range s.Spec.IPFamilies {
 		r := p.rangeOf(f)
 		if r == nil {
-			return field.ErrorList{field.Invalid(field.NewPath("spec", "ipFamilies").Index(i), f, "not configured on this cluster")}
+			return nil // no family that there is
 		}
 		if i < len(asked) && asked[i] != "" {
 			a, err := netip.ParseAddr(asked[i])
 			switch owner := p.addresses[a]; {
 			case err != nil:
-				return field.ErrorList{field.Invalid(at, asked, err.Error())}
+				return nil // no address
 			case owner == key:
-			case !r.prefix.Contains(a) || a == r.prefix.Addr():
+			case !p.holds(f, a):
 				return field.ErrorList{field.Invalid(at, asked, fmt.Sprintf("failed to allocate IP %s: the provided network does not match the current range", asked[i]))}
 			case owner != "":
 				return field.ErrorList{field.Invalid(at, asked, fmt.Sprintf("failed to allocate IP %s: provided IP is already allocated", asked[i]))}
@@ -320,7 +324,11 @@ func (p *Pool) assignAddresses(s *corev1.Service) field.ErrorList {
 			got = append(got, asked[i])
 			continue
 		}
-		a, ok := p.nextAddress(r, key)
+		a, ok := p.next(f, key)
+		if ok && s.Name == "" {
+			// The object of the address names its owner, and there upstream notices that it has no name.
+			return field.ErrorList{field.Invalid(at, []string{""}, fmt.Sprintf("failed to allocate IP: IPAddress.networking.k8s.io %q is invalid: spec.parentRef.name: Required value", a))}
+		}
 		if !ok {
 			return field.ErrorList{field.InternalError(at, fmt.Errorf("failed to allocate a serviceIP: range is full"))}
 		}
@@ -332,8 +340,7 @@ func (p *Pool) assignAddresses(s *corev1.Service) field.ErrorList {
 	return nil
 }
 
-func (p *Pool) assignPorts(s *corev1.Service) field.ErrorList {
-	key := s.Namespace + "/" + s.Name
+func (p *Pool) assignPorts(s *corev1.Service, key string) field.ErrorList {
 	ports := field.NewPath("spec", "ports")
 	if usesPorts(s) {
 		mine := map[int32]map[corev1.Protocol]bool{} // node ports of this service by protocol

@@ -73,16 +73,24 @@ func (m *Manager) remember(outline []byte, obj api.Object) {
 
 // The marks of an outline. Field numbers are below 0xf0.
 const (
-	markEnd   = 0xff - iota // a struct, map or list ends
-	markNil                 // nil where a value is always shown
-	markEmpty               // empty
-	markZero                // a leaf as it is in an empty object
-	markValue               // a leaf with a value
-	markKey                 // a key or item name follows, with its length
-	maxField  = 0xf0
+	markEnd     = 0xff - iota // a struct, map or list ends
+	markNil                   // nil where a value is always shown
+	markEmpty                 // empty
+	markZero                  // a leaf as it is in an empty object
+	markValue                 // a leaf with a value
+	markKey                   // a key or item name follows, with its length
+	markAdded                 // was not there before
+	markRemoved               // is not there any more
+	markDiffers               // a leaf with another value
+	markSame                  // a leaf with the same value
+	maxField    = 0xf0
 )
 
-type outliner struct{ buf []byte }
+type outliner struct {
+	buf []byte
+	// fresh counts the maps, lists and pointers around: what is in them is not in an empty object, whatever its value.
+	fresh int
+}
 
 func (o *outliner) mark(b byte) bool {
 	o.buf = append(o.buf, b)
@@ -96,6 +104,19 @@ func (o *outliner) name(text string) bool {
 	o.buf = append(o.buf, markKey, byte(len(text)>>8), byte(len(text)))
 	o.buf = append(o.buf, text...)
 	return true
+}
+
+// item is name for an item of a keyed list.
+func (o *outliner) item(v reflect.Value, s *shape) bool {
+	o.buf = append(o.buf, markKey, 0, 0)
+	begin := len(o.buf)
+	b, ok := s.appendItemName(o.buf, v)
+	if n := len(b) - begin; ok && n <= 0xffff {
+		o.buf = b
+		b[begin-2], b[begin-1] = byte(n>>8), byte(n)
+		return true
+	}
+	return false
 }
 
 func (o *outliner) object(v reflect.Value, s *shape, skip string) bool {
@@ -133,12 +154,19 @@ func (o *outliner) field(v reflect.Value, i int, f *shapeField) bool {
 	return o.mark(byte(i)) && o.value(x, f.shape)
 }
 
+// within is value for what is in a map, list or pointer.
+func (o *outliner) within(v reflect.Value, s *shape) bool {
+	o.fresh++
+	defer func() { o.fresh-- }()
+	return o.value(v, s)
+}
+
 func (o *outliner) value(v reflect.Value, s *shape) bool {
-	for v.Kind() == reflect.Pointer {
+	if v.Kind() == reflect.Pointer {
 		if v.IsNil() {
 			return o.mark(markNil)
 		}
-		v = v.Elem()
+		return o.within(v.Elem(), s)
 	}
 	switch v.Kind() {
 	case reflect.Slice, reflect.Map:
@@ -151,7 +179,7 @@ func (o *outliner) value(v reflect.Value, s *shape) bool {
 	}
 	switch s.kind {
 	case shapeLeaf:
-		if sameLeaf(reflect.Zero(v.Type()), v, s) {
+		if o.fresh == 0 && sameLeaf(reflect.Zero(v.Type()), v, s) {
 			return o.mark(markZero)
 		}
 		return o.mark(markValue)
@@ -169,15 +197,14 @@ func (o *outliner) value(v reflect.Value, s *shape) bool {
 		}
 		slices.Sort(keys)
 		for _, k := range keys {
-			if !o.name(k) || !o.value(v.MapIndex(reflect.ValueOf(k).Convert(v.Type().Key())), s.elem) {
+			if !o.name(k) || !o.within(v.MapIndex(reflect.ValueOf(k).Convert(v.Type().Key())), s.elem) {
 				return false
 			}
 		}
 		return o.mark(markEnd)
 	case shapeList:
 		for i := range v.Len() {
-			name, ok := s.itemName(v.Index(i))
-			if !ok || !o.name(name) || !o.value(v.Index(i), s.elem) {
+			if !o.item(v.Index(i), s) || !o.within(v.Index(i), s.elem) {
 				return false
 			}
 		}

@@ -73,18 +73,13 @@ func (m *Manager) fast(live, obj api.Object, manager string) bool {
 	return true
 }
 
-// skipped is the top-level field that this door does not write.
+// skipped is the top-level field that this door does not write. Others that it does not write nobody owns through it, so a
+// change of them is left to the library.
 func (m *Manager) skipped() string {
-	hasStatus := false
-	for i := range m.kind.Subresources {
-		hasStatus = hasStatus || m.kind.Subresources[i].Name == "status"
-	}
-	switch {
-	case !hasStatus:
-	case m.sub == "", m.sub == "finalize":
-		return "status"
-	case m.sub == "status":
-		return "spec"
+	for _, path := range m.kind.ResetFields(m.sub) {
+		if path == "status" || path == "spec" && m.sub != "" {
+			return path
+		}
 	}
 	return ""
 }
@@ -422,15 +417,20 @@ func (w *walk) change() bool {
 // itemName is how managed fields call an item of a keyed list: k:{"name":"x"}. Not ok: a key is missing, or of a kind or with
 // letters that would have to be written with care.
 func (s *shape) itemName(item reflect.Value) (string, bool) {
-	b := []byte("k:{")
+	b, ok := s.appendItemName(make([]byte, 0, 64), item)
+	return string(b), ok
+}
+
+func (s *shape) appendItemName(b []byte, item reflect.Value) ([]byte, bool) {
+	b = append(b, "k:{"...)
 	for i, k := range s.keys {
 		v := k.GetFrom(item)
 		if k.CanOmit(v) {
-			return "", false
+			return nil, false
 		}
 		for v.Kind() == reflect.Pointer {
 			if v.IsNil() {
-				return "", false
+				return nil, false
 			}
 			v = v.Elem()
 		}
@@ -442,22 +442,22 @@ func (s *shape) itemName(item reflect.Value) (string, bool) {
 		b = append(b, '"', ':')
 		switch {
 		case k.TypeEntry != nil && k.TypeEntry.CanConvertToUnstructured():
-			return "", false
+			return nil, false
 		case v.Kind() == reflect.String:
 			text := v.String()
 			for j := range len(text) {
 				if c := text[j]; c < ' ' || c > '~' || strings.IndexByte(`"\<>&`, c) >= 0 {
-					return "", false
+					return nil, false
 				}
 			}
 			b = append(append(append(b, '"'), text...), '"')
 		case v.CanInt():
 			b = strconv.AppendInt(b, v.Int(), 10)
 		default:
-			return "", false
+			return nil, false
 		}
 	}
-	return string(append(b, '}')), true
+	return append(b, '}'), true
 }
 
 // unique says whether only one item of a list has a name: several of a name are kept account of in another way.

@@ -47,10 +47,12 @@ type Target struct {
 		negotiate.Types
 		New(schema.GroupVersionKind) (runtime.Object, error)
 	}
-	// JSON is the current object's JSON.
-	JSON []byte
 	// Object is the current object in the patch's version. It is not modified.
 	Object runtime.Object
+	// JSON returns the current object's JSON.
+	JSON func() ([]byte, error)
+	// Untyped, if set, reads the patched JSON of a kind that has no Go type of its own, and tells what is unknown or twice in it.
+	Untyped func(patched []byte, strictly bool) (obj runtime.Object, strict []error, err error)
 }
 
 // Apply applies a JSON, merge or strategic merge patch and returns the new object, in the patch's version and without defaults.
@@ -94,7 +96,11 @@ func (p *Patch) jsonPatch(t Target) (runtime.Object, error) {
 	if len(patch) > maxOperations {
 		return nil, apierrors.NewRequestEntityTooLargeError(fmt.Sprintf("The allowed maximum operations in a JSON patch is %d, got %d", maxOperations, len(patch)))
 	}
-	patched, err := patch.Apply(t.JSON)
+	doc, err := t.JSON()
+	if err != nil {
+		return nil, err
+	}
+	patched, err := patch.Apply(doc)
 	if err != nil {
 		return nil, apierrors.NewGenericServerResponse(http.StatusUnprocessableEntity, "", schema.GroupResource{}, "", err.Error(), 0, false)
 	}
@@ -110,7 +116,16 @@ func (p *Patch) mergePatch(t Target) (runtime.Object, error) {
 			return nil, apierrors.NewBadRequest(fmt.Sprintf("error decoding patch: %v", err))
 		}
 	}
-	patched, err := jsonpatch.MergePatch(t.JSON, p.Data)
+	if len(strict) == 0 && t.Untyped == nil {
+		if obj := t.Object.DeepCopyObject(); mergeInto(obj, p.Data) {
+			return obj, nil
+		}
+	}
+	doc, err := t.JSON()
+	if err != nil {
+		return nil, err
+	}
+	patched, err := jsonpatch.MergePatch(doc, p.Data)
 	if err != nil {
 		return nil, apierrors.NewBadRequest(err.Error())
 	}
@@ -119,6 +134,13 @@ func (p *Patch) mergePatch(t Target) (runtime.Object, error) {
 
 // decode reads the patched JSON.
 func (p *Patch) decode(t Target, patched []byte, strict []error) (runtime.Object, error) {
+	if t.Untyped != nil {
+		obj, more, err := t.Untyped(patched, p.strictly())
+		if err != nil {
+			return nil, refuse(string(patched), err)
+		}
+		return obj, p.complain(string(patched), append(strict, more...))
+	}
 	obj := t.New()
 	var more []error
 	var err error

@@ -2,6 +2,7 @@ package apply
 
 import (
 	"fmt"
+	"strings"
 	"sync"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -13,6 +14,7 @@ import (
 	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
 
 	"github.com/celox/celox/internal/api"
+	"github.com/celox/celox/internal/apiserver/openapi"
 )
 
 // Tracker makes the managers of managed fields for the kinds of a catalogue. The schema of all built-in types is parsed once,
@@ -37,7 +39,30 @@ func (t *Tracker) typesFor(sample runtime.Object) managedfields.TypeConverter {
 		sample.GetObjectKind().SetGroupVersionKind(gvks[0])
 	}
 	if _, err := types.ObjectToTyped(sample); err != nil {
+		if own := typesOf(sample); own != nil {
+			return own
+		}
 		return managedfields.NewDeducedTypeConverter()
+	}
+	return types
+}
+
+// Types returns the schema of all built-in types, for those who merge objects of their own.
+func (t *Tracker) Types() managedfields.TypeConverter { return t.types() }
+
+// typesOf returns the schema of the few stored types that are not in the library's (definitions of custom resources, API services),
+// from the documents that clients are shown; nil for what has no schema there.
+func typesOf(sample runtime.Object) managedfields.TypeConverter {
+	models, err := openapi.Models("apis/" + sample.GetObjectKind().GroupVersionKind().GroupVersion().String())
+	if err != nil {
+		return nil
+	}
+	types, err := managedfields.NewTypeConverter(models, false)
+	if err != nil {
+		return nil
+	}
+	if _, err := types.ObjectToTyped(sample); err != nil {
+		return nil
 	}
 	return types
 }
@@ -65,7 +90,9 @@ type Manager struct {
 	shapeOnce sync.Once
 	shaped    *shape // set by shapeOnce
 
-	outlines outlines
+	outlines outlines // of new objects
+	updates  outcomes
+	applies  outcomes
 }
 
 func (m *Manager) manager() (*managedfields.FieldManager, error) {
@@ -79,29 +106,56 @@ func (m *Manager) manager() (*managedfields.FieldManager, error) {
 	return m.full, m.err
 }
 
-// resets names the fields that this door does not write, so that nobody comes to own them through it.
+// resets keeps fields that this door does not write from being owned through it.
 func (m *Manager) resets() map[fieldpath.APIVersion]fieldpath.Filter {
-	hasStatus := false
-	for i := range m.kind.Subresources {
-		hasStatus = hasStatus || m.kind.Subresources[i].Name == "status"
-	}
-	if !hasStatus {
-		return nil
-	}
-	set := fieldpath.NewSet()
-	switch m.sub {
-	case "", "finalize":
-		set.Insert(fieldpath.MakePathOrDie("status"))
-	case "status":
-		set.Insert(fieldpath.MakePathOrDie("spec"))
-	default:
+	var filter fieldpath.Filter
+	if owns := m.owns(); len(owns) > 0 {
+		patterns := make([]*fieldpath.SetMatcher, len(owns))
+		for i, path := range owns {
+			patterns[i] = prefixMatcher(path)
+		}
+		filter = fieldpath.NewIncludeMatcherFilter(patterns...)
+	} else if paths := m.kind.ResetFields(m.sub); len(paths) > 0 {
+		set := fieldpath.NewSet()
+		for _, path := range paths {
+			var parts []any
+			for part := range strings.SplitSeq(path, ".") {
+				parts = append(parts, part)
+			}
+			set.Insert(fieldpath.MakePathOrDie(parts...))
+		}
+		filter = fieldpath.NewExcludeSetFilter(set)
+	} else {
 		return nil
 	}
 	out := map[fieldpath.APIVersion]fieldpath.Filter{}
 	for i := range m.kind.Versions {
-		out[fieldpath.APIVersion(m.kind.GroupVersion(&m.kind.Versions[i]).String())] = fieldpath.NewExcludeSetFilter(set)
+		out[fieldpath.APIVersion(m.kind.GroupVersion(&m.kind.Versions[i]).String())] = filter
 	}
 	return out
+}
+
+// owns names the only fields that can be owned through this door, nil for doors that do not restrict it.
+func (m *Manager) owns() []string {
+	for i := range m.kind.Subresources {
+		if s := &m.kind.Subresources[i]; s.Name == m.sub {
+			return s.Owns
+		}
+	}
+	return nil
+}
+
+// prefixMatcher matches a dotted path and all below it.
+func prefixMatcher(path string) *fieldpath.SetMatcher {
+	var parts []any
+	for part := range strings.SplitSeq(path, ".") {
+		if part == "*" {
+			parts = append(parts, fieldpath.MatchAnyPathElement())
+			continue
+		}
+		parts = append(parts, part)
+	}
+	return fieldpath.MakePrefixMatcherOrDie(parts...)
 }
 
 // Update records in obj what manager changed since live (nil when obj is new). Both are of the hub type; obj is given away. What
@@ -112,34 +166,71 @@ func (m *Manager) Update(live, obj api.Object, manager string) (api.Object, erro
 		if m.fast(live, obj, manager) {
 			return obj, nil
 		}
-	} else {
-		var done bool
-		if done, outline = m.fastCreate(obj, manager); done {
-			return obj, nil
+		if outline = m.updateOutline(live, obj, manager); outline != nil {
+			if m.updateLike(outline, live, obj) {
+				return obj, nil
+			}
+			obj.SetManagedFields(nil)
+			o, err := m.libraryUpdate(marked(live), obj, manager)
+			if err != nil {
+				return obj, err
+			}
+			made := outcomeOf(o.GetManagedFields())
+			m.updates.put(outline, made)
+			o.SetManagedFields(made.of(live.GetManagedFields()))
+			return o, nil
 		}
+		return m.libraryUpdate(live, obj, manager)
 	}
+	var done bool
+	if done, outline = m.fastCreate(obj, manager); done {
+		return obj, nil
+	}
+	empty, ok := m.tracker.catalogue.New(m.kind).(api.Object)
+	if !ok {
+		return obj, fmt.Errorf("%s is no object", m.kind.Kind)
+	}
+	o, err := m.libraryUpdate(empty, obj, manager)
+	if err == nil {
+		m.remember(outline, o)
+	}
+	return o, err
+}
+
+func (m *Manager) libraryUpdate(live, obj api.Object, manager string) (api.Object, error) {
 	fm, err := m.manager()
 	if err != nil {
 		return obj, err
 	}
-	var before runtime.Object
-	if live == nil {
-		before = m.tracker.catalogue.New(m.kind)
-	} else {
-		before = live
-	}
-	out := fm.UpdateNoErrors(before, obj, manager)
+	out := fm.UpdateNoErrors(live, obj, manager)
 	o, ok := out.(api.Object)
 	if !ok {
 		return obj, fmt.Errorf("recording managed fields made a %T", out)
 	}
-	m.remember(outline, o)
 	return o, nil
 }
 
 // Apply merges a configuration, as it was sent, into live (hub type, read-only, or an empty object when there is none)
 // and returns the result as a new object of the hub type, without defaults.
 func (m *Manager) Apply(live api.Object, config *unstructured.Unstructured, manager string, force bool) (api.Object, error) {
+	laid := m.overlay(live, config, manager, force)
+	if laid == nil {
+		return m.libraryApply(live, config, manager, force)
+	}
+	before := live.GetManagedFields()
+	if laid.finish(m, before) {
+		return laid.obj, nil
+	}
+	o, err := m.libraryApply(marked(live), config, manager, force)
+	if err != nil {
+		return nil, err
+	}
+	made := laid.learn(m, live, o, manager)
+	o.SetManagedFields(made.of(before))
+	return o, nil
+}
+
+func (m *Manager) libraryApply(live api.Object, config *unstructured.Unstructured, manager string, force bool) (api.Object, error) {
 	fm, err := m.manager()
 	if err != nil {
 		return nil, err

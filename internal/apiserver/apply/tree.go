@@ -9,6 +9,8 @@ import (
 
 // tree is a FieldsV1 that can be asked. Immutable once built.
 type tree struct {
+	// id names the whole tree among all that a tracker has seen; of a part it is 0.
+	id       uint64
 	member   bool // the field itself is owned
 	children map[string]*tree
 }
@@ -21,6 +23,19 @@ func (t *tree) owns(path []string) bool {
 		}
 	}
 	return t.member
+}
+
+// covers says whether all that other owns is owned here too.
+func (t *tree) covers(other *tree) bool {
+	if other.member && !t.member {
+		return false
+	}
+	for name, child := range other.children {
+		if c := t.children[name]; c == nil || !c.covers(child) {
+			return false
+		}
+	}
+	return true
 }
 
 // parseTree reads a FieldsV1; nil if it is none.
@@ -56,6 +71,7 @@ const maxTrees = 4096
 type trees struct {
 	mu     sync.RWMutex
 	byText map[string]*tree // guarded by mu
+	last   uint64           // guarded by mu: the newest id
 }
 
 func (c *trees) of(f *metav1.FieldsV1) *tree {
@@ -71,9 +87,14 @@ func (c *trees) of(f *metav1.FieldsV1) *tree {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if known := c.byText[string(raw)]; known != nil {
+		return known
+	}
 	if c.byText == nil || len(c.byText) >= maxTrees {
 		c.byText = make(map[string]*tree)
 	}
+	c.last++
+	t.id = c.last
 	c.byText[string(raw)] = t
 	return t
 }

@@ -8,6 +8,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -39,6 +40,22 @@ func EnsureKubernetesService(ctx context.Context, client kubernetes.Interface, s
 		if err := ensure(); err != nil {
 			return fmt.Errorf("make the kubernetes service: %w", err)
 		}
+	}
+	return nil
+}
+
+// EnsureServiceCIDR makes the ServiceCIDR of the networks that the server is configured with. One that is there stays as it is: its
+// networks cannot be changed.
+func EnsureServiceCIDR(ctx context.Context, client kubernetes.Interface, cidrs []string) error {
+	api := client.NetworkingV1().ServiceCIDRs()
+	_, err := api.Get(ctx, serviceName, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		_, err = api.Create(ctx, &networkingv1.ServiceCIDR{
+			ObjectMeta: metav1.ObjectMeta{Name: serviceName}, Spec: networkingv1.ServiceCIDRSpec{CIDRs: cidrs},
+		}, metav1.CreateOptions{})
+	}
+	if err := tolerate(err); err != nil {
+		return fmt.Errorf("make the default ServiceCIDR: %w", err)
 	}
 	return nil
 }

@@ -2,12 +2,14 @@ package discovery_test
 
 import (
 	"encoding/json"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"slices"
 	"strings"
 	"testing"
 
+	apidiscoveryv2 "k8s.io/api/apidiscovery/v2"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	clientdiscovery "k8s.io/client-go/discovery"
@@ -92,9 +94,7 @@ func TestETag(t *testing.T) {
 	if w := get(t, h, "/apis", "Accept", aggregated, "If-None-Match", etag); w.Code != http.StatusNotModified || w.Body.Len() > 0 {
 		t.Errorf("with its ETag: %d, %d bytes", w.Code, w.Body.Len())
 	}
-	if err := h.SetExtra([]discovery.Group{widgets()}); err != nil {
-		t.Fatal(err)
-	}
+	h.AddSource(&source{revision: 1, groups: map[string]discovery.Group{"example.com": widgets()}})
 	if w := get(t, h, "/apis", "Accept", aggregated, "If-None-Match", etag); w.Code != http.StatusOK {
 		t.Errorf("after a change: %d", w.Code)
 	}
@@ -107,11 +107,31 @@ func widgets() discovery.Group {
 	}}}}
 }
 
-func TestExtraGroups(t *testing.T) {
-	h := newHandler(t)
-	if err := h.SetExtra([]discovery.Group{widgets()}); err != nil {
-		t.Fatal(err)
+// source is a Source of groups that do what the test wants.
+type source struct {
+	revision uint64
+	groups   map[string]discovery.Group
+	asked    int
+}
+
+func (s *source) Revision() uint64 { return s.revision }
+func (s *source) Groups() []string { return slices.Collect(maps.Keys(s.groups)) }
+func (s *source) GroupRevision(name string) uint64 {
+	if _, ok := s.groups[name]; !ok {
+		return 0
 	}
+	return s.revision
+}
+
+func (s *source) Group(name string) discovery.Group {
+	s.asked++
+	return s.groups[name]
+}
+
+func TestSources(t *testing.T) {
+	h := newHandler(t)
+	s := &source{revision: 1, groups: map[string]discovery.Group{"example.com": widgets()}}
+	h.AddSource(s)
 	if w := get(t, h, "/apis/example.com/v1"); !strings.Contains(w.Body.String(), `"name":"widgets/status"`) {
 		t.Errorf("resources: %s", w.Body)
 	}
@@ -122,9 +142,21 @@ func TestExtraGroups(t *testing.T) {
 	if last := list.Groups[len(list.Groups)-1].Name; last != "example.com" {
 		t.Errorf("a custom group is not the last: %s", last)
 	}
-	if err := h.SetExtra(nil); err != nil {
+	w := get(t, h, "/apis", "Accept", aggregated)
+	var all apidiscoveryv2.APIGroupDiscoveryList
+	if err := json.Unmarshal(w.Body.Bytes(), &all); err != nil {
 		t.Fatal(err)
 	}
+	if !slices.ContainsFunc(all.Items, func(g apidiscoveryv2.APIGroupDiscovery) bool { return g.Name == "example.com" }) {
+		t.Error("the aggregated document has no example.com")
+	}
+	if w := get(t, h, "/apis", "Accept", strings.Replace(aggregated, "v=v2", "v=v2beta1", 1)); w.Code != http.StatusNotAcceptable {
+		t.Errorf("the old version: %d", w.Code)
+	}
+	if s.asked != 1 {
+		t.Errorf("a group that did not change was asked for %d times", s.asked)
+	}
+	s.revision, s.groups = 2, nil
 	if h.Serve(httptest.NewRecorder(), httptest.NewRequest(http.MethodGet, "/apis/example.com", nil)) {
 		t.Error("a group that is gone is still served")
 	}
@@ -210,7 +242,7 @@ func BenchmarkAggregated(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	h, err := discovery.New(c, "")
+	h, err := discovery.New(c, "192.0.2.1:6443")
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -218,6 +250,15 @@ func BenchmarkAggregated(b *testing.B) {
 	r.Header.Set("Accept", aggregated)
 	b.ReportAllocs()
 	for b.Loop() {
-		h.Serve(httptest.NewRecorder(), r)
+		if !h.Serve(discard{http.Header{}}, r) {
+			b.Fatal("not served")
+		}
 	}
 }
+
+// discard is a client that does not listen.
+type discard struct{ header http.Header }
+
+func (d discard) Header() http.Header         { return d.header }
+func (d discard) Write(p []byte) (int, error) { return len(p), nil }
+func (d discard) WriteHeader(int)             {}

@@ -1,11 +1,9 @@
 package discovery
 
 import (
-	"bytes"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -16,135 +14,137 @@ import (
 	apidiscoveryv2 "k8s.io/api/apidiscovery/v2"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/celox/celox/internal/api"
 )
+
+// Source has groups that come and go while the server runs: those of custom resources, and of other servers. Its methods are called
+// by requests from many goroutines and answer from memory.
+type Source interface {
+	// Revision changes whenever any group does.
+	Revision() uint64
+	// Groups returns the names of the groups.
+	Groups() []string
+	// GroupRevision changes when the group does; 0 is a group that is not there.
+	GroupRevision(name string) uint64
+	// Group describes a group. It is asked for once a revision of the group, and belongs to the caller.
+	Group(name string) Group
+}
 
 // Handler answers discovery requests. It is safe for concurrent use.
 type Handler struct {
 	serializers []runtime.SerializerInfo
 	address     string
-	builtIn     []Group
-	catalogue   *api.Catalogue
+	builtIn     map[string]Group
 
-	mu        sync.Mutex // serializes SetExtra
+	mu        sync.Mutex // guards sources and the making of documents
+	sources   []Source
 	documents atomic.Pointer[documents]
 }
 
 // documents is one consistent set of answers.
 type documents struct {
-	core, groups               *document            // /api and /apis
-	coreAggregated, aggregated *document            // the same, aggregated
-	byPath                     map[string]*document // /api/v1, /apis/GROUP, /apis/GROUP/VERSION
+	revisions                  []uint64  // of the sources
+	core, groups               *document // /api and /apis
+	coreAggregated, aggregated *document // the same, aggregated
+	parts                      map[string]*part
+	sources                    []Source
 }
 
 // New makes the documents of the built-in kinds. address is the host and port that /api tells clients outside to use.
 func New(c *api.Catalogue, address string) (*Handler, error) {
-	h := &Handler{serializers: c.Serializers(), address: address, builtIn: builtIn(c), catalogue: c}
-	if err := h.SetExtra(nil); err != nil {
-		return nil, err
+	h := &Handler{serializers: c.Serializers(), address: address, builtIn: map[string]Group{}}
+	for _, g := range withHidden(builtIn(c), c) {
+		h.builtIn[g.Name] = g
 	}
-	return h, nil
+	_, err := h.current()
+	return h, err
 }
 
-// SetExtra replaces the groups that are served besides the built-in ones. A group that has the name of a built-in one adds
-// its versions to it. The groups belong to the handler from then on.
-func (h *Handler) SetExtra(extra []Group) error {
+// AddSource lets a source's groups be served besides the built-in ones, after those of earlier sources. A group that has the name of
+// another one adds its versions to it.
+func (h *Handler) AddSource(s Source) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	groups := make([]Group, 0, len(h.builtIn)+len(extra))
-	for _, g := range h.builtIn {
-		g.Versions = slices.Clone(g.Versions)
-		groups = append(groups, g)
-	}
-	for _, g := range extra {
-		n := slices.IndexFunc(groups, func(o Group) bool { return o.Name == g.Name })
-		if n < 0 {
-			groups = append(groups, g)
-			continue
-		}
-		groups[n].Versions = append(groups[n].Versions, g.Versions...)
-	}
-	groups = withHidden(groups, h.catalogue)
-	slices.SortStableFunc(groups, func(a, b Group) int {
-		if a.Priority != b.Priority {
-			return int(b.Priority) - int(a.Priority)
-		}
-		return strings.Compare(a.Name, b.Name)
-	})
-	d, err := h.prepare(groups)
-	if err != nil {
-		return fmt.Errorf("preparing discovery documents: %w", err)
-	}
-	h.documents.Store(d)
-	return nil
+	h.sources = append(h.sources, s)
+	h.documents.Store(nil)
 }
 
-func (h *Handler) prepare(groups []Group) (*documents, error) {
-	d := &documents{byPath: map[string]*document{}}
-	// The core group's documents have always been without an apiVersion.
-	core := &metav1.APIVersions{
-		TypeMeta: metav1.TypeMeta{Kind: "APIVersions"},
-		ServerAddressByClientCIDRs: []metav1.ServerAddressByClientCIDR{
-			{ClientCIDR: "0.0.0.0/0", ServerAddress: h.address},
-		},
+// current returns the answers that are true now. Nothing is made anew unless a source has changed, and then only what did.
+func (h *Handler) current() (*documents, error) {
+	if d := h.documents.Load(); d != nil && h.fresh(d) {
+		return d, nil
 	}
-	list := &metav1.APIGroupList{TypeMeta: metav1.TypeMeta{Kind: "APIGroupList", APIVersion: "v1"}, Groups: []metav1.APIGroup{}}
-	aggregatedMeta := metav1.TypeMeta{Kind: "APIGroupDiscoveryList", APIVersion: apidiscoveryv2.SchemeGroupVersion.String()}
-	coreAggregated := &apidiscoveryv2.APIGroupDiscoveryList{TypeMeta: aggregatedMeta}
-	groupsAggregated := &apidiscoveryv2.APIGroupDiscoveryList{TypeMeta: aggregatedMeta}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	old := h.documents.Load()
+	if old != nil && h.fresh(old) {
+		return old, nil
+	}
+	d, err := h.prepare(old)
+	if err != nil {
+		return nil, fmt.Errorf("preparing discovery documents: %w", err)
+	}
+	h.documents.Store(d)
+	return d, nil
+}
 
-	objects := map[string]runtime.Object{}
-	for _, g := range groups {
-		if g.Name == "" {
-			coreAggregated.Items = append(coreAggregated.Items, aggregated(g))
-		} else {
-			groupsAggregated.Items = append(groupsAggregated.Items, aggregated(g))
-			if l, ok := legacyGroup(g); ok {
-				list.Groups = append(list.Groups, l)
-				l.TypeMeta = metav1.TypeMeta{Kind: "APIGroup", APIVersion: "v1"}
-				objects["/apis/"+g.Name] = &l
-			}
+// fresh says whether no source has changed since d was made. AddSource, which changes their number, drops what was made.
+func (h *Handler) fresh(d *documents) bool {
+	for i, r := range d.revisions {
+		if d.sources[i].Revision() != r {
+			return false
 		}
-		for _, v := range g.Versions {
-			if v.quiet {
+	}
+	return true
+}
+
+// prepare makes the answers, with the parts of old ones that did not change.
+func (h *Handler) prepare(old *documents) (*documents, error) {
+	d := &documents{sources: h.sources, parts: map[string]*part{}}
+	from := map[string][]Source{}
+	for name := range h.builtIn {
+		from[name] = nil
+	}
+	for _, s := range h.sources {
+		d.revisions = append(d.revisions, s.Revision()) // before the look: what changes meanwhile is seen the next time
+		for _, name := range s.Groups() {
+			from[name] = append(from[name], s)
+		}
+	}
+	for name, sources := range from {
+		revisions := make([]uint64, len(sources))
+		for i, s := range sources {
+			revisions[i] = s.GroupRevision(name)
+		}
+		if old != nil {
+			if p := old.parts[name]; p != nil && slices.Equal(p.revisions, revisions) && slices.Equal(p.sources, sources) {
+				d.parts[name] = p
 				continue
 			}
-			gv := schema.GroupVersion{Group: g.Name, Version: v.Version}
-			r := &metav1.APIResourceList{TypeMeta: metav1.TypeMeta{Kind: "APIResourceList"}, GroupVersion: gv.String(), APIResources: v.Resources}
-			if g.Name == "" {
-				core.Versions = append(core.Versions, v.Version)
-				objects["/api/"+v.Version] = r
-			} else {
-				r.APIVersion = "v1"
-				objects["/apis/"+gv.String()] = r
-			}
 		}
-	}
-	for _, p := range []struct {
-		to  **document
-		obj runtime.Object
-	}{{&d.core, core}, {&d.groups, list}, {&d.coreAggregated, coreAggregated}, {&d.aggregated, groupsAggregated}} {
-		doc, err := newDocument(p.obj)
+		p, err := h.part(name, sources, revisions)
 		if err != nil {
 			return nil, err
 		}
-		*p.to = doc
+		d.parts[name] = p
 	}
-	for path, obj := range objects {
-		doc, err := newDocument(obj)
-		if err != nil {
-			return nil, err
+	d.join(slices.SortedFunc(maps.Values(d.parts), func(a, b *part) int {
+		if a.group.Priority != b.group.Priority {
+			return int(b.group.Priority) - int(a.group.Priority)
 		}
-		d.byPath[path] = doc
-	}
+		return strings.Compare(a.group.Name, b.group.Name)
+	}), h.address)
 	return d, nil
 }
 
 // Serve answers a GET of a discovery document. It returns false, having done nothing, when the path is none.
 func (h *Handler) Serve(w http.ResponseWriter, r *http.Request) bool {
-	docs := h.documents.Load()
+	docs, err := h.current()
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return true
+	}
 	path := strings.TrimSuffix(r.URL.Path, "/")
 	var plain, aggregated *document
 	switch path {
@@ -153,8 +153,7 @@ func (h *Handler) Serve(w http.ResponseWriter, r *http.Request) bool {
 	case "/apis":
 		plain, aggregated = docs.groups, docs.aggregated
 	default:
-		var ok bool
-		if plain, ok = docs.byPath[path]; !ok {
+		if plain = docs.find(path); plain == nil {
 			return false
 		}
 	}
@@ -167,14 +166,14 @@ func (h *Handler) Serve(w http.ResponseWriter, r *http.Request) bool {
 	if useAggregated {
 		doc, contentType = aggregated, info.MediaType+aggregatedParameters
 	}
-	body, err := doc.encoded(info)
+	body, etag, err := doc.encoded(info)
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusInternalServerError)
 		return true
 	}
 	w.Header().Set("Vary", "Accept")
-	w.Header().Set("ETag", doc.etag)
-	if matches(r.Header.Get("If-None-Match"), doc.etag) {
+	w.Header().Set("ETag", etag)
+	if matches(r.Header.Get("If-None-Match"), etag) {
 		w.WriteHeader(http.StatusNotModified)
 		return true
 	}
@@ -186,7 +185,8 @@ func (h *Handler) Serve(w http.ResponseWriter, r *http.Request) bool {
 	return true
 }
 
-// aggregatedParameters is how a client asks for the aggregated document, and how the answer says that it is one.
+// aggregatedParameters is how a client asks for the aggregated document, and how the answer says that it is one. Upstream has dropped
+// the older v2beta1.
 const aggregatedParameters = ";g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList"
 
 // negotiate chooses a serializer by an Accept header (RFC 9110, section 12.5.1).
@@ -236,41 +236,4 @@ func matches(header, etag string) bool {
 		}
 	}
 	return false
-}
-
-// document is one object with its encodings, each made when it is first asked for. All share the ETag of the JSON form;
-// Vary: Accept keeps them apart.
-type document struct {
-	obj  runtime.Object
-	etag string
-
-	mu    sync.Mutex // guards forms
-	forms map[string][]byte
-}
-
-func newDocument(obj runtime.Object) (*document, error) {
-	data, err := json.Marshal(obj)
-	if err != nil {
-		return nil, err
-	}
-	sum := sha256.Sum256(data)
-	return &document{
-		obj:   obj,
-		etag:  `"` + strings.ToUpper(hex.EncodeToString(sum[:])) + `"`,
-		forms: map[string][]byte{runtime.ContentTypeJSON: append(data, '\n')},
-	}, nil
-}
-
-func (d *document) encoded(s runtime.SerializerInfo) ([]byte, error) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if b, ok := d.forms[s.MediaType]; ok {
-		return b, nil
-	}
-	var b bytes.Buffer
-	if err := s.Serializer.Encode(d.obj, &b); err != nil {
-		return nil, fmt.Errorf("encoding as %s: %w", s.MediaType, err)
-	}
-	d.forms[s.MediaType] = b.Bytes()
-	return b.Bytes(), nil
 }

@@ -29,6 +29,8 @@ type Version struct {
 	Resources []metav1.APIResource
 	// Stale says that the resources come from an earlier answer of an aggregated server that cannot be asked now.
 	Stale bool
+	// KindsInFull says that the aggregated document names the kinds with their group and version, as it does for custom resources.
+	KindsInFull bool
 	// quiet versions are only in the aggregated document.
 	quiet bool
 }
@@ -137,6 +139,9 @@ func aggregated(g Group) apidiscoveryv2.APIGroupDiscovery {
 		}
 		for _, r := range v.Resources {
 			kind := &metav1.GroupVersionKind{Group: r.Group, Version: r.Version, Kind: r.Kind}
+			if v.KindsInFull && r.Version == "" {
+				kind.Group, kind.Version = g.Name, v.Version
+			}
 			parent, sub, isSub := strings.Cut(r.Name, "/")
 			if !isSub {
 				scope := apidiscoveryv2.ScopeCluster

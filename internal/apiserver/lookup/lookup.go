@@ -166,6 +166,11 @@ func (o *Objects) StorageClasses(ctx context.Context) ([]*storagev1.StorageClass
 	return list[*storagev1.StorageClass](ctx, o, schema.GroupResource{Group: "storage.k8s.io", Resource: "storageclasses"}, store.ListOptions{})
 }
 
+// CSIDriver returns a storage driver.
+func (o *Objects) CSIDriver(ctx context.Context, name string) (*storagev1.CSIDriver, error) {
+	return get[*storagev1.CSIDriver](ctx, o, schema.GroupResource{Group: "storage.k8s.io", Resource: "csidrivers"}, "", name)
+}
+
 // VolumeAttachment returns a volume attachment.
 func (o *Objects) VolumeAttachment(ctx context.Context, name string) (*storagev1.VolumeAttachment, error) {
 	return get[*storagev1.VolumeAttachment](ctx, o, schema.GroupResource{Group: "storage.k8s.io", Resource: "volumeattachments"}, "", name)

@@ -55,7 +55,12 @@ type clause struct {
 
 // ParseAccept settles on the first clause of the Accept headers, by preference, that the server can serve. It fails with 406
 // as upstream does: in one way when no media type is known, in another when none can be shown in the wanted shape.
-func ParseAccept(header http.Header) (Accept, error) {
+func ParseAccept(header http.Header) (Accept, error) { return parseAccept(header, true) }
+
+// ParseUntypedAccept is ParseAccept for kinds that have no protobuf form: only their metadata has one.
+func ParseUntypedAccept(header http.Header) (Accept, error) { return parseAccept(header, false) }
+
+func parseAccept(header http.Header, protobuf bool) (Accept, error) {
 	values := header["Accept"]
 	if len(values) == 0 {
 		return plainJSON, nil
@@ -65,7 +70,9 @@ func ParseAccept(header http.Header) (Accept, error) {
 		case JSON, "*/*", "", "application/json, */*":
 			return plainJSON, nil
 		case Protobuf, Protobuf + "," + JSON, Protobuf + ", " + JSON:
-			return Accept{Media: Protobuf}, nil
+			if protobuf {
+				return Accept{Media: Protobuf}, nil
+			}
 		}
 	}
 	clauses := parseClauses(strings.Join(values, ","))
@@ -84,7 +91,7 @@ func ParseAccept(header http.Header) (Accept, error) {
 			if c.media != m && c.media != "*/*" && c.media != "application/*" {
 				continue
 			}
-			if a, ok := c.shape(m); ok {
+			if a, ok := c.shape(m); ok && (protobuf || m != Protobuf || a.Shape != Whole) {
 				return a, nil
 			}
 		}
@@ -184,6 +191,12 @@ func OnlyAccepted() error {
 // UnsupportedPatch says that a PATCH body is of a type that is no patch.
 func UnsupportedPatch() error {
 	return generic(http.StatusUnsupportedMediaType, "patch", "415: Unsupported Media Type", metav1.StatusReasonUnsupportedMediaType)
+}
+
+// UnsupportedCustomPatch says that a PATCH body is of a type that custom resources don't take.
+func UnsupportedCustomPatch() error {
+	return plain(http.StatusUnsupportedMediaType, metav1.StatusReasonUnsupportedMediaType,
+		"the body of the request was in an unknown format - accepted media types include: application/json-patch+json, application/merge-patch+json, application/apply-patch+yaml")
 }
 
 // UnsupportedBody says that a body is of a media type that can't be decoded.

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -81,6 +82,11 @@ type Target struct {
 	New func() runtime.Object
 	// Internal is the group's name in upstream's Go types ("core", "apps"), which its messages show.
 	Internal string
+	// Read, if set, reads JSON of which there is nothing to complain into an empty object. If it reports false, another object is tried in
+	// another way.
+	Read func(data []byte, obj any) bool
+	// Gone are versions of the kind that are no longer served: a body of one is told which it should be.
+	Gone []schema.GroupVersion
 	// Alias is another group and version that the body may say: its form is the same.
 	Alias schema.GroupVersion
 }
@@ -96,6 +102,12 @@ func Decode(data []byte, media string, t Target, v Validation, types Types) (obj
 	var strict []error
 	switch media {
 	case JSON:
+		if t.Read != nil {
+			if t.Read(data, obj) && t.wants(obj.GetObjectKind().GroupVersionKind()) {
+				break
+			}
+			obj = t.New()
+		}
 		strict, err = decodeJSON(data, obj, t, v.Strictly(), types)
 	case YAML:
 		strict, err = decodeYAML(data, obj, t, v.Strictly(), types)
@@ -196,7 +208,7 @@ func checkKind(m metav1.TypeMeta, t Target, types Types, data []byte) error {
 	switch {
 	case t.wants(gvk):
 		return nil
-	case !types.Recognizes(gvk):
+	case !types.Recognizes(gvk) && (gvk.Kind != t.Kind.Kind || !slices.Contains(t.Gone, gvk.GroupVersion())):
 		return cannotHandle(gvk, t.Kind.Kind, NotRegistered(gvk))
 	case gvk.Kind == t.Kind.Kind:
 		return apierrors.NewBadRequest(fmt.Sprintf("the API version in the data (%s) does not match the expected API version (%s)",

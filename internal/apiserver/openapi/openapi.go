@@ -9,9 +9,11 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/url"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -30,19 +32,69 @@ const (
 	jsonType      = "application/json"
 )
 
+// Source has v3 documents that come and go while the server runs: those of custom resources, and of other servers. Its methods are
+// called by requests from many goroutines.
+type Source interface {
+	// Revision changes whenever any document does.
+	Revision() uint64
+	// Documents returns the revision of each document by its name, like "apis/example.com/v1".
+	Documents() map[string]uint64
+	// Document returns a document as JSON. It is asked for once a revision, when somebody wants to know it.
+	Document(name string) ([]byte, error)
+}
+
+// Named is a Source that can name the contents of a document without making it: the document is then made when somebody reads it.
+type Named interface {
+	Source
+	// Hash changes with the document, and is the same for the same one after a restart.
+	Hash(name string) string
+}
+
 // Handler serves the documents. Safe for concurrent use.
 type Handler struct {
 	v2Hash  string
 	builtIn map[string]string // document → hash
 	index   atomic.Pointer[index]
+
+	mu      sync.Mutex // guards sources and the making of an index
+	sources []Source
+	merged  *mergedV2 // guarded by mu
 }
 
 // index is the set of v3 documents at one time.
 type index struct {
-	body  []byte
-	etag  string
-	hash  map[string]string
-	extra map[string][]byte // compressed
+	sources   []Source
+	revisions []uint64
+	body      []byte
+	etag      string
+	hash      map[string]string
+	extra     map[string]*extra
+}
+
+// extra is a document of a source.
+type extra struct {
+	source   Source
+	name     string
+	revision uint64
+	hash     string
+
+	mu         sync.Mutex
+	compressed []byte // guarded by mu; nil until it is made
+}
+
+// bytes returns the document, compressed; nil if it is gone meanwhile.
+func (e *extra) bytes() ([]byte, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.compressed != nil {
+		return e.compressed, nil
+	}
+	doc, err := e.source.Document(e.name)
+	if err != nil || doc == nil {
+		return nil, err
+	}
+	e.compressed, err = compress(doc)
+	return e.compressed, err
 }
 
 // New reads the embedded index.
@@ -59,32 +111,74 @@ func New() (*Handler, error) {
 		return nil, fmt.Errorf("reading the embedded OpenAPI index: %w", err)
 	}
 	h := &Handler{v2Hash: i.V2, builtIn: i.V3}
-	return h, h.SetExtra(nil)
+	_, err = h.current()
+	return h, err
 }
 
-// SetExtra replaces the documents that are served besides the built-in ones: JSON by name, like "apis/example.com/v1". A built-in
-// document wins over an extra one of its name.
-func (h *Handler) SetExtra(docs map[string][]byte) error {
+// AddSource lets a source's documents be served besides the built-in ones. A built-in document wins over one of its name, and one of an
+// earlier source over one of a later.
+func (h *Handler) AddSource(s Source) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.sources = append(h.sources, s)
+	h.index.Store(nil)
+}
+
+// current returns the index that is true now. Only what changed is made anew, and nothing before somebody asks.
+func (h *Handler) current() (*index, error) {
+	if i := h.index.Load(); i != nil && i.fresh() {
+		return i, nil
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	old := h.index.Load()
+	if old != nil && old.fresh() {
+		return old, nil
+	}
+	next, err := h.makeIndex(old)
+	if err != nil {
+		return nil, err
+	}
+	h.index.Store(next)
+	return next, nil
+}
+
+func (i *index) fresh() bool {
+	for n, s := range i.sources {
+		if s.Revision() != i.revisions[n] {
+			return false
+		}
+	}
+	return true
+}
+
+func (h *Handler) makeIndex(old *index) (*index, error) {
 	type entry struct {
 		URL string `json:"serverRelativeURL"`
 	}
-	next := &index{hash: map[string]string{}, extra: map[string][]byte{}}
+	next := &index{sources: h.sources, hash: maps.Clone(h.builtIn), extra: map[string]*extra{}}
+	for _, s := range h.sources {
+		next.revisions = append(next.revisions, s.Revision()) // before the look: what changes meanwhile is seen the next time
+		for name, revision := range s.Documents() {
+			if _, taken := next.hash[name]; taken {
+				continue
+			}
+			var e *extra
+			if old != nil {
+				e = old.extra[name]
+			}
+			if e == nil || e.source != s || e.revision != revision {
+				var err error
+				if e, err = fetch(s, name, revision); err != nil {
+					return nil, fmt.Errorf("OpenAPI document %s: %w", name, err)
+				}
+			}
+			if e != nil {
+				next.hash[name], next.extra[name] = e.hash, e
+			}
+		}
+	}
 	paths := map[string]entry{}
-	for name, doc := range docs {
-		var b bytes.Buffer
-		z := gzip.NewWriter(&b)
-		if _, err := z.Write(doc); err != nil {
-			return fmt.Errorf("compressing %s: %w", name, err)
-		}
-		if err := z.Close(); err != nil {
-			return fmt.Errorf("compressing %s: %w", name, err)
-		}
-		next.hash[name], next.extra[name] = hashOf(doc), b.Bytes()
-	}
-	for name, hash := range h.builtIn {
-		next.hash[name] = hash
-		delete(next.extra, name)
-	}
 	for name, hash := range next.hash {
 		paths[name] = entry{URL: "/openapi/v3/" + name + "?hash=" + hash}
 	}
@@ -92,11 +186,36 @@ func (h *Handler) SetExtra(docs map[string][]byte) error {
 		Paths map[string]entry `json:"paths"`
 	}{paths})
 	if err != nil {
-		return fmt.Errorf("writing the OpenAPI index: %w", err)
+		return nil, fmt.Errorf("writing the OpenAPI index: %w", err)
 	}
 	next.body, next.etag = body, quote(hashOf(body))
-	h.index.Store(next)
-	return nil
+	return next, nil
+}
+
+// fetch asks a source for a document; nil is one that is gone meanwhile.
+func fetch(s Source, name string, revision uint64) (*extra, error) {
+	if n, ok := s.(Named); ok {
+		return &extra{source: s, name: name, revision: revision, hash: hashOf([]byte(name + " " + n.Hash(name)))}, nil
+	}
+	doc, err := s.Document(name)
+	if err != nil || doc == nil {
+		return nil, err
+	}
+	e := &extra{source: s, name: name, revision: revision, hash: hashOf(doc)}
+	e.compressed, err = compress(doc)
+	return e, err
+}
+
+func compress(doc []byte) ([]byte, error) {
+	var b bytes.Buffer
+	z := gzip.NewWriter(&b)
+	if _, err := z.Write(doc); err != nil {
+		return nil, err
+	}
+	if err := z.Close(); err != nil {
+		return nil, err
+	}
+	return b.Bytes(), nil
 }
 
 func hashOf(b []byte) string {
@@ -112,7 +231,11 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case path == "/openapi/v2":
 		h.serveV2(w, r)
 	case path == "/openapi/v3":
-		i := h.index.Load()
+		i, err := h.current()
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusInternalServerError)
+			return
+		}
 		if notModified(w, r, i.etag) {
 			return
 		}
@@ -132,9 +255,9 @@ func (h *Handler) serveV2(w http.ResponseWriter, r *http.Request) {
 	for _, a := range accepts(r.Header.Get("Accept")) {
 		switch full := a.Type + "/" + a.SubType; full {
 		case jsonType, "*/*", "application/*":
-			file, contentType = "data/v2.json.gz", jsonType
+			file, contentType = v2JSON, jsonType
 		case protoAsked, protoAnswered:
-			file, contentType = "data/v2.pb.gz", protoAnswered
+			file, contentType = v2Proto, protoAnswered
 		default:
 			continue
 		}
@@ -145,14 +268,15 @@ func (h *Handler) serveV2(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	w.Header().Set("Vary", "Accept")
-	if notModified(w, r, quote(h.v2Hash)) {
-		return
-	}
-	send(w, r, file, nil, contentType)
+	h.sendV2(w, r, file, contentType)
 }
 
 func (h *Handler) serveV3(w http.ResponseWriter, r *http.Request, name string) {
-	i := h.index.Load()
+	i, err := h.current()
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
 	hash, ok := i.hash[name]
 	if !ok {
 		w.WriteHeader(http.StatusNotFound)
@@ -181,7 +305,18 @@ func (h *Handler) serveV3(w http.ResponseWriter, r *http.Request, name string) {
 	if notModified(w, r, quote(hash)) {
 		return
 	}
-	send(w, r, "data/v3/"+strings.ReplaceAll(name, "/", "_")+".json.gz", i.extra[name], jsonType)
+	var compressed []byte
+	if e := i.extra[name]; e != nil {
+		if compressed, err = e.bytes(); err != nil {
+			http.Error(w, err.Error(), http.StatusInternalServerError)
+			return
+		}
+		if compressed == nil {
+			w.WriteHeader(http.StatusNotFound)
+			return
+		}
+	}
+	send(w, r, "data/v3/"+strings.ReplaceAll(name, "/", "_")+".json.gz", compressed, jsonType)
 }
 
 // accepts parses an Accept header, best first; none is anything.

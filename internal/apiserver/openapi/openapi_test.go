@@ -111,12 +111,33 @@ func TestCompression(t *testing.T) {
 	}
 }
 
-func TestExtra(t *testing.T) {
+// source is a Source whose documents do what the test wants.
+type source struct {
+	revision uint64
+	docs     map[string]string
+	asked    int
+}
+
+func (s *source) Revision() uint64 { return s.revision }
+
+func (s *source) Documents() map[string]uint64 {
+	out := map[string]uint64{}
+	for name := range s.docs {
+		out[name] = 1
+	}
+	return out
+}
+
+func (s *source) Document(name string) ([]byte, error) {
+	s.asked++
+	return []byte(s.docs[name]), nil
+}
+
+func TestSource(t *testing.T) {
 	h := handler(t)
 	before := get(h, "/openapi/v3").Header().Get("ETag")
-	if err := h.SetExtra(map[string][]byte{"apis/example.com/v1": []byte(`{"openapi":"3.0.0"}`), "api/v1": []byte(`{}`)}); err != nil {
-		t.Fatal(err)
-	}
+	s := &source{revision: 1, docs: map[string]string{"apis/example.com/v1": `{"openapi":"3.0.0"}`, "api/v1": `{}`}}
+	h.AddSource(s)
 	if got := get(h, "/openapi/v3/apis/example.com/v1").Body.String(); got != `{"openapi":"3.0.0"}` {
 		t.Errorf("extra document: %q", got)
 	}
@@ -125,6 +146,15 @@ func TestExtra(t *testing.T) {
 	}
 	if get(h, "/openapi/v3").Header().Get("ETag") == before {
 		t.Error("the index did not change")
+	}
+	s.revision++
+	get(h, "/openapi/v3")
+	if s.asked != 1 {
+		t.Errorf("a document that did not change was asked for %d times", s.asked)
+	}
+	s.revision, s.docs = 3, nil
+	if got := get(h, "/openapi/v3").Header().Get("ETag"); got != before {
+		t.Error("the index is not what it was")
 	}
 }
 

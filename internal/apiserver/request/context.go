@@ -2,8 +2,10 @@ package request
 
 import (
 	"context"
+	"maps"
 	"slices"
 	"sync"
+	"time"
 
 	"k8s.io/apiserver/pkg/authentication/user"
 )
@@ -33,7 +35,27 @@ type Scope struct {
 	InProcess bool
 
 	mu       sync.Mutex
-	warnings []string // guarded by mu
+	warnings []string          // guarded by mu
+	notes    map[string]string // guarded by mu
+}
+
+// Annotate notes something for the audit event of the request; what was noted first under a key stays.
+func (s *Scope) Annotate(key, value string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.notes == nil {
+		s.notes = map[string]string{}
+	}
+	if _, there := s.notes[key]; !there {
+		s.notes[key] = value
+	}
+}
+
+// Annotations returns what was noted so far.
+func (s *Scope) Annotations() map[string]string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return maps.Clone(s.notes)
 }
 
 // WithScope attaches s to ctx.
@@ -45,6 +67,98 @@ func WithScope(ctx context.Context, s *Scope) context.Context {
 func ScopeFrom(ctx context.Context) *Scope {
 	s, _ := ctx.Value(scopeKey{}).(*Scope)
 	return s
+}
+
+// Context is the context of one request: who asks, what the server keeps of it, and until when it must be answered. Most requests are
+// answered without anybody waiting, so the timer is set only when someone asks for Done.
+type Context struct {
+	context.Context
+	scope    *Scope
+	user     user.Info
+	deadline time.Time
+
+	mu     sync.Mutex
+	timed  context.Context    // guarded by mu; the parent with a timer
+	cancel context.CancelFunc // guarded by mu
+	over   bool               // guarded by mu
+}
+
+// NewContext returns a context below parent with a scope. It ends at the deadline, unless that is zero, and with Cancel, which has to be
+// called.
+func NewContext(parent context.Context, s *Scope, deadline time.Time) *Context {
+	if at, ok := parent.Deadline(); ok && (deadline.IsZero() || at.Before(deadline)) {
+		deadline = at
+	}
+	return &Context{Context: parent, scope: s, deadline: deadline}
+}
+
+// SetUser says who asks. It must be called before the context is handed to other goroutines.
+func (c *Context) SetUser(u user.Info) { c.user = u }
+
+// Value returns what the context knows of the request, or what its parent knows.
+func (c *Context) Value(key any) any {
+	switch key.(type) {
+	case scopeKey:
+		return c.scope
+	case userKey:
+		if c.user != nil {
+			return c.user
+		}
+	}
+	c.mu.Lock()
+	timed := c.timed
+	c.mu.Unlock()
+	if timed != nil { // contexts that are made below this one look for it here
+		return timed.Value(key)
+	}
+	return c.Context.Value(key)
+}
+
+// Deadline says when the context ends.
+func (c *Context) Deadline() (time.Time, bool) { return c.deadline, !c.deadline.IsZero() }
+
+// Done returns a channel that is closed when the context ends.
+func (c *Context) Done() <-chan struct{} {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.timed == nil {
+		if c.deadline.IsZero() {
+			c.timed, c.cancel = context.WithCancel(c.Context)
+		} else {
+			c.timed, c.cancel = context.WithDeadline(c.Context, c.deadline)
+		}
+		if c.over {
+			c.cancel()
+		}
+	}
+	return c.timed.Done()
+}
+
+// Err says why the context has ended, nil if it has not.
+func (c *Context) Err() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch {
+	case c.timed != nil:
+		return c.timed.Err()
+	case c.Context.Err() != nil:
+		return c.Context.Err()
+	case !c.deadline.IsZero() && !time.Now().Before(c.deadline):
+		return context.DeadlineExceeded
+	case c.over:
+		return context.Canceled
+	}
+	return nil
+}
+
+// Cancel ends the context.
+func (c *Context) Cancel() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.over = true
+	if c.cancel != nil {
+		c.cancel()
+	}
 }
 
 // InfoFrom returns what the request asks.

@@ -11,7 +11,10 @@ import (
 	"strings"
 
 	"github.com/spf13/pflag"
+	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/apimachinery/pkg/util/validation"
+
+	"github.com/celox/celox/internal/node/pressure"
 )
 
 // DefaultDataDir is where a cluster keeps everything unless told otherwise.
@@ -41,9 +44,19 @@ type Server struct {
 	ClusterDomain string
 	KubeletPort   int
 
+	AuditPolicyFile                                    string
+	AuditLogPath                                       string
+	AuditLogMaxAge, AuditLogMaxBackup, AuditLogMaxSize int
+
 	RegistryMirrors    []string
 	InsecureRegistries []string
 	RuntimeEndpoint    string
+
+	ContainerLogMaxSize  string
+	ContainerLogMaxFiles int
+
+	EvictionHard                              string
+	ImageGCHighThreshold, ImageGCLowThreshold int
 }
 
 // Bind declares the keys as flags of fs, with their defaults.
@@ -66,8 +79,19 @@ func (s *Server) Bind(fs *pflag.FlagSet) {
 	fs.StringVar(&s.ServiceCIDR, "service-cidr", "10.43.0.0/16", "addresses of services")
 	fs.StringVar(&s.ClusterDomain, "cluster-domain", "cluster.local", "DNS domain of the cluster")
 	fs.IntVar(&s.KubeletPort, "kubelet-port", 10250, "port of the node's own API")
+	fs.StringVar(&s.AuditPolicyFile, "audit-policy-file", "", "audit policy (audit.k8s.io/v1) that says which requests are written to the audit log; none is no audit")
+	fs.StringVar(&s.AuditLogPath, "audit-log-path", "", "file that audit events are written to, a line of JSON each; - is the standard output")
+	fs.IntVar(&s.AuditLogMaxAge, "audit-log-maxage", 366, "days that full audit logs are kept; 0 is for ever")
+	fs.IntVar(&s.AuditLogMaxBackup, "audit-log-maxbackup", 100, "full audit logs that are kept; 0 is all")
+	fs.IntVar(&s.AuditLogMaxSize, "audit-log-maxsize", 100, "megabytes at which an audit log is full; 0 is never")
 	fs.StringSliceVar(&s.RegistryMirrors, "registry-mirror", nil, "where to look first for images of a registry, e.g. docker.io=https://mirror.example.com")
 	fs.StringSliceVar(&s.InsecureRegistries, "insecure-registry", nil, "registry hosts that are spoken to without checking certificates")
+	fs.StringVar(&s.ContainerLogMaxSize, "container-log-max-size", "10Mi", "size at which a container's log goes on in a new file, e.g. 10Mi; -1 is never")
+	fs.IntVar(&s.ContainerLogMaxFiles, "container-log-max-files", 5, "files that are kept of a container's log, the one in use included; at least 2")
+	fs.StringVar(&s.EvictionHard, "eviction-hard", "memory.available<100Mi,nodefs.available<10%,nodefs.inodesFree<5%,imagefs.available<15%,imagefs.inodesFree<5%",
+		"what has to be left on the node, else pods are evicted; what isn't named isn't watched")
+	fs.IntVar(&s.ImageGCHighThreshold, "image-gc-high-threshold", 85, "percentage of the images' disk in use at which unused images are removed; 100 is never")
+	fs.IntVar(&s.ImageGCLowThreshold, "image-gc-low-threshold", 80, "percentage of the images' disk in use down to which unused images are removed")
 	fs.StringVar(&s.RuntimeEndpoint, "container-runtime-endpoint", "", "CRI socket to use instead of the embedded runtime, e.g. unix:///run/containerd/containerd.sock")
 }
 
@@ -123,11 +147,34 @@ func (s *Server) Complete() error {
 	if msgs := validation.IsDNS1123Subdomain(s.ClusterDomain); len(msgs) > 0 {
 		bad("cluster-domain", "%q: %s", s.ClusterDomain, strings.Join(msgs, "; "))
 	}
+	if (s.AuditPolicyFile == "") != (s.AuditLogPath == "") {
+		bad("audit-policy-file", "give it together with --audit-log-path")
+	}
+	for key, n := range map[string]int{"audit-log-maxage": s.AuditLogMaxAge, "audit-log-maxbackup": s.AuditLogMaxBackup, "audit-log-maxsize": s.AuditLogMaxSize} {
+		if n < 0 {
+			bad(key, "%d is negative: use 0 or more", n)
+		}
+	}
 	if _, err := s.Level(); err != nil {
 		bad("log-level", "%q: use debug, info, warn or error", s.LogLevel)
 	}
 	if _, err := s.Mirrors(); err != nil {
 		bad("registry-mirror", "%v", err)
+	}
+	if _, err := s.LogMaxBytes(); err != nil {
+		bad("container-log-max-size", "%v", err)
+	}
+	if s.ContainerLogMaxFiles < 2 {
+		bad("container-log-max-files", "%d is too few: use 2 or more", s.ContainerLogMaxFiles)
+	}
+	if _, err := s.Eviction(); err != nil {
+		bad("eviction-hard", "%v", err)
+	}
+	if s.ImageGCHighThreshold < 1 || s.ImageGCHighThreshold > 100 {
+		bad("image-gc-high-threshold", "%d is no percentage: use 1 to 100", s.ImageGCHighThreshold)
+	}
+	if s.ImageGCLowThreshold < 1 || s.ImageGCLowThreshold >= s.ImageGCHighThreshold {
+		bad("image-gc-low-threshold", "%d is not between 1 and --image-gc-high-threshold", s.ImageGCLowThreshold)
 	}
 	if s.WriteKubeconfig == "" {
 		s.WriteKubeconfig = filepath.Join(s.DataDir, "admin.kubeconfig")
@@ -140,6 +187,27 @@ func (s *Server) Level() (slog.Level, error) {
 	var l slog.Level
 	err := l.UnmarshalText([]byte(s.LogLevel))
 	return l, err
+}
+
+// LogMaxBytes is the size at which a container's log is rotated; negative is never.
+func (s *Server) LogMaxBytes() (int64, error) {
+	q, err := resource.ParseQuantity(s.ContainerLogMaxSize)
+	if err != nil {
+		return 0, fmt.Errorf("%q is no size like 10Mi", s.ContainerLogMaxSize)
+	}
+	if q.IsZero() {
+		return 0, fmt.Errorf("%q: use a size like 10Mi, or -1 for no rotation", s.ContainerLogMaxSize)
+	}
+	return q.Value(), nil
+}
+
+// Eviction is what has to be left on the node.
+func (s *Server) Eviction() (pressure.Thresholds, error) {
+	t, err := pressure.Parse(s.EvictionHard)
+	if t == (pressure.Thresholds{}) {
+		t.Off = true // nothing is named
+	}
+	return t, err
 }
 
 // Mirrors are the registry mirrors by the registry's host.

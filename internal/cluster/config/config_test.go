@@ -55,6 +55,9 @@ func TestCompleteNamesTheKey(t *testing.T) {
 	for key, value := range map[string]string{
 		"bind-address": "localhost", "https-port": "0", "node-name": "A_b", "node-ip": "x", "etcd-servers": "localhost", "cluster-cidr": "10.42.0.1/24",
 		"service-cidr": "x", "log-level": "loud", "registry-mirror": "x", "etcd-certfile": "only.crt", "cluster-domain": "-",
+		"audit-policy-file": "policy.yaml", "audit-log-maxage": "-1", "audit-log-maxbackup": "-1", "audit-log-maxsize": "-1",
+		"container-log-max-size": "lots", "container-log-max-files": "1",
+		"eviction-hard": "memory<1", "image-gc-high-threshold": "101", "image-gc-low-threshold": "85",
 	} {
 		s, _, err := flags("--" + key + "=" + value)
 		if err != nil {

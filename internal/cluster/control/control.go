@@ -42,6 +42,9 @@ type pullRequest struct {
 	Auth *images.Auth `json:"auth,omitempty"`
 }
 
+// maxRest is how much of a request is read that nobody asked for.
+const maxRest = 1 << 20
+
 // Handler serves i.
 func Handler(i Images) http.Handler {
 	mux := http.NewServeMux()
@@ -68,6 +71,9 @@ func Handler(i Images) http.Handler {
 			got, err := do(r, func(p images.Progress) { lines <- p })
 			close(lines)
 			<-finished
+			// What an archive has behind its end: while it isn't read the server reads on by itself, and in both directions at once it
+			// would stumble over that when the next request comes.
+			_, _ = io.CopyN(io.Discard, r.Body, maxRest)
 			end := message{Images: got, Done: true}
 			if err != nil {
 				end.Error = err.Error()

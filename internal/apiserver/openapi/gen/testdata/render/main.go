@@ -7,6 +7,7 @@ import (
 	"crypto/sha256"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -54,7 +55,7 @@ func run(dir string) error {
 			Info:                           info,
 			CommonResponses:                map[int]*spec3.Response{401: {ResponseProps: spec3.ResponseProps{Description: "Unauthorized"}}},
 			GetDefinitions:                 definitions.GetOpenAPIDefinitions,
-			GetDefinitionName:              names.get,
+			GetDefinitionName:              names.within(path).get,
 			GetOperationIDAndTagsFromRoute: idAndTags,
 			SecuritySchemes: spec3.SecuritySchemes{"BearerToken": {SecuritySchemeProps: spec3.SecuritySchemeProps{
 				Type: "apiKey", Name: "authorization", In: "header", Description: "Bearer Token authentication",
@@ -139,6 +140,22 @@ func namesOf(s *runtime.Scheme) names {
 		}
 	}
 	return n
+}
+
+// within narrows the kinds that every group has to those of one document's group version, and the core group's: a document must not
+// change because another group does.
+func (n names) within(path string) names {
+	const metaPackage = "io.k8s.apimachinery.pkg.apis.meta.v1."
+	group, version, _ := strings.Cut(strings.TrimPrefix(path, "apis/"), "/")
+	out := maps.Clone(n)
+	for _, name := range []string{metaPackage + "DeleteOptions", metaPackage + "WatchEvent"} {
+		out[name] = slices.DeleteFunc(slices.Clone(n[name]), func(k any) bool {
+			gvk, ok := k.(map[string]any)
+			core := ok && gvk["group"] == "" && gvk["version"] == "v1"
+			return !core && (!ok || gvk["group"] != group || gvk["version"] != version)
+		})
+	}
+	return out
 }
 
 func (n names) get(name string) (string, spec.Extensions) {

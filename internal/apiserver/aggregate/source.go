@@ -1,0 +1,81 @@
+package aggregate
+
+import (
+	"cmp"
+	"maps"
+	"slices"
+
+	"k8s.io/apimachinery/pkg/version"
+
+	"github.com/celox/celox/internal/apiserver/discovery"
+)
+
+// Revision implements the sources of discovery and OpenAPI.
+func (a *Aggregator) Revision() uint64 { return a.revision.Load() }
+
+// Groups implements discovery.Source.
+func (a *Aggregator) Groups() []string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return slices.Collect(maps.Keys(a.groups))
+}
+
+// GroupRevision implements discovery.Source.
+func (a *Aggregator) GroupRevision(name string) uint64 {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.groups[name]
+}
+
+// Group implements discovery.Source: the versions of a group that other servers have, and what they last said of their resources.
+func (a *Aggregator) Group(name string) discovery.Group {
+	a.mu.Lock()
+	var all []*backend
+	for _, b := range a.backends {
+		if b.spec.Group == name {
+			all = append(all, b)
+		}
+	}
+	a.mu.Unlock()
+	slices.SortFunc(all, func(x, y *backend) int {
+		return cmp.Or(-cmp.Compare(x.spec.VersionPriority, y.spec.VersionPriority), -version.CompareKubeAwareVersionStrings(x.gv.Version, y.gv.Version))
+	})
+	g := discovery.Group{Name: name}
+	for _, b := range all {
+		g.Priority = max(g.Priority, b.spec.GroupPriorityMinimum)
+		v := discovery.Version{Version: b.gv.Version, Stale: !b.available.Load()}
+		if f := b.found.Load(); f != nil {
+			v.Resources = f.resources
+		}
+		g.Versions = append(g.Versions, v)
+	}
+	return g
+}
+
+// Documents implements openapi.Source: the names of the documents that other servers have.
+func (a *Aggregator) Documents() map[string]uint64 {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	out := map[string]uint64{}
+	for _, b := range a.backends {
+		if f := b.found.Load(); f != nil && f.openAPI != nil {
+			out["apis/"+b.gv.String()] = a.groups[b.gv.Group]
+		}
+	}
+	return out
+}
+
+// Document implements openapi.Source.
+func (a *Aggregator) Document(name string) ([]byte, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, b := range a.backends {
+		if f := b.found.Load(); f != nil && "apis/"+b.gv.String() == name {
+			return f.openAPI, nil
+		}
+	}
+	return nil, nil
+}
+
+// HasGroup says whether another server has a version of the group.
+func (a *Aggregator) HasGroup(name string) bool { return a.GroupRevision(name) != 0 }

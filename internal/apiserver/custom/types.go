@@ -1,0 +1,153 @@
+package custom
+
+import (
+	"fmt"
+
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/managedfields"
+	"k8s.io/kube-openapi/pkg/validation/spec"
+	"sigs.k8s.io/structured-merge-diff/v6/typed"
+)
+
+// mergeTypes is how the library of server-side apply sees the objects of a definition, in all its versions.
+type mergeTypes struct {
+	converter managedfields.TypeConverter
+	err       error
+}
+
+// TypeConverter returns how the library of server-side apply sees the objects. The types are made when they are first needed.
+func (d *Definition) TypeConverter() (managedfields.TypeConverter, error) {
+	d.typesOnce.Do(func() {
+		t := &mergeTypes{}
+		models := map[string]*spec.Schema{objectMetaModel: objectMetaSchema()}
+		for _, v := range d.versions {
+			s, err := v.model()
+			if err != nil {
+				t.err = err
+				break
+			}
+			models[v.gvk.Group+"."+v.gvk.Version+"."+v.gvk.Kind] = s
+		}
+		if t.err == nil {
+			var inner managedfields.TypeConverter
+			if inner, t.err = managedfields.NewTypeConverter(models, d.crd.Spec.PreserveUnknownFields); t.err == nil {
+				t.converter = objectTypes{inner}
+			}
+		}
+		d.types = t
+	})
+	return d.types.converter, d.types.err
+}
+
+// objectTypes lets Objects stand where the library wants maps.
+type objectTypes struct{ inner managedfields.TypeConverter }
+
+func (t objectTypes) ObjectToTyped(obj runtime.Object, o ...typed.ValidationOptions) (*typed.TypedValue, error) {
+	if c, ok := obj.(*Object); ok {
+		m, err := c.Content()
+		if err != nil {
+			return nil, err
+		}
+		obj = &unstructured.Unstructured{Object: m}
+	}
+	return t.inner.ObjectToTyped(obj, o...)
+}
+
+func (t objectTypes) TypedToObject(v *typed.TypedValue) (runtime.Object, error) {
+	obj, err := t.inner.TypedToObject(v)
+	if err != nil {
+		return nil, err
+	}
+	u, ok := obj.(*unstructured.Unstructured)
+	if !ok {
+		return nil, fmt.Errorf("merging made a %T", obj)
+	}
+	// The library shares values with what it merged: whoever changes the result would change them.
+	m, ok := copyValue(u.Object).(map[string]any)
+	if !ok {
+		return nil, fmt.Errorf("merging made nothing")
+	}
+	return fromContent(m, false)
+}
+
+const objectMetaModel = "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta"
+
+const gvkExtension = "x-kubernetes-group-version-kind"
+
+// model is the version's schema for merging, with its apiVersion, kind and metadata.
+func (v *Version) model() (*spec.Schema, error) {
+	s, err := v.schema()
+	if err != nil {
+		return nil, err
+	}
+	out := &spec.Schema{SchemaProps: spec.SchemaProps{Type: []string{"object"}}}
+	if s != nil && !v.preserves() {
+		out = s.Unfold().ToKubeOpenAPI()
+		embed(out, false)
+	} else {
+		out.AddExtension("x-kubernetes-preserve-unknown-fields", true)
+	}
+	addMeta(out)
+	out.AddExtension(gvkExtension, []any{map[string]any{"group": v.gvk.Group, "version": v.gvk.Version, "kind": v.gvk.Kind}})
+	return out, nil
+}
+
+// addMeta gives a schema what every object has.
+func addMeta(s *spec.Schema) {
+	if s.Properties == nil {
+		s.Properties = map[string]spec.Schema{}
+	}
+	s.Properties["apiVersion"] = *spec.StringProperty()
+	s.Properties["kind"] = *spec.StringProperty()
+	s.Properties["metadata"] = *spec.RefSchema("#/components/schemas/" + objectMetaModel)
+}
+
+// embed completes the schemas of embedded objects below s.
+func embed(s *spec.Schema, here bool) {
+	if s == nil {
+		return
+	}
+	if is, ok := s.Extensions.GetBool("x-kubernetes-embedded-resource"); here && ok && is {
+		addMeta(s)
+	}
+	for name, p := range s.Properties {
+		if p.Ref.String() != "" {
+			continue
+		}
+		embed(&p, true)
+		s.Properties[name] = p
+	}
+	if s.Items != nil {
+		embed(s.Items.Schema, true)
+	}
+	if s.AdditionalProperties != nil {
+		embed(s.AdditionalProperties.Schema, true)
+	}
+}
+
+// objectMetaSchema is what merging has to know of metadata: which parts are lists by key, sets, or one thing.
+func objectMetaSchema() *spec.Schema {
+	text, number := *spec.StringProperty(), *spec.Int64Property()
+	strings := *spec.MapProperty(spec.StringProperty())
+	owner := spec.Schema{SchemaProps: spec.SchemaProps{Type: []string{"object"}, Properties: map[string]spec.Schema{
+		"apiVersion": text, "kind": text, "name": text, "uid": text, "controller": *spec.BoolProperty(), "blockOwnerDeletion": *spec.BoolProperty(),
+	}}}
+	owner.AddExtension("x-kubernetes-map-type", "atomic")
+	owners := *spec.ArrayProperty(&owner)
+	owners.AddExtension("x-kubernetes-list-type", "map")
+	owners.AddExtension("x-kubernetes-list-map-keys", []any{"uid"})
+	finalizers := *spec.ArrayProperty(spec.StringProperty())
+	finalizers.AddExtension("x-kubernetes-list-type", "set")
+	fields := spec.Schema{SchemaProps: spec.SchemaProps{Type: []string{"object"}}}
+	entry := spec.Schema{SchemaProps: spec.SchemaProps{Type: []string{"object"}, Properties: map[string]spec.Schema{
+		"apiVersion": text, "fieldsType": text, "fieldsV1": fields, "manager": text, "operation": text, "subresource": text, "time": text,
+	}}}
+	managed := *spec.ArrayProperty(&entry)
+	managed.AddExtension("x-kubernetes-list-type", "atomic")
+	return &spec.Schema{SchemaProps: spec.SchemaProps{Type: []string{"object"}, Properties: map[string]spec.Schema{
+		"name": text, "generateName": text, "namespace": text, "selfLink": text, "uid": text, "resourceVersion": text,
+		"generation": number, "creationTimestamp": text, "deletionTimestamp": text, "deletionGracePeriodSeconds": number,
+		"labels": strings, "annotations": strings, "ownerReferences": owners, "finalizers": finalizers, "managedFields": managed,
+	}}}
+}

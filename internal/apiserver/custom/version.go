@@ -1,0 +1,178 @@
+package custom
+
+import (
+	"fmt"
+	"sync"
+
+	"k8s.io/apiextensions-apiserver/pkg/apis/apiextensions"
+	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
+	structuralschema "k8s.io/apiextensions-apiserver/pkg/apiserver/schema"
+	"k8s.io/apiextensions-apiserver/pkg/apiserver/schema/cel"
+	"k8s.io/apiextensions-apiserver/pkg/apiserver/schema/defaulting"
+	"k8s.io/apiextensions-apiserver/pkg/apiserver/schema/objectmeta"
+	"k8s.io/apiextensions-apiserver/pkg/apiserver/schema/pruning"
+	"k8s.io/apiextensions-apiserver/pkg/apiserver/validation"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	apimachineryversion "k8s.io/apimachinery/pkg/version"
+	celconfig "k8s.io/apiserver/pkg/apis/cel"
+	kjson "sigs.k8s.io/json"
+)
+
+// Version is one version of a custom resource.
+type Version struct {
+	def  *Definition
+	spec *apiextensionsv1.CustomResourceDefinitionVersion
+	gvk  schema.GroupVersionKind
+
+	schemaOnce sync.Once
+	structural *structuralschema.Structural   // set by schemaOnce; nil without a schema
+	internal   *apiextensions.JSONSchemaProps // set by schemaOnce
+	schemaErr  error                          // set by schemaOnce
+
+	checkOnce sync.Once
+	whole     validation.SchemaValidator // set by checkOnce
+	status    validation.SchemaValidator // set by checkOnce; nil without a schema of the status
+	checkErr  error                      // set by checkOnce
+
+	v2Once sync.Once
+	v2     []byte // the schemas of the kind and its list as OpenAPI v2 has them; set by v2Once
+	v2Err  error  // set by v2Once
+
+	rulesOnce sync.Once
+	rules     *cel.Validator // set by rulesOnce; nil without rules
+}
+
+// Kind returns the group, version and kind of the version's objects.
+func (v *Version) Kind() schema.GroupVersionKind { return v.gvk }
+
+// Name returns the version's name.
+func (v *Version) Name() string { return v.spec.Name }
+
+// hasStatus says whether the status has a door of its own.
+func (v *Version) hasStatus() bool {
+	return v.spec.Subresources != nil && v.spec.Subresources.Status != nil
+}
+
+// Scale returns where objects keep what their Scale shows, nil if they have none.
+func (v *Version) Scale() *apiextensionsv1.CustomResourceSubresourceScale {
+	if v.spec.Subresources == nil {
+		return nil
+	}
+	return v.spec.Subresources.Scale
+}
+
+func (v *Version) preserves() bool { return v.def.crd.Spec.PreserveUnknownFields }
+
+// schema compiles the structural schema; nil if the version has none.
+func (v *Version) schema() (*structuralschema.Structural, error) {
+	v.schemaOnce.Do(func() {
+		if v.spec.Schema == nil || v.spec.Schema.OpenAPIV3Schema == nil {
+			return
+		}
+		internal := &apiextensions.CustomResourceValidation{}
+		if err := apiextensionsv1.Convert_v1_CustomResourceValidation_To_apiextensions_CustomResourceValidation(v.spec.Schema, internal, nil); err != nil {
+			v.schemaErr = fmt.Errorf("failed converting CRD validation to internal version: %w", err)
+			return
+		}
+		v.internal = internal.OpenAPIV3Schema
+		s, err := structuralschema.NewStructural(internal.OpenAPIV3Schema)
+		if err != nil && !v.preserves() {
+			v.schemaErr = errNoSchema
+			return
+		}
+		if err == nil && !v.preserves() {
+			s = s.DeepCopy() // it shares defaults with the definition
+			if err := defaulting.PruneDefaults(s); err != nil {
+				v.schemaErr = errNoSchema
+				return
+			}
+		}
+		v.structural = s
+	})
+	return v.structural, v.schemaErr
+}
+
+// validators compiles the validators of whole objects and of their status.
+func (v *Version) validators() error {
+	v.checkOnce.Do(func() {
+		if _, v.checkErr = v.schema(); v.checkErr != nil {
+			return
+		}
+		if v.whole, _, v.checkErr = validation.NewSchemaValidator(v.internal); v.checkErr != nil {
+			return
+		}
+		if !v.hasStatus() || v.internal == nil {
+			return
+		}
+		if s, ok := v.internal.Properties["status"]; ok {
+			v.status, _, v.checkErr = validation.NewSchemaValidator(&s)
+		}
+	})
+	return v.checkErr
+}
+
+// ruleValidator compiles the CEL rules; nil if there are none.
+func (v *Version) ruleValidator() *cel.Validator {
+	v.rulesOnce.Do(func() {
+		if s, err := v.schema(); err == nil && s != nil {
+			v.rules = cel.NewValidator(s, true, celconfig.PerCallLimit)
+		}
+	})
+	return v.rules
+}
+
+// coercion says how an object is made to fit its schema.
+type coercion struct {
+	drop  bool // metadata of embedded objects that can't be read is dropped
+	track bool // the paths of unknown fields are collected
+}
+
+// coerce drops what the schema does not know, nulls that it does not allow, and bad metadata of embedded objects. It returns the
+// paths of what was unknown, if they are wanted.
+func (v *Version) coerce(o *Object, c coercion) (unknown []string, err error) {
+	s, err := v.schema()
+	if err != nil {
+		return nil, err
+	}
+	if o.Fields == nil {
+		o.Fields = map[string]any{}
+	}
+	if !v.preserves() {
+		unknown = pruning.PruneWithOptions(o.Fields, s, true, structuralschema.UnknownFieldPathOptions{TrackUnknownFieldPaths: c.track})
+		defaulting.PruneNonNullableNullsWithoutDefaults(o.Fields, s)
+	}
+	ferr, more := objectmeta.CoerceWithOptions(nil, o.Fields, s, false, objectmeta.CoerceOptions{DropInvalidFields: c.drop, ReturnUnknownFieldPaths: c.track})
+	if ferr != nil {
+		return nil, ferr
+	}
+	return append(unknown, more...), nil
+}
+
+// Default fills in the schema's defaults.
+func (v *Version) Default(o *Object) error {
+	s, err := v.schema()
+	if err != nil {
+		return err
+	}
+	if o.Fields == nil {
+		o.Fields = map[string]any{}
+	}
+	defaulting.Default(o.Fields, s)
+	return nil
+}
+
+func decodeStored(data []byte) (*Object, error) {
+	var m map[string]any
+	if err := kjson.UnmarshalCaseSensitivePreserveInts(data, &m); err != nil {
+		return nil, err
+	}
+	if m == nil {
+		return nil, fmt.Errorf("stored as null")
+	}
+	return fromContent(m, true)
+}
+
+// compareVersions orders versions as Kubernetes does: v2 > v1 > v2beta1 > v1beta1 > v1alpha1.
+func compareVersions(a, b string) int {
+	return apimachineryversion.CompareKubeAwareVersionStrings(a, b)
+}

@@ -1,0 +1,166 @@
+package apiserver
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/celox/celox/internal/api/catalogue"
+	"github.com/celox/celox/internal/store"
+	"github.com/celox/celox/internal/store/kv/memory"
+)
+
+const (
+	thingsPath = "/apis/test.example.com/v1/namespaces/default/things"
+	testThing  = `{"apiVersion":"test.example.com/v1","kind":"Thing","metadata":{"name":%q},"spec":{"small":%q}}`
+)
+
+// customServer is a server that serves things.
+func customServer(t *testing.T) *Server {
+	t.Helper()
+	s := newServer(t)
+	runCustoms(t, s)
+	want(t, s.Handler(), 201, "POST", benchDefinitions, definitionJSON("things", "Thing", "test.example.com", ""))
+	awaitCustom(t, s, "things", "test.example.com", true)
+	return s
+}
+
+func TestCustomObjects(t *testing.T) {
+	s := customServer(t)
+	h := s.Handler()
+	made := want(t, h, 201, "POST", thingsPath, fmt.Sprintf(testThing, "a", "1"))
+	if at(made, "metadata", "generation") != 1.0 || at(made, "metadata", "managedFields", 0, "manager") != "tester" {
+		t.Errorf("made %v", made)
+	}
+	list := want(t, h, 200, "GET", thingsPath, "")
+	if list["kind"] != "ThingList" || at(list, "metadata", "continue") != "" || at(list, "items", 0, "kind") != "Thing" {
+		t.Errorf("list %v", list)
+	}
+	changed := want(t, h, 200, "PATCH", thingsPath+"/a", `{"spec":{"small":"2","unknown":1}}`, "Content-Type", "application/merge-patch+json")
+	if at(changed, "spec", "small") != "2" || at(changed, "spec", "unknown") != nil || at(changed, "metadata", "generation") != 2.0 {
+		t.Errorf("changed %v", changed)
+	}
+	refused := want(t, h, 422, "PATCH", thingsPath+"/a", `{"spec":{"small":3}}`, "Content-Type", "application/merge-patch+json")
+	if refused["message"] != `Thing.test.example.com "a" is invalid: spec.small: Invalid value: "integer": spec.small in body must be of type string: "integer"` {
+		t.Errorf("refused with %v", refused["message"])
+	}
+	want(t, h, 415, "PATCH", thingsPath+"/a", `{}`, "Content-Type", "application/strategic-merge-patch+json")
+	applied := want(t, h, 201, "PATCH", thingsPath+"/b?fieldManager=m", fmt.Sprintf(testThing, "b", "1"), "Content-Type", "application/apply-patch+yaml")
+	if at(applied, "metadata", "managedFields", 0, "operation") != "Apply" {
+		t.Errorf("applied %v", applied)
+	}
+	if w := call(t, h, "GET", thingsPath+"/a", "", "Accept", "application/vnd.kubernetes.protobuf"); w.Code != 406 {
+		t.Errorf("as protobuf: %d", w.Code)
+	}
+	if got := want(t, h, 200, "GET", thingsPath+"/a", "", "Accept", "application/vnd.kubernetes.protobuf, application/json"); got["kind"] != "Thing" {
+		t.Errorf("got %v", got)
+	}
+	want(t, h, 200, "DELETE", thingsPath+"/a", "")
+	want(t, h, 404, "GET", thingsPath+"/a", "")
+	if w := call(t, h, "GET", "/apis/test.example.com/v2/namespaces/default/things", ""); w.Code != 404 || w.Body.String() != "404 page not found\n" {
+		t.Errorf("an unknown version: %d %s", w.Code, w.Body)
+	}
+}
+
+// TestDefinitionChanges: a changed schema counts for the objects that there are, and their watches end.
+func TestDefinitionChanges(t *testing.T) {
+	s := customServer(t)
+	h := s.Handler()
+	want(t, h, 201, "POST", thingsPath, fmt.Sprintf(testThing, "a", "1"))
+	patch := `[{"op":"add","path":"/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties/later","value":{"type":"string","default":"now"}}]`
+	watched := make(chan string, 1)
+	go func() {
+		w := call(t, h, "GET", thingsPath+"?watch=true&timeoutSeconds=30", "")
+		watched <- w.Body.String()
+	}()
+	time.Sleep(50 * time.Millisecond) // let the watch begin
+	want(t, h, 200, "PATCH", benchDefinitions+"/things.test.example.com", patch, "Content-Type", "application/json-patch+json")
+	var got any
+	for range 200 {
+		if got = at(want(t, h, 200, "GET", thingsPath+"/a", ""), "spec", "later"); got == "now" {
+			break
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	if got != "now" {
+		t.Errorf("a new default shows as %v", got)
+	}
+	if body := <-watched; !strings.Contains(body, `"ADDED"`) || strings.Contains(body, `"ERROR"`) {
+		t.Errorf("the watch showed %s", body)
+	}
+}
+
+// TestDefinitionDeletion: the objects go first, those with finalizers when they may.
+func TestDefinitionDeletion(t *testing.T) {
+	s := customServer(t)
+	h := s.Handler()
+	want(t, h, 201, "POST", thingsPath, fmt.Sprintf(testThing, "a", "1"))
+	want(t, h, 201, "POST", thingsPath, `{"apiVersion":"test.example.com/v1","kind":"Thing","metadata":{"name":"b","finalizers":["example.com/f"]}}`)
+	definition := benchDefinitions + "/things.test.example.com"
+	if got := want(t, h, 200, "DELETE", definition, ""); at(got, "metadata", "finalizers", 0) != "customresourcecleanup.apiextensions.k8s.io" {
+		t.Errorf("deleted %v", got)
+	}
+	want(t, h, 403, "POST", thingsPath, fmt.Sprintf(testThing, "c", "1"))
+	for range 400 {
+		if call(t, h, "GET", thingsPath+"/a", "").Code == 404 {
+			break
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	want(t, h, 404, "GET", thingsPath+"/a", "")
+	want(t, h, 200, "GET", definition, "")
+	want(t, h, 200, "PATCH", thingsPath+"/b", `{"metadata":{"finalizers":null}}`, "Content-Type", "application/merge-patch+json")
+	awaitCustom(t, s, "things", "test.example.com", false)
+	want(t, h, 404, "GET", definition, "")
+}
+
+// TestCustomRestart: what was stored is served again by the next server.
+func TestCustomRestart(t *testing.T) {
+	engine := memory.New()
+	defer func() {
+		if err := engine.Close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	start := func(f func(t *testing.T, s *Server)) {
+		cat, err := catalogue.New()
+		if err != nil {
+			t.Fatal(err)
+		}
+		st, err := store.New(t.Context(), engine, store.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := Register(st, cat); err != nil {
+			t.Fatal(err)
+		}
+		if err := st.Start(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		s, err := New(Config{Store: st, Catalogue: cat, Authenticator: anybody{}, Authorizer: admins{}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Run("run", func(t *testing.T) {
+			runCustoms(t, s)
+			f(t, s)
+		})
+		if err := st.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	start(func(t *testing.T, s *Server) {
+		want(t, s.Handler(), 201, "POST", benchDefinitions, definitionJSON("things", "Thing", "test.example.com", ""))
+		awaitCustom(t, s, "things", "test.example.com", true)
+		want(t, s.Handler(), 201, "POST", thingsPath, fmt.Sprintf(testThing, "a", "1"))
+	})
+	start(func(t *testing.T, s *Server) {
+		if got := want(t, s.Handler(), 200, "GET", thingsPath+"/a", ""); at(got, "spec", "small") != "1" {
+			t.Errorf("got %v", got)
+		}
+		if len(s.Customs().Namespaced()) != 1 {
+			t.Error("the resource is not among those that have objects")
+		}
+	})
+}

@@ -1,0 +1,94 @@
+package negotiate
+
+import (
+	"errors"
+	"fmt"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	kjson "sigs.k8s.io/json"
+	"sigs.k8s.io/yaml"
+)
+
+// Untyped reads a body as JSON values, for kinds without a Go type. It checks what every body must have: a kind, and the apiVersion
+// of the path. Strict are the fields that come twice.
+func Untyped(data []byte, media string, t Target, strictly bool) (m map[string]any, strict []error, err error) {
+	original := data
+	switch media {
+	case JSON:
+	case YAML:
+		if data, err = yaml.YAMLToJSON(original); err != nil {
+			return nil, nil, unrecognized(t, trimYAML(err), original)
+		}
+	default:
+		return nil, nil, UnsupportedBody()
+	}
+	switch {
+	case !strictly:
+		err = kjson.UnmarshalCaseSensitivePreserveInts(data, &m)
+	case media == YAML:
+		if _, twice := yaml.YAMLToJSONStrict(original); twice != nil {
+			strict = append(strict, trimYAML(twice))
+		}
+		err = kjson.UnmarshalCaseSensitivePreserveInts(data, &m)
+	default:
+		strict, err = kjson.UnmarshalStrict(data, &m)
+	}
+	meta, ok := typeOf(m)
+	if err != nil || !ok {
+		// Say what is wrong in the order in which upstream looks.
+		var kindErr error
+		if meta, kindErr = interpret(data); kindErr != nil {
+			return nil, nil, unrecognized(t, fmt.Errorf("couldn't get version/kind; json parse error: %w", kindErr), original)
+		}
+	}
+	switch {
+	case err != nil && meta.Kind == "":
+		return nil, nil, unrecognized(t, err, original)
+	case err != nil:
+		return nil, nil, cannotHandle(fill(meta, t.Kind), t.Kind.Kind, err)
+	case meta.Kind == "":
+		return nil, nil, unrecognized(t, runtime.NewMissingKindErr(string(original)), original)
+	}
+	return m, strict, CheckVersion(meta.APIVersion, t.Kind.GroupVersion())
+}
+
+// typeOf reads apiVersion and kind; not ok if they are not both texts.
+func typeOf(m map[string]any) (metav1.TypeMeta, bool) {
+	version, ok := m["apiVersion"].(string)
+	kind, ok2 := m["kind"].(string)
+	return metav1.TypeMeta{APIVersion: version, Kind: kind}, ok && ok2
+}
+
+// CheckVersion refuses a body that says another apiVersion than the path.
+func CheckVersion(apiVersion string, want schema.GroupVersion) error {
+	if apiVersion != want.String() {
+		return apierrors.NewBadRequest(fmt.Sprintf("the API version in the data (%s) does not match the expected API version (%s)", apiVersion, want))
+	}
+	return nil
+}
+
+// CannotHandle says what is wrong with a body of the kind t.
+func CannotHandle(t Target, err error) error { return cannotHandle(t.Kind, t.Kind.Kind, err) }
+
+// Complain turns the complaints of strict decoding into warnings, or with Strict into an error.
+func Complain(t Target, v Validation, strict []error) ([]string, error) {
+	switch {
+	case len(strict) == 0 || !v.Strictly():
+		return nil, nil
+	case v == metav1.FieldValidationStrict:
+		return nil, cannotHandle(t.Kind, t.Kind.Kind, runtime.NewStrictDecodingError(strict))
+	}
+	return StrictWarnings(strict), nil
+}
+
+// UnknownFields makes complaints about the paths of unknown fields.
+func UnknownFields(paths []string) []error {
+	out := make([]error, len(paths))
+	for i, p := range paths {
+		out[i] = errors.New(`unknown field "` + p + `"`)
+	}
+	return out
+}
