@@ -3,13 +3,14 @@ SHELL := /bin/bash
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 GO ?= go
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
-RUNTIME_BIN := internal/runtime/bundle/bin/celox-runtime
+RUNTIME_BIN := bin/celox-runtime
+BUNDLE := internal/runtime/bundle/bin
 # The built-in kubectl says which version it is from variables that only the linker can set.
 KUBERNETES := $(shell sed -n 's/^\tKubernetes *= "\(.*\)"$$/\1/p' internal/cluster/version/version.go)
 KUBECTL_LDFLAGS := $(foreach v,gitVersion=$(KUBERNETES)+celox gitMajor=$(word 1,$(subst ., ,$(KUBERNETES:v%=%))) gitMinor=$(word 2,$(subst ., ,$(KUBERNETES))) gitCommit=$(VERSION) gitTreeState=clean,-X k8s.io/component-base/version.$(v))
 LDFLAGS := -s -w -X github.com/celox/celox/internal/cluster/version.Build=$(VERSION) $(KUBECTL_LDFLAGS)
 
-.PHONY: help deps build runtime run test test-vm lint unit ecosystem e2e bench generate clean
+.PHONY: help deps build runtime run test test-vm lint unit ecosystem e2e skew bench generate clean
 
 help: ## this list
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -20,6 +21,7 @@ deps: ## Debian packages that building and testing need (as root; does nothing w
 runtime: deps ## the small binary that holds the containers, embedded in celox
 	@echo "[1/2] building celox-runtime (static, with seccomp)"
 	@CGO_ENABLED=1 $(GO) build -trimpath -tags 'netgo osusergo seccomp' -ldflags '-s -w -extldflags -static' -o $(RUNTIME_BIN) ./cmd/celox-runtime
+	@$(GO) run ./internal/runtime/bundle/pack $(RUNTIME_BIN) $(BUNDLE)
 
 build: runtime ## bin/celox, one file that holds everything
 	@echo "[2/2] building celox (the first build compiles the Kubernetes libraries and takes minutes)"
@@ -43,7 +45,10 @@ ecosystem: ## what others build on Kubernetes, to test against: an operator and 
 e2e: build ecosystem ## the built binary from outside, on real containers
 	@CELOX_BIN=$(CURDIR)/bin/celox $(GO) test -count=1 -timeout 25m ./test/e2e/...
 
-test: build lint unit e2e ## everything
+skew: build ## the tests that any kubectl has to pass, with that of every minor version from 1.30 on (built first: minutes)
+	@list=$$(./scripts/kubectls.sh bin/kubectls | paste -sd:) && CELOX_BIN=$(CURDIR)/bin/celox CELOX_E2E_KUBECTL=$$list $(GO) test -count=1 -timeout 25m -v -run '^TestOtherKubectls$$' ./test/e2e
+
+test: build lint unit e2e test-vm ## everything
 
 test-vm: build ## the built binary on cgroup v2, in a virtual machine
 	@./scripts/deps.sh vm
@@ -53,8 +58,8 @@ test-vm: build ## the built binary on cgroup v2, in a virtual machine
 bench: build ## the figures of docs/benchmarks.md
 	@CELOX_BIN=$(CURDIR)/bin/celox $(GO) run ./test/bench
 
-generate: ## files that are made from others (the OpenAPI documents)
+generate: ## files that are made from others (the OpenAPI documents, docs/api.md)
 	@$(GO) generate ./...
 
 clean: ## what the build made
-	@rm -rf bin $(RUNTIME_BIN)
+	@rm -rf bin $(BUNDLE)/celox-runtime*

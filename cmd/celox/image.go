@@ -14,7 +14,6 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/term"
 	"k8s.io/apimachinery/pkg/util/duration"
 
 	"github.com/celox/celox/internal/cluster"
@@ -83,7 +82,8 @@ func withImages(cmd *cobra.Command, do func(ctx context.Context, i control.Image
 }
 
 func newImageImport() *cobra.Command {
-	return &cobra.Command{
+	var output outputFormat
+	cmd := &cobra.Command{
 		Use:   "import FILE|-",
 		Short: "Import images from a docker archive or an OCI layout in a tar file",
 		Example: `  celox image import app.tar
@@ -100,11 +100,14 @@ func newImageImport() *cobra.Command {
 				in = f
 			}
 			return withImages(cmd, func(ctx context.Context, i control.Images) error {
-				p := newProgress(cmd.ErrOrStderr())
+				p := newProgress(cmd.ErrOrStderr(), output.json)
 				got, err := i.Import(ctx, in, p.show)
-				p.end()
+				p.end(err == nil)
 				if err != nil {
 					return err
+				}
+				if output.json {
+					return writeJSON(cmd.OutOrStdout(), got)
 				}
 				for _, img := range got {
 					for _, tag := range append(img.RepoTags, untagged(img)...) {
@@ -115,6 +118,8 @@ func newImageImport() *cobra.Command {
 			})
 		},
 	}
+	output.bind(cmd)
+	return cmd
 }
 
 func untagged(img images.Image) []string {
@@ -125,10 +130,15 @@ func untagged(img images.Image) []string {
 }
 
 func newImagePull() *cobra.Command {
-	var login string
+	var (
+		login  string
+		output outputFormat
+	)
 	cmd := &cobra.Command{
-		Use:     "pull REF",
-		Short:   "Pull an image from a registry",
+		Use:   "pull REF",
+		Short: "Pull an image from a registry",
+		Long: `Pull an image from a registry. On a terminal a bar shows how much of its layers is there; elsewhere each layer is a line on standard error
+when it is complete, and with -o json nothing but the image is printed.`,
 		Example: "  celox image pull nginx\n  celox image pull --login user:password registry.example.com/app:1",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -141,11 +151,14 @@ func newImagePull() *cobra.Command {
 				auth = &images.Auth{Username: u, Password: p}
 			}
 			return withImages(cmd, func(ctx context.Context, i control.Images) error {
-				p := newProgress(cmd.ErrOrStderr())
+				p := newProgress(cmd.ErrOrStderr(), output.json)
 				img, err := i.Pull(ctx, args[0], auth, p.show)
-				p.end()
+				p.end(err == nil)
 				if err != nil {
 					return err
+				}
+				if output.json {
+					return writeJSON(cmd.OutOrStdout(), img)
 				}
 				_, err = fmt.Fprintf(cmd.OutOrStdout(), "pulled %s (%s)\n", args[0], img.ID)
 				return err
@@ -153,11 +166,12 @@ func newImagePull() *cobra.Command {
 		},
 	}
 	cmd.Flags().StringVar(&login, "login", "", "USER:PASSWORD for the registry")
+	output.bind(cmd)
 	return cmd
 }
 
 func newImageList() *cobra.Command {
-	var output string
+	var output outputFormat
 	cmd := &cobra.Command{
 		Use:     "list",
 		Aliases: []string{"ls"},
@@ -170,27 +184,53 @@ func newImageList() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				switch output {
-				case "json":
-					enc := json.NewEncoder(cmd.OutOrStdout())
-					enc.SetIndent("", "  ")
-					return enc.Encode(list)
-				case "":
-					w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 3, ' ', 0)
-					_, _ = fmt.Fprintln(w, "IMAGE\tID\tSIZE\tAGE")
-					for _, img := range list {
-						for _, tag := range append(img.RepoTags, untagged(img)...) {
-							_, _ = fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", tag, shortID(img.ID), size(img.Size), duration.HumanDuration(time.Since(img.Pulled)))
-						}
-					}
-					return w.Flush()
+				if output.json {
+					return writeJSON(cmd.OutOrStdout(), append([]images.Image{}, list...)) // never null
 				}
-				return fmt.Errorf("-o %q: only json is known", output)
+				w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 3, ' ', 0)
+				_, _ = fmt.Fprintln(w, "IMAGE\tID\tSIZE\tAGE")
+				for _, img := range list {
+					for _, tag := range append(img.RepoTags, untagged(img)...) {
+						_, _ = fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", tag, shortID(img.ID), size(img.Size), duration.HumanDuration(time.Since(img.Pulled)))
+					}
+				}
+				return w.Flush()
 			})
 		},
 	}
-	cmd.Flags().StringVarP(&output, "output", "o", "", "json for a machine")
+	output.bind(cmd)
 	return cmd
+}
+
+// outputFormat is the flag -o.
+type outputFormat struct{ json bool }
+
+func (o *outputFormat) bind(cmd *cobra.Command) {
+	cmd.Flags().VarP(o, "output", "o", "json for a machine")
+}
+
+// Set implements pflag.Value.
+func (o *outputFormat) Set(s string) error {
+	if o.json = s == "json"; !o.json && s != "" {
+		return errors.New("only json is known")
+	}
+	return nil
+}
+
+// Type implements pflag.Value.
+func (o *outputFormat) Type() string { return "string" }
+
+func (o *outputFormat) String() string {
+	if o.json {
+		return "json"
+	}
+	return ""
+}
+
+func writeJSON(w io.Writer, what any) error {
+	enc := json.NewEncoder(w)
+	enc.SetIndent("", "  ")
+	return enc.Encode(what)
 }
 
 func newImageRemove() *cobra.Command {
@@ -242,7 +282,8 @@ func removed(ctx context.Context, i control.Images, ref string) (bool, error) {
 }
 
 func newImagePrune() *cobra.Command {
-	return &cobra.Command{
+	var output outputFormat
+	cmd := &cobra.Command{
 		Use:     "prune",
 		Short:   "Remove the images that no container uses",
 		Example: "  celox image prune",
@@ -253,6 +294,9 @@ func newImagePrune() *cobra.Command {
 				if err != nil {
 					return err
 				}
+				if output.json {
+					return writeJSON(cmd.OutOrStdout(), append([]images.Image{}, gone...)) // never null
+				}
 				var freed int64
 				for _, img := range gone {
 					freed += img.Size
@@ -262,6 +306,8 @@ func newImagePrune() *cobra.Command {
 			})
 		},
 	}
+	output.bind(cmd)
+	return cmd
 }
 
 func shortID(id string) string {
@@ -279,49 +325,4 @@ func size(n int64) string {
 		f /= unit
 	}
 	return fmt.Sprintf("%.3g GB", f)
-}
-
-// progress draws one bar for all layers of an image on a terminal; elsewhere it is silent.
-type progress struct {
-	w      io.Writer
-	tty    bool
-	layers map[string]images.Progress
-	last   time.Time
-	drawn  bool
-}
-
-func newProgress(w io.Writer) *progress {
-	f, ok := w.(*os.File)
-	return &progress{w: w, tty: ok && term.IsTerminal(int(f.Fd())), layers: map[string]images.Progress{}}
-}
-
-// redraw is how often the bar moves at most.
-const redraw = 100 * time.Millisecond
-
-func (p *progress) show(s images.Progress) {
-	if !p.tty || s.Layer == "" {
-		return
-	}
-	p.layers[s.Layer] = s
-	if time.Since(p.last) < redraw {
-		return
-	}
-	p.last, p.drawn = time.Now(), true
-	var current, total int64
-	for _, l := range p.layers {
-		current += l.Current
-		total += l.Total
-	}
-	const width = 40
-	filled := 0
-	if total > 0 {
-		filled = int(min(width, width*current/total))
-	}
-	_, _ = fmt.Fprintf(p.w, "\r\x1b[K%-10s [%s%s] %s / %s", s.Stage, strings.Repeat("=", filled), strings.Repeat(" ", width-filled), size(current), size(total))
-}
-
-func (p *progress) end() {
-	if p.drawn {
-		_, _ = fmt.Fprint(p.w, "\r\x1b[K")
-	}
 }

@@ -9,6 +9,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"syscall"
+	_ "time/tzdata" // cron jobs name time zones, and not every machine knows them
 
 	_ "github.com/celox/celox/cmd/celox/aaquiet" // before kubectl's packages are initialized
 

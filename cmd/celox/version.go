@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 
 	"github.com/spf13/cobra"
@@ -10,7 +9,7 @@ import (
 )
 
 func newVersion() *cobra.Command {
-	var output string
+	var output outputFormat
 	cmd := &cobra.Command{
 		Use:     "version",
 		Short:   "Print which Celox this is",
@@ -18,16 +17,13 @@ func newVersion() *cobra.Command {
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			info := version.Info()
-			switch output {
-			case "":
-				_, err := fmt.Fprintf(cmd.OutOrStdout(), "celox %s (Kubernetes %s, %s)\n", version.Build, version.Kubernetes, info.GoVersion)
-				return err
-			case "json":
-				return json.NewEncoder(cmd.OutOrStdout()).Encode(info)
+			if output.json {
+				return writeJSON(cmd.OutOrStdout(), info)
 			}
-			return fmt.Errorf("-o %q: only json is known", output)
+			_, err := fmt.Fprintf(cmd.OutOrStdout(), "celox %s (Kubernetes %s, %s)\n", version.Build, version.Kubernetes, info.GoVersion)
+			return err
 		},
 	}
-	cmd.Flags().StringVarP(&output, "output", "o", "", "json for a machine")
+	output.bind(cmd)
 	return cmd
 }

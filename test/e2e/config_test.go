@@ -138,6 +138,22 @@ func TestDirectoryInUse(t *testing.T) {
 	}
 }
 
+// TestWrongCA gives kubectl a kubeconfig that trusts another authority than the cluster's.
+func TestWrongCA(t *testing.T) {
+	t.Parallel()
+	u := newUser(t)
+	config, err := clientcmd.LoadFromFile(u.m.Kubeconfig())
+	if err != nil {
+		t.Fatal(err)
+	}
+	config.Clusters[config.Contexts[config.CurrentContext].Cluster].CertificateAuthorityData = authority(t, time.Now().Add(-time.Hour)).certPEM
+	file := filepath.Join(t.TempDir(), "kubeconfig")
+	if err := clientcmd.WriteToFile(*config, file); err != nil {
+		t.Fatal(err)
+	}
+	has(t, u.refused("get", "pods", "--kubeconfig", file), "certificate signed by unknown authority")
+}
+
 func TestBrokenFiles(t *testing.T) {
 	t.Parallel()
 	m, _ := startMachine(t, controlPlaneOnly...)

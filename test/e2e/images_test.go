@@ -438,6 +438,7 @@ func TestPull(t *testing.T) {
 			t.Error(err)
 		}
 	})
+	t.Run("progress", func(t *testing.T) { pullProgress(t, m, h) })
 	t.Run("no such image", func(t *testing.T) { noSuchImage(t, c) })
 }
 

@@ -36,7 +36,7 @@ spec:
 	like(t, u.kubectl("logs", "p", "-c", "chatty", "--limit-bytes=6"), `line 1`)
 	like(t, u.kubectl("logs", "p", "-c", "chatty", "--since=1h", "--tail=1"), `line 6`)
 	like(t, u.kubectl("logs", "p", "-c", "chatty", "--since-time=2100-01-01T00:00:00Z"), ``)
-	like(t, u.kubectl("logs", "p", "-c", "other"), `other`)
+	like(t, u.says("other", "logs", "p", "-c", "other"), `other`)
 	// kubectl reads the containers at the same time: their order is not given.
 	has(t, u.kubectl("logs", "p", "--all-containers", "--prefix"), "[pod/p/chatty] line 1\n", "[pod/p/other] other\n")
 	has(t, u.refused("logs", "p", "-c", "nobody"), `container nobody is not valid for pod p`)
@@ -119,7 +119,7 @@ func TestExecTTY(t *testing.T) {
 	term.resize(40, 120)
 	term.write("while [ \"$(stty size)\" != '40 120' ]; do sleep 0.1; done; echo re\"\"sized\n")
 	term.expect("resized")
-	term.write("echo go\"\"ing; sleep 1000\n")
+	term.write("sh -c 'echo go\"\"ing; exec sleep 1000'\n") // what says it is in the foreground already: control-C is for it
 	term.expect("going")
 	term.write("\x03") // control-C ends the sleep, not the shell
 	term.write("echo still he\"\"re\n")
@@ -197,7 +197,7 @@ func TestCp(t *testing.T) {
 func TestPortForward(t *testing.T) {
 	t.Parallel()
 	u := newUser(t)
-	u.apply(strings.ReplaceAll(strings.Replace(aDeployment("web", 1), `command: [sleep, "3600"]`, `command: [sh, -c, "mkdir /www; echo the page > /www/index.html; exec httpd -f -p 8080 -h /www"]`, 1), "\t", ""))
+	u.apply(servingDeployment("web", 1))
 	u.kubectl("rollout", "status", "deployment/web")
 	for _, target := range []string{"deployment/web", "service/web"} {
 		port := ":8080"
@@ -209,6 +209,13 @@ func TestPortForward(t *testing.T) {
 			has(t, u.fetchPatiently("http://"+address), "the page")
 		}
 	}
+}
+
+// servingDeployment is aDeployment whose pods serve a page, and are ready when they do.
+func servingDeployment(name string, replicas int) string {
+	return strings.Replace(aDeployment(name, replicas), `command: [sleep, "3600"]`,
+		`command: [sh, -c, "echo started; mkdir /www; echo the page > /www/index.html; exec httpd -f -p 8080 -h /www"]
+        readinessProbe: {tcpSocket: {port: 8080}, periodSeconds: 1, timeoutSeconds: 60}`, 1)
 }
 
 // fetchPatiently fetches what may not be listening yet.
@@ -245,7 +252,7 @@ func TestRunAndExpose(t *testing.T) {
 	u.await("pod/web", "condition=Ready")
 	like(t, u.kubectl("expose", "pod", "web", "--port=8080", "--target-port=80"), `service/web exposed`)
 	u.says("10.", "get", "endpointslices", "-l", "kubernetes.io/service-name=web", "-o", "jsonpath={.items[*].endpoints[*].addresses[0]}")
-	like(t, u.kubectl("get", "endpoints", "web", "-o", "jsonpath={.subsets[0].ports[0].port}"), `80`)
+	u.says("80", "get", "endpoints", "web", "-o", "jsonpath={.subsets[0].ports[0].port}")
 	u.kubectl("create", "deployment", "many", "--image=busybox:1", "--replicas=0", "--port=5000")
 	like(t, u.kubectl("expose", "deployment", "many", "--type=NodePort", "--name=other"), `service/other exposed`)
 	like(t, u.kubectl("get", "svc", "other", "--no-headers"), `other NodePort \S+ <none> 5000:3\d{4}/TCP \S+`)

@@ -2,14 +2,18 @@ package e2e
 
 import (
 	"bufio"
+	"context"
 	"encoding/json"
 	"fmt"
 	"regexp"
+	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/yaml"
 )
 
@@ -53,6 +57,7 @@ func TestGetColumns(t *testing.T) {
 	u.kubectl("rollout", "status", "deployment/web")
 	u.kubectl("create", "configmap", "settings", "--from-literal=a=1", "--from-literal=b=2")
 	u.kubectl("create", "secret", "generic", "key", "--from-literal=token=x")
+	u.says("true true", "get", "endpointslices", "-o", "jsonpath={.items[*].endpoints[*].conditions.ready}")
 	const ip, age, hash = `10\.\d+\.\d+\.\d+`, `\d+\w+`, `web-[0-9a-z]+`
 
 	for _, test := range []struct {
@@ -177,9 +182,9 @@ func TestGetWatch(t *testing.T) {
 	}{
 		{"table", []string{"get", "configmaps", "-w", "--field-selector", "metadata.name!=kube-root-ca.crt"},
 			[]string{`NAME DATA AGE`, `first 0 \S+`, `table 0 \S+`, `table 1 \S+`, `table 1 \S+`}},
-		{"events", []string{"get", "configmaps", "-w", "--output-watch-events", "-o", "custom-columns=T:.type,N:.object.metadata.name,D:.object.data.a", "--field-selector", "metadata.name=events"},
-			[]string{`T N D`, `ADDED events <none>`, `MODIFIED events 1`, `DELETED events 1`}},
-		{"only", []string{"get", "configmap", "--watch-only", "-o", "name", "--field-selector", "metadata.name=only"},
+		{"events", []string{"get", "configmaps", "-w", "--output-watch-events", "-o", "custom-columns=T:.type,N:.object.metadata.name,D:.object.data.a", "--field-selector", "metadata.name!=kube-root-ca.crt"},
+			[]string{`T N D`, `ADDED first <none>`, `ADDED events <none>`, `MODIFIED events 1`, `DELETED events 1`}},
+		{"only", []string{"get", "configmap", "--watch-only", "-o", "name", "-l", "only"},
 			[]string{`configmap/only`, `configmap/only`, `configmap/only`}},
 	} {
 		cmd := u.start(test.args...)
@@ -193,21 +198,24 @@ func TestGetWatch(t *testing.T) {
 		timer := time.AfterFunc(patience, func() { _ = cmd.Process.Kill() })
 		lines := bufio.NewScanner(out)
 		next := func(want string) {
-			if !lines.Scan() {
+			more := lines.Scan()
+			for more && strings.Contains(lines.Text(), "begin-") { // see below
+				more = lines.Scan()
+			}
+			if !more {
 				t.Errorf("%s: the watch ended before %q", test.name, want)
 			} else if !lineExp(t, want).MatchString(lines.Text()) {
 				t.Errorf("%s: %q is not like %q", test.name, lines.Text(), want)
 			}
 		}
-		if test.name == "table" { // the object that is there already tells that the watch has begun
+		if test.name != "only" { // the object that is there already tells that the watch has begun
 			next(test.want[0])
 			next(test.want[1])
 			test.want = test.want[2:]
-		} else {
-			// no line tells that this watch has begun: one that lasts sees the changes that are made until it does
-			time.Sleep(time.Second)
+		} else if !u.untilSeen(lines) {
+			t.Errorf("%s: the watch has not begun", test.name)
 		}
-		u.kubectl("create", "configmap", test.name)
+		u.feed(`{"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "`+test.name+`", "labels": {"only": ""}}}`, "create", "-f", "-")
 		u.kubectl("patch", "configmap", test.name, "-p", `{"data":{"a":"1"}}`)
 		u.kubectl("delete", "configmap", test.name)
 		for _, want := range test.want {
@@ -221,12 +229,37 @@ func TestGetWatch(t *testing.T) {
 	}
 }
 
+// untilSeen makes objects until a watch, whose begin no line tells, shows one.
+func (u *user) untilSeen(lines *bufio.Scanner) bool {
+	u.t.Helper()
+	ctx, seen := context.WithCancel(u.t.Context())
+	maps := u.client().CoreV1().ConfigMaps(u.ns)
+	var making sync.WaitGroup
+	making.Go(func() {
+		for i := 0; ctx.Err() == nil; i++ {
+			m := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "begin-" + strconv.Itoa(i), Labels: map[string]string{"only": ""}}}
+			if _, err := maps.Create(ctx, m, metav1.CreateOptions{}); err != nil && ctx.Err() == nil {
+				u.t.Error(err)
+				return
+			}
+			select {
+			case <-ctx.Done():
+			case <-time.After(100 * time.Millisecond): // a watch that begins tells nobody
+			}
+		}
+	})
+	ok := lines.Scan() && strings.Contains(lines.Text(), "begin-")
+	seen()
+	making.Wait()
+	return ok
+}
+
 func TestDescribe(t *testing.T) {
 	t.Parallel()
 	u := newUser(t)
 	u.apply(aDeployment("web", 1))
 	u.kubectl("rollout", "status", "deployment/web")
-	contains(t, u.kubectl("describe", "pod", "-l", "app=web"),
+	u.shows([]string{"describe", "pod", "-l", "app=web"},
 		`Name: web-\S+`, `Namespace: `+u.ns, `Priority: 0`, `Service Account: default`, `Node: shared/[0-9.]+`, `Start Time: .+`,
 		`Labels: app=web`, `pod-template-hash=\w+`, `Annotations: <none>`, `Status: Running`, `IP: 10\.\S+`, `IPs:`, `IP: 10\.\S+`, `Controlled By: ReplicaSet/web-\w+`, `Containers:`, `c:`,
 		`Container ID: celox://[0-9a-f]{64}`, `Image: busybox:1`, `Image ID: \S*sha256:[0-9a-f]{64}`, `Port: 8080/TCP`, `Host Port: 0/TCP`, `Command:`, `sleep`, `3600`,
@@ -236,8 +269,8 @@ func TestDescribe(t *testing.T) {
 		`Node-Selectors: <none>`, `Tolerations: node.kubernetes.io/not-ready:NoExecute op=Exists for 300s`, `node.kubernetes.io/unreachable:NoExecute op=Exists for 300s`,
 		`Events:`, `Type Reason Age From Message`, `Normal Scheduled \S+ default-scheduler Successfully assigned `+u.ns+`/web-\S+ to shared`,
 		`Normal Pulled \S+ kubelet .*Container image "busybox:1" already present on machine.*`, `Normal Created \S+ kubelet .*`, `Normal Started \S+ kubelet .*`)
-	contains(t, u.kubectl("describe", "deployment", "web"), `Name: web`, `Replicas: 1 desired \| 1 updated \| 1 total \| 1 available \| 0 unavailable`, `Limits:`, `memory: 64Mi`, `Events:`, `Normal ScalingReplicaSet .*`)
-	contains(t, u.kubectl("describe", "service", "web"), `Name: web`, `Namespace: `+u.ns, `Labels: app=web`, `Selector: app=web`, `Type: ClusterIP`, `IP Family Policy: SingleStack`, `IP Families: IPv4`,
+	u.shows([]string{"describe", "deployment", "web"}, `Name: web`, `Replicas: 1 desired \| 1 updated \| 1 total \| 1 available \| 0 unavailable`, `Limits:`, `memory: 64Mi`, `Events:`, `Normal ScalingReplicaSet .*`)
+	u.shows([]string{"describe", "service", "web"}, `Name: web`, `Namespace: `+u.ns, `Labels: app=web`, `Selector: app=web`, `Type: ClusterIP`, `IP Family Policy: SingleStack`, `IP Families: IPv4`,
 		`IP: 10\.\S+`, `IPs: 10\.\S+`, `Port: web 80/TCP`, `TargetPort: 8080/TCP`, `Endpoints: 10\.\S+:8080`, `Session Affinity: None`, `Internal Traffic Policy: Cluster`)
 	contains(t, u.kubectl("describe", "node", "shared"), `Name: shared`, `Roles: control-plane`, `Labels: .+`, `kubernetes.io/hostname=shared`, `kubernetes.io/os=linux`, `CreationTimestamp: .+`, `Taints: <none>`, `Unschedulable: false`,
 		`Conditions:`, `Type Status LastHeartbeatTime LastTransitionTime Reason Message`, `MemoryPressure False .* KubeletHasSufficientMemory .*`, `DiskPressure False .* KubeletHasNoDiskPressure .*`, `PIDPressure False .* KubeletHasSufficientPID .*`,
@@ -290,10 +323,9 @@ func TestEventsAndWait(t *testing.T) {
 	t.Parallel()
 	u := newUser(t)
 	u.pod("p", "sleep 3600")
-	events := u.kubectl("events", "--for", "pod/p") // in the order of seconds
-	contains(t, events, `LAST SEEN TYPE REASON OBJECT MESSAGE`, `\S+ Normal Started Pod/p .*`)
-	contains(t, events, `\S+ Normal Scheduled Pod/p Successfully assigned .*`)
-	contains(t, u.kubectl("get", "events", "--field-selector", "reason=Scheduled"), `LAST SEEN TYPE REASON OBJECT MESSAGE`, `\S+ Normal Scheduled pod/p Successfully assigned .*`)
+	u.shows([]string{"events", "--for", "pod/p"}, `LAST SEEN TYPE REASON OBJECT MESSAGE`, `\S+ Normal Started Pod/p .*`)
+	u.shows([]string{"events", "--for", "pod/p"}, `\S+ Normal Scheduled Pod/p Successfully assigned .*`) // they are in the order of seconds
+	u.shows([]string{"get", "events", "--field-selector", "reason=Scheduled"}, `LAST SEEN TYPE REASON OBJECT MESSAGE`, `\S+ Normal Scheduled pod/p Successfully assigned .*`)
 	like(t, u.kubectl("wait", "pod/p", "--for=condition=Ready"), `pod/p condition met`)
 	like(t, u.kubectl("wait", "pod/p", "--for=jsonpath={.status.phase}=Running"), `pod/p condition met`)
 	has(t, u.refused("wait", "pod/p", "--for=condition=Nonsense", "--timeout=1s"), "timed out waiting for the condition on pods/p")

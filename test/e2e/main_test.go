@@ -15,6 +15,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -32,7 +33,7 @@ import (
 const busybox = "busybox:1"
 
 // patience bounds how long a test waits for something that has to happen. It is no measurement.
-const patience = 90 * time.Second
+const patience = 3 * time.Minute
 
 // shared is the machine of the tests that need none of their own. TestMain sets it before any test runs.
 var shared *machine.Machine
@@ -256,6 +257,24 @@ func (u *user) says(want string, args ...string) string {
 	}
 }
 
+// shows runs a command until what it prints has a line for each regular expression, in that order: what controllers and the node say of
+// something, events above all, comes a little after the thing itself.
+func (u *user) shows(args []string, lines ...string) {
+	u.t.Helper()
+	deadline := time.Now().Add(patience)
+	for {
+		r := u.do(nil, args...)
+		missing := missingLine(u.t, r.out, lines)
+		if r.code == 0 && missing == "" {
+			return
+		}
+		if time.Now().After(deadline) {
+			u.t.Fatalf("kubectl %s: no line %q (in its place), in the end:\n%s%s", strings.Join(args, " "), missing, r.out, r.err)
+		}
+		time.Sleep(200 * time.Millisecond) // as in says
+	}
+}
+
 // await waits with kubectl for a condition or a jsonpath.
 func (u *user) await(what, condition string) {
 	u.t.Helper()
@@ -314,20 +333,23 @@ func like(t *testing.T, text string, lines ...string) {
 // contains fails the test unless there is a line for each regular expression, in that order, with others before, between and after.
 func contains(t *testing.T, text string, lines ...string) {
 	t.Helper()
+	if missing := missingLine(t, text, lines); missing != "" {
+		t.Fatalf("no line %q (in this place):\n%s", missing, text)
+	}
+}
+
+// missingLine is the first of the regular expressions for which there is no line in its place, "" if there is none.
+func missingLine(t *testing.T, text string, lines []string) string {
+	t.Helper()
 	rest := strings.Split(text, "\n")
 	for _, line := range lines {
-		re := lineExp(t, line)
-		for {
-			if len(rest) == 0 {
-				t.Fatalf("no line %q (in this place):\n%s", line, text)
-			}
-			found := re.MatchString(rest[0])
-			rest = rest[1:]
-			if found {
-				break
-			}
+		i := slices.IndexFunc(rest, lineExp(t, line).MatchString)
+		if i < 0 {
+			return line
 		}
+		rest = rest[i+1:]
 	}
+	return ""
 }
 
 func matchLine(t *testing.T, text, got, line string) {

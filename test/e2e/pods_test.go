@@ -252,13 +252,12 @@ func TestRestartPoliciesAndExitCodes(t *testing.T) {
 	u.await("pod/no-program", "jsonpath={.status.phase}=Failed")
 	has(t, u.kubectl("get", "pod", "no-program", "-o", terminated), "Failed 128 StartError 0 ", "no such file or directory")
 	for _, name := range []string{"failure-bad", "always"} {
-		u.says("CrashLoopBackOff", "get", "pod", name)
-		out := u.kubectl("get", "pod", name, "-o", "jsonpath={.status.phase} {.status.containerStatuses[0].state.waiting.reason}: {.status.containerStatuses[0].state.waiting.message}")
-		has(t, out, "Running CrashLoopBackOff: back-off ", "s restarting failed container=c pod="+name+"_"+u.ns)
+		// The back-off ends after ten seconds and comes again: all that is said of it has to be read at once.
+		u.shows([]string{"get", "pod", name, "-o", "jsonpath={.status.phase} {.status.containerStatuses[0].state.waiting.reason}: {.status.containerStatuses[0].state.waiting.message}"},
+			`Running CrashLoopBackOff: back-off \d+s restarting failed container=c pod=`+name+`_`+u.ns+`\(\S+\)`)
 	}
-	u.says("BackOff", "events", "--for", "pod/failure-bad")
-	contains(t, u.kubectl("events", "--for", "pod/failure-bad"), `.* Warning BackOff .* Back-off restarting failed container c in pod failure-bad_`+u.ns+`\(\S+\)`)
-	contains(t, u.kubectl("describe", "pod", "failure-bad"), `State: Waiting`, `Reason: CrashLoopBackOff`, `Last State: Terminated`, `Reason: Error`, `Exit Code: 6`, `Restart Count: [1-9]`)
+	u.shows([]string{"events", "--for", "pod/failure-bad"}, `.* Warning BackOff .* Back-off restarting failed container c in pod failure-bad_`+u.ns+`\(\S+\)`)
+	u.shows([]string{"describe", "pod", "failure-bad"}, `State: Waiting`, `Reason: CrashLoopBackOff`, `Last State: Terminated`, `Reason: Error`, `Exit Code: 6`, `Restart Count: [1-9]`)
 }
 
 func TestLimits(t *testing.T) {
@@ -340,7 +339,7 @@ spec:
 	}
 	u.kubectl("delete", "pod", "polite", "stubborn")
 	like(t, u.kubectl("exec", "reader", "--", "cat", "/host/order"), `started`, `hook`, `signal`)
-	contains(t, u.kubectl("events", "--for", "pod/polite"), `.* Normal Killing .* Stopping container c`)
+	u.shows([]string{"events", "--for", "pod/polite"}, `.* Normal Killing .* Stopping container c`)
 }
 
 func TestProbes(t *testing.T) {
@@ -357,8 +356,8 @@ spec:
     image: %[1]s
     command: [sh, -c, "mkdir -p /www; touch /www/live; httpd -p 8080 -h /www; sleep 3600"]
     startupProbe: {tcpSocket: {port: 8080}, periodSeconds: 1, failureThreshold: 60}
-    readinessProbe: {exec: {command: [test, -e, /www/ready]}, periodSeconds: 1}
-    livenessProbe: {httpGet: {path: /live, port: 8080}, periodSeconds: 1, failureThreshold: 2}
+    readinessProbe: {exec: {command: [test, -e, /www/ready]}, periodSeconds: 1, timeoutSeconds: 60}
+    livenessProbe: {httpGet: {path: /live, port: 8080}, periodSeconds: 1, timeoutSeconds: 60, failureThreshold: 2}
 ---
 {apiVersion: v1, kind: Service, metadata: {name: p}, spec: {selector: {app: p}, ports: [{port: 80, targetPort: 8080}]}}
 `, busybox))
@@ -373,9 +372,8 @@ spec:
 	u.await("pod/p", "condition=Ready=False")
 	u.kubectl("exec", "p", "--", "rm", "/www/live")
 	u.await("pod/p", "jsonpath={.status.containerStatuses[0].restartCount}=1")
-	events := u.kubectl("events", "--for", "pod/p")
-	contains(t, events, `.* Warning Unhealthy .* Liveness probe failed: HTTP probe failed with statuscode: 404`)
-	contains(t, events, `.* Normal Killing .* Container c failed liveness probe, will be restarted`)
+	u.shows([]string{"events", "--for", "pod/p"}, `.* Warning Unhealthy .* Liveness probe failed: HTTP probe failed with statuscode: 404`)
+	u.shows([]string{"events", "--for", "pod/p"}, `.* Normal Killing .* Container c failed liveness probe, will be restarted`)
 }
 
 func TestImageThatDoesNotExist(t *testing.T) {
@@ -386,13 +384,15 @@ func TestImageThatDoesNotExist(t *testing.T) {
 	u.apply(strings.Replace(podManifest("invalid", "true"), "image: "+busybox, "image: UPPER:1", 1))
 	u.says("ErrImageNeverPull", "get", "pod", "never")
 	u.says("InvalidImageName", "get", "pod", "invalid")
-	u.says("ImagePullBackOff", "get", "pod", "p")
-	has(t, u.kubectl("get", "pod", "p", "-o", "jsonpath={.status.phase} {.status.containerStatuses[0].state.waiting.message}"), `Pending Back-off pulling image "127.0.0.1:1/nobody/nothing:1"`)
-	events := u.kubectl("events", "--for", "pod/p")
-	contains(t, events, `.* Normal Pulling .* Pulling image "127.0.0.1:1/nobody/nothing:1"`)
-	contains(t, events, `.* Warning Failed .* Failed to pull image "127.0.0.1:1/nobody/nothing:1": .*connection refused.*`)
-	contains(t, events, `.* Warning Failed .* Error: ErrImagePull`)
-	contains(t, events, `.* Warning Failed .* Error: ImagePullBackOff`)
+	// It is tried again after ten seconds, so all of this has to be read at once.
+	u.shows([]string{"get", "pod", "p", "-o", "jsonpath={.status.phase} {.status.containerStatuses[0].state.waiting.reason} {.status.containerStatuses[0].state.waiting.message}"},
+		`Pending ImagePullBackOff Back-off pulling image "127.0.0.1:1/nobody/nothing:1".*`)
+	for _, event := range []string{
+		`.* Normal Pulling .* Pulling image "127.0.0.1:1/nobody/nothing:1"`, `.* Warning Failed .* Failed to pull image "127.0.0.1:1/nobody/nothing:1": .*connection refused.*`,
+		`.* Warning Failed .* Error: ErrImagePull`, `.* Warning Failed .* Error: ImagePullBackOff`,
+	} {
+		u.shows([]string{"events", "--for", "pod/p"}, event)
+	}
 }
 
 // TestUnschedulable: a pod that fits nowhere is told why.
@@ -404,9 +404,8 @@ func TestUnschedulable(t *testing.T) {
 	u.await("pod/huge", "condition=PodScheduled=False")
 	u.await("pod/picky", "condition=PodScheduled=False")
 	like(t, u.kubectl("get", "pod", "huge"), `NAME READY STATUS RESTARTS AGE`, `huge 0/1 Pending 0 \S+`)
-	u.says("FailedScheduling", "events", "--for", "pod/picky")
-	contains(t, u.kubectl("events", "--for", "pod/huge"), `.* Warning FailedScheduling Pod/huge 0/1 nodes are available: 1 Insufficient cpu\..*`)
-	contains(t, u.kubectl("events", "--for", "pod/picky"), `.* Warning FailedScheduling Pod/picky 0/1 nodes are available: 1 node\(s\) didn't match Pod's node affinity/selector\..*`)
+	u.shows([]string{"events", "--for", "pod/huge"}, `.* Warning FailedScheduling Pod/huge 0/1 nodes are available: 1 Insufficient cpu\..*`)
+	u.shows([]string{"events", "--for", "pod/picky"}, `.* Warning FailedScheduling Pod/picky 0/1 nodes are available: 1 node\(s\) didn't match Pod's node affinity/selector\..*`)
 	u.kubectl("delete", "pod", "huge", "picky")
 }
 

@@ -6,6 +6,9 @@ import (
 	"os"
 	"strings"
 	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
 // The manifests in testdata/seeds have the fields of those in the documents that Celox was started from, with the API versions of their time.
@@ -30,7 +33,7 @@ func TestSeedDeploymentAppsV1beta1(t *testing.T) {
 	like(t, u.kubectl("patch", "deployment", "nginx-deployment", "--patch", `{"spec":{"replicas":4}}`), `deployment\.apps/nginx-deployment patched`)
 	u.says("4 4 4", "get", "deployment", "nginx-deployment", "-o", "jsonpath={.status.replicas} {.status.readyReplicas} {.status.availableReplicas}")
 
-	contains(t, u.kubectl("describe", "deployment/nginx-deployment"),
+	u.shows([]string{"describe", "deployment/nginx-deployment"},
 		`Name: nginx-deployment`, `Namespace: `+u.ns, `Annotations: deployment\.kubernetes\.io/revision: 1`, `Selector: app=nginx`,
 		`Replicas: 4 desired \| 4 updated \| 4 total \| 4 available \| 0 unavailable`, `StrategyType: RollingUpdate`, `MinReadySeconds: 0`,
 		`RollingUpdateStrategy: 25% max unavailable, 25% max surge`, `Labels: app=nginx`, `nginx:`, `Image: nginx:1\.7\.9`, `Port: 80/TCP`, `Host Port: 0/TCP`,
@@ -86,14 +89,23 @@ func TestSeedPods(t *testing.T) {
 	like(t, u.kubectl("get", "pods"), `NAME READY STATUS RESTARTS AGE`, `hello 1/1 Running 0 \S+`, `hello-volume 1/1 Running 0 \S+`)
 	u.kubectl("exec", "hello-volume", "--", "sh", "-c", "echo kept > /data/file")
 	like(t, u.kubectl("exec", "hello-volume", "--", "cat", "/data/file"), `kept`)
-	has(t, u.kubectl("exec", "hello", "--", "wget", "-qO-", "http://127.0.0.1"), "nginx 1.15")
+	u.says("nginx 1.15", "exec", "hello", "--", "wget", "-qO-", "http://127.0.0.1")
 }
 
-// page fetches the page of the first running pod with a label, from the machine itself.
+// page fetches the page of a pod with a label, from the machine itself. Pods that are on their way out don't count.
 func (u *user) page(selector string) string {
 	u.t.Helper()
-	ip := u.kubectl("get", "pods", "-l", selector, "--field-selector", "status.phase=Running", "-o", "jsonpath={.items[0].status.podIP}")
-	return u.fetch("http://" + ip)
+	pods, err := u.client().CoreV1().Pods(u.ns).List(u.t.Context(), metav1.ListOptions{LabelSelector: selector})
+	if err != nil {
+		u.t.Fatal(err)
+	}
+	for _, p := range pods.Items {
+		if p.DeletionTimestamp == nil && p.Status.Phase == corev1.PodRunning && p.Status.PodIP != "" {
+			return u.fetchPatiently("http://" + p.Status.PodIP + ":80")
+		}
+	}
+	u.t.Fatalf("no pod with %s runs:\n%s", selector, u.picture())
+	return ""
 }
 
 // fetch gets a URL from the machine.

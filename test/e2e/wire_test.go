@@ -18,6 +18,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -307,6 +308,27 @@ func (w *wire) strangers() {
 			w.t.Errorf("Authorization %q: %s %s", header, a.Status, a.body)
 		}
 	}
+	// A certificate counts when the cluster's own authority has signed it.
+	foreign := leaf(w.t, authority(w.t, time.Now().Add(-time.Hour)), "kubernetes-admin")
+	pair, err := tls.X509KeyPair(foreign.certPEM, foreign.keyPEM)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	conf = conf.Clone()
+	conf.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &pair, nil } // whatever the server would like
+	impostor := &http.Transport{DialContext: w.m.NS.Dial, TLSClientConfig: conf, ForceAttemptHTTP2: true}
+	defer impostor.CloseIdleConnections()
+	r, err := http.NewRequestWithContext(w.t.Context(), "GET", "https://"+w.host+configMaps, nil)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	// The handshake fails, or else the answer is 401.
+	if res, err := (&http.Client{Transport: impostor}).Do(r); err == nil {
+		_ = res.Body.Close() // the status says it all
+		if res.StatusCode != http.StatusUnauthorized {
+			w.t.Errorf("with somebody's certificate: %s", res.Status)
+		}
+	}
 	for _, path := range []string{"/healthz", "/livez", "/readyz"} {
 		if a := w.do(stranger, "GET", path, nil); a.StatusCode != http.StatusOK {
 			w.t.Errorf("%s for everybody: %s", path, a.Status)
@@ -354,8 +376,19 @@ func (w *wire) oddities() {
 		_, _ = io.Copy(io.Discard, conn)                        // until the server hangs up
 		_ = conn.Close()
 	}
-	if a := w.do(w.one, "GET", "/version", nil, "X-Large", strings.Repeat("x", 2<<20)); a.StatusCode != http.StatusRequestHeaderFieldsTooLarge {
-		w.t.Errorf("2 MiB of headers: %s", a.Status)
+	r, err := http.NewRequestWithContext(w.t.Context(), "GET", "https://"+w.host+"/version", nil)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	r.Header.Set("X-Large", strings.Repeat("x", 2<<20))
+	res, err := w.one.Do(r)
+	if err != nil {
+		w.t.Logf("2 MiB of headers: the server hung up before it had read them all: %v", err)
+		return
+	}
+	_ = res.Body.Close() // the status says it all
+	if res.StatusCode != http.StatusRequestHeaderFieldsTooLarge {
+		w.t.Errorf("2 MiB of headers: %s", res.Status)
 	}
 }
 

@@ -27,7 +27,7 @@ import (
 )
 
 // startTimeout is how long a start may take on a machine that is busy with other things. It is a bound, not a measurement.
-const startTimeout = 90 * time.Second
+const startTimeout = 3 * time.Minute
 
 // Machine is a network namespace with a data directory, and the celox that runs there.
 type Machine struct {
@@ -154,7 +154,9 @@ func (m *Machine) Start(args ...string) error {
 		m.mu.Unlock()
 		return errors.New("the server runs already")
 	}
-	cmd := m.Command(m.bin, append([]string{"server", "--data-dir", m.DataDir, "--node-name", m.name, "--log-level", "info"}, args...)...)
+	// How full this machine's disk is must not matter.
+	cmd := m.Command(m.bin, append([]string{"server", "--data-dir", m.DataDir, "--node-name", m.name, "--log-level", "info",
+		"--eviction-hard", "memory.available<100Mi", "--image-gc-high-threshold", "100"}, args...)...)
 	out := &output{wake: make(chan struct{})}
 	if m.output != nil {
 		old, _ := m.output.text()
@@ -235,6 +237,23 @@ func (m *Machine) Signal(sig syscall.Signal) error {
 		return fmt.Errorf("the server ended badly after %s: %s", sig, cmd.ProcessState)
 	}
 	return nil
+}
+
+// Ended waits until the server has ended by itself, and returns its exit code.
+func (m *Machine) Ended() (int, error) {
+	m.mu.Lock()
+	cmd, done := m.server, m.done
+	m.mu.Unlock()
+	if cmd == nil {
+		return 0, errors.New("no server runs")
+	}
+	select {
+	case <-done:
+	case <-time.After(startTimeout):
+		return 0, errors.New("the server does not end")
+	}
+	m.forget()
+	return cmd.ProcessState.ExitCode(), nil
 }
 
 // Pid is the server's, 0 when none runs.

@@ -29,7 +29,6 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
-	"k8s.io/client-go/tools/clientcmd"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/envtest"
@@ -43,12 +42,11 @@ var definition []byte
 
 func main() {
 	var o options
-	kubeconfig := flag.String("kubeconfig", "", "the cluster, for example admin.kubeconfig")
 	flag.StringVar(&o.listen, "webhooks", "127.0.0.1:9443", "where the webhooks listen")
 	flag.StringVar(&o.namespace, "namespace", "default", "the namespace of the leader's lease")
 	flag.StringVar(&o.image, "image", "busybox:1", "the image of a ship")
-	flag.Parse()
-	if err := run(*kubeconfig, o); err != nil {
+	flag.Parse() // --kubeconfig is controller-runtime's
+	if err := run(o); err != nil {
 		fmt.Fprintln(os.Stderr, "operator:", err)
 		os.Exit(1)
 	}
@@ -56,10 +54,10 @@ func main() {
 
 type options struct{ listen, namespace, image string }
 
-func run(kubeconfig string, o options) error {
+func run(o options) error {
 	ctrl.SetLogger(logr.FromSlogHandler(slog.NewTextHandler(os.Stderr, nil)))
 	ctx := ctrl.SetupSignalHandler()
-	config, err := clientcmd.BuildConfigFromFlags("", kubeconfig)
+	config, err := ctrl.GetConfig()
 	if err != nil {
 		return err
 	}
