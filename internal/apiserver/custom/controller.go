@@ -81,7 +81,6 @@ func (c *Controller) Run(ctx context.Context, revision int64) error {
 				if e.Item == nil {
 					continue
 				}
-				revision = e.Revision
 				crd, ok := e.Item.Object.(*CRD)
 				if !ok {
 					continue

@@ -138,7 +138,8 @@ func (c *Client) For(t Target) (*Caller, error) {
 	case t.URL != "":
 		u, err := url.Parse(t.URL)
 		if err != nil {
-			return nil, fmt.Errorf("Unparsable URL: %v", err) //nolint:staticcheck // upstream's words
+			//lint:ignore ST1005 clients know these words
+			return nil, fmt.Errorf("Unparsable URL: %v", err)
 		}
 		if u.Host == "" || u.Scheme != "https" {
 			return nil, fmt.Errorf("%q is no https URL", t.URL)
