@@ -41,7 +41,8 @@ func (c *customVersions) Show(obj runtime.Object, kind schema.GroupVersionKind) 
 	if !ok {
 		return nil, fmt.Errorf("no version %s of %s is served", kind.Version, c.served.GroupResource())
 	}
-	out, err := c.served.ConvertTo(context.TODO(), []*custom.Object{o}, v)
+	// The interface of admission has no context here; a conversion webhook is bounded by its own timeout.
+	out, err := c.served.ConvertTo(context.Background(), []*custom.Object{o}, v)
 	if err != nil {
 		return nil, err
 	}

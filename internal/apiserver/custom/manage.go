@@ -160,7 +160,8 @@ func (c merging) ConvertToVersion(in runtime.Object, to runtime.GroupVersioner) 
 		// The library then forgets the manager that once used the version.
 		return nil, runtime.NewNotRegisteredErrForKind("the definition", target)
 	}
-	out, err := c.def.convert(context.TODO(), []*Object{o}, v)
+	// The library hands no context on; a conversion webhook is bounded by its own timeout.
+	out, err := c.def.convert(context.Background(), []*Object{o}, v)
 	if err != nil {
 		return nil, err
 	}

@@ -103,18 +103,8 @@ func (c *Controller) queueAll() {
 }
 
 func (c *Controller) matching(pod *corev1.Pod) []metav1.Object {
-	sets, err := c.sets.DaemonSets(pod.Namespace).List(labels.Everything())
-	if err != nil {
-		return nil
-	}
-	var found []metav1.Object
-	for _, ds := range sets {
-		selector, err := metav1.LabelSelectorAsSelector(ds.Spec.Selector)
-		if err == nil && !selector.Empty() && selector.Matches(labels.Set(pod.Labels)) {
-			found = append(found, ds)
-		}
-	}
-	return found
+	all, err := c.sets.DaemonSets(pod.Namespace).List(labels.Everything())
+	return pods.Matching(pod, all, err, func(ds *appsv1.DaemonSet) *metav1.LabelSelector { return ds.Spec.Selector })
 }
 
 // Reconcile brings the pods of one DaemonSet to what its spec and the nodes ask for.

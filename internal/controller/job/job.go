@@ -94,18 +94,8 @@ func (c *Controller) Run(ctx context.Context) error {
 }
 
 func (c *Controller) matching(pod *corev1.Pod) []metav1.Object {
-	jobs, err := c.jobs.Jobs(pod.Namespace).List(labels.Everything())
-	if err != nil {
-		return nil // a cache does not fail
-	}
-	var found []metav1.Object
-	for _, j := range jobs {
-		selector, err := metav1.LabelSelectorAsSelector(j.Spec.Selector)
-		if err == nil && !selector.Empty() && selector.Matches(labels.Set(pod.Labels)) {
-			found = append(found, j)
-		}
-	}
-	return found
+	all, err := c.jobs.Jobs(pod.Namespace).List(labels.Everything())
+	return pods.Matching(pod, all, err, func(j *batchv1.Job) *metav1.LabelSelector { return j.Spec.Selector })
 }
 
 // Reconcile brings one Job a step further.

@@ -137,6 +137,21 @@ func (k *Keeper) queueOwner(pod *corev1.Pod) bool {
 	return true
 }
 
+// Matching returns those of all owners whose selector matches a pod without an owner. An empty selector matches nothing.
+func Matching[T metav1.Object](pod *corev1.Pod, all []T, err error, selector func(T) *metav1.LabelSelector) []metav1.Object {
+	if err != nil || len(pod.Labels) == 0 {
+		return nil // a cache does not fail
+	}
+	var found []metav1.Object
+	for _, o := range all {
+		s, err := metav1.LabelSelectorAsSelector(selector(o))
+		if err == nil && !s.Empty() && s.Matches(labels.Set(pod.Labels)) {
+			found = append(found, o)
+		}
+	}
+	return found
+}
+
 // Settled says that everything that was created and deleted for key has been seen by the informer, or was given up: only then may pods be counted.
 func (k *Keeper) Settled(key string) bool { return k.pending.Settled(key) }
 

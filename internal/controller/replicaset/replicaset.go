@@ -101,21 +101,8 @@ func (c *Controller) Run(ctx context.Context) error { return c.loop.Run(ctx) }
 
 // matching returns the sets whose selector matches an orphan.
 func (c *Controller) matching(pod *corev1.Pod) []metav1.Object {
-	if len(pod.Labels) == 0 {
-		return nil
-	}
 	all, err := c.sets.list(pod.Namespace)
-	if err != nil {
-		return nil // a cache does not fail
-	}
-	var found []metav1.Object
-	for _, rs := range all {
-		selector, err := metav1.LabelSelectorAsSelector(rs.Spec.Selector)
-		if err == nil && !selector.Empty() && selector.Matches(labels.Set(pod.Labels)) {
-			found = append(found, rs)
-		}
-	}
-	return found
+	return pods.Matching(pod, all, err, func(rs *appsv1.ReplicaSet) *metav1.LabelSelector { return rs.Spec.Selector })
 }
 
 // Reconcile makes the number of pods of one ReplicaSet what its spec says and its status what the pods are.

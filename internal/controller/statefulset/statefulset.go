@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -75,18 +76,12 @@ func New(c kubernetes.Interface, f informers.SharedInformerFactory, recorder rec
 func (c *Controller) Run(ctx context.Context) error { return c.loop.Run(ctx) }
 
 func (c *Controller) matching(pod *corev1.Pod) []metav1.Object {
-	sets, err := c.sets.StatefulSets(pod.Namespace).List(labels.Everything())
-	if err != nil {
-		return nil // a cache does not fail
-	}
-	var found []metav1.Object
-	for _, set := range sets {
-		selector, err := metav1.LabelSelectorAsSelector(set.Spec.Selector)
-		if _, ours := ordinalOf(set, pod.Name); ours && err == nil && !selector.Empty() && selector.Matches(labels.Set(pod.Labels)) {
-			found = append(found, set)
-		}
-	}
-	return found
+	all, err := c.sets.StatefulSets(pod.Namespace).List(labels.Everything())
+	all = slices.DeleteFunc(all, func(set *appsv1.StatefulSet) bool {
+		_, ours := ordinalOf(set, pod.Name)
+		return !ours
+	})
+	return pods.Matching(pod, all, err, func(set *appsv1.StatefulSet) *metav1.LabelSelector { return set.Spec.Selector })
 }
 
 // Reconcile takes the next steps of one StatefulSet.
