@@ -127,6 +127,7 @@ func (c *Controller) Reconcile(ctx context.Context, key string) error {
 		return err
 	}
 	r := c.count(key, cached.DeepCopy(), all)
+	r.suspension()
 	var manageErr error
 	if end := r.end(); end != nil {
 		manageErr = r.finish(ctx, end)
@@ -249,15 +250,7 @@ func (c *Controller) isReleased(uid types.UID) bool {
 func (r *round) manage(ctx context.Context) error {
 	j := r.job
 	if isSuspended(j) {
-		if setCondition(&j.Status, batchv1.JobSuspended, corev1.ConditionTrue, "JobSuspended", "Job suspended", r.now) {
-			r.events = append(r.events, event{corev1.EventTypeNormal, "Suspended", "Job suspended"})
-		}
 		return r.retire(ctx, r.active)
-	}
-	if setCondition(&j.Status, batchv1.JobSuspended, corev1.ConditionFalse, "JobResumed", "Job resumed", r.now) {
-		r.events = append(r.events, event{corev1.EventTypeNormal, "Resumed", "Job resumed"})
-		// The deadline counts from the resumption.
-		j.Status.StartTime = ptr.To(metav1.NewTime(r.now))
 	}
 	wanted := r.wanted()
 	if remove := surplus(j, r.active, max(0, len(r.active)-wanted)); len(remove) > 0 {
@@ -288,6 +281,22 @@ func (r *round) manage(ctx context.Context) error {
 	created, err := r.c.pods.CreateAll(ctx, r.key, j, made)
 	r.created = created
 	return err
+}
+
+// suspension says in the status whether the Job is suspended, whatever else is to be done: a status that could not be written is made again.
+func (r *round) suspension() {
+	s := &r.job.Status
+	if isSuspended(r.job) {
+		// The deadline counts from the resumption (see count); a start time can be changed only while the Job is suspended.
+		s.StartTime = nil
+		if setCondition(s, batchv1.JobSuspended, corev1.ConditionTrue, "JobSuspended", "Job suspended", r.now) {
+			r.events = append(r.events, event{corev1.EventTypeNormal, "Suspended", "Job suspended"})
+		}
+		return
+	}
+	if setCondition(s, batchv1.JobSuspended, corev1.ConditionFalse, "JobResumed", "Job resumed", r.now) {
+		r.events = append(r.events, event{corev1.EventTypeNormal, "Resumed", "Job resumed"})
+	}
 }
 
 // burst is the most pods that one reconciliation creates; the rest follows when those were seen.

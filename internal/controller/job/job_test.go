@@ -212,9 +212,13 @@ func TestSuspendAndResume(t *testing.T) {
 		}
 		return has(batchv1.JobSuspended)(j)
 	})
+	if j.Status.StartTime != nil {
+		t.Errorf("started at %s while suspended", j.Status.StartTime)
+	}
 	if j.Status.Failed != 0 {
 		t.Errorf("suspending counted failures: %+v", j.Status)
 	}
+	time.Sleep(1100 * time.Millisecond) // times have seconds: the next start time is another
 	suspend(false)
 	j = s.play(always(0), has(batchv1.JobComplete))
 	if c := condition(&j.Status, batchv1.JobSuspended); j.Status.Succeeded != 3 || c.Status != corev1.ConditionFalse || c.Reason != "JobResumed" {
