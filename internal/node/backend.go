@@ -76,11 +76,12 @@ func (n *Node) serve(wg *sync.WaitGroup) (stop func()) {
 	}
 }
 
-// find is a pod's worker by name; of several with that name the one that isn't leaving.
+// find is a pod's worker by name; of several with that name the one that isn't leaving, or else the youngest.
 func (b *backend) find(namespace, name, uid string) (*worker, *corev1.Pod, *corev1.PodStatus, error) {
 	var found *worker
 	var pod *corev1.Pod
 	var st *corev1.PodStatus
+	leaves := true
 	for _, w := range b.n.allWorkers() {
 		p, s := w.snapshot()
 		if p == nil || p.Namespace != namespace || p.Name != name {
@@ -89,8 +90,10 @@ func (b *backend) find(namespace, name, uid string) (*worker, *corev1.Pod, *core
 		if m := b.n.mirrorOf(p); uid != "" && string(p.UID) != uid && (m == nil || string(m.UID) != uid) {
 			continue
 		}
-		if found == nil || p.DeletionTimestamp == nil {
-			found, pod, st = w, p, s
+		// One that was deleted without grace has no deletion timestamp: the API forgot it at once, and its containers still run.
+		going := p.DeletionTimestamp != nil || w.isGone()
+		if found == nil || leaves && !going || leaves == going && pod.CreationTimestamp.Before(&p.CreationTimestamp) {
+			found, pod, st, leaves = w, p, s, going
 		}
 	}
 	if found == nil {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -16,6 +17,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/celox/celox/internal/node/fakecri"
@@ -341,6 +343,34 @@ func TestLogsThroughTheBackend(t *testing.T) {
 		}
 		if pods := b.Pods(); len(pods) != 2 {
 			t.Errorf("%d pods", len(pods))
+		}
+	})
+}
+
+// TestNamesakes has a pod replaced by one of the same name while its container is still being stopped: who asks by name means the new one.
+func TestNamesakes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		r.runtime.Life = func(*runtimeapi.ContainerConfig) (time.Duration, fakecri.Exit, bool) { return 0, fakecri.Exit{}, false }
+		r.runtime.Stop = func(*runtimeapi.ContainerConfig) (time.Duration, fakecri.Exit) { return time.Minute, fakecri.Exit{} }
+		r.start()
+		defer func() { r.stop() }()
+		b := &backend{n: r.node}
+		for i := range 5 {
+			uid := types.UID(fmt.Sprint("uid-", i))
+			r.create(testPod("db-0", func(p *corev1.Pod) { p.UID = uid }))
+			_, p, _, err := b.find("default", "db-0", "")
+			if err != nil || p.UID != uid {
+				t.Errorf("found %v, %v; want %s", p, err, uid)
+			}
+			pass(2 * time.Second)
+			if _, p, _, err := b.find("default", "db-0", ""); err != nil || p.UID != uid {
+				t.Errorf("later found %v, %v; want %s", p, err, uid)
+			}
+			if err := r.client.CoreV1().Pods("default").Delete(t.Context(), "db-0", metav1.DeleteOptions{GracePeriodSeconds: new(int64)}); err != nil {
+				t.Fatal(err)
+			}
+			synctest.Wait()
 		}
 	})
 }

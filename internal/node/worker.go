@@ -177,6 +177,13 @@ func (w *worker) runtimeChanged()        { w.tell(func() { w.dirty = true }) }
 func (w *worker) objectChanged()         { w.tell(func() { w.refresh = true }) }
 func (w *worker) evict(e eviction)       { w.tell(func() { w.evicted = &e }) }
 
+// isGone says that the source has the pod no more.
+func (w *worker) isGone() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.gone
+}
+
 // snapshot is the pod and its newest status, for the kubelet API.
 func (w *worker) snapshot() (*corev1.Pod, *corev1.PodStatus) {
 	w.mu.Lock()
