@@ -93,7 +93,7 @@ func (s *stage) until(want string, ready func(*corev1.Pod) bool) *appsv1.Statefu
 		if set, err = s.Client.AppsV1().StatefulSets("default").Get(context.Background(), "s", metav1.GetOptions{}); err != nil {
 			return err
 		}
-		if got == want && int(set.Status.Replicas) == len(pods) && int(set.Status.ReadyReplicas) == strings.Count(got, "+") && set.Status.ObservedGeneration == set.Generation {
+		if got == want && agrees(set, pods) {
 			return nil
 		}
 		for _, p := range pods {
@@ -106,6 +106,27 @@ func (s *stage) until(want string, ready func(*corev1.Pod) bool) *appsv1.Statefu
 		return fmt.Errorf("pods %s, status %+v; want %s", got, set.Status, want)
 	})
 	return set
+}
+
+// agrees reports whether the status counts exactly these pods; until the last change of a pod has
+// been reconciled it counts those from before.
+func agrees(set *appsv1.StatefulSet, pods []corev1.Pod) bool {
+	var ready, current, updated int32
+	for _, p := range pods {
+		if p.Status.Phase == corev1.PodRunning {
+			ready++
+		}
+		hash := p.Labels[appsv1.StatefulSetRevisionLabel]
+		if hash == set.Status.CurrentRevision {
+			current++
+		}
+		if hash == set.Status.UpdateRevision {
+			updated++
+		}
+	}
+	s := set.Status
+	return s.ObservedGeneration == set.Generation && int(s.Replicas) == len(pods) && s.ReadyReplicas == ready &&
+		s.AvailableReplicas == ready && s.CurrentReplicas == current && s.UpdatedReplicas == updated
 }
 
 func always(*corev1.Pod) bool { return true }
