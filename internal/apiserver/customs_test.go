@@ -2,7 +2,9 @@ package apiserver
 
 import (
 	"fmt"
+	"net/http/httptest"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -70,11 +72,12 @@ func TestDefinitionChanges(t *testing.T) {
 	want(t, h, 201, "POST", thingsPath, fmt.Sprintf(testThing, "a", "1"))
 	patch := `[{"op":"add","path":"/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties/later","value":{"type":"string","default":"now"}}]`
 	watched := make(chan string, 1)
+	began := &beginning{ResponseRecorder: httptest.NewRecorder(), begun: make(chan struct{})}
 	go func() {
-		w := call(t, h, "GET", thingsPath+"?watch=true&timeoutSeconds=30", "")
-		watched <- w.Body.String()
+		h.ServeHTTP(began, httptest.NewRequest("GET", thingsPath+"?watch=true&timeoutSeconds=30", nil))
+		watched <- began.Body.String()
 	}()
-	time.Sleep(50 * time.Millisecond) // let the watch begin
+	<-began.begun // the thing that is there has been shown
 	want(t, h, 200, "PATCH", benchDefinitions+"/things.test.example.com", patch, "Content-Type", "application/json-patch+json")
 	var got any
 	for range 200 {
@@ -89,6 +92,19 @@ func TestDefinitionChanges(t *testing.T) {
 	if body := <-watched; !strings.Contains(body, `"ADDED"`) || strings.Contains(body, `"ERROR"`) {
 		t.Errorf("the watch showed %s", body)
 	}
+}
+
+// beginning is a recorder that says when the first of the answer's body is written.
+type beginning struct {
+	*httptest.ResponseRecorder
+	once  sync.Once
+	begun chan struct{}
+}
+
+func (b *beginning) Write(p []byte) (int, error) {
+	n, err := b.ResponseRecorder.Write(p)
+	b.once.Do(func() { close(b.begun) })
+	return n, err
 }
 
 // TestDefinitionDeletion: the objects go first, those with finalizers when they may.

@@ -159,16 +159,16 @@ func (p *Pool) Reset() {
 	p.more = nil
 }
 
-// Take notes what a stored service has.
+// Take notes what a stored service has. A number in a field that its type makes no use of was never given to it.
 func (p *Pool) Take(s *corev1.Service) {
 	key := s.Namespace + "/" + s.Name
 	for _, ip := range clusterIPs(s) {
-		if a, err := netip.ParseAddr(ip); err == nil {
+		if a, err := netip.ParseAddr(ip); err == nil && addressed(s) {
 			p.addresses[a] = key
 		}
 	}
 	for i := range s.Spec.Ports {
-		if n := s.Spec.Ports[i].NodePort; n != 0 {
+		if n := s.Spec.Ports[i].NodePort; n != 0 && usesPorts(s) {
 			p.taken[n] = key
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"encoding/base64"
 	"errors"
+	"fmt"
 	"net/http"
 	"net/textproto"
 	"net/url"
@@ -24,7 +25,8 @@ func HealthPaths() []string { return []string{"/healthz", "/livez", "/readyz"} }
 
 // Config says whom to trust.
 type Config struct {
-	// ClientCA signs client certificates. The listener must have verified them already (tls.VerifyClientCertIfGiven).
+	// ClientCA signs client certificates. They are verified here and not in the TLS handshake (tls.RequestClientCert), so that
+	// who shows a foreign one is told so with a Status.
 	ClientCA *x509.Certificate
 	// FrontProxyCA signs the certificates of proxies that may say in headers who the user is; FrontProxyNames are the common
 	// names that they may have. Without a CA no proxy is trusted.
@@ -43,6 +45,8 @@ type Config struct {
 // Authenticator finds out who sent a request. It may be used from many goroutines.
 type Authenticator struct {
 	config Config
+	roots  *x509.CertPool
+	chains *generations[*x509.Certificate, []*x509.Certificate]
 	certs  *generations[*x509.Certificate, *user.DefaultInfo]
 }
 
@@ -51,17 +55,30 @@ func New(c Config) *Authenticator {
 	if c.Clock == nil {
 		c.Clock = clock.RealClock{}
 	}
-	return &Authenticator{config: c, certs: newGenerations[*x509.Certificate, *user.DefaultInfo](1024)}
+	roots := x509.NewCertPool()
+	for _, ca := range []*x509.Certificate{c.ClientCA, c.FrontProxyCA} {
+		if ca != nil {
+			roots.AddCert(ca)
+		}
+	}
+	return &Authenticator{
+		config: c, roots: roots,
+		chains: newGenerations[*x509.Certificate, []*x509.Certificate](1024),
+		certs:  newGenerations[*x509.Certificate, *user.DefaultInfo](1024),
+	}
 }
 
 // AuthenticateRequest tells who sent r; false means that nobody is known by what it shows, and the answer should be 401. Secrets
 // that were used up are removed from r's headers.
 func (a *Authenticator) AuthenticateRequest(r *http.Request) (user.Info, bool, error) {
-	if r.TLS != nil && len(r.TLS.VerifiedChains) > 0 {
-		if u, ok := a.frontProxy(r); ok {
+	var foreign error
+	if r.TLS != nil && len(r.TLS.PeerCertificates) > 0 {
+		chain, err := a.verify(r.TLS.PeerCertificates)
+		foreign = err
+		if u, ok := a.frontProxy(r, chain); ok {
 			return u, true, nil
 		}
-		if u, ok := a.certificate(r); ok {
+		if u, ok := a.certificate(chain); ok {
 			return u, true, nil
 		}
 	}
@@ -71,6 +88,9 @@ func (a *Authenticator) AuthenticateRequest(r *http.Request) (user.Info, bool, e
 			return nil, false, err
 		}
 		return t.User, true, nil
+	}
+	if foreign != nil { // whoever shows something false is not treated as one who shows nothing
+		return nil, false, foreign
 	}
 	if a.anonymous(r.URL.Path) {
 		return &user.DefaultInfo{Name: user.Anonymous, Groups: []string{user.AllUnauthenticated}}, true, nil
@@ -106,9 +126,36 @@ func (a *Authenticator) anonymous(path string) bool {
 	})
 }
 
+// verify returns the chain from a connection's client certificate up to one of the authorities. What was found is remembered: a
+// signature stays good, only the time is looked at for each request, as certificates can expire while a connection stays open.
+func (a *Authenticator) verify(shown []*x509.Certificate) ([]*x509.Certificate, error) {
+	leaf, now := shown[0], a.config.Clock.Now()
+	if chain, ok := a.chains.get(leaf); ok && !slices.ContainsFunc(chain, func(c *x509.Certificate) bool { return now.Before(c.NotBefore) || now.After(c.NotAfter) }) {
+		return chain, nil
+	}
+	between := x509.NewCertPool()
+	for _, c := range shown[1:] {
+		between.AddCert(c)
+	}
+	chains, err := leaf.Verify(x509.VerifyOptions{Roots: a.roots, Intermediates: between, CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}})
+	if err != nil {
+		return nil, fmt.Errorf("verifying certificate SN=%s, SKID=%X, AKID=%X failed: %w", leaf.SerialNumber, leaf.SubjectKeyId, leaf.AuthorityKeyId, err)
+	}
+	a.chains.put(leaf, chains[0])
+	return chains[0], nil
+}
+
+// endsIn returns the certificate at the beginning of a chain if ca signed it, by itself or through others.
+func endsIn(chain []*x509.Certificate, ca *x509.Certificate) (*x509.Certificate, bool) {
+	if ca == nil || len(chain) < 2 || !chain[len(chain)-1].Equal(ca) {
+		return nil, false
+	}
+	return chain[0], true
+}
+
 // certificate reads the user from a client certificate: the common name is his name, the organizations are his groups.
-func (a *Authenticator) certificate(r *http.Request) (user.Info, bool) {
-	leaf, ok := a.chainedTo(r, a.config.ClientCA)
+func (a *Authenticator) certificate(chain []*x509.Certificate) (user.Info, bool) {
+	leaf, ok := endsIn(chain, a.config.ClientCA)
 	if !ok || leaf.Subject.CommonName == "" {
 		return nil, false
 	}
@@ -124,22 +171,6 @@ func (a *Authenticator) certificate(r *http.Request) (user.Info, bool) {
 	return u, true
 }
 
-// chainedTo returns the connection's client certificate if the listener verified it up to ca. Certificates can expire while a
-// connection stays open, so the time is looked at for each request.
-func (a *Authenticator) chainedTo(r *http.Request, ca *x509.Certificate) (*x509.Certificate, bool) {
-	if ca == nil {
-		return nil, false
-	}
-	for _, chain := range r.TLS.VerifiedChains {
-		if len(chain) > 1 && chain[len(chain)-1].Equal(ca) {
-			leaf := chain[0]
-			now := a.config.Clock.Now()
-			return leaf, !now.Before(leaf.NotBefore) && !now.After(leaf.NotAfter)
-		}
-	}
-	return nil, false
-}
-
 // The headers by which a front proxy says who the user is.
 const (
 	remoteUser        = "X-Remote-User"
@@ -149,8 +180,8 @@ const (
 )
 
 // frontProxy trusts the headers of a proxy that showed a certificate of its own authority.
-func (a *Authenticator) frontProxy(r *http.Request) (user.Info, bool) {
-	leaf, ok := a.chainedTo(r, a.config.FrontProxyCA)
+func (a *Authenticator) frontProxy(r *http.Request, chain []*x509.Certificate) (user.Info, bool) {
+	leaf, ok := endsIn(chain, a.config.FrontProxyCA)
 	if !ok || len(a.config.FrontProxyNames) > 0 && !slices.Contains(a.config.FrontProxyNames, leaf.Subject.CommonName) {
 		return nil, false
 	}

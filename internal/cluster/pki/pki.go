@@ -275,11 +275,12 @@ func (p *PKI) KubeletServer() *Pair { return p.leaves[leafKubeletServer] }
 // Server is the serving certificate of the API server.
 func (p *PKI) Server() *Pair { return p.leaves[leafServer] }
 
-// ServerTLSConfig is for the API server's listener. A client certificate is verified if one is given; both authorities are
-// accepted there, and whoever authenticates must look at which of them the chain ends in.
+// ServerTLSConfig is for the API server's listener. A client certificate is asked for, with both authorities named, and not
+// verified: whoever authenticates does that, and can answer a foreign one as HTTP.
 func (p *PKI) ServerTLSConfig() *tls.Config {
 	c := p.serving(p.Server())
 	c.ClientCAs.AddCert(p.frontProxy.cert)
+	c.ClientAuth = tls.RequestClientCert
 	c.NextProtos = []string{"h2", "http/1.1"}
 	return c
 }

@@ -205,10 +205,15 @@ func (c *current) stands() bool {
 	return err == nil && os.SameFile(now, have)
 }
 
-// rotated says whether there is a newer file.
+// rotated says whether there is a newer file. One look tells: of two, a rotation could come between, and this file would be
+// taken for its own successor.
 func (c *current) rotated() bool {
-	_, err := os.Stat(c.path)
-	return err == nil && !c.stands()
+	now, err := os.Stat(c.path)
+	if err != nil {
+		return false
+	}
+	have, err := c.file.Stat()
+	return err == nil && !os.SameFile(now, have)
 }
 
 // missed are the files that were begun after this one and moved aside before next.

@@ -92,10 +92,12 @@ func (s *Store) Pull(ctx context.Context, ref string, auth *Auth, progress func(
 		return Image{}, err
 	}
 	p := s.pulls[key]
+	var remove func()
 	if p == nil {
 		pctx, cancel := context.WithCancel(s.ctx)
 		p = &pull{cancel: cancel, done: make(chan struct{})}
 		s.pulls[key] = p
+		remove = p.report.add(progress) // before it begins: who asked first is told everything
 		s.background.Go(func() {
 			defer cancel()
 			p.image, p.err = s.pull(pctx, r, auth, p.report.say)
@@ -109,7 +111,9 @@ func (s *Store) Pull(ctx context.Context, ref string, auth *Auth, progress func(
 	}
 	p.waiting++
 	s.mu.Unlock()
-	remove := p.report.add(progress)
+	if remove == nil {
+		remove = p.report.add(progress)
+	}
 	defer remove()
 	select {
 	case <-p.done:
