@@ -5,8 +5,8 @@ cd "$(dirname "$0")/.."
 data=${CELOX_DATA_DIR:-/var/lib/celox}
 port=${CELOX_HTTPS_PORT:-6443}
 data=${data%/}
-log=$data.log # beside the directory, which is to hold the cluster's things only
-pid_file=$data.pid
+log=bin/run-$(basename "$data").log # not in the directory, which holds the cluster's things only and goes with it
+pid_file=bin/run-$(basename "$data").pid
 say() { printf '\n\033[1m%s\033[0m\n' "$*"; }
 [ "$(id -u)" = 0 ] || { echo "make run starts containers and needs root: sudo make run" >&2; exit 1; }
 
@@ -19,6 +19,7 @@ mkdir -p "$(dirname "$data")"
 if bin/celox kubectl --data-dir "$data" get --raw /readyz >/dev/null 2>&1; then
   echo "it runs already"
 else
+  mkdir -p bin
   setsid bin/celox server --data-dir "$data" --https-port "$port" >"$log" 2>&1 </dev/null &
   pid=$!
   echo "$pid" >"$pid_file"

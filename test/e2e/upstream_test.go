@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"io"
 	"net"
 	"net/url"
 	"os"
@@ -313,4 +314,46 @@ func TestUpstreamData(t *testing.T) {
 	}
 	u.kubectl("delete", "apiservice", "v1beta1.metrics.example.com") // nobody answers for it, and a namespace cannot be emptied of what is unknown
 	u.kubectl("delete", "namespace", "prod", "--timeout", patience.String())
+}
+
+// TestSnapshot goes back to a snapshot of the etcd inside with etcd's own tool, the way that a member of an upstream cluster is restored.
+func TestSnapshot(t *testing.T) {
+	t.Parallel()
+	m := machine.ForTest(t)
+	ctx := eventually(t)
+	startOn(t, m, "--disable-node")
+	u := &user{t: t, m: m, ns: "default", command: []string{mustBinary(t), "kubectl"}}
+	u.kubectl("create", "configmap", "kept", "--from-literal=a=1")
+	etcd, err := clientv3.New(clientv3.Config{Endpoints: []string{"unix://" + filepath.Join(m.DataDir, "run", "etcd.sock")}, DialTimeout: patience, Logger: zap.NewNop()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	db := filepath.Join(t.TempDir(), "snapshot.db")
+	in, err := etcd.Snapshot(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := os.Create(db)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = io.Copy(out, in)
+	if err := errors.Join(err, out.Close(), in.Close(), etcd.Close()); err != nil {
+		t.Fatal(err)
+	}
+	u.kubectl("create", "configmap", "later", "--from-literal=a=1")
+	u.kubectl("delete", "configmap", "kept")
+	if err := m.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	data := filepath.Join(m.DataDir, "etcd")
+	if err := os.RemoveAll(data); err != nil {
+		t.Fatal(err)
+	}
+	if said, err := exec.CommandContext(ctx, guest(t, "etcdutl"), "snapshot", "restore", db, "--data-dir", data).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, said)
+	}
+	startOn(t, m, "--disable-node")
+	like(t, u.kubectl("get", "configmaps", "-o", "name"), `configmap/kept`, `configmap/kube-root-ca.crt`)
+	like(t, u.kubectl("create", "configmap", "later", "--from-literal=a=2"), `configmap/later created`)
 }
