@@ -105,7 +105,7 @@ func TestCompleteAndAssign(t *testing.T) {
 			if c.dual {
 				p = pool(t, "10.96.0.0/16", "fd00::/108")
 			}
-			p.Take(service("other", corev1.ServiceSpec{ClusterIPs: []string{"10.96.9.9"}, Ports: ports(31000)}))
+			p.Take(service("other", corev1.ServiceSpec{Type: corev1.ServiceTypeNodePort, ClusterIPs: []string{"10.96.9.9"}, Ports: ports(31000)}))
 			s := service("s", c.spec)
 			errs := p.Complete(s, nil)
 			if len(errs) == 0 {
