@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"k8s.io/cri-streaming/pkg/streaming"
+
+	"github.com/celox/celox/internal/linger"
 )
 
 const streamHeaderTimeout = 10 * time.Second
@@ -22,7 +24,7 @@ func newStreamListener(l net.Listener, s streaming.Server) *streamListener {
 	return &streamListener{Server: s, listener: l, server: &http.Server{Handler: s, ReadHeaderTimeout: streamHeaderTimeout}}
 }
 
-func (l *streamListener) serve() { _ = l.server.Serve(l.listener) }
+func (l *streamListener) serve() { _ = l.server.Serve(linger.Listener(l.listener)) }
 
 // Stop ends the server and its connections.
 func (l *streamListener) Stop() error { return l.server.Close() }

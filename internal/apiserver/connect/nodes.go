@@ -19,6 +19,7 @@ import (
 	"k8s.io/apiserver/pkg/authentication/user"
 
 	"github.com/celox/celox/internal/apiserver/request"
+	"github.com/celox/celox/internal/linger"
 )
 
 // Node is the way to the API of a node.
@@ -215,9 +216,13 @@ type hijackWriter struct{ http.ResponseWriter }
 
 func hijackable(w http.ResponseWriter) http.ResponseWriter { return hijackWriter{w} }
 
-// Hijack takes over the connection.
+// Hijack takes over the connection. Closed, it waits for the client, which may have sent a ping that nobody will read any more.
 func (w hijackWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
-	return http.NewResponseController(w.ResponseWriter).Hijack()
+	c, rw, err := http.NewResponseController(w.ResponseWriter).Hijack()
+	if err != nil {
+		return nil, nil, err
+	}
+	return linger.Conn(c), rw, nil
 }
 
 // Flush sends what is buffered.
