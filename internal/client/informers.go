@@ -5,17 +5,16 @@ import (
 	"fmt"
 	"strconv"
 	"sync"
-	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/watch"
-	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
 
+	"github.com/celox/celox/internal/client/informers"
 	"github.com/celox/celox/internal/store"
 )
 
@@ -29,10 +28,10 @@ type Source struct {
 	Index, IndexValue string
 }
 
-// Informers returns a client-go informer factory whose informers for the given sources hold the store's own pointers. Informers for other
+// Informers returns an informer factory whose informers for the given sources hold the store's own pointers. Informers for other
 // types go through c as usual. The factory starts every informer it knows, so a caller names only the sources that it reads.
-func Informers(c kubernetes.Interface, sources []Source) informers.SharedInformerFactory {
-	f := informers.NewSharedInformerFactory(c, 0)
+func Informers(c kubernetes.Interface, sources []Source) *informers.Factory {
+	f := informers.New(c)
 	for _, s := range sources {
 		InformerFor(f, s)
 	}
@@ -40,10 +39,9 @@ func Informers(c kubernetes.Interface, sources []Source) informers.SharedInforme
 }
 
 // InformerFor returns f's informer for a source; the first call makes it.
-func InformerFor(f informers.SharedInformerFactory, s Source) cache.SharedIndexInformer {
-	return f.InformerFor(s.Example, func(_ kubernetes.Interface, resync time.Duration) cache.SharedIndexInformer {
+func InformerFor(f *informers.Factory, s Source) cache.SharedIndexInformer {
+	return f.InformerFor(s.Example, func() cache.SharedIndexInformer {
 		return cache.NewSharedIndexInformerWithOptions(&listWatch{source: s}, s.Example, cache.SharedIndexInformerOptions{
-			ResyncPeriod:      resync,
 			Indexers:          cache.Indexers{cache.NamespaceIndex: cache.MetaNamespaceIndexFunc},
 			ObjectDescription: s.GroupResource.String(),
 		})

@@ -22,6 +22,9 @@ func TestDependenciesAreExplained(t *testing.T) {
 	seen := map[string]bool{}
 	for path := range strings.Lines(string(out)) {
 		path = strings.TrimSpace(path)
+		if path == "k8s.io/client-go/informers" {
+			t.Error("k8s.io/client-go/informers is imported: it makes the binary 8 MB larger, use internal/client/informers")
+		}
 		host, _, _ := strings.Cut(path, "/")
 		if !strings.Contains(host, ".") || strings.HasPrefix(path, "github.com/celox/") {
 			continue
