@@ -6,11 +6,13 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/celox/celox/internal/api"
 	"github.com/celox/celox/internal/apiserver/apply"
+	"github.com/celox/celox/internal/apiserver/custom"
 	"github.com/celox/celox/internal/apiserver/negotiate"
 	"github.com/celox/celox/internal/apiserver/request"
 	"github.com/celox/celox/internal/store"
@@ -90,6 +92,13 @@ func (x *exchange) patched(p *apply.Patch, live api.Object) (api.Object, error) 
 	}
 	if x.res.custom != nil {
 		t.Untyped = x.res.custom.DecodePatched
+		t.Merge = func(patch map[string]any, strictly bool) (runtime.Object, bool) {
+			o, ok := live.(*custom.Object)
+			if !ok {
+				return nil, false
+			}
+			return x.res.custom.Merge(o, patch, strictly)
+		}
 	}
 	if x.res.custom == nil || p.Type == types.StrategicMergePatchType {
 		var err error

@@ -1,7 +1,6 @@
 package apply
 
 import (
-	"cmp"
 	"reflect"
 	"slices"
 	"strconv"
@@ -14,6 +13,7 @@ import (
 	"sigs.k8s.io/structured-merge-diff/v6/value"
 
 	"github.com/celox/celox/internal/api"
+	"github.com/celox/celox/internal/apiserver/apply/owners"
 )
 
 // fast does the bookkeeping of updates that only change values of fields which the writer alone owns already: then nothing
@@ -21,7 +21,7 @@ import (
 // leases), and the full way costs more than the rest of the request. It reports false, and has changed nothing, when it can't tell.
 func (m *Manager) fast(live, obj api.Object, manager string) bool {
 	given, have := obj.GetManagedFields(), live.GetManagedFields()
-	if m.sub == "" && given != nil && (len(given) == 0 || !sameEntries(given, have)) {
+	if m.sub == "" && given != nil && (len(given) == 0 || !owners.Same(given, have)) {
 		return false
 	}
 	s := m.shape()
@@ -55,12 +55,12 @@ func (m *Manager) fast(live, obj api.Object, manager string) bool {
 		return false
 	}
 	for i := range have {
-		tree := m.tracker.trees.of(have[i].FieldsV1)
+		tree := m.tracker.trees.Of(have[i].FieldsV1)
 		if tree == nil {
 			return false
 		}
 		for _, path := range w.changed {
-			if tree.owns(path) != (i == mine) {
+			if tree.Owns(path) != (i == mine) {
 				return false
 			}
 		}
@@ -68,7 +68,7 @@ func (m *Manager) fast(live, obj api.Object, manager string) bool {
 	entries := slices.Clone(have)
 	now := metav1.NewTime(time.Now().UTC().Truncate(time.Second))
 	entries[mine].Time = &now
-	slices.SortStableFunc(entries, compareEntries)
+	slices.SortStableFunc(entries, owners.Compare)
 	obj.SetManagedFields(entries)
 	return true
 }
@@ -82,27 +82,6 @@ func (m *Manager) skipped() string {
 		}
 	}
 	return ""
-}
-
-// compareEntries is the order of managed fields: by operation, by the second of their time, by manager.
-func compareEntries(a, b metav1.ManagedFieldsEntry) int {
-	seconds := func(t *metav1.Time) int64 {
-		if t == nil {
-			return 0
-		}
-		return t.Unix()
-	}
-	return cmp.Or(
-		strings.Compare(string(a.Operation), string(b.Operation)),
-		cmp.Compare(seconds(a.Time), seconds(b.Time)),
-		strings.Compare(a.Manager, b.Manager),
-		strings.Compare(a.APIVersion, b.APIVersion),
-		strings.Compare(a.Subresource, b.Subresource),
-	)
-}
-
-func sameEntries(a, b []metav1.ManagedFieldsEntry) bool {
-	return len(a) == len(b) && (len(a) == 0 || &a[0] == &b[0] || equality.Semantic.DeepEqual(a, b))
 }
 
 // shapeKind says how values of a type are compared: as one thing, field by field, key by key, or item by item.

@@ -11,6 +11,7 @@ import (
 	"sigs.k8s.io/structured-merge-diff/v6/value"
 
 	"github.com/celox/celox/internal/api"
+	"github.com/celox/celox/internal/apiserver/apply/owners"
 )
 
 // lastApplied is the annotation of client-side apply, which the library keeps up to date for one manager.
@@ -31,7 +32,7 @@ type overlaid struct {
 func (m *Manager) overlay(live api.Object, config *unstructured.Unstructured, manager string, force bool) *overlaid {
 	have := live.GetManagedFields()
 	s := m.shape()
-	if s == nil || m.gv.Group != m.kind.Group || m.gv.Version != m.kind.Hub || len(have) == 0 || !m.countable(have) || config.GroupVersionKind() != m.gv.WithKind(m.kind.Kind) {
+	if s == nil || m.gv.Group != m.kind.Group || m.gv.Version != m.kind.Hub || len(have) == 0 || !owners.Countable(have, m.gv.String()) || config.GroupVersionKind() != m.gv.WithKind(m.kind.Kind) {
 		return nil
 	}
 	if _, synced := live.GetAnnotations()[lastApplied]; synced && manager == lastAppliedManager {
@@ -41,12 +42,15 @@ func (m *Manager) overlay(live api.Object, config *unstructured.Unstructured, ma
 	if !ok || reflect.TypeOf(wanted) != reflect.TypeOf(live) || runtime.DefaultUnstructuredConverter.FromUnstructured(config.Object, wanted) != nil {
 		return nil
 	}
-	o := &overlaid{outliner: outliner{buf: make([]byte, 0, 512)}, obj: live.DeepCopyObject().(api.Object)} //nolint:forcetypeassert // of live's type
+	outline, ok := m.tracker.trees.AppendOutline(make([]byte, 0, 512), manager, have)
+	if !ok {
+		return nil
+	}
+	o := &overlaid{outliner: outliner{buf: outline}, obj: live.DeepCopyObject().(api.Object)} //nolint:forcetypeassert // of live's type
 	if force {
 		o.mark(markSame)
 	}
-	if !o.writeEntries(&m.tracker.trees, manager, have) ||
-		!o.object(reflect.ValueOf(o.obj).Elem(), reflect.ValueOf(wanted).Elem(), config.Object, s, m.skipped()) {
+	if !o.object(reflect.ValueOf(o.obj).Elem(), reflect.ValueOf(wanted).Elem(), config.Object, s, m.skipped()) {
 		return nil
 	}
 	return o
@@ -275,47 +279,25 @@ func (o *overlaid) lists(live, want reflect.Value, config []any, s *shape) bool 
 
 // finish gives the object its managed fields if the like of the change was seen before.
 func (o *overlaid) finish(m *Manager, before []metav1.ManagedFieldsEntry) bool {
-	made, ok := m.applies.get(o.buf)
+	made, ok := m.applies.Get(o.buf)
 	if !ok || made == nil {
 		return false
 	}
-	o.obj.SetManagedFields(made.of(before))
+	o.obj.SetManagedFields(made.Of(before))
 	return true
 }
 
 // learn remembers what the library made of a configuration, if it is what laying it over the live object makes. By is the manager whose
 // entry may not have lost anything: what it no longer wants is taken away only where it is there.
-func (o *overlaid) learn(m *Manager, live, applied api.Object, by string) *outcome {
-	made := outcomeOf(applied.GetManagedFields())
+func (o *overlaid) learn(m *Manager, live, applied api.Object, by string) *owners.Outcome {
+	made := owners.OutcomeOf(applied.GetManagedFields())
 	o.obj.SetManagedFields(nil)
 	applied.SetManagedFields(nil)
 	same := equality.Semantic.DeepEqual(o.obj, applied)
-	if same && m.kept(live.GetManagedFields(), made.entries, by) {
-		m.applies.put(o.buf, made)
+	if same && m.tracker.trees.Kept(live.GetManagedFields(), made.Entries, by, m.sub) {
+		m.applies.Put(o.buf, made)
 	} else {
-		m.applies.put(o.buf, nil)
+		m.applies.Put(o.buf, nil)
 	}
 	return made
-}
-
-// kept says whether a manager still owns all that it has applied before.
-func (m *Manager) kept(before, after []metav1.ManagedFieldsEntry, manager string) bool {
-	own := func(entries []metav1.ManagedFieldsEntry) *metav1.FieldsV1 {
-		for i := range entries {
-			if e := &entries[i]; e.Manager == manager && e.Operation == metav1.ManagedFieldsOperationApply && e.Subresource == m.sub {
-				return e.FieldsV1
-			}
-		}
-		return nil
-	}
-	old := own(before)
-	if old == nil {
-		return true
-	}
-	now := own(after)
-	if now == nil {
-		return false
-	}
-	a, b := m.tracker.trees.of(old), m.tracker.trees.of(now)
-	return a != nil && b != nil && b.covers(a)
 }

@@ -112,7 +112,7 @@ func TestOverlayAgreesWithLibrary(t *testing.T) {
 				config, by, force := configuration(t, c.draw(t)), draw(t, "manager", "applier", "first", "kubectl"), draw(t, "force", "yes", "no") == "yes"
 				before := live.DeepCopyObject().(api.Object)
 				if laid := m.overlay(live, config, by, force); laid != nil {
-					if o, _ := m.applies.get(laid.buf); o != nil {
+					if o, _ := m.applies.Get(laid.buf); o != nil {
 						hits++
 					}
 				}

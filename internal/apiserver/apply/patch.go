@@ -53,6 +53,8 @@ type Target struct {
 	JSON func() ([]byte, error)
 	// Untyped, if set, reads the patched JSON of a kind that has no Go type of its own, and tells what is unknown or twice in it.
 	Untyped func(patched []byte, strictly bool) (obj runtime.Object, strict []error, err error)
+	// Merge, if Untyped is set, carries out a merge patch without the detour over JSON, or says that it can't. It may keep the patch.
+	Merge func(patch map[string]any, strictly bool) (obj runtime.Object, ok bool)
 }
 
 // Apply applies a JSON, merge or strategic merge patch and returns the new object, in the patch's version and without defaults.
@@ -109,15 +111,21 @@ func (p *Patch) jsonPatch(t Target) (runtime.Object, error) {
 
 func (p *Patch) mergePatch(t Target) (runtime.Object, error) {
 	var strict []error
+	var members map[string]any
 	if p.strictly() {
-		v := map[string]any{}
 		var err error
-		if strict, err = kjson.UnmarshalStrict(p.Data, &v); err != nil {
+		if strict, err = kjson.UnmarshalStrict(p.Data, &members); err != nil {
 			return nil, apierrors.NewBadRequest(fmt.Sprintf("error decoding patch: %v", err))
 		}
 	}
-	if len(strict) == 0 && t.Untyped == nil {
+	switch {
+	case len(strict) > 0:
+	case t.Untyped == nil:
 		if obj := t.Object.DeepCopyObject(); mergeInto(obj, p.Data) {
+			return obj, nil
+		}
+	case members != nil:
+		if obj, ok := t.Merge(members, p.strictly()); ok {
 			return obj, nil
 		}
 	}
@@ -211,12 +219,9 @@ func (p *Patch) complain(value string, strict []error) error {
 }
 
 func (p *Patch) strategic(t Target) (runtime.Object, error) {
-	before, err := runtime.DefaultUnstructuredConverter.ToUnstructured(t.Object)
-	if err != nil {
-		return nil, err
-	}
 	patch := map[string]any{}
 	var strict []error
+	var err error
 	if p.strictly() {
 		strict, err = kjson.UnmarshalStrict(p.Data, &patch)
 	} else {
@@ -224,6 +229,15 @@ func (p *Patch) strategic(t Target) (runtime.Object, error) {
 	}
 	if err != nil {
 		return nil, apierrors.NewBadRequest(err.Error())
+	}
+	if len(strict) == 0 {
+		if obj := t.Object.DeepCopyObject(); strategicInto(obj, p.Data) {
+			return obj, nil
+		}
+	}
+	before, err := runtime.DefaultUnstructuredConverter.ToUnstructured(t.Object)
+	if err != nil {
+		return nil, err
 	}
 	after, err := strategicpatch.StrategicMergeMapPatch(before, patch, t.Object)
 	if err != nil {

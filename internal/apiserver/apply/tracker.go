@@ -14,6 +14,7 @@ import (
 	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
 
 	"github.com/celox/celox/internal/api"
+	"github.com/celox/celox/internal/apiserver/apply/owners"
 	"github.com/celox/celox/internal/apiserver/openapi"
 )
 
@@ -22,7 +23,7 @@ import (
 type Tracker struct {
 	catalogue *api.Catalogue
 	types     func() managedfields.TypeConverter
-	trees     trees
+	trees     owners.Trees
 }
 
 // NewTracker returns a tracker for the kinds of c.
@@ -91,8 +92,8 @@ type Manager struct {
 	shaped    *shape // set by shapeOnce
 
 	outlines outlines // of new objects
-	updates  outcomes
-	applies  outcomes
+	updates  owners.Outcomes
+	applies  owners.Outcomes
 }
 
 func (m *Manager) manager() (*managedfields.FieldManager, error) {
@@ -175,9 +176,9 @@ func (m *Manager) Update(live, obj api.Object, manager string) (api.Object, erro
 			if err != nil {
 				return obj, err
 			}
-			made := outcomeOf(o.GetManagedFields())
-			m.updates.put(outline, made)
-			o.SetManagedFields(made.of(live.GetManagedFields()))
+			made := owners.OutcomeOf(o.GetManagedFields())
+			m.updates.Put(outline, made)
+			o.SetManagedFields(made.Of(live.GetManagedFields()))
 			return o, nil
 		}
 		return m.libraryUpdate(live, obj, manager)
@@ -226,7 +227,7 @@ func (m *Manager) Apply(live api.Object, config *unstructured.Unstructured, mana
 		return nil, err
 	}
 	made := laid.learn(m, live, o, manager)
-	o.SetManagedFields(made.of(before))
+	o.SetManagedFields(made.Of(before))
 	return o, nil
 }
 

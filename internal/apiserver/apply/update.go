@@ -1,138 +1,20 @@
 package apply
 
 import (
-	"encoding/binary"
 	"reflect"
 	"slices"
-	"sync"
-	"time"
-
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/celox/celox/internal/api"
+	"github.com/celox/celox/internal/apiserver/apply/owners"
 )
 
-// maxCounted is the number of entries from which the library begins to merge old ones by their age, which no outline says.
-const maxCounted = 10
-
-// outcome is what the library made of the managed fields of an object: the entries, and where each has its time from.
-type outcome struct {
-	entries []metav1.ManagedFieldsEntry // without times
-	times   []int                       // indexes of entries before, or one of those below
-}
-
-const (
-	timeNow  = -1
-	timeNone = -2 // an applied configuration that changed nothing
-)
-
-// outcomes remembers outcomes by outline; nil is "ask the library".
-type outcomes struct {
-	mu        sync.RWMutex
-	byOutline map[string]*outcome // guarded by mu
-}
-
-func (c *outcomes) get(outline []byte) (*outcome, bool) {
-	c.mu.RLock()
-	defer c.mu.RUnlock()
-	o, ok := c.byOutline[string(outline)]
-	return o, ok
-}
-
-func (c *outcomes) put(outline []byte, o *outcome) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.byOutline == nil || len(c.byOutline) >= maxOutlines {
-		c.byOutline = make(map[string]*outcome)
-	}
-	c.byOutline[string(outline)] = o
-}
-
-// sentinel is a time that no entry has: the library hands it on with the entry whose it is.
-func sentinel(i int) *metav1.Time {
-	t := metav1.Unix(int64(1+i), 0)
-	return &t
-}
-
-// marked returns a copy of live whose entries have sentinels for times. It shares everything else with live.
+// marked returns a copy of live whose entries have times by which they are found again. It shares everything else with live.
 func marked(live api.Object) api.Object {
 	v := reflect.New(reflect.TypeOf(live).Elem())
 	v.Elem().Set(reflect.ValueOf(live).Elem())
 	c := v.Interface().(api.Object) //nolint:forcetypeassert // of live's type
-	entries := slices.Clone(live.GetManagedFields())
-	for i := range entries {
-		entries[i].Time = sentinel(i)
-	}
-	c.SetManagedFields(entries)
+	c.SetManagedFields(owners.Marked(live.GetManagedFields()))
 	return c
-}
-
-// outcomeOf reads the outcome off entries that the library made of marked ones.
-func outcomeOf(entries []metav1.ManagedFieldsEntry) *outcome {
-	o := &outcome{entries: slices.Clone(entries), times: make([]int, len(entries))}
-	for i := range o.entries {
-		e := &o.entries[i]
-		switch {
-		case e.Time == nil:
-			o.times[i] = timeNone
-		case e.Time.Unix() <= maxCounted:
-			o.times[i] = int(e.Time.Unix()) - 1
-		default:
-			o.times[i] = timeNow
-		}
-		e.Time = nil
-	}
-	return o
-}
-
-// of returns the entries that follow on those before.
-func (o *outcome) of(before []metav1.ManagedFieldsEntry) []metav1.ManagedFieldsEntry {
-	if len(o.entries) == 0 {
-		return nil
-	}
-	now := metav1.NewTime(time.Now().UTC().Truncate(time.Second))
-	entries := slices.Clone(o.entries)
-	for i, from := range o.times {
-		switch from {
-		case timeNow:
-			entries[i].Time = &now
-		case timeNone:
-		default:
-			entries[i].Time = before[from].Time
-		}
-	}
-	slices.SortStableFunc(entries, compareEntries)
-	return entries
-}
-
-// countable says whether an outcome can be remembered for an object with these entries: all of this version, and not so many that
-// their age counts.
-func (m *Manager) countable(entries []metav1.ManagedFieldsEntry) bool {
-	if len(entries) >= maxCounted {
-		return false
-	}
-	for i := range entries {
-		if e := &entries[i]; e.APIVersion != m.gv.String() || e.FieldsType != "FieldsV1" || e.FieldsV1 == nil {
-			return false
-		}
-	}
-	return true
-}
-
-// writeEntries begins an outline with who writes and who has written.
-func (o *outliner) writeEntries(t *trees, manager string, entries []metav1.ManagedFieldsEntry) bool {
-	if !o.name(manager) {
-		return false
-	}
-	for i := range entries {
-		e := &entries[i]
-		owned := t.of(e.FieldsV1)
-		if owned == nil || !o.name(e.Manager) || !o.name(string(e.Operation)) || !o.name(e.Subresource) {
-			return false
-		}
-		o.buf = binary.BigEndian.AppendUint64(o.buf, owned.id)
-	}
-	return o.mark(markEnd)
 }
 
 // updateOutline describes a change: which fields, keys and items were added, removed or have other values, who made it and who owned
@@ -141,12 +23,16 @@ func (m *Manager) updateOutline(live, obj api.Object, manager string) []byte {
 	have, given := live.GetManagedFields(), obj.GetManagedFields()
 	s := m.shape()
 	switch {
-	case s == nil, m.gv.Group != m.kind.Group, m.gv.Version != m.kind.Hub, !m.countable(have), reflect.TypeOf(live) != reflect.TypeOf(obj),
-		m.sub == "" && given != nil && (len(given) == 0 || !sameEntries(given, have)):
+	case s == nil, m.gv.Group != m.kind.Group, m.gv.Version != m.kind.Hub, !owners.Countable(have, m.gv.String()), reflect.TypeOf(live) != reflect.TypeOf(obj),
+		m.sub == "" && given != nil && (len(given) == 0 || !owners.Same(given, have)):
 		return nil
 	}
-	d := differ{outliner{buf: make([]byte, 0, 512)}}
-	if !d.writeEntries(&m.tracker.trees, manager, have) || !d.object(reflect.ValueOf(live).Elem(), reflect.ValueOf(obj).Elem(), s, m.skipped()) {
+	outline, ok := m.tracker.trees.AppendOutline(make([]byte, 0, 512), manager, have)
+	if !ok {
+		return nil
+	}
+	d := differ{outliner{buf: outline}}
+	if !d.object(reflect.ValueOf(live).Elem(), reflect.ValueOf(obj).Elem(), s, m.skipped()) {
 		return nil
 	}
 	return d.buf
@@ -154,11 +40,11 @@ func (m *Manager) updateOutline(live, obj api.Object, manager string) []byte {
 
 // updateLike does the bookkeeping of a change whose like was seen before.
 func (m *Manager) updateLike(outline []byte, live, obj api.Object) bool {
-	o, ok := m.updates.get(outline)
+	o, ok := m.updates.Get(outline)
 	if !ok {
 		return false
 	}
-	obj.SetManagedFields(o.of(live.GetManagedFields()))
+	obj.SetManagedFields(o.Of(live.GetManagedFields()))
 	return true
 }
 

@@ -89,7 +89,7 @@ func TestUpdateOutlineAgreesWithLibrary(t *testing.T) {
 				obj.SetManagedFields(nil)
 				by := draw(t, "manager", "first", "second", "third")
 				if outline := m.updateOutline(live, obj, by); outline != nil {
-					if _, ok := m.updates.get(outline); ok {
+					if _, ok := m.updates.Get(outline); ok {
 						hits++
 					}
 				}

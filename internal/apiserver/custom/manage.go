@@ -14,6 +14,7 @@ import (
 	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
 
 	"github.com/celox/celox/internal/api"
+	"github.com/celox/celox/internal/apiserver/apply/owners"
 )
 
 // Manager keeps the managed fields of a version's objects through one subresource ("" is the object itself). Safe for concurrent use.
@@ -26,6 +27,8 @@ type Manager struct {
 	err  error                       // set by once
 
 	outlines outlines
+	trees    owners.Trees
+	applies  owners.Outcomes
 }
 
 // Manager returns the keeper of managed fields for writes through a subresource.
@@ -102,6 +105,28 @@ func (m *Manager) Update(live, obj api.Object, manager string) (api.Object, erro
 // Apply merges a configuration into live (an empty object when there is none) and returns the result as a new object without
 // defaults.
 func (m *Manager) Apply(live api.Object, config *unstructured.Unstructured, manager string, force bool) (api.Object, error) {
+	before, ok := live.(*Object)
+	if !ok {
+		return nil, fmt.Errorf("applying to a %T", live)
+	}
+	laid := m.overlay(before, config.Object, manager, force)
+	if laid == nil {
+		return m.libraryApply(before, config, manager, force)
+	}
+	if laid.applyLike(m, before.ManagedFields) {
+		return laid.obj, nil
+	}
+	marked := *before
+	marked.ManagedFields = owners.Marked(before.ManagedFields)
+	o, err := m.libraryApply(&marked, config, manager, force)
+	if err != nil {
+		return nil, err
+	}
+	laid.learn(m, before, o, manager)
+	return o, nil
+}
+
+func (m *Manager) libraryApply(live *Object, config *unstructured.Unstructured, manager string, force bool) (*Object, error) {
 	fm, err := m.manager()
 	if err != nil {
 		return nil, err

@@ -27,7 +27,7 @@ versions:
   served: true
   storage: true
   subresources: {status: {}}
-  schema: {openAPIV3Schema: {type: object, properties: {spec: {type: object, properties: {a: {type: string, nullable: true}, e: {type: object, x-kubernetes-embedded-resource: true, x-kubernetes-preserve-unknown-fields: true}}}}}}
+  schema: {openAPIV3Schema: {type: object, properties: {spec: {type: object, properties: {a: {type: string, nullable: true}, i: {x-kubernetes-int-or-string: true}, e: {type: object, x-kubernetes-embedded-resource: true, x-kubernetes-preserve-unknown-fields: true}}}}}}
 `))
 	o := NewOpenAPI(r)
 	if docs := o.Documents(); len(docs) != 1 || docs["apis/example.com/v1"] == 0 {
@@ -68,16 +68,38 @@ versions:
 			}
 		}
 	}
-	two, err := o.Definitions()
+	all, _ := r.Definitions("example.com")
+	kept, err := all[0].Versions()[0].schema()
 	if err != nil {
 		t.Fatal(err)
 	}
-	var definitions map[string]any
-	if err := json.Unmarshal([]byte("{"+string(two)+"}"), &definitions); err != nil || len(definitions) != 2 {
-		t.Fatalf("%v in %s", err, two)
+	if is := kept.Properties["spec"].Properties["i"].ValueValidation; is != nil && len(is.AnyOf) > 0 {
+		t.Errorf("describing the schema changed it: %+v", is)
 	}
-	if strings.Contains(string(two), "nullable") || strings.Contains(string(two), "components") || !strings.Contains(string(two), `"$ref":"#/definitions/io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta"`) {
-		t.Errorf("OpenAPI v2: %s", two)
+	two, err := o.V2()
+	if err != nil || len(two) != 1 {
+		t.Fatal(two, err)
+	}
+	text := `{"definitions":{` + string(two[0].Definitions) + `},"paths":{` + string(two[0].Paths) + "}}"
+	var second struct {
+		Definitions map[string]any
+		Paths       map[string]map[string]any
+	}
+	if err := json.Unmarshal([]byte(text), &second); err != nil || len(second.Definitions) != 2 || len(second.Paths) != 4 {
+		t.Fatalf("%v; %d definitions, %d paths", err, len(second.Definitions), len(second.Paths))
+	}
+	for _, is := range []string{"nullable", "components", "Deployment", "apps/v1", "protobuf", "strategic", "\x01", `\u0001`} {
+		if strings.Contains(text, is) {
+			t.Errorf("OpenAPI v2 has %q", is)
+		}
+	}
+	for _, is := range []string{
+		`"$ref":"#/definitions/io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta"`, `"items":{"$ref":"#/definitions/com.example.v1.Thing"}`,
+		`"operationId":"replaceExampleComV1NamespacedThingStatus"`, `"description":"create a Thing"`,
+	} {
+		if !strings.Contains(text, is) {
+			t.Errorf("OpenAPI v2 lacks %s", is)
+		}
 	}
 }
 

@@ -3,7 +3,6 @@ package custom
 import (
 	"maps"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -12,6 +11,7 @@ import (
 	kjson "sigs.k8s.io/json"
 
 	"github.com/celox/celox/internal/api"
+	"github.com/celox/celox/internal/apiserver/apply/owners"
 )
 
 // maxOutlines bounds what a manager remembers: objects of a controller have few outlines, those made by hand are few.
@@ -234,7 +234,7 @@ func (m *Manager) fastUpdate(live, o *Object, manager string) bool {
 	if len(have) == 0 || m.sub != "" && m.sub != "status" {
 		return false
 	}
-	if m.sub == "" && o.ManagedFields != nil && !sameEntries(o.ManagedFields, have) {
+	if m.sub == "" && o.ManagedFields != nil && !owners.Same(o.ManagedFields, have) {
 		return false
 	}
 	s, err := m.version.schema()
@@ -292,7 +292,7 @@ func (m *Manager) fastUpdate(live, o *Object, manager string) bool {
 	entries := slices.Clone(have)
 	now := metav1.NewTime(time.Now().UTC().Truncate(time.Second))
 	entries[mine].Time = &now
-	slices.SortStableFunc(entries, compareEntries)
+	slices.SortStableFunc(entries, owners.Compare)
 	o.ManagedFields = entries
 	return true
 }
@@ -303,34 +303,4 @@ func statusOnly(o *Object) *Object {
 		out.Fields["status"] = s
 	}
 	return out
-}
-
-func sameEntries(a, b []metav1.ManagedFieldsEntry) bool {
-	return slices.EqualFunc(a, b, func(p, q metav1.ManagedFieldsEntry) bool {
-		return p.Manager == q.Manager && p.Operation == q.Operation && p.APIVersion == q.APIVersion && p.Subresource == q.Subresource && p.FieldsType == q.FieldsType &&
-			p.Time.Equal(q.Time) && (p.FieldsV1 == nil) == (q.FieldsV1 == nil) && (p.FieldsV1 == nil || p.FieldsV1.Equal(*q.FieldsV1))
-	})
-}
-
-// compareEntries is the order of managed fields: by operation, by the second of their time, by manager.
-func compareEntries(a, b metav1.ManagedFieldsEntry) int {
-	seconds := func(t *metav1.Time) int64 {
-		if t == nil {
-			return 0
-		}
-		return t.Unix()
-	}
-	if c := strings.Compare(string(a.Operation), string(b.Operation)); c != 0 {
-		return c
-	}
-	if x, y := seconds(a.Time), seconds(b.Time); x != y {
-		return int(x - y)
-	}
-	if c := strings.Compare(a.Manager, b.Manager); c != 0 {
-		return c
-	}
-	if c := strings.Compare(a.APIVersion, b.APIVersion); c != 0 {
-		return c
-	}
-	return strings.Compare(a.Subresource, b.Subresource)
 }

@@ -83,7 +83,7 @@ func (v *Version) model() (*spec.Schema, error) {
 	}
 	out := &spec.Schema{SchemaProps: spec.SchemaProps{Type: []string{"object"}}}
 	if s != nil && !v.preserves() {
-		out = s.Unfold().ToKubeOpenAPI()
+		out = s.DeepCopy().Unfold().ToKubeOpenAPI() // unfolding changes what it is given
 		embed(out, false)
 	} else {
 		out.AddExtension("x-kubernetes-preserve-unknown-fields", true)

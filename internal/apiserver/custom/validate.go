@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
@@ -25,10 +26,12 @@ func (v *Version) Validate(ctx context.Context, o *Object) field.ErrorList {
 		return errs
 	}
 	content := o.content(o.visible())
-	errs = validation.ValidateCustomResource(nil, content, v.whole)
+	if !v.surely.object(o, s) {
+		errs = validation.ValidateCustomResource(nil, content, v.whole)
+	}
 	errs = append(errs, v.scaleSpec(o)...)
 	errs = append(errs, v.scaleStatus(o)...)
-	errs = append(errs, objectmeta.Validate(ctx, nil, content, s, false)...)
+	errs = append(errs, embeddedErrors(ctx, content, s)...)
 	errs = append(errs, listtype.ValidateListSetsAndMaps(nil, s, content)...)
 	return v.applyRules(ctx, errs, s, content, nil)
 }
@@ -41,10 +44,12 @@ func (v *Version) ValidateUpdate(ctx context.Context, o, old *Object) field.Erro
 	}
 	content, before := o.content(o.visible()), old.content(old.visible())
 	correlated := common.NewCorrelatedObject(content, before, &model.Structural{Structural: s})
-	errs = validation.ValidateCustomResourceUpdate(nil, content, before, v.whole, validation.WithRatcheting(correlated))
+	if !v.surely.object(o, s) {
+		errs = validation.ValidateCustomResourceUpdate(nil, content, before, v.whole, validation.WithRatcheting(correlated))
+	}
 	errs = append(errs, v.scaleSpec(o)...)
 	errs = append(errs, v.scaleStatus(o)...)
-	errs = append(errs, objectmeta.Validate(ctx, nil, content, s, false)...)
+	errs = append(errs, embeddedErrors(ctx, content, s)...)
 	errs = append(errs, newListErrors(s, content, before)...)
 	return v.applyRules(ctx, errs, s, content, before, cel.WithRatcheting(correlated))
 }
@@ -61,7 +66,7 @@ func (v *Version) ValidateStatusUpdate(ctx context.Context, o, old *Object) fiel
 	if s != nil {
 		options = append(options, validation.WithRatcheting(correlated.Key("status")))
 	}
-	if status, has := o.Fields["status"]; has && v.status != nil {
+	if status, has := o.Fields["status"]; has && v.status != nil && !v.surely.status(status, s) {
 		errs = validation.ValidateCustomResourceUpdate(field.NewPath("status"), status, old.Fields["status"], v.status, options...)
 	}
 	errs = append(errs, v.scaleStatus(o)...)
@@ -87,6 +92,13 @@ func newListErrors(s *structuralschema.Structural, content, before map[string]an
 	if len(errs) == 0 || len(listtype.ValidateListSetsAndMaps(nil, s, before)) > 0 {
 		return nil
 	}
+	return errs
+}
+
+// embeddedErrors checks embedded objects. The library goes through maps in any order; complaints come in that of their fields.
+func embeddedErrors(ctx context.Context, content map[string]any, s *structuralschema.Structural) field.ErrorList {
+	errs := objectmeta.Validate(ctx, nil, content, s, false)
+	slices.SortStableFunc(errs, func(a, b *field.Error) int { return strings.Compare(a.Field, b.Field) })
 	return errs
 }
 

@@ -32,11 +32,8 @@ type Version struct {
 	checkOnce sync.Once
 	whole     validation.SchemaValidator // set by checkOnce
 	status    validation.SchemaValidator // set by checkOnce; nil without a schema of the status
+	surely    surely                     // set by checkOnce
 	checkErr  error                      // set by checkOnce
-
-	v2Once sync.Once
-	v2     []byte // the schemas of the kind and its list as OpenAPI v2 has them; set by v2Once
-	v2Err  error  // set by v2Once
 
 	rulesOnce sync.Once
 	rules     *cel.Validator // set by rulesOnce; nil without rules
@@ -98,6 +95,7 @@ func (v *Version) validators() error {
 		if _, v.checkErr = v.schema(); v.checkErr != nil {
 			return
 		}
+		v.surely = newSurely(v.structural)
 		if v.whole, _, v.checkErr = validation.NewSchemaValidator(v.internal); v.checkErr != nil {
 			return
 		}

@@ -3,6 +3,7 @@ package custom
 import (
 	"context"
 	"fmt"
+	"sync"
 
 	"github.com/celox/celox/internal/store"
 )
@@ -18,16 +19,29 @@ type Collection interface {
 }
 
 // View shows the stored objects of a definition in one of its versions, and stores what is written in that version. An object is
-// converted once, however many look at it, and all objects of a list or of a batch of events in one step. Safe for concurrent use.
+// converted once, however many look at it (and at the same time), and all objects of a list or of a batch of events in one step. Safe for
+// concurrent use.
 type View struct {
 	col     Collection
 	version *Version
 	storage *Version
+
+	mu sync.Mutex
+	// converting are the items that somebody converts at the moment; guarded by mu.
+	converting map[*store.Item]*conversion
+}
+
+// conversion is one step of converting items that others may wait for.
+type conversion struct {
+	done chan struct{}
+	err  error // valid when done is closed, as is the next
+	// gaveUp says that whoever converted went away: that says nothing about the objects.
+	gaveUp bool
 }
 
 // View returns the version's view of the stored objects.
 func (v *Version) View(col Collection) *View {
-	return &View{col: col, version: v, storage: v.def.Storage()}
+	return &View{col: col, version: v, storage: v.def.Storage(), converting: map[*store.Item]*conversion{}}
 }
 
 // Len is the number of objects in memory.
@@ -141,53 +155,110 @@ func (w *View) all(ctx context.Context, items []*store.Item) ([]*store.Item, err
 	gv := w.version.gvk.GroupVersion()
 	target := gv.String()
 	out := make([]*store.Item, len(items))
-	var missing []*Object
-	var where []int
-	for i, it := range items {
-		o, ok := it.Object.(*Object)
-		if !ok {
-			return nil, fmt.Errorf("a stored custom object is a %T", it.Object)
+	for {
+		var missing []*store.Item
+		for i, it := range items {
+			if out[i] != nil {
+				continue
+			}
+			o, ok := it.Object.(*Object)
+			if !ok {
+				return nil, fmt.Errorf("a stored custom object is a %T", it.Object)
+			}
+			if o.APIVersion == target {
+				out[i] = it
+			} else if seen, ok := it.As(gv); ok {
+				out[i] = seen
+			} else {
+				missing = append(missing, it)
+			}
 		}
-		if o.APIVersion == target {
-			out[i] = it
-		} else if seen, ok := it.As(gv); ok {
-			out[i] = seen
-		} else {
-			missing, where = append(missing, o), append(where, i)
+		if len(missing) == 0 {
+			return out, nil
+		}
+		if err := w.convert(ctx, missing); err != nil {
+			return nil, err
 		}
 	}
-	if len(missing) == 0 {
-		return out, nil
+}
+
+// convert converts items, but those that somebody else converts already: for these it waits. Afterwards most are known in the view's
+// version; whoever asked looks again.
+func (w *View) convert(ctx context.Context, items []*store.Item) error {
+	gv := w.version.gvk.GroupVersion()
+	own := &conversion{done: make(chan struct{})}
+	var mine []*store.Item
+	var objects []*Object
+	others := map[*conversion]bool{}
+	w.mu.Lock()
+	for _, it := range items {
+		if c := w.converting[it]; c != nil {
+			if c != own {
+				others[c] = true
+			}
+			continue
+		}
+		if _, ok := it.As(gv); ok {
+			continue // somebody was faster
+		}
+		if o, ok := it.Object.(*Object); ok {
+			w.converting[it] = own
+			mine, objects = append(mine, it), append(objects, o)
+		}
 	}
-	converted, err := w.version.def.ConvertTo(ctx, missing, w.version)
+	w.mu.Unlock()
+	if len(mine) > 0 {
+		own.err = w.convertAll(ctx, mine, objects)
+		own.gaveUp = ctx.Err() != nil
+		w.mu.Lock()
+		for _, it := range mine {
+			delete(w.converting, it)
+		}
+		w.mu.Unlock()
+		close(own.done)
+		if own.err != nil {
+			return own.err
+		}
+	}
+	for c := range others {
+		select {
+		case <-c.done:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		if c.err != nil && !c.gaveUp {
+			return c.err
+		}
+	}
+	return nil
+}
+
+// convertAll converts objects in one step and lets their items remember what they are.
+func (w *View) convertAll(ctx context.Context, items []*store.Item, objects []*Object) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("panic while converting to %s: %v", w.version.gvk, p) // others wait for an answer
+		}
+	}()
+	converted, err := w.version.def.ConvertTo(ctx, objects, w.version)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	for i, o := range converted {
-		out[where[i]] = items[where[i]].Show(gv, o)
+		items[i].Show(w.version.gvk.GroupVersion(), o)
 	}
-	return out, nil
+	return nil
 }
 
 // Watch follows the objects. With a filter it is the converted objects that are looked at.
 func (w *View) Watch(ctx context.Context, o store.WatchOptions) (*Watch, error) {
 	out := &Watch{view: w}
 	if o.Filter != nil && len(w.version.def.versions) > 1 {
-		// The store asks the filter about the state before and after each change, so it must see both converted.
+		// The store asks about the state before and after each change, so both must be seen converted.
 		filter := o.Filter
-		o.Filter = func(obj store.Object) bool {
-			seen, ok := obj.(*Object)
-			if !ok {
-				return false
-			}
-			if seen.APIVersion != w.version.gvk.GroupVersion().String() {
-				converted, err := w.version.def.ConvertTo(ctx, []*Object{seen}, w.version)
-				if err != nil {
-					return true // the event itself will show the error
-				}
-				seen = converted[0]
-			}
-			return filter(seen)
+		o.Filter, o.Select = nil, func(it *store.Item) bool {
+			seen, err := w.one(ctx, it)
+			return err != nil || filter(seen.Object) // the event itself will show the error
 		}
 	}
 	inner, err := w.col.Watch(ctx, o)

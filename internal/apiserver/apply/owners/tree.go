@@ -1,4 +1,4 @@
-package apply
+package owners
 
 import (
 	"encoding/json"
@@ -7,16 +7,16 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// tree is a FieldsV1 that can be asked. Immutable once built.
-type tree struct {
-	// id names the whole tree among all that a tracker has seen; of a part it is 0.
-	id       uint64
+// Tree is a FieldsV1 that can be asked. Immutable once built.
+type Tree struct {
+	// ID names the whole tree among all that Trees have seen; of a part it is 0.
+	ID       uint64
 	member   bool // the field itself is owned
-	children map[string]*tree
+	children map[string]*Tree
 }
 
-// owns says whether the field at a path is owned.
-func (t *tree) owns(path []string) bool {
+// Owns says whether the field at a path is owned.
+func (t *Tree) Owns(path []string) bool {
 	for _, p := range path {
 		if t = t.children[p]; t == nil {
 			return false
@@ -25,13 +25,13 @@ func (t *tree) owns(path []string) bool {
 	return t.member
 }
 
-// covers says whether all that other owns is owned here too.
-func (t *tree) covers(other *tree) bool {
+// Covers says whether all that other owns is owned here too.
+func (t *Tree) Covers(other *Tree) bool {
 	if other.member && !t.member {
 		return false
 	}
 	for name, child := range other.children {
-		if c := t.children[name]; c == nil || !c.covers(child) {
+		if c := t.children[name]; c == nil || !c.Covers(child) {
 			return false
 		}
 	}
@@ -39,17 +39,17 @@ func (t *tree) covers(other *tree) bool {
 }
 
 // parseTree reads a FieldsV1; nil if it is none.
-func parseTree(raw []byte) *tree {
+func parseTree(raw []byte) *Tree {
 	var m map[string]json.RawMessage
 	if json.Unmarshal(raw, &m) != nil {
 		return nil
 	}
-	t := &tree{}
+	t := &Tree{}
 	if len(m) == 0 {
 		t.member = true
 		return t
 	}
-	t.children = make(map[string]*tree, len(m))
+	t.children = make(map[string]*Tree, len(m))
 	for k, v := range m {
 		if k == "." {
 			t.member = true
@@ -67,14 +67,15 @@ func parseTree(raw []byte) *tree {
 // maxTrees bounds the cache below; objects made from one template share a tree, so there are few.
 const maxTrees = 4096
 
-// trees remembers parsed FieldsV1 by their text.
-type trees struct {
+// Trees remembers parsed FieldsV1 by their text. The zero value is ready; safe for concurrent use.
+type Trees struct {
 	mu     sync.RWMutex
-	byText map[string]*tree // guarded by mu
+	byText map[string]*Tree // guarded by mu
 	last   uint64           // guarded by mu: the newest id
 }
 
-func (c *trees) of(f *metav1.FieldsV1) *tree {
+// Of returns what an entry owns, nil if that can't be read.
+func (c *Trees) Of(f *metav1.FieldsV1) *Tree {
 	raw := f.GetRawBytes()
 	c.mu.RLock()
 	t := c.byText[string(raw)]
@@ -91,10 +92,10 @@ func (c *trees) of(f *metav1.FieldsV1) *tree {
 		return known
 	}
 	if c.byText == nil || len(c.byText) >= maxTrees {
-		c.byText = make(map[string]*tree)
+		c.byText = make(map[string]*Tree)
 	}
 	c.last++
-	t.id = c.last
+	t.ID = c.last
 	c.byText[string(raw)] = t
 	return t
 }
