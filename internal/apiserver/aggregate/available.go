@@ -2,6 +2,8 @@ package aggregate
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -15,6 +17,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apiserver/pkg/authentication/user"
 	apiregistrationv1 "k8s.io/kube-aggregator/pkg/apis/apiregistration/v1"
+
+	"github.com/celox/celox/internal/apiserver/openapi"
 )
 
 const (
@@ -32,6 +36,9 @@ type found struct {
 	// openAPI is the document of the group version with the ETag that the server gave it, empty where it has none.
 	openAPI []byte
 	etag    string
+	// v2 is the part of the server's OpenAPI v2 document that is about the group version, v2Tag the document's ETag. v2Hash names the part.
+	v2            openapi.Addition
+	v2Tag, v2Hash string
 }
 
 // run checks the backend again and again, until it is stopped or ctx ends.
@@ -194,7 +201,14 @@ func (b *backend) discover(ctx context.Context) error {
 	if doc, etag, _, err := b.fetch(ctx, "/openapi/v3"+path, next.etag); err == nil && doc != nil {
 		next.openAPI, next.etag = doc, etag
 	}
-	if before == nil || before.etag != next.etag || !equalResources(before.resources, next.resources) {
+	if doc, etag, _, err := b.fetch(ctx, "/openapi/v2", next.v2Tag); err == nil && doc != nil {
+		if next.v2, err = openapi.Cut(doc, path+"/"); err != nil {
+			b.a.log.Debug("reading the OpenAPI v2 document of an aggregated server", "apiService", b.name, "error", err)
+		}
+		sum := sha256.Sum256(slices.Concat(next.v2.Paths, next.v2.Definitions, next.v2.Parameters))
+		next.v2Tag, next.v2Hash = etag, hex.EncodeToString(sum[:])
+	}
+	if before == nil || before.etag != next.etag || before.v2Hash != next.v2Hash || !equalResources(before.resources, next.resources) {
 		b.found.Store(next)
 		b.a.mu.Lock()
 		b.a.changed(b.gv.Group)

@@ -4,10 +4,12 @@ import (
 	"cmp"
 	"maps"
 	"slices"
+	"strings"
 
 	"k8s.io/apimachinery/pkg/version"
 
 	"github.com/celox/celox/internal/apiserver/discovery"
+	"github.com/celox/celox/internal/apiserver/openapi"
 )
 
 // Revision implements the sources of discovery and OpenAPI.
@@ -75,6 +77,38 @@ func (a *Aggregator) Document(name string) ([]byte, error) {
 		}
 	}
 	return nil, nil
+}
+
+// HashV2 implements openapi.Merger.
+func (a *Aggregator) HashV2() string {
+	var out strings.Builder
+	for _, f := range a.described() {
+		out.WriteString(f.v2Hash)
+		out.WriteByte(';')
+	}
+	return out.String()
+}
+
+// V2 implements openapi.Merger: what other servers say of their group versions.
+func (a *Aggregator) V2() ([]openapi.Addition, error) {
+	var out []openapi.Addition
+	for _, f := range a.described() {
+		out = append(out, f.v2)
+	}
+	return out, nil
+}
+
+// described returns what was found out about the servers that have an OpenAPI v2 document, in the order of their names.
+func (a *Aggregator) described() []*found {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	var out []*found
+	for _, name := range slices.Sorted(maps.Keys(a.backends)) {
+		if f := a.backends[name].found.Load(); f != nil && len(f.v2.Paths) > 0 {
+			out = append(out, f)
+		}
+	}
+	return out
 }
 
 // HasGroup says whether another server has a version of the group.

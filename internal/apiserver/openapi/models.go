@@ -12,18 +12,23 @@ import (
 
 // Raw returns a built-in v3 document ("apis/apps/v1") as JSON.
 func Raw(document string) ([]byte, error) {
-	f, err := data.Open("data/v3/" + strings.ReplaceAll(document, "/", "_") + ".json.gz")
+	return unpack("data/v3/" + strings.ReplaceAll(document, "/", "_") + ".json.gz")
+}
+
+// unpack reads an embedded file.
+func unpack(file string) ([]byte, error) {
+	f, err := data.Open(file)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
 	z, err := gzip.NewReader(f)
 	if err != nil {
-		return nil, fmt.Errorf("reading the embedded document %s: %w", document, err)
+		return nil, fmt.Errorf("reading the embedded %s: %w", file, err)
 	}
 	doc, err := io.ReadAll(z)
 	if err != nil {
-		return nil, fmt.Errorf("reading the embedded document %s: %w", document, err)
+		return nil, fmt.Errorf("reading the embedded %s: %w", file, err)
 	}
 	return doc, nil
 }

@@ -2,36 +2,59 @@ package openapi
 
 import (
 	"bytes"
-	"compress/gzip"
 	"fmt"
-	"io"
 	"net/http"
 	"slices"
+	"strings"
 	"sync"
 
 	openapiv2 "github.com/google/gnostic-models/openapiv2"
 	"google.golang.org/protobuf/proto"
 )
 
-// Definer is a Source whose schemas are shown in the v2 document too, among those of the built-in kinds. Its paths are not.
-type Definer interface {
+// Merger is a Source that is shown in the v2 document too.
+type Merger interface {
 	Source
-	// Definitions returns the members of the object "definitions" as JSON, with commas between them and without braces.
-	Definitions() ([]byte, error)
+	// HashV2 changes with what V2 returns, and is the same for the same after a restart. It is cheap.
+	HashV2() string
+	// V2 returns what the source adds to the v2 document. It is asked for when somebody reads the document.
+	V2() ([]Addition, error)
 }
 
-// mergedV2 is the v2 document with the schemas of sources, at one revision of each.
+// Addition is a part of the v2 document: members of its objects "paths", "definitions" and "parameters" as JSON, with commas between
+// them and without braces. References lead to members of this addition, or of the built-in document.
+type Addition struct {
+	Paths, Definitions, Parameters []byte
+	// Foreign is an addition whose names mean what another server means by them: one that is taken by something else is changed. A
+	// foreign addition is complete: its references do not lead out of it.
+	Foreign bool
+}
+
+func (a *Addition) parts() [3]*[]byte { return [...]*[]byte{&a.Paths, &a.Definitions, &a.Parameters} }
+
+// add puts another addition after this one.
+func (a *Addition) add(b Addition) {
+	to, from := a.parts(), b.parts()
+	for i := range to {
+		if len(*to[i]) > 0 && len(*from[i]) > 0 {
+			*to[i] = append(*to[i], ',')
+		}
+		*to[i] = append(*to[i], *from[i]...)
+	}
+}
+
+// mergedV2 is the v2 document with what sources add, at one revision of each.
 type mergedV2 struct {
-	revisions   []uint64
-	etag        string
-	definitions []byte
+	revisions []uint64
+	etag      string
+	sources   []Merger
 
 	mu     sync.Mutex
-	byFile map[string][]byte // guarded by mu; compressed
+	byFile map[string][]byte // guarded by mu; compressed; nil is the embedded one
 }
 
-// v2 returns the merged document; nil if there is nothing to merge.
-func (h *Handler) v2() (*mergedV2, error) {
+// v2 returns the merged document.
+func (h *Handler) v2() *mergedV2 {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	var revisions []uint64
@@ -39,34 +62,46 @@ func (h *Handler) v2() (*mergedV2, error) {
 		revisions = append(revisions, s.Revision())
 	}
 	if h.merged != nil && slices.Equal(h.merged.revisions, revisions) {
-		return h.merged, nil
+		return h.merged
 	}
 	next := &mergedV2{revisions: revisions, byFile: map[string][]byte{}}
+	var hashes strings.Builder
 	for _, s := range h.sources {
-		d, ok := s.(Definer)
+		m, ok := s.(Merger)
 		if !ok {
 			continue
 		}
-		more, err := d.Definitions()
-		if err != nil {
-			return nil, err
+		if hash := m.HashV2(); hash != "" {
+			hashes.WriteString(hash)
+			hashes.WriteByte('\n')
+			next.sources = append(next.sources, m)
 		}
-		if len(more) > 0 && len(next.definitions) > 0 {
-			next.definitions = append(next.definitions, ',')
-		}
-		next.definitions = append(next.definitions, more...)
 	}
 	next.etag = quote(h.v2Hash)
-	if len(next.definitions) > 0 {
-		next.etag = quote(hashOf(append([]byte(h.v2Hash), next.definitions...)))
+	if hashes.Len() > 0 {
+		next.etag = quote(hashOf([]byte(h.v2Hash + "\n" + hashes.String())))
+	}
+	if h.merged != nil && h.merged.etag == next.etag {
+		next.byFile = h.merged.takeFiles() // only something that v2 does not show has changed
 	}
 	h.merged = next
-	return next, nil
+	return next
+}
+
+// takeFiles returns a copy of what is made.
+func (m *mergedV2) takeFiles() map[string][]byte {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	out := make(map[string][]byte, len(m.byFile))
+	for k, v := range m.byFile {
+		out[k] = v
+	}
+	return out
 }
 
 // document returns the merged document in the form of an embedded file, compressed; nil if it is that file.
 func (m *mergedV2) document(file string) ([]byte, error) {
-	if len(m.definitions) == 0 {
+	if len(m.sources) == 0 {
 		return nil, nil
 	}
 	m.mu.Lock()
@@ -74,30 +109,25 @@ func (m *mergedV2) document(file string) ([]byte, error) {
 	if b, ok := m.byFile[file]; ok {
 		return b, nil
 	}
+	more, err := m.additions()
+	if err != nil {
+		return nil, err
+	}
+	if len(more.Paths) == 0 && len(more.Definitions) == 0 {
+		m.byFile[file] = nil
+		return nil, nil
+	}
 	base, err := unpack(file)
 	if err != nil {
 		return nil, err
 	}
 	if file == v2JSON {
-		// The object's own definitions come before anything that has a field of this name.
-		const head = `"definitions":{`
-		at := bytes.Index(base, []byte(head))
-		if at < 0 {
-			return nil, fmt.Errorf("the embedded OpenAPI v2 document has no definitions")
-		}
-		at += len(head)
-		base = slices.Concat(base[:at], m.definitions, []byte(","), base[at:])
+		base, err = mergeJSON(base, more)
 	} else {
-		doc, err := openapiv2.ParseDocument(slices.Concat([]byte(`{"swagger":"2.0","info":{"title":"","version":""},"paths":{},"definitions":{`), m.definitions, []byte("}}")))
-		if err != nil {
-			return nil, fmt.Errorf("reading schemas as OpenAPI v2: %w", err)
-		}
-		// What follows in a protobuf message is merged with what is there: lists grow, and nothing else is in this one.
-		more, err := proto.Marshal(&openapiv2.Document{Definitions: doc.Definitions})
-		if err != nil {
-			return nil, err
-		}
-		base = append(base, more...)
+		base, err = mergeProto(base, more)
+	}
+	if err != nil {
+		return nil, err
 	}
 	b, err := compress(base)
 	if err == nil {
@@ -106,18 +136,71 @@ func (m *mergedV2) document(file string) ([]byte, error) {
 	return b, err
 }
 
-func unpack(file string) ([]byte, error) {
-	f, err := data.Open(file)
-	if err != nil {
-		return nil, err
+// additions returns what all sources add, as one, without names that mean two things.
+func (m *mergedV2) additions() (all Addition, err error) {
+	var names *taken
+	for _, s := range m.sources {
+		list, err := s.V2()
+		if err != nil {
+			return all, err
+		}
+		for _, a := range list {
+			if a.Foreign {
+				if names == nil {
+					if names, err = namesOf(all); err != nil {
+						return all, err
+					}
+				}
+				if a, err = names.fit(a); err != nil {
+					return all, err
+				}
+			} else if names != nil {
+				if err := names.note(a); err != nil {
+					return all, err
+				}
+			}
+			all.add(a)
+		}
 	}
-	defer f.Close()
-	z, err := gzip.NewReader(f)
-	if err != nil {
-		return nil, err
-	}
-	return io.ReadAll(z)
+	return all, nil
 }
+
+// mergeJSON puts the additions into the document's own objects. In front of each of these nothing else has a field that looks like
+// it; "parameters" comes after the definitions, some of which have a property of that name.
+func mergeJSON(base []byte, more Addition) ([]byte, error) {
+	for _, p := range [...]struct {
+		head  string
+		more  []byte
+		index func(s, sep []byte) int
+	}{
+		{`"parameters":{`, more.Parameters, bytes.LastIndex}, {`"definitions":{`, more.Definitions, bytes.Index}, {`"paths":{`, more.Paths, bytes.Index},
+	} {
+		if len(p.more) == 0 {
+			continue
+		}
+		at := p.index(base, []byte(p.head))
+		if at < 0 {
+			return nil, fmt.Errorf("the embedded OpenAPI v2 document has no %s", p.head)
+		}
+		at += len(p.head)
+		base = slices.Concat(base[:at], p.more, []byte(","), base[at:])
+	}
+	return base, nil
+}
+
+// mergeProto appends the additions: what follows in a protobuf message is merged with what is there, and lists grow.
+func mergeProto(base []byte, more Addition) ([]byte, error) {
+	doc, err := openapiv2.ParseDocument(slices.Concat([]byte(`{"swagger":"2.0","info":{"title":"","version":""},"paths":{`), more.Paths,
+		[]byte(`},"definitions":{`), more.Definitions, []byte(`},"parameters":{`), more.Parameters, []byte("}}")))
+	if err != nil {
+		return nil, fmt.Errorf("reading additions as OpenAPI v2: %w", err)
+	}
+	data, err := proto.Marshal(&openapiv2.Document{Paths: doc.Paths, Definitions: doc.Definitions, Parameters: doc.Parameters})
+	return append(base, data...), err
+}
+
+// RawV2 returns the built-in v2 document as JSON, read afresh.
+func RawV2() ([]byte, error) { return unpack(v2JSON) }
 
 // The embedded forms of the v2 document.
 const (
@@ -127,16 +210,14 @@ const (
 
 // sendV2 answers with the v2 document in the form of an embedded file.
 func (h *Handler) sendV2(w http.ResponseWriter, r *http.Request, file, contentType string) {
-	m, err := h.v2()
-	if err == nil {
-		if notModified(w, r, m.etag) {
-			return
-		}
-		var doc []byte
-		if doc, err = m.document(file); err == nil {
-			send(w, r, file, doc, contentType)
-			return
-		}
+	m := h.v2()
+	if notModified(w, r, m.etag) {
+		return
 	}
-	http.Error(w, err.Error(), http.StatusInternalServerError)
+	doc, err := m.document(file)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	send(w, r, file, doc, contentType)
 }

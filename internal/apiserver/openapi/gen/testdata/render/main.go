@@ -13,6 +13,8 @@ import (
 	"slices"
 	"strings"
 
+	openapiv2 "github.com/google/gnostic-models/openapiv2"
+	"google.golang.org/protobuf/proto"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -20,7 +22,6 @@ import (
 	"k8s.io/kube-openapi/pkg/builder"
 	"k8s.io/kube-openapi/pkg/builder3"
 	"k8s.io/kube-openapi/pkg/common"
-	"k8s.io/kube-openapi/pkg/handler"
 	"k8s.io/kube-openapi/pkg/spec3"
 	"k8s.io/kube-openapi/pkg/validation/spec"
 
@@ -82,8 +83,12 @@ func idAndTags(r common.Route) (string, []string, error) {
 func documents(c *api.Catalogue) map[string]*container {
 	docs := map[string]*container{}
 	simple := func(name, id, about, tag string, model any, produces []string) {
+		consumes := produces
+		if tag == "openid" || tag == "WellKnown" {
+			consumes = nil
+		}
 		docs[name] = &container{root: "/" + name, routes: []common.Route{&route{
-			method: "GET", path: "/" + name + "/", id: id, about: about, tag: tag, consumes: anything, produces: produces,
+			method: "GET", path: "/" + name + "/", id: id, about: about, tag: tag, consumes: consumes, produces: produces,
 			responses: answers(model, 200),
 		}}}
 	}
@@ -105,7 +110,7 @@ func documents(c *api.Catalogue) map[string]*container {
 			root := rootOf(gv)
 			doc := &container{root: root, routes: []common.Route{&route{
 				method: "GET", path: root + "/", id: "get" + identifier(gv.Group) + title(gv.Version) + "APIResources", about: "get available resources",
-				tag: tagOf(gv), consumes: anything, produces: produces, responses: answers(&metav1.APIResourceList{}, 200),
+				tag: tagOf(gv), consumes: produces, produces: produces, responses: answers(&metav1.APIResourceList{}, 200),
 			}}}
 			for _, k := range v.Kinds {
 				i := slices.IndexFunc(k.Versions, func(v api.Version) bool { return k.GroupVersion(&v) == gv })
@@ -208,7 +213,10 @@ func (o *output) version2(docs map[string]*container, n names, info *spec.Info) 
 	if err != nil {
 		return fmt.Errorf("v2: %w", err)
 	}
-	s.Definitions = handler.PruneDefaults(s.Definitions)
+	for name, d := range s.Definitions {
+		withoutDefaults(&d)
+		s.Definitions[name] = d
+	}
 	data, err := json.Marshal(s)
 	if err != nil {
 		return err
@@ -217,11 +225,33 @@ func (o *output) version2(docs map[string]*container, n names, info *spec.Info) 
 	if err := o.write("v2.json.gz", data); err != nil {
 		return err
 	}
-	pb, err := handler.ToProtoBinary(data)
+	parsed, err := openapiv2.ParseDocument(data)
+	if err != nil {
+		return fmt.Errorf("v2 as protobuf: %w", err)
+	}
+	pb, err := proto.Marshal(parsed)
 	if err != nil {
 		return fmt.Errorf("v2 as protobuf: %w", err)
 	}
 	return o.write("v2.pb.gz", pb)
+}
+
+// withoutDefaults takes out what clients of v2 do not understand.
+func withoutDefaults(s *spec.Schema) {
+	if s == nil {
+		return
+	}
+	s.Default = nil
+	for name, p := range s.Properties {
+		withoutDefaults(&p)
+		s.Properties[name] = p
+	}
+	if s.Items != nil {
+		withoutDefaults(s.Items.Schema)
+	}
+	if s.AdditionalProperties != nil {
+		withoutDefaults(s.AdditionalProperties.Schema)
+	}
 }
 
 func (o *output) write(name string, data []byte) error {

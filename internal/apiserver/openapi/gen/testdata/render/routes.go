@@ -329,6 +329,12 @@ func (w *writer) subresource(s api.Subresource, path string, named []common.Para
 			object = o
 		}
 	}
+	named = slices.Clone(named)
+	for i, p := range named {
+		if p.Name() == "name" {
+			named[i] = inPath("name", "name of the "+gvk.Kind)
+		}
+	}
 	if o, connects := options[gvk.Kind]; connects {
 		w.connect(s, path, gvk, o, named)
 		return
