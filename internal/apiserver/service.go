@@ -2,7 +2,9 @@ package apiserver
 
 import (
 	"context"
+	"net/netip"
 	"sync"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
@@ -12,20 +14,42 @@ import (
 	"github.com/celox/celox/internal/store"
 )
 
-// services gives out cluster IPs and node ports. A write that needs some looks at all services that exist and at all that are about to be
-// written, and takes what is free; its claim stands until the write is over. What is taken follows from the services alone, so
-// nothing can leak, whatever becomes of a write.
+// services gives out cluster IPs and node ports. What is taken follows from the services that are stored and from those that are
+// about to be written: a claim stands until its write is over. So nothing can leak, whatever becomes of a write. The pool is told of each change of
+// a service once, when somebody next wants something.
 type services struct {
-	mu      sync.Mutex
-	pool    *allocate.Pool      // guarded by mu
-	pending map[*claim]struct{} // guarded by mu
-	col     *store.Collection
+	mu   sync.Mutex
+	pool *allocate.Pool // guarded by mu
+	// seen are the services that the pool knows, of a revision; 0 is that it knows none. Both are guarded by mu.
+	seen     map[string]*corev1.Service
+	revision int64
+	// ranges is the revision of the ServiceCIDRs that the pool knows; guarded by mu.
+	ranges int64
+
+	col *store.Collection
 	// cidrs and addresses are the ServiceCIDR and IPAddress objects.
 	cidrs, addresses *store.Collection
 }
 
-// claim is what a write that is under way has taken.
-type claim struct{ service *corev1.Service }
+func newServices(pool *allocate.Pool, col, cidrs, addresses *store.Collection) *services {
+	if addresses != nil {
+		pool.Others(func(a netip.Addr) string {
+			item := addresses.Peek(a.String())
+			if item == nil {
+				return ""
+			}
+			ip, ok := item.Object.(*networkingv1.IPAddress)
+			if !ok {
+				return ""
+			}
+			return allocate.OwnerOf(ip)
+		})
+	}
+	return &services{pool: pool, col: col, cidrs: cidrs, addresses: addresses, ranges: -1}
+}
+
+// claim is what a write that is under way has taken; end gives it back.
+type claim struct{ end func() }
 
 func nothing(bool) {}
 
@@ -54,47 +78,85 @@ func (x *exchange) completeService(obj, old api.Object) error {
 	if errs := a.pool.Assign(s, before); len(errs) > 0 {
 		return x.invalid(s.Name, errs)
 	}
-	x.claim = &claim{s.DeepCopy()}
-	a.pending[x.claim] = struct{}{}
+	x.claim = &claim{a.pool.Claim(s)}
 	return nil
 }
 
+// catchUpWait is how long to wait for changes that are there; in vain after the store has been loaded anew.
+const catchUpWait = time.Second
+
 // look tells the pool what there is and what is taken. The caller holds the lock.
 func (a *services) look(ctx context.Context) error {
-	a.pool.Reset()
-	if a.cidrs != nil {
-		cidrs, err := a.cidrs.List(ctx, store.ListOptions{})
+	if a.cidrs != nil && a.cidrs.Changed() != a.ranges {
+		ranges := a.cidrs.Changed()
+		cidrs, err := a.cidrs.List(ctx, store.ListOptions{Match: store.NotOlderThan})
 		if err != nil {
 			return err
 		}
+		a.pool.Shrink()
 		for _, item := range cidrs.Items {
 			if c, ok := item.Object.(*networkingv1.ServiceCIDR); ok {
 				a.pool.Extend(c)
 			}
 		}
+		a.ranges = ranges
 	}
-	all, err := a.col.List(ctx, store.ListOptions{})
-	if err != nil {
-		return err
-	}
-	for _, item := range all.Items {
-		if have, ok := item.Object.(*corev1.Service); ok {
-			a.pool.Take(have)
-		}
-	}
-	for c := range a.pending {
-		a.pool.Take(c.service)
-	}
-	if a.addresses == nil {
+	newest := a.col.Changed()
+	if a.seen != nil && newest == a.revision {
 		return nil
 	}
-	addresses, err := a.addresses.List(ctx, store.ListOptions{})
+	if a.seen != nil && a.catchUp(ctx, newest) == nil {
+		return nil
+	}
+	return a.reload(ctx)
+}
+
+// catchUp tells the pool of the changes up to a revision that the collection has. An error says that they are not all to be had.
+func (a *services) catchUp(ctx context.Context, to int64) error {
+	ctx, cancel := context.WithTimeout(ctx, catchUpWait)
+	defer cancel()
+	w, err := a.col.Watch(ctx, store.WatchOptions{Revision: a.revision})
 	if err != nil {
 		return err
 	}
-	for _, item := range addresses.Items {
-		if ip, ok := item.Object.(*networkingv1.IPAddress); ok {
-			a.pool.TakeAddress(ip)
+	defer w.Stop()
+	for a.revision < to {
+		events, err := w.Next(ctx)
+		if err != nil {
+			return err
+		}
+		for _, e := range events {
+			if e.Item == nil {
+				continue
+			}
+			if old := a.seen[e.Item.Key]; old != nil {
+				a.pool.Drop(old)
+				delete(a.seen, e.Item.Key)
+			}
+			if s, ok := e.Item.Object.(*corev1.Service); ok && e.Type != store.Deleted {
+				a.pool.Take(s)
+				a.seen[e.Item.Key] = s
+			}
+			a.revision = max(a.revision, e.Revision)
+		}
+	}
+	return nil
+}
+
+// reload tells the pool of all services.
+func (a *services) reload(ctx context.Context) error {
+	a.seen = nil
+	revision := a.col.Changed() // before the look: what changes meanwhile is seen again
+	all, err := a.col.List(ctx, store.ListOptions{Match: store.NotOlderThan})
+	if err != nil {
+		return err
+	}
+	a.pool.Reset()
+	a.seen, a.revision = make(map[string]*corev1.Service, len(all.Items)), revision
+	for _, item := range all.Items {
+		if s, ok := item.Object.(*corev1.Service); ok {
+			a.pool.Take(s)
+			a.seen[item.Key] = s
 		}
 	}
 	return nil
@@ -108,7 +170,7 @@ func (x *exchange) release() {
 	a := x.s.services
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	delete(a.pending, x.claim)
+	x.claim.end()
 	x.claim = nil
 }
 

@@ -48,8 +48,8 @@ func TestServicesLeakNothing(outer *testing.T) {
 			case 3:
 				call(outer, h, "DELETE", services+"/"+name()+query, "")
 			}
-			if len(s.services.pending) != 0 {
-				t.Fatalf("%d claims are left", len(s.services.pending))
+			if s.services.pool.Claimed() != 0 {
+				t.Fatalf("%d claims are left", s.services.pool.Claimed())
 			}
 			all, err := s.services.col.List(context.Background(), store.ListOptions{})
 			if err != nil {

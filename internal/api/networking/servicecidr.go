@@ -29,7 +29,7 @@ func serviceCIDR() *api.Kind {
 		PrepareForStatusUpdate: api.OnUpdate(func(c, old *networkingv1.ServiceCIDR) { c.Spec = old.Spec }),
 		Validate:               api.Check(func(c *networkingv1.ServiceCIDR) field.ErrorList { return validateCIDRs(c.Spec.CIDRs) }),
 		ValidateUpdate: api.CheckUpdate(func(c, old *networkingv1.ServiceCIDR) field.ErrorList {
-			return append(validateCIDRs(c.Spec.CIDRs), check.Immutable(c.Spec.CIDRs, old.Spec.CIDRs, field.NewPath("spec", "cidrs"))...)
+			return append(validateCIDRs(c.Spec.CIDRs), unchangedCIDRs(c.Spec.CIDRs, old.Spec.CIDRs)...)
 		}),
 		AllowUnconditionalUpdate: true,
 		Columns: api.Columns(
@@ -41,6 +41,22 @@ func serviceCIDR() *api.Kind {
 			return []any{c.Name, strings.Join(c.Spec.CIDRs, ","), table.Age(c, now)}
 		}),
 	}
+}
+
+// unchangedCIDRs lets a second network come besides the first, and nothing else.
+func unchangedCIDRs(cidrs, old []string) field.ErrorList {
+	p := field.NewPath("spec", "cidrs")
+	if len(old) == 1 && len(cidrs) == 2 {
+		return check.Immutable(cidrs[0], old[0], p.Index(0))
+	}
+	if len(old) != len(cidrs) {
+		return check.Immutable(cidrs, old, p)
+	}
+	var errs field.ErrorList
+	for i := range old {
+		errs = append(errs, check.Immutable(cidrs[i], old[i], p.Index(i))...)
+	}
+	return errs
 }
 
 func validateCIDRs(cidrs []string) field.ErrorList {

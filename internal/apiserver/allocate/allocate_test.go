@@ -149,6 +149,47 @@ func TestUpdateKeepsAndDrops(t *testing.T) {
 	}
 }
 
+// The port for health checks comes with the need for it, and stays as long.
+func TestHealthPort(t *testing.T) {
+	p := pool(t, "10.96.0.0/16")
+	old := service("s", corev1.ServiceSpec{
+		Type: corev1.ServiceTypeLoadBalancer, ExternalTrafficPolicy: corev1.ServiceExternalTrafficPolicyCluster, Ports: ports(0),
+	})
+	p.Complete(old, nil)
+	p.Assign(old, nil)
+	p.Take(old)
+	local := old.DeepCopy()
+	local.Spec.ExternalTrafficPolicy = corev1.ServiceExternalTrafficPolicyLocal
+	p.Complete(local, old)
+	if p.Settled(local, old) {
+		t.Fatal("a service that needs a port for health checks has all it needs")
+	}
+	if errs := p.Assign(local, old); len(errs) > 0 || local.Spec.HealthCheckNodePort == 0 {
+		t.Fatalf("%v: %+v", errs, local.Spec)
+	}
+	p.Take(local)
+
+	bare := local.DeepCopy()
+	bare.Spec.HealthCheckNodePort = 0
+	p.Complete(bare, local)
+	if bare.Spec.HealthCheckNodePort != local.Spec.HealthCheckNodePort || !p.Settled(bare, local) {
+		t.Errorf("an update without the port lost it: %+v", bare.Spec)
+	}
+	other := local.DeepCopy()
+	other.Spec.HealthCheckNodePort = 32000
+	p.Complete(other, local)
+	const want = "spec.healthCheckNodePort: Invalid value: 32000: cannot change healthCheckNodePort on loadBalancer service with externalTraffic=Local during update"
+	if errs := p.Assign(other, local); p.Settled(other, local) || len(errs) != 1 || errs[0].Error() != want {
+		t.Errorf("got  %v\nwant %s", errs, want)
+	}
+	back := local.DeepCopy()
+	back.Spec.ExternalTrafficPolicy = corev1.ServiceExternalTrafficPolicyCluster
+	p.Complete(back, local)
+	if errs := p.Assign(back, local); len(errs) > 0 || back.Spec.HealthCheckNodePort != 0 {
+		t.Errorf("%v: %+v", errs, back.Spec)
+	}
+}
+
 // Whatever is asked, no two services share an address or a port, and full ranges are an error, not a repeat.
 func TestNothingTwice(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {

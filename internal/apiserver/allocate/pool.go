@@ -15,7 +15,8 @@ type PortRange struct{ First, Last int32 }
 
 func (r PortRange) holds(p int32) bool { return p >= r.First && p <= r.Last }
 
-// Pool is the addresses and ports that there are, and who has them. It is not safe for concurrent use.
+// Pool is the addresses and ports that there are, and who has them: the services that are stored (Take, Drop), those that are about to be
+// (Claim) and, for addresses, others. To give something away costs the same whatever the number of services. It is not safe for concurrent use.
 type Pool struct {
 	// ranges are those of the configuration, the primary family first; more are of ServiceCIDR objects.
 	ranges []addressRange
@@ -26,6 +27,11 @@ type Pool struct {
 
 	addresses map[netip.Addr]string // who has an address, by service key
 	taken     map[int32]string      // who has a port
+	// claims are what services have that are about to be written; draft is what Assign has given so far.
+	claims claims
+	draft  draft
+	// others says who else has an address; nil is nobody.
+	others func(netip.Addr) string
 	// cursors are where the next search begins, so that a freed address or port is not given away again at once.
 	portCursor int32
 }
@@ -62,6 +68,7 @@ func New(cidrs []netip.Prefix, ports PortRange) (*Pool, error) {
 		p.ranges = append(p.ranges, r)
 	}
 	p.portCursor = ports.First + p.staticPorts()
+	p.claims = claims{map[netip.Addr]want{}, map[int32]want{}}
 	p.Reset()
 	return p, nil
 }
@@ -110,21 +117,20 @@ func (p *Pool) Extend(c *networkingv1.ServiceCIDR) {
 // ManagedBy is the value of the label networkingv1.LabelManagedBy of the IPAddresses that follow from services.
 const ManagedBy = "ipallocator.k8s.io"
 
-// TakeAddress notes a stored IPAddress that somebody made: its address is taken by the service that it refers to, or by something else.
-// Those that follow from services say nothing that the services don't, and may be a moment late.
-func (p *Pool) TakeAddress(ip *networkingv1.IPAddress) {
-	a, err := netip.ParseAddr(ip.Name)
-	if err != nil || ip.Labels[networkingv1.LabelManagedBy] == ManagedBy {
-		return
+// OwnerOf says who an IPAddress that somebody made keeps its address for: the service that it refers to, or something else. Those that
+// follow from services say nothing that the services don't, and may be a moment late: they keep it for "".
+func OwnerOf(ip *networkingv1.IPAddress) string {
+	if ip.Labels[networkingv1.LabelManagedBy] == ManagedBy {
+		return ""
 	}
-	owner := "IPAddress " + ip.Name
 	if r := ip.Spec.ParentRef; r != nil && r.Group == "" && r.Resource == "services" {
-		owner = r.Namespace + "/" + r.Name
+		return r.Namespace + "/" + r.Name
 	}
-	if p.addresses[a] == "" {
-		p.addresses[a] = owner
-	}
+	return "IPAddress " + ip.Name
 }
+
+// Others lets f say who has an address besides services.
+func (p *Pool) Others(f func(netip.Addr) string) { p.others = f }
 
 // staticPorts is how many ports at the beginning of the range are left to people who choose (KEP-3668).
 func (p *Pool) staticPorts() int32 {
@@ -152,29 +158,126 @@ func add(a netip.Addr, n uint64) netip.Addr {
 // First is the address of the "kubernetes" service.
 func (p *Pool) First() netip.Addr { return p.ranges[0].first }
 
-// Reset forgets who has what.
+// Reset forgets what stored services have.
 func (p *Pool) Reset() {
 	p.addresses = map[netip.Addr]string{}
 	p.taken = map[int32]string{}
-	p.more = nil
 }
 
-// Take notes what a stored service has. A number in a field that its type makes no use of was never given to it.
+// Shrink forgets the ranges that Extend added.
+func (p *Pool) Shrink() { p.more = nil }
+
+// Take notes what a stored service has.
 func (p *Pool) Take(s *corev1.Service) {
 	key := s.Namespace + "/" + s.Name
+	has(s, func(a netip.Addr) { p.addresses[a] = key }, func(n int32) { p.taken[n] = key })
+}
+
+// Drop forgets what a stored service had.
+func (p *Pool) Drop(s *corev1.Service) {
+	key := s.Namespace + "/" + s.Name
+	has(s, func(a netip.Addr) {
+		if p.addresses[a] == key {
+			delete(p.addresses, a)
+		}
+	}, func(n int32) {
+		if p.taken[n] == key {
+			delete(p.taken, n)
+		}
+	})
+}
+
+// has names what a service has, once or more often.
+func has(s *corev1.Service, address func(netip.Addr), port func(int32)) {
 	for _, ip := range clusterIPs(s) {
-		if a, err := netip.ParseAddr(ip); err == nil && addressed(s) {
-			p.addresses[a] = key
+		if a, err := netip.ParseAddr(ip); err == nil {
+			address(a)
 		}
 	}
 	for i := range s.Spec.Ports {
-		if n := s.Spec.Ports[i].NodePort; n != 0 && usesPorts(s) {
-			p.taken[n] = key
+		if n := s.Spec.Ports[i].NodePort; n != 0 {
+			port(n)
 		}
 	}
 	if n := s.Spec.HealthCheckNodePort; n != 0 {
-		p.taken[n] = key
+		port(n)
 	}
+}
+
+// draft is what one service is being given.
+type draft struct {
+	key       string
+	addresses map[netip.Addr]bool
+	ports     map[int32]bool
+}
+
+// claims count who wants what; one service may be written twice at a time.
+type claims struct {
+	addresses map[netip.Addr]want
+	ports     map[int32]want
+}
+
+type want struct {
+	key   string
+	times int
+}
+
+// Claim keeps what a service has for it, until the function that is returned is called.
+func (p *Pool) Claim(s *corev1.Service) (end func()) {
+	key := s.Namespace + "/" + s.Name
+	var addresses []netip.Addr
+	var ports []int32
+	has(s, func(a netip.Addr) {
+		addresses = append(addresses, a)
+		p.claims.addresses[a] = want{key, p.claims.addresses[a].times + 1}
+	}, func(n int32) {
+		ports = append(ports, n)
+		p.claims.ports[n] = want{key, p.claims.ports[n].times + 1}
+	})
+	return func() {
+		for _, a := range addresses {
+			if w := p.claims.addresses[a]; w.times > 1 {
+				p.claims.addresses[a] = want{w.key, w.times - 1}
+			} else {
+				delete(p.claims.addresses, a)
+			}
+		}
+		for _, n := range ports {
+			if w := p.claims.ports[n]; w.times > 1 {
+				p.claims.ports[n] = want{w.key, w.times - 1}
+			} else {
+				delete(p.claims.ports, n)
+			}
+		}
+	}
+}
+
+// Claimed says how many addresses and ports are kept by claims.
+func (p *Pool) Claimed() int { return len(p.claims.addresses) + len(p.claims.ports) }
+
+// owner is who has an address, "" if nobody has.
+func (p *Pool) owner(a netip.Addr) string {
+	if p.draft.addresses[a] {
+		return p.draft.key
+	}
+	if w, ok := p.claims.addresses[a]; ok {
+		return w.key
+	}
+	if o := p.addresses[a]; o != "" || p.others == nil {
+		return o
+	}
+	return p.others(a)
+}
+
+// portOwner is who has a port, "" if nobody has.
+func (p *Pool) portOwner(n int32) string {
+	if p.draft.ports[n] {
+		return p.draft.key
+	}
+	if w, ok := p.claims.ports[n]; ok {
+		return w.key
+	}
+	return p.taken[n]
 }
 
 func clusterIPs(s *corev1.Service) []string {
@@ -197,11 +300,11 @@ func (p *Pool) rangeOf(f corev1.IPFamily) *addressRange {
 }
 
 // nextAddress finds a free address of a family.
-func (p *Pool) nextAddress(r *addressRange, key string) (netip.Addr, bool) {
+func (p *Pool) nextAddress(r *addressRange) (netip.Addr, bool) {
 	find := func(from, to netip.Addr) (netip.Addr, bool) {
 		for a := from; a.Compare(to) <= 0; a = a.Next() {
-			if p.addresses[a] == "" && (r.extra || a != r.first) {
-				p.addresses[a] = key
+			if (r.extra || a != r.first) && p.owner(a) == "" {
+				p.draft.addresses[a] = true
 				return a, true
 			}
 		}
@@ -226,13 +329,13 @@ func (p *Pool) nextAddress(r *addressRange, key string) (netip.Addr, bool) {
 }
 
 // next finds a free address of a family in any of its ranges.
-func (p *Pool) next(f corev1.IPFamily, key string) (netip.Addr, bool) {
-	if a, ok := p.nextAddress(p.rangeOf(f), key); ok {
+func (p *Pool) next(f corev1.IPFamily) (netip.Addr, bool) {
+	if a, ok := p.nextAddress(p.rangeOf(f)); ok {
 		return a, true
 	}
 	for _, r := range p.more {
 		if r.family == f {
-			if a, ok := p.nextAddress(r, key); ok {
+			if a, ok := p.nextAddress(r); ok {
 				return a, true
 			}
 		}
@@ -252,11 +355,11 @@ func (p *Pool) holds(f corev1.IPFamily, a netip.Addr) bool {
 }
 
 // nextPort finds a free port.
-func (p *Pool) nextPort(key string) (int32, bool) {
+func (p *Pool) nextPort() (int32, bool) {
 	find := func(from, to int32) (int32, bool) {
 		for n := from; n <= to; n++ {
-			if p.taken[n] == "" {
-				p.taken[n] = key
+			if p.portOwner(n) == "" {
+				p.draft.ports[n] = true
 				return n, true
 			}
 		}

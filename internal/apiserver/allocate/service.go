@@ -268,6 +268,7 @@ func other(f corev1.IPFamily) corev1.IPFamily {
 // Settled says whether an update needs nothing that old does not have already.
 func (p *Pool) Settled(s, old *corev1.Service) bool {
 	if old == nil || s.Spec.Type != old.Spec.Type || s.Spec.HealthCheckNodePort != old.Spec.HealthCheckNodePort ||
+		needsHealthPort(s) && s.Spec.HealthCheckNodePort == 0 ||
 		!slices.Equal(s.Spec.ClusterIPs, old.Spec.ClusterIPs) || !slices.Equal(s.Spec.IPFamilies, old.Spec.IPFamilies) || len(s.Spec.Ports) != len(old.Spec.Ports) {
 		return false
 	}
@@ -287,10 +288,15 @@ func (p *Pool) Assign(s, old *corev1.Service) field.ErrorList {
 	if old == nil {
 		key += " (new)" // what one of the name that exists already has is not this one's
 	}
+	p.draft = draft{key, map[netip.Addr]bool{}, map[int32]bool{}}
+	defer func() { p.draft = draft{} }()
 	if errs := p.assignAddresses(s, key); len(errs) > 0 {
 		return errs
 	}
-	return p.assignPorts(s, key)
+	if errs := p.assignPorts(s, key); len(errs) > 0 || !needsHealthPort(s) {
+		return errs
+	}
+	return p.assignHealthPort(s, old, key)
 }
 
 func (p *Pool) assignAddresses(s *corev1.Service, key string) field.ErrorList {
@@ -311,7 +317,7 @@ func (p *Pool) assignAddresses(s *corev1.Service, key string) field.ErrorList {
 		}
 		if i < len(asked) && asked[i] != "" {
 			a, err := netip.ParseAddr(asked[i])
-			switch owner := p.addresses[a]; {
+			switch owner := p.owner(a); {
 			case err != nil:
 				return nil // no address
 			case owner == key:
@@ -320,11 +326,11 @@ func (p *Pool) assignAddresses(s *corev1.Service, key string) field.ErrorList {
 			case owner != "":
 				return field.ErrorList{field.Invalid(at, asked, fmt.Sprintf("failed to allocate IP %s: provided IP is already allocated", asked[i]))}
 			}
-			p.addresses[a] = key
+			p.draft.addresses[a] = true
 			got = append(got, asked[i])
 			continue
 		}
-		a, ok := p.next(f, key)
+		a, ok := p.next(f)
 		if ok && s.Name == "" {
 			// The object of the address names its owner, and there upstream notices that it has no name.
 			return field.ErrorList{field.Invalid(at, []string{""}, fmt.Sprintf("failed to allocate IP: IPAddress.networking.k8s.io %q is invalid: spec.parentRef.name: Required value", a))}
@@ -351,14 +357,14 @@ func (p *Pool) assignPorts(s *corev1.Service, key string) field.ErrorList {
 				continue
 			}
 			at := ports.Index(i).Child("nodePort")
-			owner := p.taken[q.NodePort]
+			owner := p.portOwner(q.NodePort)
 			switch {
 			case owner != key && !p.ports.holds(q.NodePort):
 				return field.ErrorList{field.Invalid(at, q.NodePort, fmt.Sprintf("provided port is not in the valid range. The range of valid ports is %d-%d", p.ports.First, p.ports.Last))}
 			case owner != "" && owner != key, mine[q.NodePort][q.Protocol]:
 				return field.ErrorList{field.Invalid(at, q.NodePort, "provided port is already allocated")}
 			}
-			p.taken[q.NodePort] = key
+			p.draft.ports[q.NodePort] = true
 			if mine[q.NodePort] == nil {
 				mine[q.NodePort] = map[corev1.Protocol]bool{}
 			}
@@ -375,7 +381,7 @@ func (p *Pool) assignPorts(s *corev1.Service, key string) field.ErrorList {
 				mine[n][q.Protocol] = true
 				continue
 			}
-			n, ok := p.nextPort(key)
+			n, ok := p.nextPort()
 			if !ok {
 				return field.ErrorList{field.InternalError(ports.Index(i).Child("nodePort"), fmt.Errorf("failed to allocate a nodePort: range is full"))}
 			}
@@ -384,21 +390,27 @@ func (p *Pool) assignPorts(s *corev1.Service, key string) field.ErrorList {
 			mine[n] = map[corev1.Protocol]bool{q.Protocol: true}
 		}
 	}
-	if !needsHealthPort(s) {
-		return nil
-	}
+	return nil
+}
+
+// assignHealthPort gives the port on which nodes tell a load balancer whether they have endpoints. Once given it stays.
+func (p *Pool) assignHealthPort(s, old *corev1.Service, key string) field.ErrorList {
 	at := field.NewPath("spec", "healthCheckNodePort")
+	if old != nil && needsHealthPort(old) && s.Spec.HealthCheckNodePort != old.Spec.HealthCheckNodePort {
+		return field.ErrorList{field.Invalid(at, s.Spec.HealthCheckNodePort,
+			"cannot change healthCheckNodePort on loadBalancer service with externalTraffic=Local during update")}
+	}
 	if n := s.Spec.HealthCheckNodePort; n != 0 {
-		switch owner := p.taken[n]; {
+		switch owner := p.portOwner(n); {
 		case owner != key && !p.ports.holds(n):
 			return field.ErrorList{field.Invalid(at, n, fmt.Sprintf("provided port is not in the valid range. The range of valid ports is %d-%d", p.ports.First, p.ports.Last))}
 		case owner != "" && owner != key:
 			return field.ErrorList{field.Invalid(at, n, "provided port is already allocated")}
 		}
-		p.taken[n] = key
+		p.draft.ports[n] = true
 		return nil
 	}
-	n, ok := p.nextPort(key)
+	n, ok := p.nextPort()
 	if !ok {
 		return field.ErrorList{field.InternalError(at, fmt.Errorf("failed to allocate a HealthCheck NodePort: range is full"))}
 	}
