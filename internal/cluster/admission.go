@@ -63,5 +63,14 @@ func (s *Server) admission(run *group, p *controlPlane, objects *lookup.Objects,
 	if missing != nil {
 		return nil, missing
 	}
-	return admission.Default(admission.Deps{Objects: objects, Authorizer: p.authz, Guard: guard, Configured: configured, Charger: quotas})
+	var own admission.Configuration
+	if s.cfg.AdmissionConfig != "" {
+		var err error
+		if own, err = admission.LoadConfiguration(s.cfg.AdmissionConfig); err != nil {
+			return nil, fmt.Errorf("--admission-control-config-file: %w", err)
+		}
+	}
+	return admission.Default(admission.Deps{
+		Objects: objects, Authorizer: p.authz, Guard: guard, Configured: configured, Charger: quotas, PodSecurity: own.PodSecurity,
+	})
 }

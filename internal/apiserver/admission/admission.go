@@ -2,9 +2,12 @@ package admission
 
 import (
 	"context"
+	"time"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/managedfields"
 	"k8s.io/apiserver/pkg/authentication/user"
 )
 
@@ -39,6 +42,10 @@ type Attributes struct {
 	Versions Versions
 	// Annotate adds a note to the audit event of the request, if it is not nil.
 	Annotate func(key, value string)
+	// Metrics counts what happens, if it is not nil.
+	Metrics *Metrics
+	// Waited, if it is not nil, is told how long the request waited for somebody else.
+	Waited func(time.Duration)
 
 	rerun rerun
 }
@@ -87,20 +94,45 @@ type Validator interface {
 // Chain runs plugins in order: first every Mutator, later (after the object was validated) every Validator.
 type Chain []any
 
-// Admit runs the mutators, and once more if one of them asks for it.
-func (c Chain) Admit(ctx context.Context, a *Attributes) error {
-	a.rerun = rerun{}
-	if err := c.admit(ctx, a); err != nil || !a.rerun.wanted {
-		return err
+// Admit runs the mutators, and once more if one of them asks for it. Managed fields that they leave in disorder become what they were.
+func (c Chain) Admit(ctx context.Context, a *Attributes) (err error) {
+	meta, _ := a.Object.(metav1.Object)
+	if meta != nil {
+		before := meta.GetManagedFields()
+		defer func() {
+			if err == nil {
+				a.mendManagedFields(meta, before)
+			}
+		}()
 	}
-	a.rerun.second = true
-	return c.admit(ctx, a)
+	watch := a.Metrics.start(stepAdmit)
+	a.rerun = rerun{}
+	if err = c.admit(ctx, a, &watch); err == nil && a.rerun.wanted {
+		a.rerun.second = true
+		err = c.admit(ctx, a, &watch)
+	}
+	watch.end(a.Operation, err != nil)
+	return err
 }
 
-func (c Chain) admit(ctx context.Context, a *Attributes) error {
-	for _, p := range c {
+// mendManagedFields takes back what mutators made of managed fields, if nobody can read it.
+func (a *Attributes) mendManagedFields(meta metav1.Object, before []metav1.ManagedFieldsEntry) {
+	after := meta.GetManagedFields()
+	if len(after) == len(before) && (len(after) == 0 || &after[0] == &before[0]) {
+		return // nobody has touched them
+	}
+	if err := managedfields.ValidateManagedFields(after); err != nil {
+		meta.SetManagedFields(before)
+		a.Warn(".metadata.managedFields was in an invalid state after admission; this could be caused by an outdated mutating admission controller; please fix your requests: " + err.Error())
+	}
+}
+
+func (c Chain) admit(ctx context.Context, a *Attributes, watch *stopwatch) error {
+	for i, p := range c {
 		if m, ok := p.(Mutator); ok {
-			if err := m.Admit(ctx, a); err != nil {
+			err := m.Admit(ctx, a)
+			watch.plugin(i, a.Operation, err != nil)
+			if err != nil {
 				return err
 			}
 		}
@@ -109,13 +141,17 @@ func (c Chain) admit(ctx context.Context, a *Attributes) error {
 }
 
 // Validate runs the validators.
-func (c Chain) Validate(ctx context.Context, a *Attributes) error {
-	for _, p := range c {
+func (c Chain) Validate(ctx context.Context, a *Attributes) (err error) {
+	watch := a.Metrics.start(stepValidate)
+	for i, p := range c {
 		if v, ok := p.(Validator); ok {
-			if err := v.Validate(ctx, a); err != nil {
-				return err
+			err = v.Validate(ctx, a)
+			watch.plugin(i, a.Operation, err != nil)
+			if err != nil {
+				break
 			}
 		}
 	}
-	return nil
+	watch.end(a.Operation, err != nil)
+	return err
 }

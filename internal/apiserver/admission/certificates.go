@@ -18,6 +18,9 @@ import (
 // that nobody asks for a client certificate of system:masters. It also notes in a new request who made it.
 type Certificates struct{ authorizer request.Authorizer }
 
+// PluginName is the first of the three that upstream has instead.
+func (*Certificates) PluginName() string { return "CertificateApproval" }
+
 // NewCertificates returns the plugin.
 func NewCertificates(authorizer request.Authorizer) *Certificates {
 	return &Certificates{authorizer: authorizer}

@@ -36,6 +36,8 @@ type Deps struct {
 	// Configured are the plugins that users configure: policies and webhooks, in upstream's order. They see what the built-in ones
 	// have made of an object.
 	Configured Chain
+	// PodSecurity is the configuration of the plugin of that name; nil is upstream's default.
+	PodSecurity *PodSecurityConfig
 	// Charger writes the usage of quotas; nil turns quotas off.
 	Charger Charger
 }
@@ -43,7 +45,7 @@ type Deps struct {
 // Default returns the plugins that upstream turns on by default, in upstream's order. An error means that a library refused its own
 // table of checks.
 func Default(d Deps) (Chain, error) {
-	security, err := NewPodSecurity(d.Objects)
+	security, err := NewPodSecurity(d.Objects, d.PodSecurity)
 	if err != nil {
 		return nil, err
 	}

@@ -2,6 +2,7 @@ package admission
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"reflect"
 	"slices"
@@ -30,15 +31,20 @@ type NamespacedPods interface {
 type PodSecurity struct {
 	objects   NamespacedPods
 	evaluator policy.Evaluator
+	config    PodSecurityConfig
+	counts    podSecurityCounts
 }
 
-// NewPodSecurity returns the plugin.
-func NewPodSecurity(objects NamespacedPods) (*PodSecurity, error) {
+// NewPodSecurity returns the plugin. A nil configuration asks for nothing of namespaces without labels, and exempts nobody.
+func NewPodSecurity(objects NamespacedPods, c *PodSecurityConfig) (*PodSecurity, error) {
 	e, err := policy.NewEvaluator(policy.DefaultChecks(), nil)
 	if err != nil {
 		return nil, fmt.Errorf("pod security checks: %w", err)
 	}
-	return &PodSecurity{objects: objects, evaluator: e}, nil
+	if c == nil {
+		c = noPodSecurity()
+	}
+	return &PodSecurity{objects: objects, evaluator: e, config: *c, counts: newPodSecurityCounts()}, nil
 }
 
 // maxPodsChecked bounds how many pods are looked at when a namespace's level changes.
@@ -68,9 +74,8 @@ func (p *PodSecurity) Validate(ctx context.Context, a *Attributes) error {
 }
 
 // standard is the policy of a namespace; broken labels are taken for the strictest ones.
-func standard(ns *corev1.Namespace) (psapi.Policy, error) {
-	privileged := psapi.LevelVersion{Level: psapi.LevelPrivileged, Version: psapi.LatestVersion()}
-	pol, errs := psapi.PolicyToEvaluate(ns.Labels, psapi.Policy{Enforce: privileged, Audit: privileged, Warn: privileged})
+func (p *PodSecurity) standard(ns *corev1.Namespace) (psapi.Policy, error) {
+	pol, errs := psapi.PolicyToEvaluate(ns.Labels, p.config.Defaults)
 	if len(errs) == 0 {
 		return pol, nil
 	}
@@ -78,21 +83,28 @@ func standard(ns *corev1.Namespace) (psapi.Policy, error) {
 }
 
 func (p *PodSecurity) namespace(ctx context.Context, a *Attributes, ns *corev1.Namespace) error {
-	now, err := standard(ns)
+	now, err := p.standard(ns)
 	if a.Operation == Create {
+		if err == nil && p.config.exemptNamespace(ns.Name) {
+			p.config.warnOfExemption(a, ns, now)
+		}
 		return err
 	}
 	old, ok := a.OldObject.(*corev1.Namespace)
 	if !ok {
 		return err
 	}
-	before, oldErr := standard(old)
+	before, oldErr := p.standard(old)
 	if err != nil && (oldErr == nil || oldErr.Error() != err.Error()) {
 		return err
 	}
 	stricter := now.Enforce != before.Enforce && now.Enforce.Level != psapi.LevelPrivileged &&
 		(now.Enforce.Version != before.Enforce.Version || psapi.CompareLevels(now.Enforce.Level, before.Enforce.Level) > 0)
 	if !stricter {
+		return nil
+	}
+	if p.config.exemptNamespace(ns.Name) {
+		p.config.warnOfExemption(a, ns, now)
 		return nil
 	}
 	pods, err := p.objects.Pods(ctx, ns.Name)
@@ -115,6 +127,9 @@ func (p *PodSecurity) existing(namespace string, pods []*corev1.Pod, level psapi
 	var reasons []string
 	slices.SortFunc(pods, func(x, y *corev1.Pod) int { return strings.Compare(x.Name, y.Name) })
 	for _, pod := range pods[:min(len(pods), maxPodsChecked)] {
+		if p.config.exemptRuntimeClass(pod.Spec.RuntimeClassName) {
+			continue
+		}
 		result := p.check(level, &pod.ObjectMeta, &pod.Spec)
 		if result.Allowed {
 			continue
@@ -154,7 +169,30 @@ func (p *PodSecurity) check(level psapi.LevelVersion, meta *metav1.ObjectMeta, s
 	return policy.AggregateCheckResults(p.evaluator.EvaluatePod(level, meta, spec))
 }
 
+// exempt says whether nobody looks at the pod, and why in the audit log.
+func (p *PodSecurity) exempt(a *Attributes, spec *corev1.PodSpec) bool {
+	why := ""
+	switch {
+	case p.config.exemptNamespace(a.Namespace):
+		why = "namespace"
+	case a.User != nil && slices.Contains(p.config.Usernames, a.User.GetName()):
+		why = "user"
+	case p.config.exemptRuntimeClass(spec.RuntimeClassName):
+		why = "runtimeClass"
+	default:
+		return false
+	}
+	p.counts.exempted(a)
+	a.Note(notePrefix+psapi.ExemptionReasonAnnotationKey, why)
+	return true
+}
+
+const notePrefix = "pod-security.kubernetes.io/"
+
 func (p *PodSecurity) pod(ctx context.Context, a *Attributes, pod *corev1.Pod) error {
+	if p.exempt(a, &pod.Spec) {
+		return nil
+	}
 	if old, ok := a.OldObject.(*corev1.Pod); ok && a.Operation == Update && !changesSecurity(pod, old) {
 		return nil
 	}
@@ -162,17 +200,41 @@ func (p *PodSecurity) pod(ctx context.Context, a *Attributes, pod *corev1.Pod) e
 	if err != nil {
 		return err
 	}
-	pol, _ := standard(ns)
-	if pol.FullyPrivileged() {
+	pol, broken := p.standard(ns)
+	if broken == nil && pol.FullyPrivileged() {
 		return nil
 	}
-	a.Note("pod-security.kubernetes.io/enforce-policy", pol.Enforce.String())
+	p.noteBroken(a, broken)
+	a.Note(notePrefix+psapi.EnforcedPolicyAnnotationKey, pol.Enforce.String())
 	p.audit(a, pol.Audit, &pod.ObjectMeta, &pod.Spec)
 	if result := p.check(pol.Enforce, &pod.ObjectMeta, &pod.Spec); !result.Allowed {
+		p.counts.judged(a, "enforce", pol.Enforce, false)
 		return forbid(a, fmt.Errorf("violates PodSecurity %q: %s", pol.Enforce.String(), result.ForbiddenDetail()))
 	}
+	p.counts.judged(a, "enforce", pol.Enforce, true)
 	p.warn(a, pol.Warn, &pod.ObjectMeta, &pod.Spec)
 	return nil
+}
+
+// noteBroken says in the audit log that the labels of the namespace can't be read.
+func (p *PodSecurity) noteBroken(a *Attributes, err error) {
+	var status *apierrors.StatusError
+	if !errors.As(err, &status) {
+		return
+	}
+	p.counts.failed(a)
+	if a.Annotate == nil || status.ErrStatus.Details == nil {
+		return
+	}
+	var texts []string
+	for _, c := range status.ErrStatus.Details.Causes {
+		texts = append(texts, c.Field+": "+c.Message)
+	}
+	text := strings.Join(texts, ", ")
+	if len(texts) > 1 {
+		text = "[" + text + "]"
+	}
+	a.Note(notePrefix+"error", "Failed to parse policy: "+text)
 }
 
 // changesSecurity tells whether an update touches what a standard may judge: anything of the pod that can be changed but images
@@ -201,11 +263,18 @@ func changesSecurity(pod, old *corev1.Pod) bool {
 
 // template warns of pods that will be refused, or warned of, when they are made.
 func (p *PodSecurity) template(ctx context.Context, a *Attributes, t *corev1.PodTemplateSpec) error {
+	if p.exempt(a, &t.Spec) {
+		return nil
+	}
 	ns, err := p.objects.Namespace(ctx, a.Namespace)
 	if err != nil {
 		return err
 	}
-	pol, _ := standard(ns)
+	pol, broken := p.standard(ns)
+	if broken == nil && pol.Warn.Level == psapi.LevelPrivileged && pol.Audit.Level == psapi.LevelPrivileged {
+		return nil
+	}
+	p.noteBroken(a, broken)
 	p.audit(a, pol.Audit, &t.ObjectMeta, &t.Spec)
 	p.warn(a, pol.Warn, &t.ObjectMeta, &t.Spec)
 	return nil
@@ -213,16 +282,18 @@ func (p *PodSecurity) template(ctx context.Context, a *Attributes, t *corev1.Pod
 
 // audit notes a violation of the level that a namespace wants to be told of in audit logs.
 func (p *PodSecurity) audit(a *Attributes, level psapi.LevelVersion, meta *metav1.ObjectMeta, spec *corev1.PodSpec) {
-	if level.Level == psapi.LevelPrivileged || a.Annotate == nil {
+	if level.Level == psapi.LevelPrivileged {
 		return
 	}
 	if result := p.check(level, meta, spec); !result.Allowed {
-		a.Note("pod-security.kubernetes.io/audit-violations", fmt.Sprintf("would violate PodSecurity %q: %s", level.String(), result.ForbiddenDetail()))
+		p.counts.judged(a, "audit", level, false)
+		a.Note(notePrefix+psapi.AuditViolationsAnnotationKey, fmt.Sprintf("would violate PodSecurity %q: %s", level.String(), result.ForbiddenDetail()))
 	}
 }
 
 func (p *PodSecurity) warn(a *Attributes, level psapi.LevelVersion, meta *metav1.ObjectMeta, spec *corev1.PodSpec) {
 	if result := p.check(level, meta, spec); !result.Allowed && a.Warn != nil {
+		p.counts.judged(a, "warn", level, false)
 		a.Warn(fmt.Sprintf("would violate PodSecurity %q: %s", level.String(), result.ForbiddenDetail()))
 	}
 }

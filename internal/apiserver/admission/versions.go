@@ -128,6 +128,19 @@ func (b *Built) Read(data []byte, kind schema.GroupVersionKind) (runtime.Object,
 	return obj, decode(data, obj)
 }
 
+// Unknown says what data has that objects of kind don't, as an error in the words of a strict decoder; nil if all is known.
+func (b *Built) Unknown(data []byte, kind schema.GroupVersionKind) error {
+	v := b.version(kind)
+	if v == nil {
+		return nil
+	}
+	strict, err := kjson.UnmarshalStrict(data, v.New())
+	if err != nil || len(strict) == 0 {
+		return err
+	}
+	return runtime.NewStrictDecodingError(strict)
+}
+
 func decode(data []byte, into runtime.Object) error {
 	if err := kjson.UnmarshalCaseSensitivePreserveInts(data, into); err != nil {
 		return fmt.Errorf("decoding %T: %w", into, err)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -97,6 +98,9 @@ type todo struct {
 	door    admission.Door
 	param   runtime.Object
 }
+
+// PluginName is what upstream calls the plugin.
+func (*Mutating) PluginName() string { return "MutatingAdmissionPolicy" }
 
 // Admit implements admission.Mutator.
 func (p *Mutating) Admit(ctx context.Context, a *admission.Attributes) error {
@@ -223,7 +227,13 @@ func (m *mutation) one(ctx context.Context, t todo) error {
 		if m.a.Object == nil {
 			break
 		}
+		began := time.Now()
 		did, err := m.mutate(ctx, t, program, &program.list[i])
+		reason := "no_error"
+		if err != nil {
+			reason = errorType(err.Error())
+		}
+		m.a.Metrics.Mutated(t.policy.name, t.binding.name, reason, time.Since(began))
 		var status *apierrors.StatusError
 		if errors.As(err, &status) {
 			return status
@@ -257,6 +267,13 @@ func (m *mutation) mutate(ctx context.Context, t todo, program *mutations, one *
 	data, err := one.apply(ctx, in.New(program.variables), obj, t.door.Kind, m.a.Versions)
 	if err != nil || data == nil {
 		return false, err
+	}
+	if strict, ok := m.a.Versions.(interface {
+		Unknown(data []byte, kind schema.GroupVersionKind) error
+	}); ok && one.patch {
+		if err := strict.Unknown(data, t.door.Kind); err != nil {
+			return false, apierrors.NewInternalError(err)
+		}
 	}
 	next, err := m.a.Versions.Read(data, t.door.Kind)
 	if err != nil {

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"time"
 
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -63,6 +64,9 @@ type evaluation struct {
 	failures []failure
 	shown    map[schema.GroupVersionKind][2]runtime.Object
 }
+
+// PluginName is what upstream calls the plugin.
+func (*Validating) PluginName() string { return "ValidatingAdmissionPolicy" }
 
 // Validate implements admission.Validator.
 func (p *Validating) Validate(ctx context.Context, a *admission.Attributes) error {
@@ -144,7 +148,9 @@ func (e *evaluation) policy(ctx context.Context, p *bound[*validation]) error {
 		}
 		for _, param := range params {
 			in.Params = param
-			e.count(p, b, p.program().validate(ctx, in, p.failOpen), notes)
+			program, began := p.program(), time.Now()
+			got := program.validate(ctx, in, p.failOpen)
+			e.count(p, b, got, notes, time.Since(began))
 		}
 	}
 	notes.publish(p.name, e.a)
@@ -165,12 +171,17 @@ func (e *evaluation) show(d admission.Door) ([2]runtime.Object, error) {
 }
 
 // count does with the outcome what the binding says.
-func (e *evaluation) count(p *bound[*validation], b *binding, o outcome, n notes) {
+func (e *evaluation) count(p *bound[*validation], b *binding, o outcome, n notes, took time.Duration) {
+	told := func(d decision, action string) { e.a.Metrics.Validated(p.name, b.name, d.reasonType(), action, took) }
 	for i, d := range o.decisions {
 		if !d.deny {
+			if d.failed {
+				told(d, "allow")
+			}
 			continue
 		}
 		for _, action := range b.actions {
+			told(d, strings.ToLower(string(action)))
 			switch action {
 			case admissionregistrationv1.Deny:
 				e.denied = append(e.denied, denial{p.name, b.name, d.message, d.reason})
@@ -184,10 +195,24 @@ func (e *evaluation) count(p *bound[*validation], b *binding, o outcome, n notes
 	for _, note := range o.notes {
 		if note.err != "" {
 			e.denied = append(e.denied, denial{policy: p.name, binding: b.name, message: note.err})
+			told(decision{message: note.err}, "deny")
 			continue
 		}
 		n.add(note.key, note.value)
 	}
+}
+
+// reasonType is the word of metrics for why a decision is what it is. Upstream calls a validation that does not hold an invalid one, too.
+func (d decision) reasonType() string { return errorType(d.message) }
+
+func errorType(message string) string {
+	switch {
+	case strings.HasPrefix(message, "compilation"):
+		return "compile_error"
+	case strings.HasPrefix(message, "validation failed due to running out of cost budget"):
+		return "out_of_budget"
+	}
+	return "invalid_error"
 }
 
 // error is the refusal as the client sees it.

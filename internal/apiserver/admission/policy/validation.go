@@ -69,6 +69,7 @@ type outcome struct {
 
 type decision struct {
 	deny    bool
+	failed  bool // it could not be evaluated
 	message string
 	reason  metav1.StatusReason
 }
@@ -81,7 +82,7 @@ type noted struct {
 // validate evaluates the policy.
 func (v *validation) validate(ctx context.Context, in expression.Input, failOpen bool) outcome {
 	broken := func(err error) outcome {
-		return outcome{decisions: []decision{{deny: !failOpen, message: err.Error()}}}
+		return outcome{decisions: []decision{{deny: !failOpen, failed: true, message: err.Error()}}}
 	}
 	a := in.New(v.variables)
 	if len(v.conditions) > 0 {
@@ -138,9 +139,9 @@ func (v *validation) decide(ctx context.Context, a *expression.Activation, resul
 		c, r, d := &v.checks[i], results[i], &out[i]
 		switch {
 		case r.Err != nil:
-			d.deny, d.message = !failOpen, r.Err.Error()
+			d.deny, d.failed, d.message = !failOpen, true, r.Err.Error()
 		case outOf != nil:
-			d.deny, d.message = !failOpen, fmt.Sprintf("failed messageExpression: %s", outOf)
+			d.deny, d.failed, d.message = !failOpen, true, fmt.Sprintf("failed messageExpression: %s", outOf)
 		case !r.True():
 			d.deny, d.reason = true, metav1.StatusReasonInvalid
 			if c.reason != nil {

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strings"
+	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -16,12 +18,18 @@ import (
 type callError struct {
 	webhook string
 	reason  error
+	// code is the HTTP status that the failure counts as.
+	code int
 }
 
 func (e *callError) Error() string {
 	return fmt.Sprintf("failed calling webhook %q: %v", e.webhook, e.reason)
 }
 func (e *callError) Unwrap() error { return e.reason }
+
+func deniedBy(name string) string {
+	return fmt.Sprintf("admission webhook %q denied the request", name)
+}
 
 // denied is the refusal of a webhook, with the status that it gave.
 func denied(name string, s *metav1.Status) error {
@@ -32,7 +40,7 @@ func denied(name string, s *metav1.Status) error {
 	if s.Status == "" || s.Status == metav1.StatusSuccess {
 		s.Status = metav1.StatusFailure
 	}
-	by := fmt.Sprintf("admission webhook %q denied the request", name)
+	by := deniedBy(name)
 	switch {
 	case s.Message != "":
 		s.Message = by + ": " + s.Message
@@ -47,17 +55,19 @@ func denied(name string, s *metav1.Status) error {
 // call asks h and returns its permission, with its patch if it is mutating. A refusal is an error in the API's shape, a failure a
 // callError.
 func (c *Config) call(ctx context.Context, h *hook, a *admission.Attributes, d admission.Door, e encoded, mutating bool) (*answer, error) {
-	failed := func(what string, err error) error { return &callError{h.name, fmt.Errorf("%s: %w", what, err)} }
+	failed := func(what string, err error, code int) error {
+		return &callError{h.name, fmt.Errorf("%s: %w", what, err), code}
+	}
 	if a.DryRun && !h.onDryRun {
 		return nil, apierrors.NewBadRequest(fmt.Sprintf("admission webhook %q does not support dry run", h.name))
 	}
 	uid, version, body, err := h.question(a, d, e)
 	if err != nil {
-		return nil, failed("could not create admission objects", err)
+		return nil, failed("could not create admission objects", err, http.StatusBadRequest)
 	}
 	caller, err := c.Client.For(h.target)
 	if err != nil {
-		return nil, failed("could not get REST client", err)
+		return nil, failed("could not get REST client", err, http.StatusInternalServerError)
 	}
 	if h.timeout > 0 {
 		var cancel context.CancelFunc
@@ -66,11 +76,15 @@ func (c *Config) call(ctx context.Context, h *hook, a *admission.Attributes, d a
 	}
 	data, err := caller.Post(ctx, body)
 	if err != nil {
-		return nil, failed("failed to call webhook", err)
+		code := http.StatusServiceUnavailable
+		if status := apierrors.APIStatus(nil); errors.As(err, &status) {
+			code = int(status.Status().Code)
+		}
+		return nil, failed("failed to call webhook", err, code)
 	}
 	got, err := readAnswer(data, uid, version, mutating)
 	if err != nil {
-		return nil, failed("received invalid webhook response", err)
+		return nil, failed("received invalid webhook response", err, http.StatusServiceUnavailable)
 	}
 	return got, nil
 }
@@ -87,6 +101,35 @@ func (h *hook) told(a *admission.Attributes, got *answer) error {
 		return denied(h.name, got.status)
 	}
 	return nil
+}
+
+// count tells the metrics of a call and what came of it.
+func (h *hook) count(a *admission.Attributes, sort string, err error, took time.Duration) {
+	if a.Metrics == nil {
+		return
+	}
+	code, reason := http.StatusOK, ""
+	var call *callError
+	var status *apierrors.StatusError
+	switch {
+	case err == nil:
+	case errors.As(err, &call):
+		code = call.code
+		if !h.failOpen {
+			reason = admission.CallFailed
+		}
+	case errors.As(err, &status) && strings.HasPrefix(status.ErrStatus.Message, deniedBy(h.name)):
+		code, reason = int(status.ErrStatus.Code), admission.NoError
+	default:
+		code, reason = 0, admission.InternalError
+	}
+	if reason != "" && !(call != nil && errors.Is(err, context.Canceled)) {
+		a.Metrics.WebhookRejected(h.name, sort, a.Operation, reason, code)
+	}
+	a.Metrics.Webhook(h.name, sort, a.Operation, code, reason != "", took)
+	if call != nil && h.failOpen && !errors.Is(err, context.Canceled) {
+		a.Metrics.WebhookFailedOpen(h.name, sort)
+	}
 }
 
 // excused says whether err is a failure that h's policy passes over.

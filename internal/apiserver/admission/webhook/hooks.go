@@ -149,7 +149,7 @@ type Config struct {
 }
 
 // concerned says whether h is to be called, and as what it is shown the write.
-func (c *Config) concerned(ctx context.Context, h *hook, a *admission.Attributes) (admission.Door, bool, error) {
+func (c *Config) concerned(ctx context.Context, h *hook, a *admission.Attributes, sort string) (admission.Door, bool, error) {
 	d, ok, err := h.criteria.Match(ctx, a, c.Namespaces)
 	if err != nil || !ok || h.conditions == nil {
 		return d, ok, err
@@ -158,7 +158,9 @@ func (c *Config) concerned(ctx context.Context, h *hook, a *admission.Attributes
 	if err != nil {
 		return d, false, apierrors.NewInternalError(err)
 	}
+	began := time.Now()
 	ok, err = h.conditions().Match(ctx, input.Of(a, d, obj, old, c.Authorizer).New(nil))
+	a.Metrics.Conditions(h.name, "webhook", sort, a.Operation, ok, err, time.Since(began))
 	switch {
 	case err == nil:
 		return d, ok, nil

@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/http"
+	"time"
 
 	jsonpatch "gopkg.in/evanphx/json-patch.v4"
 	admissionv1 "k8s.io/api/admission/v1"
@@ -43,6 +45,9 @@ func (m *memory) changed() {
 	clear(m.invoked)
 }
 
+// PluginName is what upstream calls the plugin.
+func (*Mutating) PluginName() string { return "MutatingAdmissionWebhook" }
+
 // Admit implements admission.Mutator.
 func (p *Mutating) Admit(ctx context.Context, a *admission.Attributes) error {
 	now, err := p.view.Get(ctx)
@@ -65,14 +70,20 @@ func (p *Mutating) Admit(ctx context.Context, a *admission.Attributes) error {
 		if a.SecondRun() && !m.again[h.id] {
 			continue
 		}
-		d, ok, err := p.cfg.concerned(ctx, h, a)
+		d, ok, err := p.cfg.concerned(ctx, h, a, mutatingSort)
 		if err != nil {
 			return err
 		}
 		if !ok {
 			continue
 		}
+		began := time.Now()
 		changed, err := p.invoke(ctx, h, a, d, i)
+		took := time.Since(began)
+		h.count(a, mutatingSort, err, took)
+		if a.Waited != nil {
+			a.Waited(took)
+		}
 		if changed {
 			m.changed()
 			a.RunAgain()
@@ -125,7 +136,7 @@ func (p *Mutating) invoke(ctx context.Context, h *hook, a *admission.Attributes,
 	}
 	patch, err := jsonpatch.DecodePatch(got.patch)
 	if err != nil {
-		return false, &callError{h.name, fmt.Errorf("received undecodable patch in webhook response: %w", err)}
+		return false, &callError{h.name, fmt.Errorf("received undecodable patch in webhook response: %w", err), http.StatusServiceUnavailable}
 	}
 	if len(patch) == 0 {
 		return false, nil
@@ -134,7 +145,7 @@ func (p *Mutating) invoke(ctx context.Context, h *hook, a *admission.Attributes,
 		return false, apierrors.NewInternalError(fmt.Errorf("admission webhook %q attempted to modify the object, which is not supported for this operation", h.name))
 	}
 	if got.patchType != admissionv1.PatchTypeJSONPatch {
-		return false, &callError{h.name, fmt.Errorf("unsupported patch type %q", got.patchType)}
+		return false, &callError{h.name, fmt.Errorf("unsupported patch type %q", got.patchType), http.StatusBadRequest}
 	}
 	if changed, err = apply(a, d, e.object, patch); err != nil {
 		return false, apierrors.NewInternalError(err)

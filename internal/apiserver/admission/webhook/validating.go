@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -25,12 +26,21 @@ func NewValidating(cfg Config) *Validating {
 	return &Validating{cfg: cfg, view: view(cfg.Configurations, validatingHooks)}
 }
 
+// The words of metrics for the two sorts of webhooks.
+const (
+	mutatingSort   = "admit"
+	validatingSort = "validating"
+)
+
 // invocation is one webhook that is to be called.
 type invocation struct {
 	hook *hook
 	door admission.Door
 	body encoded
 }
+
+// PluginName is what upstream calls the plugin.
+func (*Validating) PluginName() string { return "ValidatingAdmissionWebhook" }
 
 // Validate implements admission.Validator.
 func (p *Validating) Validate(ctx context.Context, a *admission.Attributes) error {
@@ -50,8 +60,11 @@ func (p *Validating) Validate(ctx context.Context, a *admission.Attributes) erro
 		return errTooLate
 	}
 	answers, errs := make([]*answer, len(todo)), make([]error, len(todo))
+	began := time.Now()
+	took := make([]time.Duration, len(todo))
 	ask := func(i int) {
 		defer func() {
+			took[i] = time.Since(began)
 			if r := recover(); r != nil {
 				errs[i] = apierrors.NewInternalError(fmt.Errorf("ValidatingAdmissionWebhook/%v has panicked: %v", todo[i].hook.name, r))
 			}
@@ -64,7 +77,10 @@ func (p *Validating) Validate(ctx context.Context, a *admission.Attributes) erro
 	}
 	ask(0)
 	others.Wait()
-	return p.verdict(a, todo, answers, errs)
+	if a.Waited != nil {
+		a.Waited(time.Since(began))
+	}
+	return p.verdict(a, todo, answers, errs, took)
 }
 
 // todo finds out who is to be called, and encodes the objects once for each version that somebody wants to see.
@@ -72,7 +88,7 @@ func (p *Validating) todo(ctx context.Context, a *admission.Attributes, hooks []
 	var todo []invocation
 	bodies := map[schema.GroupVersionKind]encoded{}
 	for _, h := range hooks {
-		d, ok, err := p.cfg.concerned(ctx, h, a)
+		d, ok, err := p.cfg.concerned(ctx, h, a, validatingSort)
 		if err != nil {
 			return nil, err
 		}
@@ -92,13 +108,14 @@ func (p *Validating) todo(ctx context.Context, a *admission.Attributes, hooks []
 }
 
 // verdict passes on what all said; the first who refuses, or fails and may not, decides.
-func (p *Validating) verdict(a *admission.Attributes, todo []invocation, answers []*answer, errs []error) error {
+func (p *Validating) verdict(a *admission.Attributes, todo []invocation, answers []*answer, errs []error, took []time.Duration) error {
 	var first error
 	for i := range todo {
 		h, err := todo[i].hook, errs[i]
 		if err == nil {
 			err = h.told(a, answers[i])
 		}
+		h.count(a, validatingSort, err, took[i])
 		switch {
 		case err == nil:
 		case h.excused(err):

@@ -1,0 +1,70 @@
+package admission
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"sigs.k8s.io/yaml"
+)
+
+// Configuration is what an AdmissionConfiguration says of the plugins that take one.
+type Configuration struct {
+	PodSecurity *PodSecurityConfig // nil: nothing
+}
+
+// configurationVersions are the versions of the file; they have one shape.
+var configurationVersions = []string{"apiserver.config.k8s.io/v1", "apiserver.k8s.io/v1alpha1"}
+
+// LoadConfiguration reads an AdmissionConfiguration (apiserver.config.k8s.io/v1), and the files that it names: their paths are relative
+// to its own.
+func LoadConfiguration(path string) (c Configuration, err error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return c, err
+	}
+	var file struct {
+		APIVersion string `json:"apiVersion"`
+		Kind       string `json:"kind"`
+		Plugins    []struct {
+			Name          string          `json:"name"`
+			Path          string          `json:"path"`
+			Configuration json.RawMessage `json:"configuration"`
+		} `json:"plugins"`
+	}
+	if err := yaml.UnmarshalStrict(data, &file); err != nil {
+		return c, fmt.Errorf("reading %s: %w", path, err)
+	}
+	if file.Kind != "AdmissionConfiguration" || !slices.Contains(configurationVersions, file.APIVersion) {
+		return c, fmt.Errorf("%s: %q of %q is no AdmissionConfiguration of %s", path, file.Kind, file.APIVersion, configurationVersions[0])
+	}
+	seen := map[string]bool{}
+	for _, p := range file.Plugins {
+		if seen[p.Name] {
+			return c, fmt.Errorf("%s: the plugin %s is there twice", path, p.Name)
+		}
+		seen[p.Name] = true
+		own := []byte(p.Configuration)
+		if len(own) == 0 && p.Path != "" {
+			at := p.Path
+			if !filepath.IsAbs(at) {
+				at = filepath.Join(filepath.Dir(path), at)
+			}
+			if own, err = os.ReadFile(at); err != nil {
+				return c, fmt.Errorf("configuration of %s: %w", p.Name, err)
+			}
+		}
+		switch {
+		case len(own) == 0:
+		case p.Name == "PodSecurity":
+			if c.PodSecurity, err = readPodSecurity(own); err != nil {
+				return c, fmt.Errorf("configuration of %s: %w", p.Name, err)
+			}
+		default:
+			return c, fmt.Errorf("%s: the plugin %q takes no configuration", path, p.Name)
+		}
+	}
+	return c, nil
+}
