@@ -136,3 +136,57 @@ func TestDoors(t *testing.T) {
 		t.Errorf("user wrote %+v", user)
 	}
 }
+
+// anchor is a certificate of an authority, or one that is none.
+func anchor(t *testing.T, isCA bool) *pem.Block {
+	t.Helper()
+	k := key(t)
+	c := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour), IsCA: isCA, BasicConstraintsValid: true}
+	der, err := x509.CreateCertificate(rand.Reader, c, c, k.Public(), k)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &pem.Block{Type: "CERTIFICATE", Bytes: der}
+}
+
+func TestClusterTrustBundle(t *testing.T) {
+	c := apitest.Catalogue(t, certificates.Kinds())
+	k := apitest.Kind(t, c.Kinds(), "ClusterTrustBundle")
+	a, b, leaf := anchor(t, true), anchor(t, true), anchor(t, false)
+	headed := &pem.Block{Type: "CERTIFICATE", Bytes: a.Bytes, Headers: map[string]string{"A": "b"}}
+	bundle := func(name, signer string, blocks ...*pem.Block) *certificatesv1.ClusterTrustBundle {
+		out := &certificatesv1.ClusterTrustBundle{}
+		out.Name, out.Spec.SignerName = name, signer
+		for _, x := range blocks {
+			out.Spec.TrustBundle += "in between\n" + string(pem.EncodeToMemory(x))
+		}
+		return out
+	}
+	const hidden = `spec.trustBundle: Invalid value: "<value omitted>": `
+	for _, tt := range []struct {
+		name string
+		obj  *certificatesv1.ClusterTrustBundle
+		want string
+	}{
+		{"two", bundle("a", "", a, b), ""},
+		{"of a signer", bundle("example.com:s:a", "example.com/s", a), ""},
+		{"nothing", bundle("a", ""), hidden + "at least one trust anchor must be provided"},
+		{"twice", bundle("a", "", a, b, a), hidden + "duplicate trust anchor (indices [0 2])"},
+		{"no authority", bundle("a", "", a, leaf), hidden + "entry 1 does not have the CA bit set"},
+		{"headers", bundle("a", "", headed), hidden + "entry 0 has PEM block headers"},
+		{"a key", bundle("a", "", &pem.Block{Type: "PRIVATE KEY", Bytes: a.Bytes}), hidden + "entry 0 has bad block type: PRIVATE KEY"},
+		{"garbage", bundle("a", "", &pem.Block{Type: "CERTIFICATE", Bytes: []byte("x")}, a, a), hidden + "entry 0 does not parse as X.509"},
+		{"a signer's name without a signer", bundle("example.com:s:a", "", a), `must not have ":" in its name`},
+		{"a signer without its name", bundle("a", "example.com/s", a), "must be named with prefix example.com:s:"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			if got := apitest.Text(k.Validate(tt.obj)); got != tt.want && (tt.want == "" || !strings.Contains(got, tt.want) || strings.Contains(got, "\n")) {
+				t.Errorf("got  %q\nwant %q", got, tt.want)
+			}
+		})
+	}
+	stored := bundle("a", "", leaf)
+	if got := apitest.Text(k.ValidateUpdate(stored.DeepCopy(), stored)); got != "" {
+		t.Errorf("a stored bundle is judged again: %s", got)
+	}
+}

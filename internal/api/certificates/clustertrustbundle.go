@@ -1,6 +1,9 @@
 package certificates
 
 import (
+	"crypto/x509"
+	"encoding/pem"
+	"fmt"
 	"strings"
 	"time"
 
@@ -33,9 +36,9 @@ func clusterTrustBundle() *api.Kind {
 			}
 			return apivalidation.NameIsDNSSubdomain(name, prefix)
 		},
-		Validate: api.Check(validateBundle),
+		Validate: api.Check(func(b *certificatesv1.ClusterTrustBundle) field.ErrorList { return validateBundle(b, nil) }),
 		ValidateUpdate: api.CheckUpdate(func(b, old *certificatesv1.ClusterTrustBundle) field.ErrorList {
-			return append(validateBundle(b), check.Immutable(b.Spec.SignerName, old.Spec.SignerName, field.NewPath("spec", "signerName"))...)
+			return append(validateBundle(b, old), check.Immutable(b.Spec.SignerName, old.Spec.SignerName, field.NewPath("spec", "signerName"))...)
 		}),
 		FieldNames: []string{"spec.signerName"},
 		Fields: func(o api.Object) fields.Set {
@@ -52,7 +55,7 @@ func clusterTrustBundle() *api.Kind {
 	}
 }
 
-func validateBundle(b *certificatesv1.ClusterTrustBundle) field.ErrorList {
+func validateBundle(b, old *certificatesv1.ClusterTrustBundle) field.ErrorList {
 	p, name := field.NewPath("spec"), field.NewPath("metadata", "name")
 	var errs field.ErrorList
 	if signer := b.Spec.SignerName; signer == "" {
@@ -65,12 +68,68 @@ func validateBundle(b *certificatesv1.ClusterTrustBundle) field.ErrorList {
 		}
 		errs = append(errs, validateSigner(signer, p.Child("signerName"))...)
 	}
-	at := p.Child("trustBundle")
-	if len(b.Spec.TrustBundle) > maxTrustBundle {
-		return append(errs, field.TooLong(at, "", maxTrustBundle))
+	if old != nil && old.Spec.TrustBundle == b.Spec.TrustBundle {
+		return errs // what was accepted once stays
 	}
-	if err := parseCertificates([]byte(b.Spec.TrustBundle)); err != nil {
-		errs = append(errs, field.Invalid(at, "<value omitted>", err.Error()))
+	return append(errs, validateTrustAnchors(b.Spec.TrustBundle, p.Child("trustBundle"))...)
+}
+
+// validateTrustAnchors wants PEM blocks of certificates of authorities, none of them twice. Complaints count from 0 and never show the bundle.
+func validateTrustAnchors(bundle string, p *field.Path) field.ErrorList {
+	if len(bundle) > maxTrustBundle {
+		return field.ErrorList{field.TooLong(p, "", maxTrustBundle)}
+	}
+	var errs field.ErrorList
+	bad := func(format string, args ...any) {
+		errs = append(errs, field.Invalid(p, "<value omitted>", fmt.Sprintf(format, args...)))
+	}
+	places := map[string][]int{} // by certificate
+	var order []string
+	rest := []byte(bundle)
+	for i := 0; ; i++ {
+		var block *pem.Block
+		if block, rest = pem.Decode(rest); block == nil {
+			break
+		}
+		if why := notAnAnchor(block); why != "" {
+			bad("entry %d %s", i, why)
+			continue
+		}
+		der := string(block.Bytes)
+		if places[der] == nil {
+			order = append(order, der)
+		}
+		places[der] = append(places[der], i)
+	}
+	switch {
+	case len(errs) > 0:
+		return errs // what is said of the rest would repeat it
+	case len(order) == 0:
+		bad("at least one trust anchor must be provided")
+	}
+	for _, der := range order {
+		if len(places[der]) > 1 {
+			bad("duplicate trust anchor (indices %v)", places[der])
+		}
 	}
 	return errs
+}
+
+// notAnAnchor says what keeps a block from being the certificate of an authority, nothing if it is one.
+func notAnAnchor(block *pem.Block) string {
+	switch {
+	case block.Type != certificateBlock:
+		return "has bad block type: " + block.Type
+	case len(block.Headers) > 0:
+		return "has PEM block headers"
+	}
+	switch cert, err := x509.ParseCertificate(block.Bytes); {
+	case err != nil:
+		return "does not parse as X.509"
+	case !cert.IsCA:
+		return "does not have the CA bit set"
+	case !cert.BasicConstraintsValid:
+		return "has invalid basic constraints"
+	}
+	return ""
 }

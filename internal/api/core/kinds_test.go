@@ -151,6 +151,15 @@ func TestReplicationController(t *testing.T) {
 	checkWarnings(t, "ReplicationController", `{metadata: {name: a.b}, spec: {`+template+`}}`, "metadata.name: this is used in Pod names and hostnames, which can result in surprising behavior; a DNS label is recommended: [must not contain dots]")
 }
 
+func TestPodAndNodeWarnings(t *testing.T) {
+	checkWarnings(t, "Pod", `{metadata: {name: a.b}, spec: {containers: [{name: c, image: i}]}}`,
+		"metadata.name: this is used in the Pod's hostname, which can result in surprising behavior; a DNS label is recommended: [must not contain dots]")
+	checkWarnings(t, "Pod", `{metadata: {name: a}, spec: {containers: [{name: c, image: i}]}}`)
+	checkWarnings(t, "Node", `{metadata: {name: n}, spec: {externalID: x, podCIDRs: ["2001:DB8::/64", 10.0.0.0/24]}}`,
+		"spec.externalID: this field is deprecated, and is unused by Kubernetes",
+		`spec.podCIDRs[0]: IPv6 CIDR value "2001:DB8::/64" should be in RFC 5952 canonical format ("2001:db8::/64")`)
+}
+
 func TestPodTemplate(t *testing.T) {
 	checkUpdates(t, "PodTemplate", []change{
 		{"no containers", `template: {spec: {containers: [{name: c, image: i}]}}`, `template: {spec: {containers: []}}`, "template.spec.containers: Required value"},

@@ -24,14 +24,14 @@ func node() *api.Kind {
 		Kind: "Node", Resource: "nodes", Singular: "node", ShortNames: []string{"no"}, Prefix: "minions",
 		Versions: []api.Version{api.NewVersion[corev1.Node, corev1.NodeList]("v1")}, Hub: "v1",
 		Subresources:     []api.Subresource{options("proxy", "NodeProxyOptions", proxyVerbs()...), api.Status()},
-		PrepareForCreate: api.On(func(n *corev1.Node) { dropConfig(n, &corev1.Node{}) }),
+		PrepareForCreate: api.On(func(n *corev1.Node) { dropDisabledNode(n, &corev1.Node{}) }),
 		PrepareForUpdate: api.OnUpdate(func(n, old *corev1.Node) {
 			n.Status = old.Status
-			dropConfig(n, old)
+			dropDisabledNode(n, old)
 		}),
 		PrepareForStatusUpdate: api.OnUpdate(func(n, old *corev1.Node) {
 			n.Spec = old.Spec
-			dropConfig(n, old)
+			dropDisabledNode(n, old)
 		}),
 		Default:  api.On(defaultNode),
 		Validate: api.Check(validateNode),
@@ -39,6 +39,7 @@ func node() *api.Kind {
 			return append(validateNode(n), validateNodeUpdate(n, old)...) // what both check, upstream says twice
 		}),
 		ValidateStatusUpdate:     api.CheckUpdate(validateNodeUpdate),
+		Warnings:                 api.Warn(warnNode),
 		AllowUnconditionalUpdate: true,
 		FieldNames:               []string{"spec.unschedulable"},
 		Fields: func(obj api.Object) fields.Set {
@@ -70,8 +71,12 @@ func defaultNode(n *corev1.Node) {
 	}
 }
 
-// dropConfig drops what the API server once told kubelets about their own configuration, which is gone since v1.24.
-func dropConfig(n, old *corev1.Node) {
+// dropDisabledNode drops what the API server once told kubelets about their own configuration, which is gone since v1.24, and the policy
+// for making room for pods that grow, whose feature (InPlacePodVerticalScalingSchedulerPreemption) is off by default.
+func dropDisabledNode(n, old *corev1.Node) {
+	if old.Spec.PodPreemptionPolicy == nil {
+		n.Spec.PodPreemptionPolicy = nil
+	}
 	if old.Spec.ConfigSource == nil {
 		n.Spec.ConfigSource = nil
 	}
@@ -85,6 +90,21 @@ func validateNode(n *corev1.Node) field.ErrorList {
 	errs = append(errs, validateTaints(n.Spec.Taints, field.NewPath("metadata", "taints"))...)
 	errs = append(errs, validateNodeResources(n)...)
 	return append(errs, validatePodCIDRs(n.Spec.PodCIDRs, field.NewPath("spec", "podCIDRs"))...)
+}
+
+func warnNode(n, _ *corev1.Node) []string {
+	var out []string
+	spec := field.NewPath("spec")
+	if n.Spec.ConfigSource != nil {
+		out = append(out, spec.Child("configSource").String()+": the feature is no longer available")
+	}
+	if n.Spec.DoNotUseExternalID != "" {
+		out = append(out, spec.Child("externalID").String()+": this field is deprecated, and is unused by Kubernetes")
+	}
+	for i, c := range n.Spec.PodCIDRs {
+		out = append(out, validation.GetWarningsForCIDR(spec.Child("podCIDRs").Index(i), c)...)
+	}
+	return out
 }
 
 func validatePodCIDRs(cidrs []string, p *field.Path) field.ErrorList {

@@ -36,7 +36,12 @@ func persistentVolumeClaim() *api.Kind {
 			c.Status = old.Status
 			prepareDataSources(&c.Spec, &old.Spec)
 		}),
-		PrepareForStatusUpdate: api.OnUpdate(func(c, old *corev1.PersistentVolumeClaim) { c.Spec = old.Spec }),
+		PrepareForStatusUpdate: api.OnUpdate(func(c, old *corev1.PersistentVolumeClaim) {
+			c.Spec = old.Spec
+			if old.Status.HealthStatus == nil {
+				c.Status.HealthStatus = nil // of the feature CSIVolumeHealth, which is off by default
+			}
+		}),
 		Default: api.On(func(c *corev1.PersistentVolumeClaim) {
 			if c.Status.Phase == "" {
 				c.Status.Phase = corev1.ClaimPending

@@ -1,12 +1,14 @@
 package core
 
 import (
+	"fmt"
 	"strconv"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/celox/celox/internal/api"
@@ -55,7 +57,11 @@ func pod() *api.Kind {
 			if old != nil {
 				return nil
 			}
-			return podspec.PodWarnings(p)
+			var out []string
+			if texts := validation.IsDNS1123Label(p.Name); len(texts) > 0 {
+				out = append(out, fmt.Sprintf("metadata.name: this is used in the Pod's hostname, which can result in surprising behavior; a DNS label is recommended: %v", texts))
+			}
+			return append(out, podspec.PodWarnings(p)...)
 		}),
 		Canonicalize:             api.On(func(p *corev1.Pod) { podspec.SyncServiceAccount(&p.Spec) }),
 		AllowUnconditionalUpdate: true,
@@ -161,5 +167,5 @@ func validateNewPod(p *corev1.Pod) field.ErrorList {
 	if len(p.Spec.SchedulingGates) > 0 && p.Spec.NodeName != "" {
 		errs = append(errs, field.Forbidden(spec.Child("nodeName"), "cannot be set until all schedulingGates have been cleared"))
 	}
-	return errs
+	return append(errs, podspec.ValidateAppArmorMatch(p, spec)...)
 }

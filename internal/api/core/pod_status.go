@@ -18,6 +18,13 @@ func preparePodStatus(p, old *corev1.Pod) {
 	p.DeletionTimestamp = nil
 	// A node's view of the owners may be old; the garbage collector must not learn it from there.
 	p.OwnerReferences = old.OwnerReferences
+	// Of features that are off by default: CSIVolumeHealth and DRANodeAllocatableResources.
+	if old.Status.VolumeHealth == nil {
+		p.Status.VolumeHealth = nil
+	}
+	if old.Status.NodeAllocatableResourceClaimStatuses == nil {
+		p.Status.NodeAllocatableResourceClaimStatuses = nil
+	}
 	if p.Status.QOSClass == "" {
 		p.Status.QOSClass = old.Status.QOSClass
 	}

@@ -1,16 +1,17 @@
 package node
 
 import (
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	nodev1 "k8s.io/api/node/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
-	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/celox/celox/internal/api"
 	"github.com/celox/celox/internal/api/check"
+	"github.com/celox/celox/internal/api/podspec"
 	"github.com/celox/celox/internal/api/table"
 )
 
@@ -24,6 +25,7 @@ func runtimeClass() *api.Kind {
 		Versions: []api.Version{api.NewVersion[nodev1.RuntimeClass, nodev1.RuntimeClassList]("v1")},
 		Hub:      "v1",
 		Validate: api.Check(validateRuntimeClass),
+		Warnings: api.Warn(warnRuntimeClass),
 		ValidateUpdate: api.CheckUpdate(func(c, old *nodev1.RuntimeClass) field.ErrorList {
 			return append(validateRuntimeClass(c), check.Immutable(c.Handler, old.Handler, field.NewPath("handler"))...)
 		}),
@@ -38,6 +40,20 @@ func runtimeClass() *api.Kind {
 	}
 }
 
+// warnRuntimeClass tells of labels in the node selector that nodes no longer have.
+func warnRuntimeClass(c, _ *nodev1.RuntimeClass) []string {
+	if c.Scheduling == nil {
+		return nil
+	}
+	var out []string
+	for _, key := range check.Keys(c.Scheduling.NodeSelector) {
+		if text, ok := podspec.OldNodeLabel(key); ok {
+			out = append(out, field.NewPath("scheduling", "nodeSelector").String()+": "+text)
+		}
+	}
+	return out
+}
+
 func validateRuntimeClass(c *nodev1.RuntimeClass) field.ErrorList {
 	var errs field.ErrorList
 	if c.Handler == "" {
@@ -46,10 +62,7 @@ func validateRuntimeClass(c *nodev1.RuntimeClass) field.ErrorList {
 		errs = append(errs, check.DNSLabel(c.Handler, field.NewPath("handler"))...)
 	}
 	if c.Overhead != nil {
-		p := field.NewPath("overhead", "limits")
-		for _, name := range check.Sorted(c.Overhead.PodFixed) {
-			errs = append(errs, check.NonNegativeQuantity(c.Overhead.PodFixed[name], p.Key(string(name)))...)
-		}
+		errs = append(errs, podspec.ValidateOverhead(c.Overhead.PodFixed, field.NewPath("overhead"))...)
 	}
 	if c.Scheduling != nil {
 		p := field.NewPath("scheduling")
@@ -61,36 +74,10 @@ func validateRuntimeClass(c *nodev1.RuntimeClass) field.ErrorList {
 
 // validateTolerations checks what pods of a class get. Two equal tolerations are a mistake.
 func validateTolerations(list []corev1.Toleration, p *field.Path) field.ErrorList {
-	var errs field.ErrorList
+	errs := podspec.ValidateTolerations(list, p)
 	for i := range list {
-		t, at := &list[i], p.Index(i)
-		if t.Key != "" {
-			errs = append(errs, check.QualifiedName(t.Key, at.Child("key"))...)
-		}
-		if t.Key == "" && t.Operator != corev1.TolerationOpExists {
-			errs = append(errs, field.Invalid(at.Child("operator"), t.Operator, "operator must be Exists when `key` is empty, which means \"match all values and all keys\""))
-		}
-		if t.TolerationSeconds != nil && t.Effect != corev1.TaintEffectNoExecute {
-			errs = append(errs, field.Invalid(at.Child("effect"), t.Effect, "effect must be 'NoExecute' when `tolerationSeconds` is set"))
-		}
-		switch t.Operator {
-		case corev1.TolerationOpEqual, "":
-			errs = append(errs, check.Each(validation.IsValidLabelValue(t.Value), at.Child("operator"), t.Value)...)
-		case corev1.TolerationOpExists:
-			if t.Value != "" {
-				errs = append(errs, field.Invalid(at.Child("operator"), t, "value must be empty when `operator` is 'Exists'"))
-			}
-		default:
-			errs = append(errs, field.NotSupported(at.Child("operator"), t.Operator, []corev1.TolerationOperator{corev1.TolerationOpEqual, corev1.TolerationOpExists}))
-		}
-		if t.Effect != "" {
-			errs = append(errs, check.OneOf(t.Effect, at.Child("effect"), corev1.TaintEffectNoSchedule, corev1.TaintEffectPreferNoSchedule, corev1.TaintEffectNoExecute)...)
-		}
-		for j := range i {
-			if apiequality.Semantic.DeepEqual(list[j], *t) {
-				errs = append(errs, field.Duplicate(at, check.Rendered(*t)))
-				break
-			}
+		if slices.ContainsFunc(list[:i], func(t corev1.Toleration) bool { return apiequality.Semantic.DeepEqual(t, list[i]) }) {
+			errs = append(errs, field.Duplicate(p.Index(i), check.Rendered(list[i])))
 		}
 	}
 	return errs

@@ -3,6 +3,8 @@ package podspec
 import (
 	"encoding/json"
 	"reflect"
+	"slices"
+	"strings"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
@@ -289,5 +291,58 @@ func TestDropDisabled(t *testing.T) {
 	DropDisabled(kept, decode[corev1.PodSpec](t, spec))
 	if !reflect.DeepEqual(kept, decode[corev1.PodSpec](t, spec)) {
 		t.Errorf("took away what was stored: %+v", kept)
+	}
+}
+
+func TestDropDisabledFeatures(t *testing.T) {
+	for name, spec := range map[string]string{
+		"GenericWorkload":              `{"schedulingGroup":{}}`,
+		"EvictionRequestAPI":           `{"evictionResponders":[{"name":"example.com/a","priority":1}]}`,
+		"ClusterTrustBundleProjection": `{"volumes":[{"name":"v","projected":{"sources":[{"clusterTrustBundle":{"path":"x"}}]}}]}`,
+		"PodCertificateProjection":     `{"volumes":[{"name":"v","projected":{"sources":[{"podCertificate":{"keyType":"ED25519"}}]}}]}`,
+		"ContainerStopSignals":         `{"initContainers":[{"name":"c","lifecycle":{"stopSignal":"SIGINT"}}],"ephemeralContainers":[{"name":"e","lifecycle":{"stopSignal":"SIGINT"}}]}`,
+		"EmptyDirVolumeMode":           `{"volumes":[{"name":"v","emptyDir":{"mode":511}}]}`,
+		"AtomicWriteVolumeUserFields": `{"volumes":[{"name":"s","secret":{"defaultUser":1,"items":[{"key":"k","path":"p","user":2}]}},
+			{"name":"c","configMap":{"defaultUser":1,"items":[{"key":"k","path":"p","user":2}]}},{"name":"d","downwardAPI":{"defaultUser":1,"items":[{"path":"p","user":2}]}},
+			{"name":"p","projected":{"defaultUser":1,"sources":[{"secret":{"items":[{"key":"k","path":"p","user":2}]}},{"configMap":{"items":[{"key":"k","path":"p","user":2}]}},
+			{"downwardAPI":{"items":[{"path":"p","user":2}]}},{"serviceAccountToken":{"path":"t","user":2}}]}}]}`,
+		"VolumeBindMountOptions": `{"containers":[{"name":"c","volumeMounts":[{"name":"v","mountPath":"/v","bindMountOptions":["noexec"]}]}]}`,
+		"H2CContainerProbe": `{"containers":[{"name":"c","livenessProbe":{"httpGet":{"port":1,"protocol":"HTTP2"}},"lifecycle":{"preStop":{"httpGet":{"port":1,"protocol":"HTTP2"}}}}],
+			"ephemeralContainers":[{"name":"e","startupProbe":{"httpGet":{"port":1,"protocol":"HTTP2"}}}]}`,
+		"GRPCContainerProbeTLS": `{"initContainers":[{"name":"c","readinessProbe":{"grpc":{"port":1,"mode":"TLS"}}}]}`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			i := slices.IndexFunc(disabledFeatures(), func(f feature) bool { return f.name == name })
+			if i < 0 {
+				t.Fatal("no such feature")
+			}
+			uses := func(s *corev1.PodSpec) (n int) {
+				disabledFeatures()[i].each(s, func(set bool, _ func()) {
+					if set {
+						n++
+					}
+				})
+				return n
+			}
+			s := decode[corev1.PodSpec](t, spec)
+			if uses(s) == 0 {
+				t.Fatal("the specification does not use the feature")
+			}
+			DropDisabled(s, decode[corev1.PodSpec](t, `{"containers":[{"name":"a"}]}`))
+			if n := uses(s); n != 0 {
+				t.Errorf("%d uses are left", n)
+			}
+			if raw, err := json.Marshal(s); err != nil || strings.Contains(string(raw), `ser":`) {
+				t.Errorf("%s, %v", raw, err) // "user" or "defaultUser"
+			}
+			kept := decode[corev1.PodSpec](t, spec)
+			DropDisabled(kept, decode[corev1.PodSpec](t, spec))
+			if !reflect.DeepEqual(kept, decode[corev1.PodSpec](t, spec)) {
+				t.Error("took away what was stored")
+			}
+		})
+	}
+	if n := len(disabledFeatures()); n != 10 {
+		t.Errorf("%d features, but 10 are tried here", n)
 	}
 }

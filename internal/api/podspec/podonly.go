@@ -96,6 +96,48 @@ func ApplyAppArmorAnnotations(pod *corev1.Pod) {
 	}
 }
 
+// ValidateAppArmorMatch wants the annotations of a new pod that name AppArmor profiles to say what the fields do. Windows has no AppArmor.
+func ValidateAppArmorMatch(pod *corev1.Pod, p *field.Path) field.ErrorList {
+	named := false
+	for key := range pod.Annotations {
+		named = named || strings.HasPrefix(key, corev1.DeprecatedAppArmorBetaContainerAnnotationKeyPrefix)
+	}
+	if !named || pod.Spec.OS != nil && pod.Spec.OS.Name == corev1.Windows {
+		return nil
+	}
+	var own *corev1.AppArmorProfile
+	if s := pod.Spec.SecurityContext; s != nil {
+		own = s.AppArmorProfile
+	}
+	var errs field.ErrorList
+	for _, c := range (&specValidation{spec: &pod.Spec}).all(p) {
+		profile := own
+		if s := c.SecurityContext; s != nil && s.AppArmorProfile != nil {
+			profile = s.AppArmorProfile
+		}
+		text, ok := pod.Annotations[corev1.DeprecatedAppArmorBetaContainerAnnotationKeyPrefix+c.Name]
+		if !ok || profile == nil {
+			continue
+		}
+		at, same := c.path.Child("securityContext", "appArmorProfile"), true
+		switch profile.Type {
+		case corev1.AppArmorProfileTypeUnconfined:
+			same = text == corev1.DeprecatedAppArmorBetaProfileNameUnconfined
+		case corev1.AppArmorProfileTypeRuntimeDefault:
+			same = text == corev1.DeprecatedAppArmorBetaProfileRuntimeDefault
+		case corev1.AppArmorProfileTypeLocalhost:
+			name, local := strings.CutPrefix(text, corev1.DeprecatedAppArmorBetaProfileNamePrefix)
+			if same = local; local && (profile.LocalhostProfile == nil || *profile.LocalhostProfile != name) {
+				errs = append(errs, field.Forbidden(at.Child("localhostProfile"), "apparmor profile in annotation and field must match"))
+			}
+		}
+		if !same {
+			errs = append(errs, field.Forbidden(at.Child("type"), "apparmor type in annotation and field must match"))
+		}
+	}
+	return errs
+}
+
 // annotatedProfile is the profile that the annotation of a container names, nil if it names none.
 func annotatedProfile(annotations map[string]string, container string) *corev1.AppArmorProfile {
 	v, ok := annotations[corev1.DeprecatedAppArmorBetaContainerAnnotationKeyPrefix+container]

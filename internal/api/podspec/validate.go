@@ -133,9 +133,19 @@ func (v *specValidation) validateClasses(p *field.Path) field.ErrorList {
 		errs = append(errs, validatePreemptionPolicy(*s.PreemptionPolicy, p.Child("preemptionPolicy"))...)
 	}
 	if s.Overhead != nil {
-		errs = append(errs, v.validateRequirements(&corev1.ResourceRequirements{Limits: s.Overhead}, p.Child("overhead"), check.ContainerResourceName)...)
+		errs = append(errs, v.validateOverhead(s.Overhead, p.Child("overhead"))...)
 	}
 	return errs
+}
+
+// ValidateOverhead checks what pods of a class cost besides their containers.
+func ValidateOverhead(list corev1.ResourceList, p *field.Path) field.ErrorList {
+	return (&specValidation{}).validateOverhead(list, p)
+}
+
+// validateOverhead checks the overhead as if it were the limits of a container, which is how complaints name it.
+func (v *specValidation) validateOverhead(list corev1.ResourceList, p *field.Path) field.ErrorList {
+	return v.validateRequirements(&corev1.ResourceRequirements{Limits: list}, p, check.ContainerResourceName)
 }
 
 func validatePreemptionPolicy(v corev1.PreemptionPolicy, p *field.Path) field.ErrorList {

@@ -272,3 +272,35 @@ func benchPod() *corev1.Pod {
 		ServiceAccountName: "s",
 	}}
 }
+
+func TestAppArmorMatch(t *testing.T) {
+	for _, tt := range []struct {
+		name, pod, want string
+	}{
+		{"only the annotation", `{"spec":{"containers":[{"name":"c"}]},"metadata":{"annotations":{"container.apparmor.security.beta.kubernetes.io/c":"unconfined"}}}`, ""},
+		{"only the field", `{"spec":{"containers":[{"name":"c","securityContext":{"appArmorProfile":{"type":"Unconfined"}}}]}}`, ""},
+		{"the same", `{"spec":{"containers":[{"name":"c","securityContext":{"appArmorProfile":{"type":"Localhost","localhostProfile":"p"}}}]},
+			"metadata":{"annotations":{"container.apparmor.security.beta.kubernetes.io/c":"localhost/p"}}}`, ""},
+		{"another type", `{"spec":{"containers":[{"name":"c","securityContext":{"appArmorProfile":{"type":"RuntimeDefault"}}}]},
+			"metadata":{"annotations":{"container.apparmor.security.beta.kubernetes.io/c":"unconfined"}}}`,
+			"spec.containers[0].securityContext.appArmorProfile.type: Forbidden: apparmor type in annotation and field must match"},
+		{"another profile", `{"spec":{"containers":[{"name":"c","securityContext":{"appArmorProfile":{"type":"Localhost","localhostProfile":"p"}}}]},
+			"metadata":{"annotations":{"container.apparmor.security.beta.kubernetes.io/c":"localhost/q"}}}`,
+			"spec.containers[0].securityContext.appArmorProfile.localhostProfile: Forbidden: apparmor profile in annotation and field must match"},
+		{"the field is the pod's", `{"spec":{"securityContext":{"appArmorProfile":{"type":"Unconfined"}},"initContainers":[{"name":"i"}]},
+			"metadata":{"annotations":{"container.apparmor.security.beta.kubernetes.io/i":"localhost/q"}}}`,
+			"spec.initContainers[0].securityContext.appArmorProfile.type: Forbidden: apparmor type in annotation and field must match"},
+		{"Windows", `{"spec":{"os":{"name":"windows"},"containers":[{"name":"c","securityContext":{"appArmorProfile":{"type":"RuntimeDefault"}}}]},
+			"metadata":{"annotations":{"container.apparmor.security.beta.kubernetes.io/c":"unconfined"}}}`, ""},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			got := ""
+			for _, err := range ValidateAppArmorMatch(decode[corev1.Pod](t, tt.pod), field.NewPath("spec")) {
+				got += err.Error()
+			}
+			if got != tt.want {
+				t.Errorf("got  %s\nwant %s", got, tt.want)
+			}
+		})
+	}
+}

@@ -64,8 +64,8 @@ func (w *warnings) collect() []string {
 	return w.out
 }
 
-// oldNodeLabel tells what to use instead of a label that nodes once had.
-func oldNodeLabel(key string) (string, bool) {
+// OldNodeLabel tells what to use instead of a label that nodes once had; false for any other.
+func OldNodeLabel(key string) (string, bool) {
 	const text = `deprecated since %s; use "%s" instead`
 	switch key {
 	case "beta.kubernetes.io/arch":
@@ -84,7 +84,7 @@ func oldNodeLabel(key string) (string, bool) {
 
 func (w *warnings) nodeLabels() {
 	for _, key := range sets.List(sets.KeySet(w.spec.NodeSelector)) {
-		if text, ok := oldNodeLabel(key); ok {
+		if text, ok := OldNodeLabel(key); ok {
 			w.add(w.at("spec", "nodeSelector").Key(key), "%s", text)
 		}
 	}
@@ -102,7 +102,7 @@ func (w *warnings) nodeLabels() {
 	}
 	for i := range w.spec.TopologySpreadConstraints {
 		c, p := &w.spec.TopologySpreadConstraints[i], w.at("spec", "topologySpreadConstraints").Index(i)
-		if text, ok := oldNodeLabel(c.TopologyKey); ok {
+		if text, ok := OldNodeLabel(c.TopologyKey); ok {
 			w.add(p.Child("topologyKey"), "%s is %s", c.TopologyKey, text)
 		}
 		w.selector(c.LabelSelector, p)
@@ -122,7 +122,7 @@ func NodeSelectorWarnings(s *corev1.NodeSelector, p *field.Path) []string {
 func (w *warnings) nodeTerm(t *corev1.NodeSelectorTerm, values bool, p *field.Path) {
 	for i := range t.MatchExpressions {
 		r, at := &t.MatchExpressions[i], p.Child("matchExpressions").Index(i)
-		if text, ok := oldNodeLabel(r.Key); ok {
+		if text, ok := OldNodeLabel(r.Key); ok {
 			w.add(at.Child("key"), "%s is %s", r.Key, text)
 		}
 		if !values {

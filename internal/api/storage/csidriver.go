@@ -149,6 +149,9 @@ func validateCSIDriver(d *storagev1.CSIDriver) field.ErrorList {
 			errs = append(errs, field.Invalid(at.Child("expirationSeconds"), *e, "may not specify a duration larger than 2^32 seconds"))
 		}
 	}
+	if t := s.ServiceAccountTokenInSecrets; t != nil && len(s.TokenRequests) == 0 {
+		errs = append(errs, field.Invalid(p.Child("serviceAccountTokenInSecrets"), *t, "serviceAccountTokenInSecrets is set but no tokenRequests are specified"))
+	}
 	for _, m := range s.VolumeLifecycleModes {
 		switch m {
 		case storagev1.VolumeLifecyclePersistent, storagev1.VolumeLifecycleEphemeral:

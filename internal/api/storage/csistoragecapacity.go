@@ -6,6 +6,7 @@ import (
 
 	"github.com/celox/celox/internal/api"
 	"github.com/celox/celox/internal/api/check"
+	"github.com/celox/celox/internal/api/podspec"
 )
 
 func csiStorageCapacity() *api.Kind {
@@ -24,7 +25,29 @@ func csiStorageCapacity() *api.Kind {
 			errs = append(errs, check.Immutable(c.NodeTopology, old.NodeTopology, field.NewPath("nodeTopology"))...)
 			return append(errs, check.Immutable(c.StorageClassName, old.StorageClassName, field.NewPath("storageClassName"))...)
 		}),
+		Warnings: api.Warn(warnCSIStorageCapacity),
 	}
+}
+
+// warnCSIStorageCapacity tells of a topology that names labels which nodes no longer have.
+func warnCSIStorageCapacity(c, _ *storagev1.CSIStorageCapacity) []string {
+	if c.NodeTopology == nil {
+		return nil
+	}
+	var out []string
+	warn := func(key string, p *field.Path) {
+		if text, ok := podspec.OldNodeLabel(key); ok {
+			out = append(out, p.String()+": "+key+" is "+text)
+		}
+	}
+	at := field.NewPath("nodeTopology")
+	for i := range c.NodeTopology.MatchExpressions {
+		warn(c.NodeTopology.MatchExpressions[i].Key, at.Child("matchExpressions").Index(i).Child("key"))
+	}
+	for _, key := range check.Keys(c.NodeTopology.MatchLabels) {
+		warn(key, at.Child("matchLabels").Child(key))
+	}
+	return out
 }
 
 func validateCSIStorageCapacity(c *storagev1.CSIStorageCapacity) field.ErrorList {

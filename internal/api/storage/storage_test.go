@@ -1,6 +1,7 @@
 package storage_test
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -46,6 +47,10 @@ func TestOthers(t *testing.T) {
 		{"modes", "metadata: {name: a.b}\nspec: {volumeLifecycleModes: [Forever]}", "spec.volumeLifecycleModes: Unsupported value: \"Forever\""},
 		{"tokens", "metadata: {name: a.b}\nspec: {tokenRequests: [{audience: a, expirationSeconds: 5}, {audience: a}]}", "may not specify a duration less than 10 minutes\nDuplicate value: \"a\""},
 	})
+	apitest.Check(t, storage.Kinds(), "CSIDriver", []apitest.Case{
+		{"tokens in secrets", "metadata: {name: a.b}\nspec: {serviceAccountTokenInSecrets: true, tokenRequests: [{audience: a}]}", ""},
+		{"no tokens in secrets", "metadata: {name: a.b}\nspec: {serviceAccountTokenInSecrets: false}", "spec.serviceAccountTokenInSecrets: Invalid value: false"},
+	})
 	apitest.Check(t, storage.Kinds(), "CSINode", []apitest.Case{
 		{"minimal", "metadata: {name: a}\nspec: {drivers: [{name: a.b, nodeID: n1}]}", ""},
 		{"twice", "metadata: {name: a}\nspec: {drivers: [{name: a.b, nodeID: n1}, {name: a.b, nodeID: n1}]}", "Duplicate value: \"a.b\""},
@@ -63,4 +68,25 @@ func TestOthers(t *testing.T) {
 		{"minimal", "driverName: a.b\nparameters: {a: b}", ""},
 		{"no parameters", "driverName: a.b", "parameters: Required value: must contain at least one key/value pair"},
 	})
+}
+
+// TestOldNodeLabels: what names labels that nodes no longer have works, and is warned of.
+func TestOldNodeLabels(t *testing.T) {
+	c := apitest.Catalogue(t, storage.Kinds())
+	for kind, tt := range map[string]struct{ doc, want string }{
+		"StorageClass": {
+			"metadata: {name: a}\nprovisioner: a.b/c\nallowedTopologies: [{matchLabelExpressions: [{key: a, values: [b]}, {key: failure-domain.beta.kubernetes.io/zone, values: [z]}]}]",
+			`allowedTopologies[0].matchLabelExpressions[1].key: failure-domain.beta.kubernetes.io/zone is deprecated since v1.17; use "topology.kubernetes.io/zone" instead`,
+		},
+		"CSIStorageCapacity": {
+			"storageClassName: a\nnodeTopology: {matchLabels: {beta.kubernetes.io/os: linux}, matchExpressions: [{key: beta.kubernetes.io/arch, operator: Exists}]}",
+			`nodeTopology.matchExpressions[0].key: beta.kubernetes.io/arch is deprecated since v1.14; use "kubernetes.io/arch" instead|` +
+				`nodeTopology.matchLabels.beta.kubernetes.io/os: beta.kubernetes.io/os is deprecated since v1.14; use "kubernetes.io/os" instead`,
+		},
+	} {
+		k := apitest.Kind(t, c.Kinds(), kind)
+		if got := strings.Join(k.Warnings(apitest.Read(t, c, k, tt.doc), nil), "|"); got != tt.want {
+			t.Errorf("%s: got  %s\nwant %s", kind, got, tt.want)
+		}
+	}
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/celox/celox/internal/api"
 	"github.com/celox/celox/internal/api/check"
+	"github.com/celox/celox/internal/api/podspec"
 	"github.com/celox/celox/internal/api/table"
 )
 
@@ -40,6 +41,7 @@ func storageClass() *api.Kind {
 		Default:                  api.On(defaultStorageClass),
 		Validate:                 api.Check(validateStorageClass),
 		ValidateUpdate:           api.CheckUpdate(validateStorageClassUpdate),
+		Warnings:                 api.Warn(warnStorageClass),
 		AllowUnconditionalUpdate: true,
 		ReturnDeleted:            true,
 		Columns: api.Columns(
@@ -65,6 +67,21 @@ func storageClass() *api.Kind {
 			return []any{name, c.Provisioner, reclaim, mode, c.AllowVolumeExpansion != nil && *c.AllowVolumeExpansion, table.Age(c, now)}
 		}),
 	}
+}
+
+// warnStorageClass tells of topologies that name labels which nodes no longer have.
+func warnStorageClass(c, _ *storagev1.StorageClass) []string {
+	var out []string
+	for i := range c.AllowedTopologies {
+		for j := range c.AllowedTopologies[i].MatchLabelExpressions {
+			key := c.AllowedTopologies[i].MatchLabelExpressions[j].Key
+			if text, ok := podspec.OldNodeLabel(key); ok {
+				at := field.NewPath("allowedTopologies").Index(i).Child("matchLabelExpressions").Index(j).Child("key")
+				out = append(out, at.String()+": "+key+" is "+text)
+			}
+		}
+	}
+	return out
 }
 
 func defaultStorageClass(c *storagev1.StorageClass) {

@@ -44,15 +44,24 @@ func EnsureKubernetesService(ctx context.Context, client kubernetes.Interface, s
 	return nil
 }
 
-// EnsureServiceCIDR makes the ServiceCIDR of the networks that the server is configured with. One that is there stays as it is: its
-// networks cannot be changed.
-func EnsureServiceCIDR(ctx context.Context, client kubernetes.Interface, cidrs []string) error {
+// EnsureServiceCIDR makes the ServiceCIDR of the networks that the server is configured with. One that is there stays as it is, because
+// networks cannot be changed; but a second one may come besides the first.
+func EnsureServiceCIDR(ctx context.Context, client kubernetes.Interface, networks []netip.Prefix) error {
+	var cidrs []string
+	for _, n := range networks {
+		cidrs = append(cidrs, n.String())
+	}
 	api := client.NetworkingV1().ServiceCIDRs()
-	_, err := api.Get(ctx, serviceName, metav1.GetOptions{})
-	if apierrors.IsNotFound(err) {
+	have, err := api.Get(ctx, serviceName, metav1.GetOptions{})
+	switch {
+	case apierrors.IsNotFound(err):
 		_, err = api.Create(ctx, &networkingv1.ServiceCIDR{
 			ObjectMeta: metav1.ObjectMeta{Name: serviceName}, Spec: networkingv1.ServiceCIDRSpec{CIDRs: cidrs},
 		}, metav1.CreateOptions{})
+	case err == nil && len(have.Spec.CIDRs) == 1 && len(cidrs) == 2 && have.Spec.CIDRs[0] == cidrs[0]:
+		have = have.DeepCopy()
+		have.Spec.CIDRs = cidrs
+		_, err = api.Update(ctx, have, metav1.UpdateOptions{})
 	}
 	if err := tolerate(err); err != nil {
 		return fmt.Errorf("make the default ServiceCIDR: %w", err)
