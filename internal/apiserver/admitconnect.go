@@ -29,7 +29,7 @@ func (x *exchange) admitConnect(sub *subresource) error {
 	options.GetObjectKind().SetGroupVersionKind(kind)
 	a := x.attributes(admission.Connect, options, nil, false)
 	a.Kind, a.Name = kind, x.info.Name
-	before := queryOf(options)
+	before, path := queryOf(options), pathOf(options)
 	if err := x.s.cfg.Admission.Admit(x.ctx, a); err != nil {
 		return err
 	}
@@ -41,7 +41,27 @@ func (x *exchange) admitConnect(sub *subresource) error {
 		r.URL.RawQuery = after.Encode()
 		x.r, x.query = r, nil
 	}
+	if after := pathOf(options); path != after {
+		own := "/" + strings.Join([]string{x.info.Resource, x.info.Name, "proxy"}, "/")
+		r := x.r.Clone(x.r.Context())
+		head, _, _ := strings.Cut(r.URL.Path, own)
+		r.URL.Path, r.URL.RawPath = head+own+"/"+strings.TrimPrefix(after, "/"), ""
+		x.r = r
+	}
 	return nil
+}
+
+// pathOf is the path that a request is passed on to; "" for streams.
+func pathOf(o runtime.Object) string {
+	switch o := o.(type) {
+	case *corev1.PodProxyOptions:
+		return o.Path
+	case *corev1.ServiceProxyOptions:
+		return o.Path
+	case *corev1.NodeProxyOptions:
+		return o.Path
+	}
+	return ""
 }
 
 // connectOptions reads what a stream is asked to be; nil for those that have no options.

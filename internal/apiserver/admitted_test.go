@@ -200,16 +200,19 @@ func TestValidatingWebhook(t *testing.T) {
 // TestConnect: streams are admitted with their options.
 func TestConnect(t *testing.T) {
 	seen := make(chan *admission.Attributes, 1)
-	var query string
+	var query, path string
 	s := newServer(t, func(c *Config) {
 		c.Connect = connectFunc(func(w http.ResponseWriter, r *http.Request) {
-			query = r.URL.RawQuery
+			query, path = r.URL.RawQuery, r.URL.EscapedPath()
 			w.WriteHeader(http.StatusOK)
 		})
 		c.Admission = admission.Chain{gate(func(a *admission.Attributes) error {
 			seen <- a
 			if o, ok := a.Object.(*corev1.PodExecOptions); ok {
 				o.Command = append(o.Command, "more")
+			}
+			if o, ok := a.Object.(*corev1.ServiceProxyOptions); ok {
+				o.Path = "elsewhere"
 			}
 			if _, ok := a.Object.(*corev1.PodAttachOptions); ok {
 				return admission.Forbidden(a, errors.New("no"))
@@ -235,8 +238,60 @@ func TestConnect(t *testing.T) {
 	if w := call(t, s, "GET", pod+"proxy/a/b?c=d", ""); w.Code != 200 || query != "c=d" {
 		t.Errorf("%d %s", w.Code, query)
 	}
-	if o, ok := (<-seen).Object.(*corev1.PodProxyOptions); !ok || o.Path != "/a/b" {
-		t.Errorf("admitted %+v", o)
+	if o, ok := (<-seen).Object.(*corev1.PodProxyOptions); !ok || o.Path != "/a/b" || path != pod+"proxy/a/b" {
+		t.Errorf("admitted %+v, went on to %s", o, path)
+	}
+	if w := call(t, s, "GET", "/api/v1/namespaces/a/services/s/proxy/a%20b/c?d=e", ""); w.Code != 200 || query != "d=e" || path != "/api/v1/namespaces/a/services/s/proxy/elsewhere" {
+		t.Errorf("%d, went on to %s with %s", w.Code, path, query)
+	}
+	<-seen
+}
+
+// TestDisorderedManagedFields: a webhook that breaks managed fields has no effect on them, and the client hears of it.
+func TestDisorderedManagedFields(t *testing.T) {
+	s := configured(t)
+	want(t, s, 201, "POST", "/api/v1/namespaces", `{"metadata":{"name":"a"}}`)
+	h := newHookServer(t, func(q *admissionv1.AdmissionRequest) *admissionv1.AdmissionResponse {
+		patch := `[{"op":"replace","path":"/metadata/managedFields/0/fieldsType","value":"FieldsV9"},{"op":"add","path":"/data","value":{"a":"b"}}]`
+		if q.Name == "tidy" {
+			patch = `[{"op":"replace","path":"/metadata/managedFields/0/manager","value":"somebody"}]`
+		}
+		return &admissionv1.AdmissionResponse{Allowed: true, PatchType: new(admissionv1.PatchTypeJSONPatch), Patch: []byte(patch)}
+	})
+	want(t, s, 201, "POST", registrations+"mutatingwebhookconfigurations",
+		h.config("MutatingWebhookConfiguration", `{"operations":["CREATE"],"apiGroups":[""],"apiVersions":["v1"],"resources":["configmaps"]}`))
+	w := call(t, s, "POST", "/api/v1/namespaces/a/configmaps?fieldManager=me", `{"metadata":{"name":"m"},"data":{"k":"v"}}`)
+	if w.Code != 201 || !strings.Contains(w.Header().Get("Warning"), "managedFields was in an invalid state after admission") {
+		t.Errorf("%d, warning %q", w.Code, w.Header().Get("Warning"))
+	}
+	var got map[string]any
+	if err := json.Unmarshal(w.Body.Bytes(), &got); err != nil {
+		t.Fatal(err)
+	}
+	if at(got, "metadata", "managedFields", 0, "fieldsType") != "FieldsV1" || at(got, "metadata", "managedFields", 0, "manager") != "me" || at(got, "data", "a") != "b" {
+		t.Errorf("created %v", got)
+	}
+	got = want(t, s, 201, "POST", "/api/v1/namespaces/a/configmaps?fieldManager=me", `{"metadata":{"name":"tidy"},"data":{"k":"v"}}`)
+	if at(got, "metadata", "managedFields", 0, "manager") != "somebody" {
+		t.Errorf("created %v", got)
+	}
+}
+
+// TestStrictPatchPolicy: a JSON patch of a policy that adds a field that there is none of fails, as upstream; it is not dropped.
+func TestStrictPatchPolicy(t *testing.T) {
+	s := configured(t)
+	want(t, s, 201, "POST", "/api/v1/namespaces", `{"metadata":{"name":"a"}}`)
+	want(t, s, 201, "POST", registrations+"mutatingadmissionpolicies", `{"metadata":{"name":"p"},"spec":{"reinvocationPolicy":"Never","matchConstraints":{"resourceRules":[
+		{"operations":["CREATE"],"apiGroups":[""],"apiVersions":["v1"],"resources":["configmaps"]}]},
+		"mutations":[{"patchType":"JSONPatch","jsonPatch":{"expression":"[JSONPatch{op: 'add', path: '/' + object.metadata.name, value: {'a': 'b'}}]"}}]}}`)
+	want(t, s, 201, "POST", registrations+"mutatingadmissionpolicybindings", `{"metadata":{"name":"b"},"spec":{"policyName":"p"}}`)
+	const maps = "/api/v1/namespaces/a/configmaps"
+	if got := want(t, s, 201, "POST", maps, `{"metadata":{"name":"data"}}`); at(got, "data", "a") != "b" {
+		t.Errorf("created %v", got)
+	}
+	got := want(t, s, 500, "POST", maps, `{"metadata":{"name":"nosuch"}}`)
+	if at(got, "message") != `Internal error occurred: strict decoding error: unknown field "nosuch"` {
+		t.Errorf("told %v", got)
 	}
 }
 

@@ -220,3 +220,25 @@ func BenchmarkWatch(b *testing.B) {
 		wait(watchers)
 	}
 }
+
+// BenchmarkServiceCreate creates services with a cluster IP besides many that are there.
+func BenchmarkServiceCreate(b *testing.B) {
+	for _, there := range []int{10, 5000} {
+		b.Run(fmt.Sprint(there), func(b *testing.B) {
+			h := newServer(b).Handler()
+			n := 0
+			create := func() {
+				n++
+				do(b, h, 201, "POST", "/api/v1/namespaces/n/services", jsonType, jsonType, fmt.Sprintf(`{"metadata":{"name":"s%d"},"spec":{"ports":[{"port":80}]}}`, n))
+			}
+			for range there {
+				create()
+			}
+			b.ReportAllocs()
+			defer cpu(b)()
+			for b.Loop() {
+				create()
+			}
+		})
+	}
+}

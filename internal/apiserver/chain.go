@@ -44,6 +44,10 @@ type exchange struct {
 	ticket flow.Ticket
 	// claim is what the request has taken for a service that it writes.
 	claim *claim
+	// unasked says that admission has no say: the objects of a definition go with it, as in upstream.
+	unasked bool
+	// waited is how long others took: webhooks.
+	waited time.Duration
 	// event is the request's entry in the audit log, nil if it has none; sent is what was read of its body for it.
 	event *audit.Entry
 	sent  *tap

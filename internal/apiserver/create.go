@@ -322,6 +322,8 @@ func (x *exchange) attributes(op admission.Operation, obj, old runtime.Object, d
 		Warn:     func(text string) { request.Warn(x.ctx, text) },
 		Annotate: x.scope.Annotate,
 		Versions: x.res.shownAs,
+		Metrics:  x.s.admission,
+		Waited:   func(d time.Duration) { x.waited += d },
 	}
 	if m, ok := obj.(metav1.Object); ok {
 		x.event.Object(m)

@@ -150,6 +150,7 @@ func (s *Server) dispatchCustom(x *exchange) bool {
 	x.res = res
 	if res.deprecated != "" {
 		request.Warn(x.ctx, res.deprecated)
+		s.metrics.askedForDeprecated(x)
 	}
 	if i.Subresource != "" && res.subs[i.Subresource] == nil {
 		x.fail(x.notFound(i.Name))
@@ -371,7 +372,7 @@ func (s *Server) deleteCustom(ctx context.Context, res *resource, item *store.It
 	if err != nil {
 		return err
 	}
-	x := &exchange{s: s, r: r, ctx: ctx, scope: scope, info: &scope.Info, user: u, res: res}
+	x := &exchange{s: s, r: r, ctx: ctx, scope: scope, info: &scope.Info, user: u, res: res, unasked: true}
 	_, err = x.deleteObject(item.Object.GetNamespace(), item.Object.GetName(), &metav1.DeleteOptions{})
 	return err
 }

@@ -27,7 +27,7 @@ func runCustoms(t testing.TB, s *Server) {
 // awaitCustom waits until a custom resource is served, or no longer is.
 func awaitCustom(t testing.TB, s *Server, resource, group string, want bool) {
 	t.Helper()
-	for range 2000 {
+	for range 60000 {
 		served, ok := s.Customs().Find(schema.GroupResource{Group: group, Resource: resource})
 		if ok == want && (!ok || len(served.Newest().Status.Conditions) > 0) {
 			return

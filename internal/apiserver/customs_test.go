@@ -1,6 +1,7 @@
 package apiserver
 
 import (
+	"errors"
 	"fmt"
 	"net/http/httptest"
 	"strings"
@@ -9,6 +10,7 @@ import (
 	"time"
 
 	"github.com/celox/celox/internal/api/catalogue"
+	"github.com/celox/celox/internal/apiserver/admission"
 	"github.com/celox/celox/internal/store"
 	"github.com/celox/celox/internal/store/kv/memory"
 )
@@ -19,9 +21,9 @@ const (
 )
 
 // customServer is a server that serves things.
-func customServer(t *testing.T) *Server {
+func customServer(t *testing.T, change ...func(*Config)) *Server {
 	t.Helper()
-	s := newServer(t)
+	s := newServer(t, change...)
 	runCustoms(t, s)
 	want(t, s.Handler(), 201, "POST", benchDefinitions, definitionJSON("things", "Thing", "test.example.com", ""))
 	awaitCustom(t, s, "things", "test.example.com", true)
@@ -107,18 +109,26 @@ func (b *beginning) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// TestDefinitionDeletion: the objects go first, those with finalizers when they may.
+// TestDefinitionDeletion: the objects go first, those with finalizers when they may. Admission, which would keep them, is not asked.
 func TestDefinitionDeletion(t *testing.T) {
-	s := customServer(t)
+	s := customServer(t, func(c *Config) {
+		c.Admission = admission.Chain{gate(func(a *admission.Attributes) error {
+			if a.Operation == admission.Delete && a.Resource.Resource == "things" {
+				return admission.Forbidden(a, errors.New("things are for ever"))
+			}
+			return nil
+		})}
+	})
 	h := s.Handler()
 	want(t, h, 201, "POST", thingsPath, fmt.Sprintf(testThing, "a", "1"))
 	want(t, h, 201, "POST", thingsPath, `{"apiVersion":"test.example.com/v1","kind":"Thing","metadata":{"name":"b","finalizers":["example.com/f"]}}`)
+	want(t, h, 403, "DELETE", thingsPath+"/a", "")
 	definition := benchDefinitions + "/things.test.example.com"
 	if got := want(t, h, 200, "DELETE", definition, ""); at(got, "metadata", "finalizers", 0) != "customresourcecleanup.apiextensions.k8s.io" {
 		t.Errorf("deleted %v", got)
 	}
 	want(t, h, 403, "POST", thingsPath, fmt.Sprintf(testThing, "c", "1"))
-	for range 400 {
+	for range 12000 {
 		if call(t, h, "GET", thingsPath+"/a", "").Code == 404 {
 			break
 		}

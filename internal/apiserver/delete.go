@@ -177,11 +177,13 @@ func (x *exchange) deleteObject(namespace, name string, o *metav1.DeleteOptions)
 		if x.res.kind.Resource == "namespaces" && x.res.kind.Group == "" {
 			a.Namespace = name
 		}
-		if err := x.s.cfg.Admission.Admit(x.ctx, a); err != nil {
-			return store.Mutation{}, err
-		}
-		if err := x.s.cfg.Admission.Validate(x.ctx, a); err != nil {
-			return store.Mutation{}, err
+		if !x.unasked {
+			if err := x.s.cfg.Admission.Admit(x.ctx, a); err != nil {
+				return store.Mutation{}, err
+			}
+			if err := x.s.cfg.Admission.Validate(x.ctx, a); err != nil {
+				return store.Mutation{}, err
+			}
 		}
 		if gone {
 			d.gone = true

@@ -58,6 +58,7 @@ func (s *Server) dispatch(x *exchange) {
 	x.res = res
 	if res.deprecated != "" && res.serves(i.Verb, i.Subresource) {
 		request.Warn(x.ctx, res.deprecated)
+		s.metrics.askedForDeprecated(x)
 	}
 	if err := s.serveResource(x); err != nil {
 		x.fail(err)
@@ -143,6 +144,9 @@ func (s *Server) serveSubresource(x *exchange, sub *subresource) error {
 		if err := x.admitConnect(sub); err != nil {
 			return err
 		}
+		running := s.metrics.longRunning(x)
+		running.Inc()
+		defer running.Dec()
 		s.cfg.Connect.Connect(x.w, x.r, *i)
 		return nil
 	}

@@ -19,7 +19,15 @@ type metrics struct {
 	bytes    *prometheus.HistogramVec
 	readOnly prometheus.Gauge
 	mutating prometheus.Gauge
-	watchers prometheus.Gauge
+	// sli is seconds without what others took: webhooks.
+	sli *prometheus.HistogramVec
+	// running are watches and streams, events what watches were told.
+	running    *prometheus.GaugeVec
+	events     *prometheus.CounterVec
+	deprecated *prometheus.GaugeVec
+	// calls and callSeconds are what clients in this process see.
+	calls       *prometheus.CounterVec
+	callSeconds *prometheus.HistogramVec
 
 	series sync.Map // seriesKey to *series
 }
@@ -27,10 +35,14 @@ type metrics struct {
 type seriesKey struct {
 	verb, group, version, resource, subresource, scope string
 	code                                               int
-	dryRun                                             bool
+	dryRun, inProcess                                  bool
 }
 
 type series struct {
+	sli         prometheus.Observer
+	calls       prometheus.Counter  // nil for clients elsewhere
+	callSeconds prometheus.Observer // nil for clients elsewhere
+
 	requests prometheus.Counter
 	seconds  prometheus.Observer
 	bytes    prometheus.Observer
@@ -60,12 +72,34 @@ func newMetrics(r *prometheus.Registry) *metrics {
 			Help:    "Size of answers in bytes, by verb and resource.",
 			Buckets: prometheus.ExponentialBuckets(1000, 10, 7),
 		}, labels),
-		watchers: prometheus.NewGauge(prometheus.GaugeOpts{
+		sli: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name:    "apiserver_request_sli_duration_seconds",
+			Help:    "How long requests took without the time that webhooks took, by verb and resource.",
+			Buckets: []float64{0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1, 1.25, 1.5, 2, 3, 4, 5, 6, 8, 10, 15, 20, 30, 45, 60},
+		}, labels),
+		running: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "apiserver_longrunning_requests",
-			Help: "Watches that are open.",
-		}),
+			Help: "Watches and streams that are open.",
+		}, labels),
+		events: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "apiserver_watch_events_total",
+			Help: "Events that were sent to watches.",
+		}, []string{"group", "version", "resource"}),
+		deprecated: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "apiserver_requested_deprecated_apis",
+			Help: "Deprecated APIs that have been asked for, with the release that removes them.",
+		}, []string{"group", "version", "resource", "subresource", "removed_release"}),
+		calls: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "rest_client_requests_total",
+			Help: "Requests of this process's own clients, by HTTP response code, method and host.",
+		}, []string{"code", "method", "host"}),
+		callSeconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name:    "rest_client_request_duration_seconds",
+			Help:    "How long requests of this process's own clients took.",
+			Buckets: []float64{0.005, 0.025, 0.1, 0.25, 0.5, 1, 2, 4, 8, 15, 30, 60},
+		}, []string{"verb", "host"}),
 	}
-	r.MustRegister(m.requests, m.seconds, m.bytes, inflight, m.watchers)
+	r.MustRegister(m.requests, m.seconds, m.bytes, inflight, m.sli, m.running, m.events, m.deprecated, m.calls, m.callSeconds)
 	return m
 }
 
@@ -77,17 +111,10 @@ func (m *metrics) handler() http.Handler {
 // observe counts a finished request.
 func (m *metrics) observe(x *exchange, took time.Duration) {
 	i := x.info
-	k := seriesKey{verb: metricVerb(x), code: x.w.code}
+	k := seriesKey{verb: metricVerb(x), code: x.w.code, inProcess: x.scope.InProcess}
 	if i.IsResource {
 		k.group, k.version, k.resource, k.subresource = i.Group, i.Version, i.Resource, i.Subresource
-		switch {
-		case i.Name != "":
-			k.scope = "resource"
-		case i.Namespace != "":
-			k.scope = "namespace"
-		default:
-			k.scope = "cluster"
-		}
+		k.scope = metricScope(x)
 		k.dryRun = x.query != nil && len(x.query["dryRun"]) > 0
 	} else {
 		k.subresource = x.s.plainName(i.Path)
@@ -101,8 +128,41 @@ func (m *metrics) observe(x *exchange, took time.Duration) {
 	if k.verb != "WATCH" && k.verb != "CONNECT" {
 		s.seconds.Observe(took.Seconds())
 		s.bytes.Observe(float64(x.w.size))
+		s.sli.Observe((took - x.waited).Seconds())
+		if s.calls != nil {
+			s.callSeconds.Observe(took.Seconds())
+		}
+	}
+	if s.calls != nil {
+		s.calls.Inc()
 	}
 }
+
+// metricScope is how much of a resource a request is about.
+func metricScope(x *exchange) string {
+	switch {
+	case x.info.Name != "":
+		return "resource"
+	case x.info.Namespace != "":
+		return "namespace"
+	}
+	return "cluster"
+}
+
+// longRunning is the number of open requests like this one.
+func (m *metrics) longRunning(x *exchange) prometheus.Gauge {
+	i := x.info
+	return m.running.WithLabelValues(metricVerb(x), i.Group, i.Version, i.Resource, i.Subresource, metricScope(x), "apiserver")
+}
+
+// askedForDeprecated notes a request for something that will be gone.
+func (m *metrics) askedForDeprecated(x *exchange) {
+	i := x.info
+	m.deprecated.WithLabelValues(i.Group, i.Version, i.Resource, i.Subresource, x.res.removed).Set(1)
+}
+
+// ownHost is the host that clients in this process believe to speak to.
+const ownHost = "celox.invalid"
 
 func (m *metrics) make(k seriesKey) *series {
 	dry := ""
@@ -110,11 +170,31 @@ func (m *metrics) make(k seriesKey) *series {
 		dry = "All"
 	}
 	labels := []string{k.verb, k.group, k.version, k.resource, k.subresource, k.scope, "apiserver"}
-	return &series{
+	out := &series{
+		sli:      m.sli.WithLabelValues(labels...),
 		requests: m.requests.WithLabelValues(append([]string{dry, strconv.Itoa(k.code)}, labels...)...),
 		seconds:  m.seconds.WithLabelValues(append([]string{dry}, labels...)...),
 		bytes:    m.bytes.WithLabelValues(labels...),
 	}
+	if k.inProcess {
+		method := methodOf(k.verb)
+		out.calls = m.calls.WithLabelValues(strconv.Itoa(k.code), method, ownHost)
+		out.callSeconds = m.callSeconds.WithLabelValues(method, ownHost)
+	}
+	return out
+}
+
+// methodOf is the HTTP method of a verb in a metric.
+func methodOf(verb string) string {
+	switch verb {
+	case "LIST", "WATCH", "CONNECT":
+		return http.MethodGet
+	case "APPLY":
+		return http.MethodPatch
+	case "DELETECOLLECTION":
+		return http.MethodDelete
+	}
+	return verb
 }
 
 // plainName is a path in the words of a metric: those that exist are few, all others are one.

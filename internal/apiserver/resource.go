@@ -46,6 +46,8 @@ type resource struct {
 	forms  forms
 	// deprecated is the warning that every request is answered with, or "".
 	deprecated string
+	// removed is the release that does not have it any more, "" if nobody knows.
+	removed string
 }
 
 type subresource struct {
@@ -88,6 +90,12 @@ func newResource(k *api.Kind, v *api.Version, col *store.Collection, t *apply.Tr
 	}
 	if r.deprecated = v.Deprecated; r.deprecated == "" && !v.Hidden {
 		r.deprecated = deprecation(v.New(), r.gvk)
+	}
+	if l, ok := v.New().(interface {
+		APILifecycleRemoved() (major, minor int)
+	}); ok && r.deprecated != "" {
+		major, minor := l.APILifecycleRemoved()
+		r.removed = fmt.Sprintf("%d.%d", major, minor)
 	}
 	r.target = negotiate.Target{Kind: r.gvk, New: v.New, Internal: internalName(gv.Group)}
 	if gv.Group == definitionResource.Group || gv.Group == "apiregistration.k8s.io" {

@@ -15,10 +15,11 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/watch"
 	corev1apply "k8s.io/client-go/applyconfigurations/core/v1"
-	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/cache"
+
+	"github.com/celox/celox/internal/client/informers"
 )
 
 // listen serves s on a loopback port and returns a client that talks in the given content type.
@@ -121,7 +122,7 @@ func TestClientGo(t *testing.T) {
 func TestInformer(t *testing.T) {
 	cs := listen(t, newServer(t), "application/vnd.kubernetes.protobuf")
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
-	f := informers.NewSharedInformerFactory(cs, 0)
+	f := informers.New(cs)
 	pods := f.Core().V1().Pods()
 	seen := make(chan string, 10)
 	_, err := pods.Informer().AddEventHandler(cache.ResourceEventHandlerFuncs{AddFunc: func(o any) {
@@ -138,10 +139,10 @@ func TestInformer(t *testing.T) {
 	if _, err := cs.CoreV1().Pods("n").Create(ctx, pod("before"), metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	f.Start(ctx.Done())
+	f.StartWithContext(ctx)
 	defer f.Shutdown()
 	defer cancel()
-	f.WaitForCacheSync(ctx.Done())
+	f.WaitForCacheSync(ctx)
 	if _, err := cs.CoreV1().Pods("n").Create(ctx, pod("after"), metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}

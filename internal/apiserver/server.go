@@ -138,6 +138,7 @@ type Server struct {
 	definitionStore     *store.Collection
 	definitionsRevision int64
 	metrics             *metrics
+	admission           *admission.Metrics
 	flow                *flow.Filter
 	plain               map[string]http.Handler
 	live                healthChecks
@@ -183,6 +184,7 @@ func New(cfg Config) (*Server, error) {
 		versions:  map[schema.GroupVersion]bool{},
 		groups:    map[string]bool{},
 		metrics:   newMetrics(cfg.Metrics),
+		admission: admission.NewMetrics(cfg.Metrics, cfg.Admission),
 	}
 	if err := s.makeFlow(); err != nil {
 		return nil, err
@@ -214,13 +216,14 @@ func New(cfg Config) (*Server, error) {
 		if err != nil {
 			return nil, fmt.Errorf("apiserver: %w", err)
 		}
-		s.services = &services{pool: pool, col: col, pending: map[*claim]struct{}{}}
-		s.services.cidrs, _ = cfg.Store.Collection(schema.GroupResource{Group: networkingv1.GroupName, Resource: "servicecidrs"})
-		s.services.addresses, _ = cfg.Store.Collection(schema.GroupResource{Group: networkingv1.GroupName, Resource: "ipaddresses"})
+		cidrs, _ := cfg.Store.Collection(schema.GroupResource{Group: networkingv1.GroupName, Resource: "servicecidrs"})
+		addresses, _ := cfg.Store.Collection(schema.GroupResource{Group: networkingv1.GroupName, Resource: "ipaddresses"})
+		s.services = newServices(pool, col, cidrs, addresses)
 	}
 	if err := s.startCustoms(context.Background()); err != nil {
 		return nil, err
 	}
+	cfg.Metrics.MustRegister(contents{s}, buildInfo(cfg.Version))
 	s.health()
 	s.plainPaths()
 	s.handler = s.chain()

@@ -46,7 +46,7 @@ func (s *Server) serveVirtual(x *exchange) error {
 
 // review answers a question that was posted.
 func (x *exchange) review() error {
-	accept, err := negotiate.ParseAccept(x.r.Header)
+	accept, err := negotiate.ParseTablelessAccept(x.r.Header)
 	if err != nil {
 		return err
 	}
@@ -270,7 +270,7 @@ func validateSubject(s *authorizationv1.SubjectAccessReviewSpec) field.ErrorList
 
 // token makes a token for a service account.
 func (x *exchange) token() error {
-	accept, err := negotiate.ParseAccept(x.r.Header)
+	accept, err := negotiate.ParseTablelessAccept(x.r.Header)
 	if err != nil {
 		return err
 	}

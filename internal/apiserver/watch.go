@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -30,29 +31,60 @@ const (
 
 // watch streams changes until its time is over, the client goes, or it falls too far behind.
 func (x *exchange) watch() error {
-	accept, err := x.accept()
+	w, err := x.beginWatch()
 	if err != nil {
 		return err
 	}
+	defer w.end()
+	if isWebSocket(x.r) {
+		x.watchSocket(w.ctx, w.source, w.enc)
+		return nil
+	}
+	w.answer()
+	for w.next() {
+	}
+	return nil
+}
+
+// openWatch is a watch that has begun. What beginning takes, and writing, is in functions of their own: the stack of a handler that waits is kept small,
+// for it is most of what an idle watcher costs.
+type openWatch struct {
+	x      *exchange
+	ctx    context.Context
+	cancel context.CancelFunc
+	source interface {
+		events
+		Stop()
+	}
+	enc  *eventEncoder
+	wait func(context.Context) ([]store.Event, error)
+	flow *http.ResponseController
+}
+
+func (x *exchange) beginWatch() (*openWatch, error) {
+	accept, err := x.accept()
+	if err != nil {
+		return nil, err
+	}
 	o, err := x.listOptions()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if accept.Shape == negotiate.MetadataList {
 		accept.Shape = negotiate.Metadata
 	}
 	enc := &eventEncoder{x: x, accept: accept, media: encodedMedia(accept.Media)}
 	if accept.Media == negotiate.YAML {
-		return negotiate.OnlyAccepted()
+		return nil, negotiate.OnlyAccepted()
 	}
 	if accept.Shape == negotiate.Table {
 		if enc.include, err = x.includeObject(); err != nil {
-			return err
+			return nil, err
 		}
 	}
 	rev, err := parseRevision(o.ResourceVersion)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	sel := x.selection(&o)
 	wo := store.WatchOptions{
@@ -72,61 +104,67 @@ func (x *exchange) watch() error {
 		// Spread the ends, or all clients of a restarted server would come back at one instant for ever.
 		timeout += time.Duration(rand.Int64N(int64(timeout)))
 	}
-	ctx, cancel := context.WithTimeout(x.ctx, timeout)
-	defer cancel()
-	w, err := x.res.col.Watch(ctx, wo)
-	if apierrors.IsResourceExpired(err) {
-		w, err = endedWatch{err}, nil // a revision that is too old is told as an event, as to those who fall behind
+	w := &openWatch{x: x, enc: enc}
+	w.ctx, w.cancel = context.WithTimeout(x.ctx, timeout)
+	source, err := x.res.col.Watch(w.ctx, wo)
+	switch {
+	case apierrors.IsResourceExpired(err):
+		w.source = endedWatch{err} // a revision that is too old is told as an event, as to those who fall behind
+	case err != nil:
+		w.cancel()
+		return nil, err
+	default:
+		w.source = source
 	}
-	if err != nil {
-		return err
-	}
-	defer w.Stop()
-	x.s.metrics.watchers.Inc()
-	defer x.s.metrics.watchers.Dec()
-	if isWebSocket(x.r) {
-		x.watchSocket(ctx, w, enc)
-		return nil
-	}
-	h := x.w.Header()
-	media := accept.Media
-	if accept.Media == negotiate.Protobuf {
+	x.s.metrics.longRunning(x).Inc()
+	enc.told = x.s.metrics.events.WithLabelValues(x.info.Group, x.info.Version, x.info.Resource)
+	return w, nil
+}
+
+func (w *openWatch) end() {
+	w.x.s.metrics.longRunning(w.x).Dec()
+	w.source.Stop()
+	w.cancel()
+}
+
+// answer sends the header.
+func (w *openWatch) answer() {
+	x := w.x
+	media := w.enc.accept.Media
+	if media == negotiate.Protobuf {
 		media += ";stream=watch"
 	}
-	h["Content-Type"] = []string{media}
+	x.w.Header()["Content-Type"] = []string{media}
 	x.w.WriteHeader(http.StatusOK)
-	rc := http.NewResponseController(x.w.ResponseWriter)
-	_ = rc.Flush() // the client may go on before the first event
-	next := follow(w, enc, x.w.ResponseWriter)
-	for {
-		events, err := next(ctx)
-		if err != nil {
-			if ctx.Err() == nil && !errors.Is(err, context.Canceled) && !errors.Is(err, store.ErrUnregistered) {
-				buf := newBlockWriter(x.w)
-				enc.error(buf, err)
-				_ = buf.flush()
-				buf.release()
-			}
-			return nil
-		}
-		buf := newBlockWriter(x.w)
-		for i := range events {
-			if err := enc.event(buf, &events[i]); err != nil {
-				enc.error(buf, err)
-				_ = buf.flush()
-				buf.release()
-				return nil
-			}
-		}
-		err = buf.flush()
-		buf.release()
-		if err != nil {
-			return nil
-		}
-		if rc.Flush() != nil {
-			return nil
+	w.flow = http.NewResponseController(x.w.ResponseWriter)
+	_ = w.flow.Flush() // the client may go on before the first event
+	w.wait = follow(w.source, w.enc, x.w.ResponseWriter)
+}
+
+// next waits for events and writes them; false is the end.
+func (w *openWatch) next() bool {
+	events, err := w.wait(w.ctx)
+	return w.write(events, err)
+}
+
+func (w *openWatch) write(events []store.Event, err error) bool {
+	if err != nil && (w.ctx.Err() != nil || errors.Is(err, context.Canceled) || errors.Is(err, store.ErrUnregistered)) {
+		return false
+	}
+	buf := newBlockWriter(w.x.w)
+	defer buf.release()
+	for i := range events {
+		if err = w.enc.event(buf, &events[i]); err != nil {
+			break
 		}
 	}
+	if err != nil {
+		w.enc.error(buf, err)
+		_ = buf.flush()
+		return false
+	}
+	w.enc.told.Add(float64(len(events)))
+	return buf.flush() == nil && w.flow.Flush() == nil
 }
 
 // endedWatch is a watch that is over before it begins.
@@ -172,9 +210,11 @@ func (s *streamSink) Take(events []store.Event) int {
 	for i := range events {
 		data, err := s.enc.shared(&events[i])
 		if err != nil || data == nil || !s.out.Offer(data) {
+			s.enc.told.Add(float64(i))
 			return i // the handler writes it, or the error
 		}
 	}
+	s.enc.told.Add(float64(len(events)))
 	return len(events)
 }
 
@@ -190,6 +230,8 @@ type eventEncoder struct {
 	// columnsSent says that a table's columns have been shown: they come with the first event only.
 	columnsSent bool
 	scratch     []byte
+	// told counts what was sent.
+	told prometheus.Counter
 	// frames names what shared makes with encode.
 	frames store.Form
 	encode func(*store.Event) ([]byte, error)

@@ -108,6 +108,8 @@ type WatchOptions struct {
 	Namespace, Name   string
 	Index, IndexValue string
 	Filter            func(Object) bool
+	// Select is a Filter that wants to see whole items, which remember what was made of them.
+	Select func(*Item) bool
 	// Revision is where to start, exclusive. With 0, or with SendInitial, the current objects come first as Added.
 	Revision    int64
 	SendInitial bool

@@ -364,7 +364,7 @@ func (w *Watcher) wants(it *Item) bool {
 	if o.Index != "" && !contains(w.c.res.Indexes[o.Index](it.Object), o.IndexValue) {
 		return false
 	}
-	return o.Filter == nil || o.Filter(it.Object)
+	return (o.Filter == nil || o.Filter(it.Object)) && (o.Select == nil || o.Select(it))
 }
 
 // events shows changes through the watcher's filter.

@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/gorilla/websocket"
 	"go.uber.org/goleak"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -231,6 +232,39 @@ func TestLog(t *testing.T) {
 	if code, got := f.get(t, "/api/v1/namespaces/ns/pods/p-dead/log"); code != 500 || !strings.Contains(got, "error dialing backend: dial tcp 127.0.0.1:1: connect: connection refused") {
 		t.Errorf("dead node: got %d %q", code, got)
 	}
+}
+
+// A log comes as messages, the first of which is empty, and then the connection is closed.
+func TestLogByWebSocket(t *testing.T) {
+	f := setup(t)
+	for protocol, want := range map[string]string{"": "log of ns/p-remote/c with ", "binary.k8s.io": "log of ns/p-remote/c with ", "base64.binary.k8s.io": "bG9nIG9mIG5zL3AtcmVtb3RlL2Mgd2l0aCA="} {
+		dialer := websocket.Dialer{}
+		if protocol != "" {
+			dialer.Subprotocols = []string{protocol}
+		}
+		conn, resp, err := dialer.DialContext(t.Context(), "ws"+strings.TrimPrefix(f.server.URL, "http")+"/api/v1/namespaces/ns/pods/p-remote/log?container=c", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for {
+			_, data, err := conn.ReadMessage()
+			if err != nil {
+				break
+			}
+			got = append(got, string(data))
+		}
+		if resp.Header.Get("Sec-WebSocket-Protocol") != protocol || len(got) < 2 || got[0] != "" || strings.Join(got, "") != want {
+			t.Errorf("%q: %q", protocol, got)
+		}
+		_ = resp.Body.Close()
+		_ = conn.Close() // the server has closed it
+	}
+	_, resp, err := websocket.DefaultDialer.DialContext(t.Context(), "ws"+strings.TrimPrefix(f.server.URL, "http")+"/api/v1/namespaces/ns/pods/many-remote/log?container=gone", nil)
+	if err == nil || resp == nil || resp.StatusCode != http.StatusNotFound {
+		t.Fatalf("%v, %v", resp, err)
+	}
+	_ = resp.Body.Close()
 }
 
 // A follower sees what there is at once, and the node is told when he leaves.

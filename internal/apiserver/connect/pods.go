@@ -1,7 +1,9 @@
 package connect
 
 import (
+	"bufio"
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -96,7 +98,32 @@ func (c *Connector) log(w http.ResponseWriter, r *http.Request, info *request.In
 	}
 	target := node.base.JoinPath("containerLogs", pod.Namespace, pod.Name, container)
 	target.RawQuery = logQuery(o).Encode()
+	if wsstream.IsWebSocketRequest(r) {
+		return logSocket(w, r, node.transport, target, info.Name)
+	}
 	c.forward(w, r, node.transport, target, func(resp *http.Response) error { return checkLogResponse(resp, r.Method, info.Name) })
+	return nil
+}
+
+// logSocket sends a log as messages of a WebSocket: an empty one first, then whatever comes, until the log or the client ends.
+func logSocket(w http.ResponseWriter, r *http.Request, t http.RoundTripper, target *url.URL, name string) error {
+	ctx, cancel := context.WithCancel(r.Context())
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, target.String(), nil)
+	if err != nil {
+		return err
+	}
+	resp, err := t.RoundTrip(req)
+	if err != nil {
+		return apierrors.NewInternalError(fmt.Errorf("error dialing backend: %w", err))
+	}
+	defer resp.Body.Close()
+	if err := checkLogResponse(resp, r.Method, name); err != nil {
+		return err
+	}
+	// From here on the connection is the WebSocket's: there is nobody to tell of an error.
+	// (The copy would drop what is read together with the end: a buffer gives them one after the other.)
+	_ = wsstream.NewReader(bufio.NewReader(resp.Body), true, wsstream.NewDefaultReaderProtocols()).Copy(w, r)
 	return nil
 }
 

@@ -55,12 +55,17 @@ type clause struct {
 
 // ParseAccept settles on the first clause of the Accept headers, by preference, that the server can serve. It fails with 406
 // as upstream does: in one way when no media type is known, in another when none can be shown in the wanted shape.
-func ParseAccept(header http.Header) (Accept, error) { return parseAccept(header, true) }
+func ParseAccept(header http.Header) (Accept, error) { return parseAccept(header, true, true) }
+
+// ParseTablelessAccept is ParseAccept for questions that are never stored: their answers are no rows of a table.
+func ParseTablelessAccept(header http.Header) (Accept, error) {
+	return parseAccept(header, true, false)
+}
 
 // ParseUntypedAccept is ParseAccept for kinds that have no protobuf form: only their metadata has one.
-func ParseUntypedAccept(header http.Header) (Accept, error) { return parseAccept(header, false) }
+func ParseUntypedAccept(header http.Header) (Accept, error) { return parseAccept(header, false, true) }
 
-func parseAccept(header http.Header, protobuf bool) (Accept, error) {
+func parseAccept(header http.Header, protobuf, tables bool) (Accept, error) {
 	values := header["Accept"]
 	if len(values) == 0 {
 		return plainJSON, nil
@@ -91,7 +96,7 @@ func parseAccept(header http.Header, protobuf bool) (Accept, error) {
 			if c.media != m && c.media != "*/*" && c.media != "application/*" {
 				continue
 			}
-			if a, ok := c.shape(m); ok && (protobuf || m != Protobuf || a.Shape != Whole) {
+			if a, ok := c.shape(m); ok && (protobuf || m != Protobuf || a.Shape != Whole) && (tables || a.Shape != Table) {
 				return a, nil
 			}
 		}

@@ -36,6 +36,13 @@ func TestParseAccept(t *testing.T) {
 			t.Errorf("%s: got %v", in, err)
 		}
 	}
+	const table = "application/json;as=Table;v=v1;g=meta.k8s.io"
+	if got, err := ParseTablelessAccept(http.Header{"Accept": {table + ",application/json"}}); err != nil || got != (Accept{Media: JSON}) {
+		t.Errorf("got %+v, %v", got, err)
+	}
+	if _, err := ParseTablelessAccept(http.Header{"Accept": {table}}); err == nil || !strings.HasPrefix(err.Error(), "only the following") {
+		t.Errorf("got %v", err)
+	}
 }
 
 type known map[schema.GroupVersionKind]bool
