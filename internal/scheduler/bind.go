@@ -3,7 +3,9 @@ package scheduler
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"time"
 
 	v1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -11,27 +13,30 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 )
 
-// bind tells the API what was decided. If that fails the pod is taken off the node again and comes back to the queue.
-func (s *Scheduler) bind(ctx context.Context, it *item, p *Pod, node string) {
+// bind tells the API what was decided: first the volumes, then the node. If that fails the pod is taken off the node again and comes back to the queue.
+func (s *Scheduler) bind(ctx context.Context, it *item, p *Pod, node string, plan VolumePlan, since time.Time) {
 	pod := p.pod
-	call, cancel := context.WithTimeout(ctx, callTimeout)
-	defer cancel()
-	err := s.client.CoreV1().Pods(pod.Namespace).Bind(call, &v1.Binding{
-		ObjectMeta: metav1.ObjectMeta{Namespace: pod.Namespace, Name: pod.Name, UID: pod.UID},
-		Target:     v1.ObjectReference{Kind: "Node", Name: node},
-	}, metav1.CreateOptions{})
+	err := s.bindVolumes(ctx, p, node, plan)
+	if err != nil {
+		err = fmt.Errorf("running PreBind plugin %q: binding volumes: %w", NameVolumeBinding, err)
+	} else if err = s.bindPod(ctx, pod, node); err != nil {
+		err = fmt.Errorf("running Bind plugin %q: %w", NameDefaultBinder, err)
+	}
 	if err == nil {
 		// The pod stays booked as assumed until the informer shows it on its node.
 		s.mu.Lock()
 		if s.queue.items[pod.UID] == it {
 			s.queue.drop(pod.UID)
 		}
+		s.metrics.scheduled(p, it, s.clock.Now(), since)
 		s.mu.Unlock()
-		s.recorder.Eventf(pod, nil, v1.EventTypeNormal, "Scheduled", "Binding", "Successfully assigned %s/%s to %s", pod.Namespace, pod.Name, node)
+		s.recorder(p).Eventf(pod, nil, v1.EventTypeNormal, "Scheduled", "Binding", "Successfully assigned %s/%s to %s", pod.Namespace, pod.Name, node)
 		return
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.metrics.attempted(p, resultError, s.clock.Since(since))
+	s.snapshot.DropVolumes(plan)
 	if on, assumed := s.snapshot.On(pod.UID); !assumed || on != node {
 		return // the informer knows better: it is bound, or gone
 	}
@@ -42,7 +47,7 @@ func (s *Scheduler) bind(ctx context.Context, it *item, p *Pod, node string) {
 	}
 	if apierrors.IsNotFound(err) {
 		s.queue.drop(pod.UID) // its deletion is on the way; if the node is what wasn't found, the pod's next change brings it back
-		if s.nodeMissing(err) {
+		if nodeMissing(err) {
 			s.queue.put(pod, p, s.clock.Now(), true)
 		}
 		return
@@ -52,45 +57,69 @@ func (s *Scheduler) bind(ctx context.Context, it *item, p *Pod, node string) {
 	}
 	s.queue.retry(it, s.clock.Now())
 	s.signal()
-	s.reportLater(ctx, it.pod, v1.PodReasonSchedulerError, fmt.Sprintf("running Bind plugin %q: %v", NameDefaultBinder, err))
+	s.reportLater(ctx, p, report{reason: v1.PodReasonSchedulerError, message: err.Error()})
+}
+
+// bindPod writes the binding, or has an extender do so.
+func (s *Scheduler) bindPod(ctx context.Context, pod *v1.Pod, node string) error {
+	call, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	for _, e := range s.interested(pod) {
+		if e.Binds() {
+			return e.Bind(call, pod, node)
+		}
+	}
+	return s.client.CoreV1().Pods(pod.Namespace).Bind(call, &v1.Binding{
+		ObjectMeta: metav1.ObjectMeta{Namespace: pod.Namespace, Name: pod.Name, UID: pod.UID},
+		Target:     v1.ObjectReference{Kind: "Node", Name: node},
+	}, metav1.CreateOptions{})
 }
 
 // nodeMissing says whether an error is about a node rather than a pod.
-func (s *Scheduler) nodeMissing(err error) bool {
-	st, ok := err.(apierrors.APIStatus)
-	return ok && st.Status().Details != nil && st.Status().Details.Kind == "nodes"
+func nodeMissing(err error) bool {
+	var st apierrors.APIStatus
+	return errors.As(err, &st) && st.Status().Details != nil && st.Status().Details.Kind == "nodes"
 }
 
-// report is a failure that is being written, and perhaps a newer one to write after it.
+// report is what is to be told about a pod that has no node.
 type report struct {
-	pod             *v1.Pod
+	pod             *Pod
 	reason, message string
-	next            bool
+	// nominate is the node that room is being made on, or "" if that is over; nil leaves it as it is.
+	nominate *string
+	// next says that it is to be written once more, since it changed while it was being written.
+	next bool
 }
 
 // reportLater tells the user, by an event and the pod's condition, why the pod has no node. s.mu must be held.
-func (s *Scheduler) reportLater(ctx context.Context, pod *v1.Pod, reason, message string) {
-	if r := s.reports[pod.UID]; r != nil {
-		r.pod, r.reason, r.message, r.next = pod, reason, message, true
+func (s *Scheduler) reportLater(ctx context.Context, p *Pod, now report) {
+	now.pod = p
+	uid := p.uid()
+	if r := s.reports[uid]; r != nil {
+		if now.nominate == nil {
+			now.nominate = r.nominate
+		}
+		now.next = true
+		*r = now
 		return
 	}
-	r := &report{pod: pod, reason: reason, message: message}
-	s.reports[pod.UID] = r
+	r := &now
+	s.reports[uid] = r
 	s.wg.Go(func() {
 		for {
 			s.mu.Lock()
-			pod, reason, message := r.pod, r.reason, r.message
 			r.next = false
+			current := *r
 			s.mu.Unlock()
 			select {
 			case s.calls <- struct{}{}:
-				s.report(ctx, pod, reason, message)
+				s.report(ctx, &current)
 				<-s.calls
 			case <-ctx.Done():
 			}
 			s.mu.Lock()
 			if !r.next || ctx.Err() != nil {
-				delete(s.reports, pod.UID)
+				delete(s.reports, uid)
 				s.mu.Unlock()
 				return
 			}
@@ -99,11 +128,13 @@ func (s *Scheduler) reportLater(ctx context.Context, pod *v1.Pod, reason, messag
 	})
 }
 
-func (s *Scheduler) report(ctx context.Context, pod *v1.Pod, reason, message string) {
-	s.recorder.Eventf(pod, nil, v1.EventTypeWarning, "FailedScheduling", "Scheduling", "%s", message)
-	want := v1.PodCondition{Type: v1.PodScheduled, Status: v1.ConditionFalse, Reason: reason, Message: message, ObservedGeneration: pod.Generation}
+func (s *Scheduler) report(ctx context.Context, r *report) {
+	pod := r.pod.pod
+	s.recorder(r.pod).Eventf(pod, nil, v1.EventTypeWarning, "FailedScheduling", "Scheduling", "%s", r.message)
+	want := v1.PodCondition{Type: v1.PodScheduled, Status: v1.ConditionFalse, Reason: r.reason, Message: r.message, ObservedGeneration: pod.Generation}
 	now := metav1.NewTime(s.clock.Now())
 	want.LastTransitionTime = now
+	same := r.nominate == nil || *r.nominate == pod.Status.NominatedNodeName
 	for i := range pod.Status.Conditions {
 		have := &pod.Status.Conditions[i]
 		if have.Type != want.Type {
@@ -111,23 +142,36 @@ func (s *Scheduler) report(ctx context.Context, pod *v1.Pod, reason, message str
 		}
 		if have.Status == want.Status {
 			want.LastTransitionTime = have.LastTransitionTime
-			if have.Reason == want.Reason && have.Message == want.Message {
+			if same && have.Reason == want.Reason && have.Message == want.Message {
 				return
 			}
 		}
 	}
+	status := map[string]any{"conditions": []v1.PodCondition{want}}
+	if r.nominate != nil {
+		status["nominatedNodeName"] = *r.nominate
+	}
+	s.patchStatus(ctx, pod, status)
+}
+
+// patchStatus writes parts of a pod's status. Failure is logged: whoever needs it comes again.
+func (s *Scheduler) patchStatus(ctx context.Context, pod *v1.Pod, status map[string]any) {
+	err := s.tryPatchStatus(ctx, pod, status)
+	if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) && ctx.Err() == nil {
+		s.log.Error("scheduler: write status", "pod", pod.Namespace+"/"+pod.Name, "err", err)
+	}
+}
+
+func (s *Scheduler) tryPatchStatus(ctx context.Context, pod *v1.Pod, status map[string]any) error {
 	patch, err := json.Marshal(map[string]any{
 		"metadata": map[string]any{"uid": pod.UID}, // of this pod, not of another with its name
-		"status":   map[string]any{"conditions": []v1.PodCondition{want}},
+		"status":   status,
 	})
 	if err != nil {
-		s.log.Error("scheduler: encode condition", "pod", pod.Namespace+"/"+pod.Name, "err", err)
-		return
+		return fmt.Errorf("encode status: %w", err)
 	}
 	call, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	_, err = s.client.CoreV1().Pods(pod.Namespace).Patch(call, pod.Name, types.StrategicMergePatchType, patch, metav1.PatchOptions{}, "status")
-	if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) && ctx.Err() == nil {
-		s.log.Error("scheduler: write condition", "pod", pod.Namespace+"/"+pod.Name, "err", err)
-	}
+	return err
 }

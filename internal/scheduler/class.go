@@ -3,19 +3,18 @@ package scheduler
 // maxClasses bounds how many classes' results are kept.
 const maxClasses = 256
 
-// rejectedScore stands for the score of a node that doesn't fit: less than any.
-const rejectedScore = -1
-
 // class holds what the plugins say about pods that are equal to them, for every node. Results are brought up to date when the class is asked.
 type class struct {
+	profile *profile
 	// pod is one of the class; plugins may only look at what is in its key.
 	pod        *Pod
 	toleration []answer // by number of the taint
 
 	// seen is the number of changes that the results take into account.
 	seen       uint64
-	rejections []rejection // by node
-	own        []int64     // weighted sum of the scores that aren't normalized, or rejectedScore
+	rejections []rejection         // by node
+	counts     map[rejection]int32 // how many nodes have a rejection
+	own        ranking             // by the weighted sum of the scores that aren't normalized
 	relative   []relative
 	fitting    int // nodes that fit
 	used       uint64
@@ -23,15 +22,15 @@ type class struct {
 
 // relative holds the scores of a plugin that normalizes.
 type relative struct {
-	plugin score
+	plugin weighted
 	scores []int64
 	// nonzero counts nodes with a score; without any the plugin makes no difference.
 	nonzero int
 }
 
-func newClass(s *Snapshot, p *Pod) *class {
-	c := &class{pod: p}
-	for _, sc := range s.plugins.scores {
+func newClass(p *Pod) *class {
+	c := &class{pod: p, profile: p.profile, counts: map[rejection]int32{}, own: newRanking(p.profile.most())}
+	for _, sc := range p.profile.scores {
 		if sc.Normalize() != asItIs && !sc.Skips(p) {
 			c.relative = append(c.relative, relative{plugin: sc})
 		}
@@ -43,10 +42,9 @@ func newClass(s *Snapshot, p *Pod) *class {
 func (s *Snapshot) classOf(p *Pod) *class {
 	c := s.classes[p.key]
 	if c == nil {
-		c = newClass(s, p)
+		c = newClass(p)
 		if len(s.classes) >= maxClasses {
-			old := s.dropOldestClass()
-			c.rejections, c.own = old.rejections[:0], old.own[:0] // their memory
+			s.dropOldestClass()
 		}
 		s.classes[p.key] = c
 	}
@@ -56,7 +54,7 @@ func (s *Snapshot) classOf(p *Pod) *class {
 	return c
 }
 
-func (s *Snapshot) dropOldestClass() *class {
+func (s *Snapshot) dropOldestClass() {
 	var oldest string
 	least := s.uses + 1
 	for key, c := range s.classes {
@@ -64,14 +62,12 @@ func (s *Snapshot) dropOldestClass() *class {
 			oldest, least = key, c.used
 		}
 	}
-	c := s.classes[oldest]
 	delete(s.classes, oldest)
-	return c
 }
 
 // refresh evaluates the nodes that changed since the class was asked last.
 func (c *class) refresh(s *Snapshot) {
-	now := s.changesFrom + uint64(len(s.changes))
+	now := s.changed()
 	if len(c.rejections) == 0 || c.seen < s.changesFrom || now-c.seen > uint64(len(s.nodes)) {
 		c.resize(len(s.nodes))
 		for i := range s.nodes {
@@ -88,29 +84,48 @@ func (c *class) refresh(s *Snapshot) {
 
 // resize makes room for nodes that are new; they are among the changes.
 func (c *class) resize(n int) {
+	c.own.resize(n)
 	for len(c.rejections) < n {
 		c.rejections = append(c.rejections, rejectedMissing)
-		c.own = append(c.own, rejectedScore)
 		for i := range c.relative {
 			c.relative[i].scores = append(c.relative[i].scores, 0)
 		}
 	}
 }
 
+// reject sets what is said against a node.
+func (c *class) reject(i int, r rejection) {
+	old := c.rejections[i]
+	if old == r {
+		return
+	}
+	c.rejections[i] = r
+	switch old {
+	case 0:
+		c.fitting--
+	case rejectedMissing:
+	default:
+		if c.counts[old]--; c.counts[old] == 0 {
+			delete(c.counts, old)
+		}
+	}
+	switch r {
+	case 0:
+		c.fitting++
+	case rejectedMissing:
+	default:
+		c.counts[r]++
+	}
+}
+
 func (c *class) evaluate(s *Snapshot, i int) {
 	n := &s.nodes[i]
 	r := s.filterNode(c, n)
-	if (c.rejections[i] == 0) != (r == 0) {
-		if r == 0 {
-			c.fitting++
-		} else {
-			c.fitting--
-		}
-	}
-	c.rejections[i] = r
-	c.own[i] = rejectedScore
-	if r == 0 {
-		c.own[i] = s.ownScore(c, n)
+	c.reject(i, r)
+	if r != 0 {
+		c.own.set(i, rejectedScore)
+	} else {
+		c.own.set(i, s.ownScore(c, n))
 	}
 	for k := range c.relative {
 		rel := &c.relative[k]
@@ -132,9 +147,9 @@ func (c *class) evaluate(s *Snapshot, i int) {
 // ownScore is the weighted sum of the scores that aren't normalized.
 func (s *Snapshot) ownScore(c *class, n *node) int64 {
 	var sum int64
-	for _, sc := range s.plugins.scores {
+	for _, sc := range c.profile.scores {
 		if sc.Normalize() == asItIs && !sc.Skips(c.pod) {
-			sum += sc.Weight() * sc.Score(s, c, n)
+			sum += sc.weight * sc.Score(s, c, n)
 		}
 	}
 	return sum

@@ -249,6 +249,24 @@ func TestKept(t *testing.T) {
 				for _, p := range pods {
 					fresh.Place(fresh.NewPod(p), p.Spec.NodeName, false)
 				}
+				for key, c := range s.classes {
+					c.refresh(s)
+					plain, fits := newClass(c.pod), 0
+					var most int64 = rejectedScore
+					for i := range s.nodes {
+						score, r := int64(rejectedScore), s.filterNode(plain, &s.nodes[i])
+						if r == 0 {
+							score = s.ownScore(plain, &s.nodes[i])
+							fits++
+						}
+						if most = max(most, score); c.rejections[i] != r || c.own.scores[i] != score {
+							t.Fatalf("class %q, node %s: %x %d is kept, %x %d is true", key, s.nodes[i].name, c.rejections[i], c.own.scores[i], r, score)
+						}
+					}
+					if c.fitting != fits || fits > 0 && c.own.scores[c.own.best(s.rand)] != most {
+						t.Fatalf("class %q: %d fit, %d are known; the best has %d", key, fits, c.fitting, most)
+					}
+				}
 				for i, k := range kinds {
 					p := k("new")
 					a, b := s.Decide(s.NewPod(p)), fresh.Decide(fresh.NewPod(p))

@@ -11,37 +11,55 @@ import (
 // rejectedByName is the rejection of nodes that a pod's affinity doesn't name.
 const rejectedByName rejection = rejectedForGood | 0xff
 
-// Numbers of the plugins that look at other pods, in a rejection.
-const (
-	filterTopologySpread rejection = 0xfe
-	filterInterPod       rejection = 0xfd
-)
-
 // Failure says why a pod fits nowhere.
 type Failure struct {
 	Nodes int
+	// Whole is a reason that has nothing to do with nodes; then there are no Reasons.
+	Whole string
 	// Reasons counts nodes by what they were refused for; a node may have several.
 	Reasons map[string]int
 	// Plugins are the names of those that refused a node, sorted.
 	Plugins []string
 	// Helpless is on how many nodes no eviction would help, and Occupied on how many one would if there were a victim.
 	Helpless, Occupied int
-	// Never says that the pod doesn't want others to be evicted for it.
-	Never bool
+	// Unfit counts nodes by why the pod doesn't fit there even if the pods that it may evict were gone.
+	Unfit map[string]int
+	// Never is why no pods are evicted for this one at all, in upstream's words.
+	Never string
+	// Room says that room is being made for the pod by evicting others.
+	Room bool
 }
 
-// explain counts the reasons of all nodes.
-func (s *Snapshot) explain(p *Pod, rejections []rejection) *Failure {
+func (s *Snapshot) newFailure(p *Pod) *Failure {
 	f := &Failure{Nodes: s.count, Reasons: map[string]int{}}
-	f.Never = p.pod.Spec.PreemptionPolicy != nil && *p.pod.Spec.PreemptionPolicy == v1.PreemptNever
+	switch {
+	case !p.profile.preempts:
+		f.Never = notConfigured
+	case p.pod.Spec.PreemptionPolicy != nil && *p.pod.Spec.PreemptionPolicy == v1.PreemptNever:
+		f.Never = "not eligible due to preemptionPolicy=Never."
+	}
+	return f
+}
+
+// notConfigured stands for no words at all: the profile has no preemption.
+const notConfigured = "-"
+
+func countRejections(rejections []rejection) map[rejection]int32 {
 	// Few distinct rejections stand for many nodes.
-	counts := map[rejection]int{}
+	counts := map[rejection]int32{}
 	for _, r := range rejections {
 		if r != rejectedMissing {
 			counts[r]++
 		}
 	}
-	for r, n := range counts {
+	return counts
+}
+
+// explain counts the reasons of all nodes.
+func (s *Snapshot) explain(p *Pod, counts map[rejection]int32) *Failure {
+	f := s.newFailure(p)
+	for r, many := range counts {
+		n := int(many)
 		if r&rejectedForGood != 0 {
 			f.Helpless += n
 		} else {
@@ -67,8 +85,12 @@ func (s *Snapshot) reasons(p *Pod, r rejection) (plugin string, texts []string) 
 		return NamePodTopologySpread, []string{spreadReason(r)}
 	case k == filterInterPod:
 		return NameInterPodAffinity, []string{interPodReason(r)}
+	case r == claimElsewhere:
+		return NameDynamicResources, []string{"resourceclaim not available on the node"}
+	case k >= filterVolumeZone && k <= filterVolumeRestrictions:
+		return volumeReason(r)
 	default:
-		f := s.plugins.filters[k-1]
+		f := p.profile.filters[k-1]
 		return f.Name(), f.Reasons(s, p, r)
 	}
 }
@@ -79,17 +101,28 @@ func (f *Failure) Error() string {
 		return "no nodes available to schedule pods"
 	}
 	var b strings.Builder
-	fmt.Fprintf(&b, "0/%d nodes are available: %s.", f.Nodes, histogram(f.Reasons))
-	// The next words are those of upstream's plugin for resource claims, which has none to give up either.
-	b.WriteString(" no new claims to deallocate, preemption: ")
-	if f.Never {
-		b.WriteString("not eligible due to preemptionPolicy=Never.")
+	if f.Whole != "" {
+		fmt.Fprintf(&b, "0/%d nodes are available: %s.", f.Nodes, f.Whole)
+	} else {
+		fmt.Fprintf(&b, "0/%d nodes are available: %s.", f.Nodes, histogram(f.Reasons))
+	}
+	if f.Room || f.Never == notConfigured {
 		return b.String()
 	}
-	fmt.Fprintf(&b, "0/%d nodes are available: %s.", f.Nodes, histogram(map[string]int{
+	// The next words are those of upstream's plugin for resource claims, which has none to give up either.
+	b.WriteString(" no new claims to deallocate, preemption: ")
+	if f.Never != "" {
+		b.WriteString(f.Never)
+		return b.String()
+	}
+	counts := map[string]int{
 		"Preemption is not helpful for scheduling":     f.Helpless,
 		"No preemption victims found for incoming pod": f.Occupied,
-	}))
+	}
+	for text, n := range f.Unfit {
+		counts[text] += n
+	}
+	fmt.Fprintf(&b, "0/%d nodes are available: %s.", f.Nodes, histogram(counts))
 	return b.String()
 }
 

@@ -21,10 +21,13 @@ func interPodReason(r rejection) string {
 
 // interPod is the plugin for affinity between pods, prepared for one pod.
 type interPod struct {
-	// affinity are places that have a pod which matches all terms, one for each term; free says that there is no such pod anywhere and that this
-	// one is the first of its kind.
+	pod     *Pod
+	filters bool
+	// affinity are places that have a pod which matches all terms (all), one for each term; first says that the pod would do itself, if it is the first of
+	// its kind.
 	affinity []place
-	free     bool
+	all      matcher
+	first    bool
 	anti     []place
 	existing []place // that pods there keep this one out of
 	wishes   []place // with the sum of weights, of this pod's and of others' terms
@@ -44,51 +47,62 @@ func (p *place) at(i int32) (int64, bool) {
 	return p.tally.counts[d], true
 }
 
-// newInterPod is nil if neither the pod nor any other has a say.
-func (s *Snapshot) newInterPod(p *Pod) *interPod {
-	out := &interPod{}
-	group := func(into *[]place, key uint32) *place {
-		d := s.domainsOf(key)
-		for i := range *into {
-			if (*into)[i].domains == d {
-				return &(*into)[i]
+// groupFor returns the place in a list for a topology, and makes one if there is none.
+func (s *Snapshot) groupFor(into *[]place, key uint32) *place {
+	d := s.domainsOf(key)
+	for i := range *into {
+		if (*into)[i].domains == d {
+			return &(*into)[i]
+		}
+	}
+	*into = append(*into, place{d, s.newTally(d)})
+	return &(*into)[len(*into)-1]
+}
+
+// newInterPod is nil if neither the pod nor any other has a say. filters says that it refuses nodes, not only scores them.
+func (s *Snapshot) newInterPod(p *Pod, filters bool) *interPod {
+	out := &interPod{pod: p, filters: filters}
+	group := s.groupFor
+	if filters {
+		for _, h := range s.counters.avoid {
+			if h.term.matches(s, p.pod) {
+				g := group(&out.existing, h.term.topology)
+				s.places(g.tally, g.domains, &h.count, 1)
 			}
 		}
-		*into = append(*into, place{d, s.newTally(d)})
-		return &(*into)[len(*into)-1]
 	}
-	for _, h := range s.counters.avoid {
-		if h.term.matches(s, p.pod) {
-			g := group(&out.existing, h.term.topology)
-			s.places(g.tally, g.domains, &h.count, 1)
-		}
-	}
-	for _, h := range s.counters.wish {
-		if h.term.matches(s, p.pod) {
-			g := group(&out.wishes, h.term.topology)
-			s.places(g.tally, g.domains, &h.count, h.term.weight)
+	if p.profile.interPodWeight > 0 {
+		deaf := p.profile.onlyOwnWishes && (p.others == nil || len(p.others.preferred) == 0)
+		for _, h := range s.counters.wish {
+			weight := h.term.weight
+			if h.term.required {
+				weight = p.profile.hardWeight
+			} else if deaf {
+				continue
+			}
+			if weight != 0 && h.term.matches(s, p.pod) {
+				g := group(&out.wishes, h.term.topology)
+				s.places(g.tally, g.domains, &h.count, weight)
+			}
 		}
 	}
 	if r := p.others; r != nil && r.hasTerms {
-		if len(r.affinity) > 0 {
-			all := allOf(r.affinity)
-			count := s.counter(&all)
+		if len(r.affinity) > 0 && filters {
+			out.all = allOf(r.affinity)
+			count := s.counter(&out.all)
 			for _, t := range r.affinity {
 				g := group(&out.affinity, t.topology)
 				if len(g.tally.list) == 0 {
 					s.places(g.tally, g.domains, count, 1)
 				}
 			}
-			out.free = r.matchesItsOwn
-			for i := range out.affinity {
-				out.free = out.free && len(out.affinity[i].tally.list) == 0
-			}
+			out.first = r.matchesItsOwn
 		}
-		for i := range r.anti {
+		for i := 0; filters && i < len(r.anti); i++ {
 			g := group(&out.anti, r.anti[i].topology)
 			s.places(g.tally, g.domains, s.counter(&r.anti[i].matcher), 1)
 		}
-		for i := range r.preferred {
+		for i := 0; p.profile.interPodWeight > 0 && i < len(r.preferred); i++ {
 			t := &r.preferred[i]
 			g := group(&out.wishes, t.topology)
 			s.places(g.tally, g.domains, s.counter(&t.matcher), t.weight)
@@ -118,7 +132,7 @@ func allOf(terms []podTerm) matcher {
 func (ip *interPod) filter(i int32) rejection {
 	for k := range ip.affinity {
 		n, in := ip.affinity[k].at(i)
-		if !in || n == 0 && !ip.free {
+		if !in || n == 0 && !ip.alone() {
 			return interPodAffinity
 		}
 	}
@@ -135,7 +149,51 @@ func (ip *interPod) filter(i int32) rejection {
 	return 0
 }
 
+// alone says that no pod anywhere matches the affinity, but this one itself does.
+func (ip *interPod) alone() bool {
+	if !ip.first {
+		return false
+	}
+	for i := range ip.affinity {
+		if ip.affinity[i].tally.sum != 0 {
+			return false
+		}
+	}
+	return true
+}
+
+func (ip *interPod) adjust(s *Snapshot, q *placed, by int64) {
+	add := func(g *place) {
+		if d := g.domains.of[q.node]; d >= 0 {
+			g.tally.add(d, by)
+		}
+	}
+	if len(ip.affinity) > 0 && ip.all.matches(s, q.pod) {
+		for k := range ip.affinity {
+			add(&ip.affinity[k])
+		}
+	}
+	if r := ip.pod.others; r != nil && ip.filters {
+		for i := range r.anti {
+			if r.anti[i].matches(s, q.pod) {
+				add(s.groupFor(&ip.anti, r.anti[i].topology))
+			}
+		}
+	}
+	if q.others == nil || !ip.filters {
+		return
+	}
+	for i := range q.others.anti {
+		if t := &q.others.anti[i]; t.matches(s, ip.pod.pod) {
+			add(s.groupFor(&ip.existing, t.topology))
+		}
+	}
+}
+
 func (ip *interPod) score(_ *Snapshot, nodes []int32, out []int64) []int64 {
+	if len(ip.wishes) == 0 {
+		return out
+	}
 	from := len(out)
 	var least, most int64
 	for k, i := range nodes {
@@ -152,7 +210,7 @@ func (ip *interPod) score(_ *Snapshot, nodes []int32, out []int64) []int64 {
 	}
 	for k, v := range out[from:] {
 		if most > least {
-			out[from+k] = weightInterPodAffinity * maxNodeScore * (v - least) / (most - least)
+			out[from+k] = ip.pod.profile.interPodWeight * maxNodeScore * (v - least) / (most - least)
 		} else {
 			out[from+k] = 0
 		}

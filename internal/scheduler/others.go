@@ -12,12 +12,17 @@ import (
 // What a pod demands of others (inter-pod affinity, topology spread) depends on where matching pods are. Every distinct demand has a counter of
 // matching pods per node, which is made when it is first asked for and from then on follows every pod that comes or goes.
 
-// otherPods is a plugin that looks at other pods, prepared for one pod.
-type otherPods interface {
+// asked is a plugin that looks at more than the class of a pod and the node, prepared for one pod. What it says is asked anew for each decision.
+type asked interface {
 	filter(i int32) rejection
-	// score appends the weighted, normalized scores of the nodes.
+	// score appends the weighted, normalized scores of the nodes, or nothing if it has no say.
 	score(s *Snapshot, nodes []int32, out []int64) []int64
+	// adjust pretends that a pod came to its node (by is 1) or left it (-1). Only filter takes that into account.
+	adjust(s *Snapshot, q *placed, by int64)
 }
+
+// refusal says that a pod fits nowhere, whatever the node.
+type refusal struct{ plugin, message string }
 
 // matcher selects pods.
 type matcher struct {
@@ -96,6 +101,7 @@ type podTerm struct {
 	matcher
 	topology uint32
 	weight   int64 // for preferred terms; negative for anti-affinity
+	required bool
 }
 
 // holder counts, per node, the pods that have a term.
@@ -113,10 +119,10 @@ type podRules struct {
 	hasSpread, hasTerms bool
 }
 
-// hardWeight is what a required term counts for in the scores of others, as upstream has it.
-const hardWeight = 1
-
 func (s *Snapshot) newPodRules(pod *v1.Pod) *podRules {
+	if len(pod.Spec.TopologySpreadConstraints) == 0 && (pod.Spec.Affinity == nil || pod.Spec.Affinity.PodAffinity == nil && pod.Spec.Affinity.PodAntiAffinity == nil) {
+		return nil
+	}
 	r := &podRules{}
 	for i := range pod.Spec.TopologySpreadConstraints {
 		r.spread = append(r.spread, s.newSpreadRule(pod, &pod.Spec.TopologySpreadConstraints[i]))
@@ -124,7 +130,7 @@ func (s *Snapshot) newPodRules(pod *v1.Pod) *podRules {
 	if a := pod.Spec.Affinity; a != nil {
 		if p := a.PodAffinity; p != nil {
 			for i := range p.RequiredDuringSchedulingIgnoredDuringExecution {
-				r.affinity = append(r.affinity, s.newPodTerm(pod, &p.RequiredDuringSchedulingIgnoredDuringExecution[i], hardWeight))
+				r.affinity = append(r.affinity, s.newPodTerm(pod, &p.RequiredDuringSchedulingIgnoredDuringExecution[i], 0))
 			}
 			for i := range p.PreferredDuringSchedulingIgnoredDuringExecution {
 				w := &p.PreferredDuringSchedulingIgnoredDuringExecution[i]
@@ -163,7 +169,7 @@ func (s *Snapshot) newPodTerm(pod *v1.Pod, t *v1.PodAffinityTerm, weight int64) 
 		spaces = selectorOf(t.NamespaceSelector)
 	}
 	sel := withLabelKeys(withLabelKeys(t.LabelSelector, pod, t.MatchLabelKeys, metav1.LabelSelectorOpIn), pod, t.MismatchLabelKeys, metav1.LabelSelectorOpNotIn)
-	return podTerm{matcher: newMatcher(namespaces, spaces, false, selectorOf(sel)), topology: s.strings.id(t.TopologyKey), weight: weight}
+	return podTerm{matcher: newMatcher(namespaces, spaces, false, selectorOf(sel)), topology: s.strings.id(t.TopologyKey), weight: weight, required: weight == 0}
 }
 
 // selectorOf is nothing for a selector that isn't there or can't be read; validation refuses the latter.
@@ -299,7 +305,7 @@ func (s *Snapshot) domainsOf(key uint32) *domains {
 		d = &domains{key: key, ids: map[uint32]int32{}}
 		s.counters.domains[key] = d
 	}
-	now := s.changesFrom + uint64(len(s.changes))
+	now := s.changed()
 	set := func(i int) {
 		n := &s.nodes[i]
 		d.of[i] = -1
@@ -334,6 +340,7 @@ type tally struct {
 	counts []int64
 	known  []bool
 	list   []int32 // the domains that are known
+	sum    int64   // of all counts
 }
 
 // newTally returns an empty tally for domains. It is good until the next decision.
@@ -349,7 +356,7 @@ func (s *Snapshot) newTally(d *domains) *tally {
 	for _, k := range t.list {
 		t.counts[k], t.known[k] = 0, false
 	}
-	t.list = t.list[:0]
+	t.list, t.sum = t.list[:0], 0
 	if missing := len(d.ids) - len(t.counts); missing > 0 {
 		t.counts = append(t.counts, make([]int64, missing)...)
 		t.known = append(t.known, make([]bool, missing)...)
@@ -363,6 +370,7 @@ func (t *tally) add(domain int32, n int64) {
 		t.list = append(t.list, domain)
 	}
 	t.counts[domain] += n
+	t.sum += n
 }
 
 // places adds up a counter over the nodes of each domain, weighted.
@@ -374,20 +382,38 @@ func (s *Snapshot) places(t *tally, d *domains, c *counter, weight int64) {
 	}
 }
 
-// otherPods prepares the plugins that look at other pods, if they have anything to say.
-func (s *Snapshot) otherPods(p *Pod, c *class) []otherPods {
-	if p.others == nil && len(s.counters.avoid) == 0 && len(s.counters.wish) == 0 {
-		return nil
-	}
+// ask prepares the plugins that look at more than the node, if they have anything to say.
+func (s *Snapshot) ask(p *Pod, c *class) ([]asked, *refusal) {
 	s.tallied = 0
-	var out []otherPods
-	if p.others != nil && p.others.hasSpread {
-		out = append(out, s.newSpread(p, c))
+	var out []asked
+	on := p.profile.asked
+	if p.volumes != nil {
+		vs, no := s.askVolumes(p)
+		if no != nil {
+			return nil, no
+		}
+		out = append(out, vs...)
 	}
-	if i := s.newInterPod(p); i != nil {
-		out = append(out, i)
+	if d, no := s.askDevices(p); no != nil {
+		return nil, no
+	} else if d != nil {
+		out = append(out, d)
 	}
-	return out
+	if rules := s.spreadRules(p); len(rules) > 0 {
+		out = append(out, s.newSpread(p, c, rules, on[NamePodTopologySpread]))
+	}
+	if w := s.newWary(p); w != nil {
+		out = append(out, w)
+	}
+	if p.others == nil && len(s.counters.avoid) == 0 && len(s.counters.wish) == 0 {
+		return out, nil
+	}
+	if on[NameInterPodAffinity] || p.profile.interPodWeight > 0 {
+		if i := s.newInterPod(p, on[NameInterPodAffinity]); i != nil {
+			out = append(out, i)
+		}
+	}
+	return out, nil
 }
 
 // concerns says whether it can matter to a waiting pod that another comes to a node or leaves one.

@@ -9,25 +9,30 @@ import (
 
 // Names of plugins, as upstream has them.
 const (
-	NameNodeUnschedulable   = "NodeUnschedulable"
-	NameNodeName            = "NodeName"
-	NameTaintToleration     = "TaintToleration"
-	NameNodeAffinity        = "NodeAffinity"
-	NameNodePorts           = "NodePorts"
-	NameNodeResourcesFit    = "NodeResourcesFit"
-	NameBalancedAllocation  = "NodeResourcesBalancedAllocation"
-	NameImageLocality       = "ImageLocality"
-	NamePodTopologySpread   = "PodTopologySpread"
-	NameInterPodAffinity    = "InterPodAffinity"
-	NameDefaultBinder       = "DefaultBinder"
-	maxNodeScore            = 100
-	megabyte                = 1 << 20
-	minImageBytes           = 23 * megabyte   // images below make no difference
-	maxImageBytesEach       = 1000 * megabyte // nor do those above, for each container
-	weightTaintToleration   = 3
-	weightNodeAffinity      = 2
-	weightPodTopologySpread = 2
-	weightInterPodAffinity  = 2
+	NameNodeUnschedulable  = "NodeUnschedulable"
+	NameNodeName           = "NodeName"
+	NameTaintToleration    = "TaintToleration"
+	NameNodeAffinity       = "NodeAffinity"
+	NameNodePorts          = "NodePorts"
+	NameNodeResourcesFit   = "NodeResourcesFit"
+	NameBalancedAllocation = "NodeResourcesBalancedAllocation"
+	NameImageLocality      = "ImageLocality"
+	NamePodTopologySpread  = "PodTopologySpread"
+	NameInterPodAffinity   = "InterPodAffinity"
+	NameDefaultBinder      = "DefaultBinder"
+	NameVolumeRestrictions = "VolumeRestrictions"
+	NameNodeVolumeLimits   = "NodeVolumeLimits"
+	NameVolumeBinding      = "VolumeBinding"
+	NameVolumeZone         = "VolumeZone"
+	NameDynamicResources   = "DynamicResources"
+	NameDefaultPreemption  = "DefaultPreemption"
+)
+
+const (
+	maxNodeScore      = 100
+	megabyte          = 1 << 20
+	minImageBytes     = 23 * megabyte   // images below make no difference
+	maxImageBytesEach = 1000 * megabyte // nor do those above, for each container
 )
 
 // rejection says that a pod can't run on a node. 0 is none. It holds the refusing filter's number, whether other pods' leaving could help,
@@ -39,6 +44,17 @@ const (
 	rejectedForGood rejection = 1 << 8    // no eviction on the node helps
 	rejectedDetail            = 9         // from this bit on, the filter's own
 	rejectedMissing rejection = 1<<64 - 1 // there is no such node
+)
+
+// Numbers of the filters that look at more than the class and the node.
+const (
+	filterTopologySpread rejection = 0xfe - iota
+	filterInterPod
+	filterVolumeRestrictions
+	filterVolumeLimits
+	filterVolumeBinding
+	filterVolumeZone
+	filterClaims
 )
 
 // filter tells whether a pod can run on a node. What it says depends on nothing but the pod's class and the node.
@@ -53,7 +69,6 @@ type filter interface {
 // score tells how good a node is for a pod. What it says depends on nothing but the pod's class and the node.
 type score interface {
 	Name() string
-	Weight() int64
 	// Score returns 0 to 100, or for those that normalize, any number from 0.
 	Score(s *Snapshot, c *class, n *node) int64
 	// Normalize says how scores are made comparable: not at all, or in proportion to the largest of all nodes that fit.
@@ -70,25 +85,12 @@ const (
 	largestIsWorst
 )
 
-// plugins is what decides. The order of the filters is that in which they are asked; the first refusal counts.
-type plugins struct {
-	filters []filter
-	scores  []score
-}
-
-func defaultPlugins() plugins {
-	return plugins{
-		filters: []filter{nodeUnschedulable{}, nodeName{}, taintToleration{}, nodeAffinity{}, nodePorts{}, nodeResourcesFit{}},
-		scores:  []score{nodeResourcesFit{}, balancedAllocation{}, imageLocality{}, nodeAffinity{}, taintToleration{}},
-	}
-}
-
 // filterNode asks the filters in turn.
 func (s *Snapshot) filterNode(c *class, n *node) rejection {
 	if !n.exists {
 		return rejectedMissing
 	}
-	for i, f := range s.plugins.filters {
+	for i, f := range c.profile.filters {
 		if r := f.Filter(s, c, n); r != 0 {
 			return r | rejection(i+1)
 		}
@@ -130,7 +132,6 @@ func (nodeName) Reasons(*Snapshot, *Pod, rejection) []string {
 type taintToleration struct{}
 
 func (taintToleration) Name() string             { return NameTaintToleration }
-func (taintToleration) Weight() int64            { return weightTaintToleration }
 func (taintToleration) Normalize() normalization { return largestIsWorst }
 func (taintToleration) Skips(*Pod) bool          { return false }
 
@@ -183,29 +184,52 @@ const (
 	no
 )
 
-type nodeAffinity struct{}
+// nodeAffinity is for what pods say of nodes, and for what the profile adds to that.
+type nodeAffinity struct {
+	limited   bool
+	added     nodeSelector
+	preferred []preferredTerm
+}
 
-func (nodeAffinity) Name() string             { return NameNodeAffinity }
-func (nodeAffinity) Weight() int64            { return weightNodeAffinity }
-func (nodeAffinity) Normalize() normalization { return largestIsBest }
-func (nodeAffinity) Skips(p *Pod) bool        { return len(p.preferred) == 0 }
+func (s *Snapshot) newNodeAffinity(added *v1.NodeAffinity) *nodeAffinity {
+	a := &nodeAffinity{}
+	if added != nil {
+		a.limited, a.added, a.preferred = true, s.newNodeSelector(nil, added), s.newPreferred(added)
+	}
+	return a
+}
 
-func (nodeAffinity) Filter(s *Snapshot, c *class, n *node) rejection {
+func (*nodeAffinity) Name() string             { return NameNodeAffinity }
+func (*nodeAffinity) Normalize() normalization { return largestIsBest }
+func (a *nodeAffinity) Skips(p *Pod) bool      { return len(p.preferred)+len(a.preferred) == 0 }
+
+// The second detail says that it was the profile that refused.
+const byProfile rejection = 2 << rejectedDetail
+
+func (a *nodeAffinity) Filter(s *Snapshot, c *class, n *node) rejection {
+	if a.limited && !a.added.matches(s, n) {
+		return rejectedForGood | byProfile
+	}
 	if !c.pod.selector.matches(s, n) {
 		return rejectedForGood | 1<<rejectedDetail
 	}
 	return 0
 }
 
-func (nodeAffinity) Reasons(*Snapshot, *Pod, rejection) []string {
+func (*nodeAffinity) Reasons(_ *Snapshot, _ *Pod, r rejection) []string {
+	if r&byProfile != 0 {
+		return []string{"node(s) didn't match scheduler-enforced node affinity"}
+	}
 	return []string{"node(s) didn't match Pod's node affinity/selector"}
 }
 
-func (nodeAffinity) Score(s *Snapshot, c *class, n *node) int64 {
+func (a *nodeAffinity) Score(s *Snapshot, c *class, n *node) int64 {
 	var sum int64
-	for i := range c.pod.preferred {
-		if t := &c.pod.preferred[i]; matchesAll(s, n, t.term) {
-			sum += t.weight
+	for _, terms := range [][]preferredTerm{a.preferred, c.pod.preferred} {
+		for i := range terms {
+			if t := &terms[i]; matchesAll(s, n, t.term) {
+				sum += t.weight
+			}
 		}
 	}
 	return sum
@@ -228,131 +252,11 @@ func (nodePorts) Reasons(*Snapshot, *Pod, rejection) []string {
 	return []string{"node(s) didn't have free ports for the requested pod ports"}
 }
 
-// nodeResourcesFit has upstream's LeastAllocated strategy: the emptier, the better.
-type nodeResourcesFit struct{}
-
-func (nodeResourcesFit) Name() string             { return NameNodeResourcesFit }
-func (nodeResourcesFit) Weight() int64            { return 1 }
-func (nodeResourcesFit) Normalize() normalization { return asItIs }
-func (nodeResourcesFit) Skips(*Pod) bool          { return false }
-
-// What lacks, in a rejection; further bits are the extended resources that the pod requests, in their order, of which the last one stands for all that
-// have no bit.
-const (
-	lacksPods = rejectedDetail + iota
-	lacksCPU
-	lacksMemory
-	lacksEphemeral
-	lacksOther
-)
-
-func (nodeResourcesFit) Filter(_ *Snapshot, c *class, n *node) rejection {
-	var r rejection
-	q := &c.pod.requests
-	if n.used.pods+1 > n.capacity.pods {
-		r |= 1 << lacksPods
-	}
-	lack := func(want, used, capacity int64, bit int) {
-		if want > 0 && want > capacity-used {
-			r |= 1 << bit
-			if want > capacity {
-				r |= rejectedForGood
-			}
-		}
-	}
-	lack(q.milliCPU, n.used.milliCPU, n.capacity.milliCPU, lacksCPU)
-	lack(q.memoryBytes, n.used.memoryBytes, n.capacity.memoryBytes, lacksMemory)
-	lack(q.ephemeralBytes, n.used.ephemeralBytes, n.capacity.ephemeralBytes, lacksEphemeral)
-	for i, e := range q.extended {
-		lack(e.amount, n.used.other(e.resource), n.capacity.other(e.resource), min(lacksOther+i, 63))
-	}
-	return r
-}
-
-func (nodeResourcesFit) Reasons(s *Snapshot, p *Pod, r rejection) []string {
-	var out []string
-	for _, l := range []struct {
-		bit  int
-		text string
-	}{{lacksPods, "Too many pods"}, {lacksCPU, "Insufficient cpu"}, {lacksMemory, "Insufficient memory"}, {lacksEphemeral, "Insufficient ephemeral-storage"}} {
-		if r&(1<<l.bit) != 0 {
-			out = append(out, l.text)
-		}
-	}
-	for i, e := range p.requests.extended {
-		if bit := min(lacksOther+i, 63); r&(1<<bit) != 0 {
-			out = append(out, "Insufficient "+s.resources.values[e.resource])
-		}
-	}
-	return out
-}
-
-func (nodeResourcesFit) Score(_ *Snapshot, c *class, n *node) int64 {
-	var sum, of int64
-	add := func(used, capacity int64) {
-		if capacity == 0 {
-			return
-		}
-		of++
-		if used <= capacity {
-			sum += (capacity - used) * maxNodeScore / capacity
-		}
-	}
-	add(n.scoredCPU+c.pod.scoredCPU, n.capacity.milliCPU)
-	add(n.scoredMemory+c.pod.scoredMemory, n.capacity.memoryBytes)
-	if of == 0 {
-		return 0
-	}
-	return sum / of
-}
-
-// fits is how many more pods of a class a node has room for, up to limit.
-func (n *node) fits(p *Pod, limit int64) int64 {
-	room := min(limit, n.capacity.pods-n.used.pods)
-	of := func(want, free int64) {
-		if want > 0 {
-			room = min(room, free/want)
-		}
-	}
-	q := &p.requests
-	of(q.milliCPU, n.capacity.milliCPU-n.used.milliCPU)
-	of(q.memoryBytes, n.capacity.memoryBytes-n.used.memoryBytes)
-	of(q.ephemeralBytes, n.capacity.ephemeralBytes-n.used.ephemeralBytes)
-	for _, e := range q.extended {
-		of(e.amount, n.capacity.other(e.resource)-n.used.other(e.resource))
-	}
-	if len(p.ports) > 0 {
-		room = min(room, 1)
-	}
-	return max(room, 0)
-}
-
-// balancedAllocation prefers nodes whose CPU and memory are used in like proportion afterwards.
-type balancedAllocation struct{}
-
-func (balancedAllocation) Name() string             { return NameBalancedAllocation }
-func (balancedAllocation) Weight() int64            { return 1 }
-func (balancedAllocation) Normalize() normalization { return asItIs }
-func (balancedAllocation) Skips(p *Pod) bool {
-	return p.requests.milliCPU == 0 && p.requests.memoryBytes == 0
-}
-
-func (balancedAllocation) Score(_ *Snapshot, c *class, n *node) int64 {
-	if n.capacity.milliCPU == 0 || n.capacity.memoryBytes == 0 {
-		return maxNodeScore
-	}
-	cpu := min(1, float64(n.used.milliCPU+c.pod.requests.milliCPU)/float64(n.capacity.milliCPU))
-	mem := min(1, float64(n.used.memoryBytes+c.pod.requests.memoryBytes)/float64(n.capacity.memoryBytes))
-	// The standard deviation of two numbers is half their distance.
-	return int64((1 - max(cpu-mem, mem-cpu)/2) * maxNodeScore)
-}
-
 // imageLocality prefers nodes that have the pod's images, less so the fewer nodes have them, so that one of them isn't swamped. Nodes that other nodes' images
 // make a little better or worse are evaluated again only when they change themselves.
 type imageLocality struct{}
 
 func (imageLocality) Name() string             { return NameImageLocality }
-func (imageLocality) Weight() int64            { return 1 }
 func (imageLocality) Normalize() normalization { return asItIs }
 func (imageLocality) Skips(*Pod) bool          { return false }
 

@@ -47,6 +47,7 @@ func (p hostPort) conflicts(o hostPort) bool {
 // Pod is a pod as the plugins see it. It belongs to the snapshot that made it and isn't changed any more.
 type Pod struct {
 	pod                     *v1.Pod
+	profile                 *profile
 	priority                int32
 	requests                requests
 	scoredCPU, scoredMemory int64
@@ -58,6 +59,7 @@ type Pod struct {
 	images     []uint32
 	containers int
 	others     *podRules // what it demands of other pods; nil without
+	volumes    *podVolumes
 	// key is equal for pods of one class.
 	key string
 }
@@ -66,23 +68,11 @@ func (p *Pod) uid() types.UID { return p.pod.UID }
 
 // NewPod reads what matters of a pod. Of a pod that is on a node already only what others must know is read.
 func (s *Snapshot) NewPod(pod *v1.Pod) *Pod {
-	p := &Pod{pod: pod, priority: corev1.PodPriority(pod)}
-	opts := podresource.PodResourcesOptions{UseStatusResources: true}
-	for name, q := range podresource.PodRequests(pod, opts) {
-		s.addRequest(&p.requests, name, q)
-	}
-	slices.SortFunc(p.requests.extended, func(a, b request) int { return cmp.Compare(a.resource, b.resource) })
-	p.scoredCPU, p.scoredMemory = p.requests.milliCPU, p.requests.memoryBytes
-	if incomplete(pod) {
-		opts.NonMissingContainerRequests = v1.ResourceList{
-			v1.ResourceCPU:    *resource.NewMilliQuantity(defaultMilliCPU, resource.DecimalSI),
-			v1.ResourceMemory: *resource.NewQuantity(defaultMemoryBytes, resource.BinarySI),
-		}
-		scored := podresource.PodRequests(pod, opts)
-		p.scoredCPU, p.scoredMemory = scored.Cpu().MilliValue(), scored.Memory().Value()
-	}
+	p := &Pod{pod: pod, priority: corev1.PodPriority(pod), profile: s.profileOf(pod.Spec.SchedulerName)}
+	s.readRequests(p)
 	p.ports = hostPorts(pod)
 	p.others = s.newPodRules(pod)
+	p.volumes = newPodVolumes(pod)
 	if pod.Spec.NodeName != "" {
 		return p
 	}
@@ -102,6 +92,66 @@ func (s *Snapshot) NewPod(pod *v1.Pod) *Pod {
 	p.containers = len(pod.Spec.InitContainers) + len(pod.Spec.Containers)
 	p.key = p.classKey()
 	return p
+}
+
+// readRequests reads what a pod asks for, and what it counts for in scores.
+func (s *Snapshot) readRequests(p *Pod) {
+	if isPlain(p.pod) {
+		s.addPlain(p)
+		return
+	}
+	opts := podresource.PodResourcesOptions{UseStatusResources: true}
+	for name, q := range podresource.PodRequests(p.pod, opts) {
+		s.addRequest(&p.requests, name, q)
+	}
+	slices.SortFunc(p.requests.extended, func(a, b request) int { return cmp.Compare(a.resource, b.resource) })
+	p.scoredCPU, p.scoredMemory = p.requests.milliCPU, p.requests.memoryBytes
+	if incomplete(p.pod) {
+		opts.NonMissingContainerRequests = v1.ResourceList{
+			v1.ResourceCPU:    *resource.NewMilliQuantity(defaultMilliCPU, resource.DecimalSI),
+			v1.ResourceMemory: *resource.NewQuantity(defaultMemoryBytes, resource.BinarySI),
+		}
+		scored := podresource.PodRequests(p.pod, opts)
+		p.scoredCPU, p.scoredMemory = scored.Cpu().MilliValue(), scored.Memory().Value()
+	}
+}
+
+// isPlain says of a pod that its requests are the sum of those of its containers: nothing else in its specification or status counts.
+func isPlain(pod *v1.Pod) bool {
+	return len(pod.Spec.InitContainers) == 0 && len(pod.Spec.Overhead) == 0 && pod.Spec.Resources == nil && len(pod.Status.ContainerStatuses) == 0
+}
+
+// addPlain adds up the requests of a plain pod; this is where most of the time went when quantities were added.
+func (s *Snapshot) addPlain(p *Pod) {
+	containers := p.pod.Spec.Containers
+	for i := range containers {
+		var one requests
+		cpu, memory := false, false
+		for name, q := range containers[i].Resources.Requests {
+			cpu = cpu || name == v1.ResourceCPU
+			memory = memory || name == v1.ResourceMemory
+			s.addRequest(&one, name, q)
+		}
+		p.requests.milliCPU += one.milliCPU
+		p.requests.memoryBytes += one.memoryBytes
+		p.requests.ephemeralBytes += one.ephemeralBytes
+		p.scoredCPU += one.milliCPU
+		p.scoredMemory += one.memoryBytes
+		if !cpu {
+			p.scoredCPU += defaultMilliCPU
+		}
+		if !memory {
+			p.scoredMemory += defaultMemoryBytes
+		}
+		for _, e := range one.extended {
+			if k := slices.IndexFunc(p.requests.extended, func(o request) bool { return o.resource == e.resource }); k >= 0 {
+				p.requests.extended[k].amount += e.amount
+			} else {
+				p.requests.extended = append(p.requests.extended, e)
+			}
+		}
+	}
+	slices.SortFunc(p.requests.extended, func(a, b request) int { return cmp.Compare(a.resource, b.resource) })
 }
 
 func (s *Snapshot) addRequest(r *requests, name v1.ResourceName, q resource.Quantity) {
@@ -164,6 +214,7 @@ func (p *Pod) classKey() string {
 		num(int64(len(s)))
 		b = append(b, s...)
 	}
+	num(int64(p.profile.index))
 	num(p.requests.milliCPU)
 	num(p.requests.memoryBytes)
 	num(p.requests.ephemeralBytes)

@@ -2,17 +2,13 @@ package scheduler
 
 import (
 	"container/heap"
-	"slices"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 )
 
-// Upstream's times.
 const (
-	initialBackoff = time.Second
-	maxBackoff     = 10 * time.Second
 	// leftoverAfter is when a pod is tried again although nothing happened that should let it fit.
 	leftoverAfter = 5 * time.Minute
 )
@@ -35,25 +31,65 @@ type item struct {
 	p     *Pod
 	stage stage
 	since time.Time // when it became active for the first time; orders equal priorities
+	// number counts the pods as they came; it orders those of one time.
+	number uint64
 	// failures in a row make the back-off; until is when it is over. patient says that it must be waited for even if there is nothing else to do.
 	failures int
 	until    time.Time
 	patient  bool
 	parked   time.Time // when it became unschedulable
 	index    int       // in its heap
+	eager    int       // in the heap of the eager ones
+	attempts int
+	// plugins are those that refused it last.
+	plugins []string
+	// evicting says that others are being evicted for it; until that is done it isn't tried, but woken says that it would have been.
+	evicting, woken bool
+}
+
+// stuck is what a pod waits for that no node by itself can give.
+type stuck int
+
+const (
+	stuckPods    stuck = iota // other pods that come or go
+	stuckVolumes              // claims, volumes, classes, drivers, and pods that use them
+	stuckDevices              // claims to devices
+	stuckKinds
+)
+
+// stuckFor says what a pod waits for that these plugins refused, and whether a change of a node, or room on it, can help.
+func stuckFor(plugins []string) (kinds [stuckKinds]bool, node bool) {
+	for _, name := range plugins {
+		switch name {
+		case NameInterPodAffinity, NamePodTopologySpread:
+			kinds[stuckPods] = true
+		case NameVolumeBinding, NameVolumeZone, NameNodeVolumeLimits, NameVolumeRestrictions:
+			kinds[stuckVolumes] = true
+		case NameDynamicResources:
+			kinds[stuckDevices] = true
+		default:
+			node = true
+		}
+	}
+	return kinds, node || len(plugins) == 0
 }
 
 // queue holds the pods without a node. It knows neither clock nor API; the time is given to it.
 type queue struct {
 	items   map[types.UID]*item
+	count   uint64 // pods that ever came
 	active  activeHeap
 	backoff backoffHeap
+	// eager are those in their back-off that something happened for; rather than do nothing they are taken before it is over.
+	eager eagerHeap
 	// classes are the unschedulable pods by class: what one of them waits for, all do. parked are the same in the order in which
 	// they came, with some that have left since.
 	classes map[string]*activeHeap
 	parked  []parked
-	// social are those of them that were refused for where other pods are.
-	social map[*item]bool
+	// stuck are those of them that wait for other things than a node.
+	stuck [stuckKinds]map[*item]bool
+	// initial and most are the first and the longest back-off.
+	initial, most time.Duration
 }
 
 type parked struct {
@@ -63,20 +99,30 @@ type parked struct {
 
 func (p parked) still() bool { return p.it.stage == stageUnschedulable && p.it.parked.Equal(p.at) }
 
-func newQueue() *queue {
-	return &queue{items: map[types.UID]*item{}, classes: map[string]*activeHeap{}, social: map[*item]bool{}}
+func newQueue(initial, most time.Duration) *queue {
+	q := &queue{items: map[types.UID]*item{}, classes: map[string]*activeHeap{}, initial: initial, most: most}
+	for k := range q.stuck {
+		q.stuck[k] = map[*item]bool{}
+	}
+	return q
 }
 
-// activeHeap is ordered by priority, then age.
+// before says whether an item is to be decided before another: by priority, then age.
+func (it *item) before(o *item) bool {
+	if it.p.priority != o.p.priority {
+		return it.p.priority > o.p.priority
+	}
+	if !it.since.Equal(o.since) {
+		return it.since.Before(o.since)
+	}
+	return it.number < o.number
+}
+
+// activeHeap is ordered by what is to be decided first.
 type activeHeap []*item
 
-func (h activeHeap) Len() int { return len(h) }
-func (h activeHeap) Less(i, j int) bool {
-	if h[i].p.priority != h[j].p.priority {
-		return h[i].p.priority > h[j].p.priority
-	}
-	return h[i].since.Before(h[j].since)
-}
+func (h activeHeap) Len() int           { return len(h) }
+func (h activeHeap) Less(i, j int) bool { return h[i].before(h[j]) }
 func (h activeHeap) Swap(i, j int) {
 	h[i], h[j] = h[j], h[i]
 	h[i].index, h[j].index = i, j
@@ -116,6 +162,28 @@ func (h *backoffHeap) Pop() any {
 	return it
 }
 
+// eagerHeap is ordered as activeHeap is; its items are in another heap too.
+type eagerHeap []*item
+
+func (h eagerHeap) Len() int           { return len(h) }
+func (h eagerHeap) Less(i, j int) bool { return h[i].before(h[j]) }
+func (h eagerHeap) Swap(i, j int) {
+	h[i], h[j] = h[j], h[i]
+	h[i].eager, h[j].eager = i, j
+}
+func (h *eagerHeap) Push(x any) {
+	it := x.(*item)
+	it.eager = len(*h)
+	*h = append(*h, it)
+}
+func (h *eagerHeap) Pop() any {
+	old := *h
+	it := old[len(old)-1]
+	old[len(old)-1] = nil
+	*h = old[:len(old)-1]
+	return it
+}
+
 // leave takes an item out of where it is.
 func (q *queue) leave(it *item) {
 	switch it.stage {
@@ -123,12 +191,17 @@ func (q *queue) leave(it *item) {
 		heap.Remove(&q.active, it.index)
 	case stageBackoff:
 		heap.Remove(&q.backoff, it.index)
+		q.calm(it)
 	case stageUnschedulable:
-		class := q.classes[it.p.key]
-		if heap.Remove(class, it.index); len(*class) == 0 {
-			delete(q.classes, it.p.key)
+		if it.index >= 0 {
+			class := q.classes[it.p.key]
+			if heap.Remove(class, it.index); len(*class) == 0 {
+				delete(q.classes, it.p.key)
+			}
 		}
-		delete(q.social, it)
+		for k := range q.stuck {
+			delete(q.stuck[k], it)
+		}
 	}
 	it.stage = stageGone
 }
@@ -137,7 +210,8 @@ func (q *queue) leave(it *item) {
 func (q *queue) put(pod *v1.Pod, p *Pod, now time.Time, changed bool) {
 	it := q.items[pod.UID]
 	if it == nil {
-		it = &item{since: now}
+		q.count++
+		it = &item{since: now, number: q.count}
 		q.items[pod.UID] = it
 		changed = true
 	}
@@ -164,14 +238,28 @@ func (q *queue) put(pod *v1.Pod, p *Pod, now time.Time, changed bool) {
 
 // wake makes an item active, or lets it wait for the end of its back-off.
 func (q *queue) wake(it *item, now time.Time) {
+	if it.evicting {
+		it.woken = true
+		return
+	}
 	q.leave(it)
 	if it.until.After(now) {
 		it.stage = stageBackoff
 		heap.Push(&q.backoff, it)
+		if !it.patient {
+			heap.Push(&q.eager, it)
+		}
 		return
 	}
 	it.stage = stageActive
 	heap.Push(&q.active, it)
+}
+
+// calm takes an item out of the eager ones, if it is one.
+func (q *queue) calm(it *item) {
+	if it.eager < len(q.eager) && q.eager[it.eager] == it {
+		heap.Remove(&q.eager, it.eager)
+	}
 }
 
 // drop forgets a pod.
@@ -190,13 +278,12 @@ func (q *queue) take(now time.Time) *item {
 		it.stage = stageBusy
 		return it
 	}
-	// Rather than do nothing, take one whose back-off isn't over, if something happened that lets it fit.
-	for _, it := range q.backoff {
-		if !it.patient {
-			q.leave(it)
-			it.stage = stageBusy
-			return it
-		}
+	// Rather than do nothing, take the first of those whose back-off isn't over, if something happened that lets it fit.
+	if len(q.eager) > 0 {
+		it := q.eager[0]
+		q.leave(it)
+		it.stage = stageBusy
+		return it
 	}
 	return nil
 }
@@ -205,6 +292,7 @@ func (q *queue) take(now time.Time) *item {
 func (q *queue) tick(now time.Time) {
 	for len(q.backoff) > 0 && !q.backoff[0].until.After(now) {
 		it := heap.Pop(&q.backoff).(*item)
+		q.calm(it)
 		it.stage = stageActive
 		heap.Push(&q.active, it)
 	}
@@ -231,37 +319,67 @@ func (q *queue) due() time.Time {
 }
 
 // backoffOf is how long to wait after so many failures in a row.
-func backoffOf(failures int) time.Duration {
-	d := initialBackoff
-	for i := 1; i < failures && d < maxBackoff; i++ {
+func (q *queue) backoffOf(failures int) time.Duration {
+	d := q.initial
+	for i := 1; i < failures && d < q.most; i++ {
 		d *= 2
 	}
-	return min(d, maxBackoff)
+	return min(d, q.most)
 }
 
 // park puts a pod that fits nowhere, by the word of these plugins, aside until an event wakes it.
 func (q *queue) park(it *item, now time.Time, plugins []string) {
 	it.failures++
-	it.until = now.Add(backoffOf(it.failures))
+	it.until = now.Add(q.backoffOf(it.failures))
 	it.patient = false
 	it.parked = now
+	it.plugins = plugins
 	it.stage = stageUnschedulable
-	class := q.classes[it.p.key]
-	if class == nil {
-		class = &activeHeap{}
-		q.classes[it.p.key] = class
-	}
-	heap.Push(class, it)
+	it.index = -1
 	q.parked = append(q.parked, parked{it, now})
-	if slices.Contains(plugins, NameInterPodAffinity) || slices.Contains(plugins, NamePodTopologySpread) {
-		q.social[it] = true
+	if !it.evicting {
+		q.enlist(it)
 	}
+}
+
+// enlist says what wakes a pod that is put aside.
+func (q *queue) enlist(it *item) {
+	kinds, node := stuckFor(it.plugins)
+	if node {
+		class := q.classes[it.p.key]
+		if class == nil {
+			class = &activeHeap{}
+			q.classes[it.p.key] = class
+		}
+		heap.Push(class, it)
+	}
+	for k, is := range kinds {
+		if is {
+			q.stuck[k][it] = true
+		}
+	}
+}
+
+// evicted ends a pod's wait for the eviction of others. now is when.
+func (q *queue) evicted(it *item, now time.Time) {
+	if !it.evicting {
+		return
+	}
+	it.evicting = false
+	switch {
+	case q.items[it.pod.UID] != it:
+	case it.woken:
+		q.wake(it, now)
+	case it.stage == stageUnschedulable:
+		q.enlist(it)
+	}
+	it.woken = false
 }
 
 // retry puts a pod whose binding failed back, to be tried again after its back-off.
 func (q *queue) retry(it *item, now time.Time) {
 	it.failures++
-	it.until = now.Add(backoffOf(it.failures))
+	it.until = now.Add(q.backoffOf(it.failures))
 	it.patient = true
 	it.stage = stageBackoff
 	heap.Push(&q.backoff, it)

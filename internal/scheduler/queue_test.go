@@ -16,7 +16,7 @@ type queueTest struct {
 }
 
 func newQueueTest(t *testing.T) *queueTest {
-	return &queueTest{T: t, q: newQueue(), s: NewSnapshot(1), now: time.Unix(1e9, 0)}
+	return &queueTest{T: t, q: newQueue(time.Second, 10*time.Second), s: NewSnapshot(1), now: time.Unix(1e9, 0)}
 }
 
 func (t *queueTest) put(p *v1.Pod) { t.q.put(p, t.s.NewPod(p), t.now, true) }

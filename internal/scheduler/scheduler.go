@@ -1,7 +1,6 @@
 package scheduler
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -9,14 +8,17 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/events"
 	"k8s.io/utils/clock"
+
+	"github.com/celox/celox/internal/client/informers"
+	"github.com/celox/celox/internal/scheduler/config"
 )
 
 // DefaultName is the scheduler that pods ask for if they don't say.
@@ -34,27 +36,34 @@ const (
 // Config is what New needs.
 type Config struct {
 	Client kubernetes.Interface
-	// Informers must be started by the caller after New; pods, nodes and namespaces are read.
-	Informers informers.SharedInformerFactory
-	// Recorder gets the events about pods; nil makes one that writes to the API (events.k8s.io/v1).
+	// Informers must be started by the caller after New.
+	Informers *informers.Factory
+	// Recorder gets the events about pods; nil makes one for each profile that writes to the API (events.k8s.io/v1).
 	Recorder events.EventRecorder
 	Clock    clock.Clock // nil is the real one
 	Log      *slog.Logger
-	// SchedulerName is which pods to care for; empty means DefaultName.
-	SchedulerName string
+	// Settings are the profiles and times; nil is config.Default().
+	Settings *config.Scheduler
+	// Extenders are asked about the pods that they are interested in, in their order.
+	Extenders []Extender
+	// CrashHalfLife is how fast the memory of where an owner's pods crashed fades; 0 remembers nothing.
+	CrashHalfLife time.Duration
+	// Metrics gets upstream's metrics; nil drops them.
+	Metrics prometheus.Registerer
 	// Seed of the choice between equally good nodes.
 	Seed uint64
 }
 
 // Scheduler gives pods nodes.
 type Scheduler struct {
-	client kubernetes.Interface
-	clock  clock.Clock
-	log    *slog.Logger
-	name   string
+	client    kubernetes.Interface
+	clock     clock.Clock
+	log       *slog.Logger
+	extenders []Extender
+	metrics   *metrics
 
-	recorder    events.EventRecorder
-	broadcaster events.EventBroadcaster // ours, if the caller gave no recorder
+	recorders    map[string]events.EventRecorder // by profile
+	broadcasters []events.EventBroadcaster       // ours, if the caller gave no recorder
 
 	synced []cache.DoneChecker
 
@@ -66,6 +75,7 @@ type Scheduler struct {
 	snapshot *Snapshot
 	queue    *queue
 	reports  map[types.UID]*report // failures that are being written to the API
+	storage  chan struct{}         // closed and made anew when a claim changed
 }
 
 // New registers with the informers. Run does the work.
@@ -73,10 +83,20 @@ func New(cfg Config) (*Scheduler, error) {
 	if cfg.Client == nil || cfg.Informers == nil {
 		return nil, errors.New("scheduler: a client and informers are needed")
 	}
+	settings := cfg.Settings
+	if settings == nil {
+		settings = config.Default()
+	}
+	if len(settings.Profiles) == 0 {
+		return nil, errors.New("scheduler: a profile is needed")
+	}
 	s := &Scheduler{
-		client: cfg.Client, clock: cfg.Clock, log: cfg.Log, name: cmp.Or(cfg.SchedulerName, DefaultName), recorder: cfg.Recorder,
-		wake: make(chan struct{}, 1), calls: make(chan struct{}, maxCalls),
-		snapshot: NewSnapshot(cfg.Seed), queue: newQueue(), reports: map[types.UID]*report{},
+		client: cfg.Client, clock: cfg.Clock, log: cfg.Log, extenders: cfg.Extenders, recorders: map[string]events.EventRecorder{},
+		wake: make(chan struct{}, 1), calls: make(chan struct{}, maxCalls), storage: make(chan struct{}),
+		snapshot: NewSnapshotFor(cfg.Seed, settings.Profiles), queue: newQueue(settings.InitialBackoff, settings.MaxBackoff), reports: map[types.UID]*report{},
+	}
+	if cfg.CrashHalfLife > 0 {
+		s.snapshot.RememberCrashes(cfg.CrashHalfLife)
 	}
 	if s.clock == nil {
 		s.clock = clock.RealClock{}
@@ -84,38 +104,37 @@ func New(cfg Config) (*Scheduler, error) {
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
-	if s.recorder == nil {
-		s.broadcaster = events.NewBroadcaster(&events.EventSinkImpl{Interface: cfg.Client.EventsV1()})
-		s.recorder = s.broadcaster.NewRecorder(scheme.Scheme, s.name)
-	}
-	core := cfg.Informers.Core().V1()
-	for _, h := range []struct {
-		informer cache.SharedIndexInformer
-		handler  cache.ResourceEventHandlerFuncs
-	}{
-		{core.Nodes().Informer(), s.nodeHandler()},
-		{core.Namespaces().Informer(), s.namespaceHandler()},
-		{core.Pods().Informer(), s.podHandler()},
-	} {
-		r, err := h.informer.AddEventHandler(h.handler)
-		if err != nil {
-			return nil, fmt.Errorf("scheduler: %w", err)
+	for i := range settings.Profiles {
+		name := settings.Profiles[i].SchedulerName
+		if s.recorders[name] = cfg.Recorder; cfg.Recorder == nil {
+			b := events.NewBroadcaster(&events.EventSinkImpl{Interface: cfg.Client.EventsV1()})
+			s.broadcasters = append(s.broadcasters, b)
+			s.recorders[name] = b.NewRecorder(scheme.Scheme, name)
 		}
-		s.synced = append(s.synced, r.HasSyncedChecker())
+	}
+	if err := s.register(cfg.Informers); err != nil {
+		return nil, fmt.Errorf("scheduler: %w", err)
+	}
+	var err error
+	if s.metrics, err = newMetrics(cfg.Metrics, s); err != nil {
+		return nil, fmt.Errorf("scheduler: %w", err)
 	}
 	return s, nil
 }
 
+// recorder returns the recorder of a pod's profile.
+func (s *Scheduler) recorder(p *Pod) events.EventRecorder { return s.recorders[p.profile.name] }
+
 // Run decides and binds until the context ends, then waits for what is under way.
 func (s *Scheduler) Run(ctx context.Context) error {
 	defer s.wg.Wait()
-	if s.broadcaster != nil {
-		bctx, cancel := context.WithCancel(ctx)
-		defer cancel()
-		if err := s.broadcaster.StartRecordingToSinkWithContext(bctx); err != nil {
+	bctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	for _, b := range s.broadcasters {
+		if err := b.StartRecordingToSinkWithContext(bctx); err != nil {
 			return fmt.Errorf("scheduler: events: %w", err)
 		}
-		defer s.broadcaster.Shutdown()
+		defer b.Shutdown()
 	}
 	for _, done := range s.synced {
 		select {
@@ -124,7 +143,7 @@ func (s *Scheduler) Run(ctx context.Context) error {
 			return nil
 		}
 	}
-	s.log.Info("scheduler: ready", "nodes", s.nodes())
+	s.log.Info("scheduler: ready", "nodes", s.countNodes())
 	for ctx.Err() == nil {
 		wait, more := s.step(ctx)
 		if more {
@@ -135,7 +154,7 @@ func (s *Scheduler) Run(ctx context.Context) error {
 	return nil
 }
 
-func (s *Scheduler) nodes() int {
+func (s *Scheduler) countNodes() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.snapshot.Nodes()
@@ -183,19 +202,87 @@ func (s *Scheduler) step(ctx context.Context) (wait time.Duration, more bool) {
 		}
 		return 0, false
 	}
-	d := s.snapshot.Decide(it.p)
+	s.snapshot.Advance(now)
+	it.attempts++
+	p := it.p
+	var d Decision
+	if asked := s.interested(p.pod); len(asked) == 0 {
+		d = s.snapshot.Decide(p)
+	} else {
+		var err error
+		before := s.snapshot.changed()
+		d, err = s.askExtenders(ctx, p, asked)
+		if err == nil && d.Failure != nil && s.snapshot.changed() != before {
+			err = errors.New("nodes changed while extenders were asked")
+		}
+		if s.queue.items[p.uid()] != it {
+			<-s.calls
+			return 0, true // deleted meanwhile
+		}
+		if err != nil {
+			<-s.calls
+			s.metrics.attempted(p, resultError, s.clock.Since(now))
+			s.queue.retry(it, now)
+			s.reportLater(ctx, it.p, report{reason: v1.PodReasonSchedulerError, message: err.Error()})
+			return 0, true
+		}
+	}
 	if d.Failure != nil {
-		<-s.calls
-		s.queue.park(it, now, d.Failure.Plugins)
-		s.reportLater(ctx, it.pod, v1.PodReasonUnschedulable, d.Failure.Error())
+		s.failed(ctx, it, now, d.Failure)
 		return 0, true
 	}
 	// Booked at once: the next decision counts on it.
-	p := it.p
+	plan := s.snapshot.PlanVolumes(p, d.Node)
+	if freed := s.snapshot.NominatedFor(p.uid()); freed != "" && freed != d.Node {
+		defer s.eased(freed, nil)
+	}
 	s.snapshot.Place(p, d.Node, true)
+	s.metrics.decided(s.clock.Since(now))
 	s.wg.Go(func() {
-		defer func() { <-s.calls }()
-		s.bind(ctx, it, p, d.Node)
+		s.bind(ctx, it, p, d.Node, plan, now)
+		<-s.calls
 	})
 	return 0, true
+}
+
+// failed puts a pod aside that fits nowhere, and makes room for it if that is possible at the cost of less important ones. s.mu must be held, and
+// is while it returns; a place for a call is taken.
+func (s *Scheduler) failed(ctx context.Context, it *item, now time.Time, f *Failure) {
+	p := it.p
+	r := report{reason: v1.PodReasonUnschedulable}
+	var e Eviction
+	room := false
+	if f.Never == "" && f.Whole == "" {
+		s.metrics.preempting()
+		e, room = s.snapshot.Preempt(p, f)
+		if asked := s.interested(p.pod); room && len(asked) > 0 {
+			e, room = s.askAboutEviction(ctx, p, e, asked)
+		}
+	}
+	s.metrics.attempted(p, resultUnschedulable, s.clock.Since(now))
+	switch {
+	case room:
+		f.Room = true
+		r.nominate = &e.Node
+		it.evicting = true
+		s.snapshot.Nominate(p, e.Node)
+		s.yield(ctx, e)
+		s.wg.Go(func() {
+			s.evict(ctx, it, p, e)
+			<-s.calls
+		})
+	default:
+		if f.Never == "" && s.snapshot.NominatedFor(p.uid()) != "" {
+			node := s.snapshot.Unnominate(p.uid())
+			defer s.eased(node, nil)
+		}
+		if f.Never == "" && p.pod.Status.NominatedNodeName != "" {
+			none := ""
+			r.nominate = &none
+		}
+		<-s.calls
+	}
+	s.queue.park(it, now, f.Plugins)
+	r.message = f.Error()
+	s.reportLater(ctx, p, r)
 }

@@ -16,10 +16,11 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
-	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes/fake"
 	clientgotesting "k8s.io/client-go/testing"
 	"k8s.io/client-go/tools/events"
+
+	"github.com/celox/celox/internal/client/informers"
 )
 
 // bench is a scheduler with a simulated API, in virtual time.
@@ -43,6 +44,11 @@ func (b *bench) Eventf(regarding, _ runtime.Object, eventtype, reason, action, n
 
 // run makes a scheduler work in a bubble of virtual time, with f as the world around it.
 func run(t *testing.T, f func(b *bench), objects ...runtime.Object) {
+	t.Helper()
+	runWith(t, Config{}, f, objects...)
+}
+
+func runWith(t *testing.T, cfg Config, f func(b *bench), objects ...runtime.Object) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		b := &bench{T: t, client: fake.NewClientset(objects...), start: time.Now()}
@@ -68,8 +74,9 @@ func run(t *testing.T, f func(b *bench), objects ...runtime.Object) {
 			p.Spec.NodeName = binding.Target.Name
 			return true, binding, b.client.Tracker().Update(pods, p, p.Namespace)
 		})
-		f2 := informers.NewSharedInformerFactory(b.client, 0)
-		s, err := New(Config{Client: b.client, Informers: f2, Recorder: b})
+		f2 := informers.New(b.client)
+		cfg.Client, cfg.Informers, cfg.Recorder = b.client, f2, b
+		s, err := New(cfg)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -138,6 +145,40 @@ func (b *bench) remove(name string) {
 		b.Fatal(err)
 	}
 	synctest.Wait()
+}
+
+// lingers makes a pod take its time when it is deleted.
+func (b *bench) lingers(name string, d time.Duration) {
+	pods := schema.GroupVersionResource{Version: "v1", Resource: "pods"}
+	b.client.PrependReactor("delete", "pods", func(a clientgotesting.Action) (bool, runtime.Object, error) {
+		if a.(clientgotesting.DeleteAction).GetName() != name {
+			return false, nil, nil
+		}
+		obj, err := b.client.Tracker().Get(pods, "default", name)
+		if err != nil {
+			return true, nil, err
+		}
+		p := obj.(*v1.Pod).DeepCopy()
+		if p.DeletionTimestamp != nil {
+			return true, nil, nil
+		}
+		p.DeletionTimestamp = &metav1.Time{Time: time.Now().Add(d)}
+		b.Go(func() {
+			time.Sleep(d)
+			if err := b.client.Tracker().Delete(pods, "default", name); err != nil {
+				b.Error(err)
+			}
+		})
+		return true, nil, b.client.Tracker().Update(pods, p, p.Namespace)
+	})
+}
+
+// gone checks that there is no such pod.
+func (b *bench) gone(name string) {
+	b.Helper()
+	if _, err := b.client.CoreV1().Pods("default").Get(b.Context(), name, metav1.GetOptions{}); !apierrors.IsNotFound(err) {
+		b.Errorf("pod %s: %v", name, err)
+	}
 }
 
 func (b *bench) pod(name string) *v1.Pod {
@@ -391,7 +432,7 @@ func TestIdle(t *testing.T) {
 // TestOwnRecorder: events go to the API if nobody else records them.
 func TestOwnRecorder(t *testing.T) {
 	client := fake.NewClientset(newNode("a", "1", "1Gi"), newPod("p", requesting("cpu", "2")))
-	f := informers.NewSharedInformerFactory(client, 0)
+	f := informers.New(client)
 	s, err := New(Config{Client: client, Informers: f})
 	if err != nil {
 		t.Fatal(err)

@@ -8,7 +8,10 @@ import (
 	"strings"
 
 	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/celox/celox/internal/scheduler/config"
 )
 
 // amounts is how much there is of each resource: milli-CPUs, bytes, pods, and for all others whole units, by their interned number.
@@ -48,6 +51,8 @@ type node struct {
 	images                  []image
 	ports                   []hostPort
 	pods                    []*placed
+	// nominated are pods that others make room for here.
+	nominated []*Pod
 }
 
 type image struct {
@@ -88,12 +93,27 @@ type Snapshot struct {
 	changes     []int32
 	changesFrom uint64
 
-	plugins  plugins
+	profiles []*profile // the first one is for pods whose schedulerName has none
 	classes  map[string]*class
 	uses     uint64 // how often a class was asked; orders them by their last use
 	counters counters
-	rand     *rand.Rand
-	scratch  scratch
+	volumes  volumes
+	devices  map[string]*deviceClaim
+	budgets  budgets
+	// nominated are the nodes that pods without a node are nominated for, by number; their pods are with the node.
+	nominated map[types.UID]int
+	// evictions are results of preemption that are kept.
+	evictions map[evictionKey]*evictions
+	crashes   crashes
+	// selectors says what selects a pod together with others; nil if nothing is known of that.
+	selectors func(*v1.Pod) labels.Selector
+	next      int // where the next search for enough nodes begins
+	rand      *rand.Rand
+	scratch   scratch
+	trial     trial
+	below     []*placed
+	// byPriority counts the pods on nodes.
+	byPriority map[int32]int
 	// tallies are those of one decision, used again for the next; tallied is how many of them are in use.
 	tallies []*tally
 	tallied int
@@ -101,17 +121,33 @@ type Snapshot struct {
 
 // NewSnapshot returns an empty snapshot with the default plugins. Ties between nodes are broken at random, by seed.
 func NewSnapshot(seed uint64) *Snapshot {
-	return &Snapshot{
-		byName: map[string]int{}, pods: map[types.UID]*placed{}, classes: map[string]*class{},
-		plugins: defaultPlugins(), counters: newCounters(), rand: rand.New(rand.NewPCG(seed, seed)),
-	}
+	return NewSnapshotFor(seed, config.Default().Profiles)
 }
+
+// NewSnapshotFor returns an empty snapshot for pods of some profiles, of which there must be one. Pods whose schedulerName has no profile are decided by the first.
+func NewSnapshotFor(seed uint64, profiles []config.Profile) *Snapshot {
+	s := &Snapshot{
+		byName: map[string]int{}, pods: map[types.UID]*placed{}, classes: map[string]*class{}, counters: newCounters(), volumes: newVolumes(), devices: map[string]*deviceClaim{}, budgets: newBudgets(),
+		nominated: map[types.UID]int{}, byPriority: map[int32]int{}, evictions: map[evictionKey]*evictions{}, rand: rand.New(rand.NewPCG(seed, seed)),
+	}
+	for i := range profiles {
+		s.profiles = append(s.profiles, s.newProfile(i, &profiles[i]))
+	}
+	return s
+}
+
+// SetSelectors tells how to find out what selects a pod together with others (its services, its controller): the default constraints of topology spread
+// go by that. The function answers nil for a pod that nothing selects; it is called while a decision is made.
+func (s *Snapshot) SetSelectors(f func(*v1.Pod) labels.Selector) { s.selectors = f }
 
 // Nodes is how many nodes there are.
 func (s *Snapshot) Nodes() int { return s.count }
 
 // maxChanges is how many changes are kept for each node; a class that is further behind is evaluated anew.
 const maxChanges = 4
+
+// changed is a number that grows with every change.
+func (s *Snapshot) changed() uint64 { return s.changesFrom + uint64(len(s.changes)) }
 
 // touch records that something about a node changed.
 func (s *Snapshot) touch(n int) {
@@ -143,7 +179,7 @@ func (s *Snapshot) slot(name string) int {
 
 // freeSlot gives a number back if neither a node nor a pod needs it.
 func (s *Snapshot) freeSlot(i int) {
-	if n := &s.nodes[i]; !n.exists && len(n.pods) == 0 {
+	if n := &s.nodes[i]; !n.exists && len(n.pods)+len(n.nominated) == 0 {
 		delete(s.byName, n.name)
 		*n = node{}
 		s.unused = append(s.unused, i)
@@ -157,6 +193,7 @@ func (s *Snapshot) SetNode(obj *v1.Node) bool {
 	next := node{
 		name: obj.Name, exists: true, unschedulable: obj.Spec.Unschedulable,
 		used: n.used, scoredCPU: n.scoredCPU, scoredMemory: n.scoredMemory, ports: n.ports, pods: n.pods,
+		nominated: n.nominated,
 	}
 	for k, v := range obj.Labels {
 		next.labels = append(next.labels, label{s.strings.id(k), s.strings.id(v)})
@@ -226,7 +263,7 @@ func (s *Snapshot) RemoveNode(name string) {
 	}
 	n := &s.nodes[i]
 	s.countImages(n.images, -1)
-	*n = node{name: name, used: n.used, scoredCPU: n.scoredCPU, scoredMemory: n.scoredMemory, ports: n.ports, pods: n.pods}
+	*n = node{name: name, used: n.used, scoredCPU: n.scoredCPU, scoredMemory: n.scoredMemory, ports: n.ports, pods: n.pods, nominated: n.nominated}
 	s.count--
 	s.touch(i)
 	s.freeSlot(i)
@@ -246,9 +283,12 @@ func (s *Snapshot) Place(p *Pod, nodeName string, assumed bool) {
 	q := &placed{Pod: p, node: i, position: len(n.pods), assumed: assumed}
 	n.pods = append(n.pods, q)
 	s.pods[p.uid()] = q
+	s.Unnominate(p.uid())
 	n.book(p, 1)
 	n.ports = append(n.ports, p.ports...)
 	s.counters.add(s, q, 1)
+	s.volumes.use(p, 1)
+	s.byPriority[p.priority]++
 	s.touch(i)
 }
 
@@ -293,6 +333,10 @@ func (s *Snapshot) Remove(uid types.UID) string {
 		}
 	}
 	s.counters.add(s, q, -1)
+	s.volumes.use(q.Pod, -1)
+	if s.byPriority[q.priority]--; s.byPriority[q.priority] == 0 {
+		delete(s.byPriority, q.priority)
+	}
 	s.touch(q.node)
 	s.freeSlot(q.node)
 	return name

@@ -4,6 +4,7 @@ import (
 	"math"
 
 	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/labels"
 )
 
 // spreadRule is one of a pod's topology spread constraints (KEP-895).
@@ -19,9 +20,12 @@ type spreadRule struct {
 }
 
 func (s *Snapshot) newSpreadRule(pod *v1.Pod, t *v1.TopologySpreadConstraint) spreadRule {
-	sel := withLabelKeys(t.LabelSelector, pod, t.MatchLabelKeys, "In")
+	return s.newRule(pod, t, selectorOf(withLabelKeys(t.LabelSelector, pod, t.MatchLabelKeys, "In")))
+}
+
+func (s *Snapshot) newRule(pod *v1.Pod, t *v1.TopologySpreadConstraint, sel labels.Selector) spreadRule {
 	r := spreadRule{
-		matcher:  newMatcher([]string{pod.Namespace}, nil, true, selectorOf(sel)),
+		matcher:  newMatcher([]string{pod.Namespace}, nil, true, sel),
 		topology: s.strings.id(t.TopologyKey), maxSkew: int64(t.MaxSkew), minDomains: 1,
 		hard:          t.WhenUnsatisfiable == v1.DoNotSchedule,
 		honorAffinity: t.NodeAffinityPolicy == nil || *t.NodeAffinityPolicy == v1.NodeInclusionPolicyHonor,
@@ -49,7 +53,12 @@ func spreadReason(r rejection) string {
 
 // spread is the plugin, prepared for one pod.
 type spread struct {
+	pod        *Pod
+	class      *class
+	filters    bool
 	hard, soft []spreadState
+	// lenient says that nodes without some of the labels take part in the others' rules.
+	lenient bool
 }
 
 type spreadState struct {
@@ -59,10 +68,33 @@ type spreadState struct {
 	least   int64 // matching pods in the domain that has fewest
 }
 
-func (s *Snapshot) newSpread(p *Pod, c *class) *spread {
-	out := &spread{}
-	for i := range p.others.spread {
-		r := &p.others.spread[i]
+// spreadRules are a pod's own, or the default ones for what selects it together with others.
+func (s *Snapshot) spreadRules(p *Pod) []spreadRule {
+	if p.others != nil && p.others.hasSpread {
+		return p.others.spread
+	}
+	if len(p.profile.spreadBy) == 0 || s.selectors == nil {
+		return nil
+	}
+	sel := s.selectors(p.pod)
+	if sel == nil || sel.Empty() {
+		return nil
+	}
+	rules := make([]spreadRule, 0, len(p.profile.spreadBy))
+	for i := range p.profile.spreadBy {
+		rules = append(rules, s.newRule(p.pod, &p.profile.spreadBy[i], sel))
+	}
+	return rules
+}
+
+func (s *Snapshot) newSpread(p *Pod, c *class, rules []spreadRule, filters bool) *spread {
+	own := p.others != nil && p.others.hasSpread
+	out := &spread{pod: p, class: c, filters: filters, lenient: !own && p.profile.byDefault}
+	for i := range rules {
+		r := &rules[i]
+		if r.hard && !filters || !r.hard && p.profile.spreadWeight == 0 {
+			continue
+		}
 		d := s.domainsOf(r.topology)
 		st := spreadState{spreadRule: r, domains: d, counts: s.newTally(d)}
 		if r.hard {
@@ -76,7 +108,7 @@ func (s *Snapshot) newSpread(p *Pod, c *class) *spread {
 			st := &group[k]
 			count := s.counter(&st.matcher)
 			for i, d := range st.domains.of {
-				if d < 0 || !hasAll(group, i) || !s.counts(p, c, st.spreadRule, &s.nodes[i]) {
+				if d < 0 || !out.lenient && !hasAll(group, i) || !s.counts(p, c, st.spreadRule, &s.nodes[i]) {
 					continue
 				}
 				var n int64
@@ -145,12 +177,20 @@ func (sp *spread) filter(i int32) rejection {
 	return 0
 }
 
+func (sp *spread) adjust(s *Snapshot, q *placed, by int64) {
+	for k := range sp.hard {
+		st := &sp.hard[k]
+		d := st.domains.of[q.node]
+		if d >= 0 && hasAll(sp.hard, q.node) && st.matches(s, q.pod) && s.counts(sp.pod, sp.class, st.spreadRule, &s.nodes[q.node]) {
+			st.counts.add(d, by)
+			st.least = st.counts.least(st.minDomains)
+		}
+	}
+}
+
 // score prefers domains with few matching pods; the more domains there are, the more a difference weighs.
 func (sp *spread) score(_ *Snapshot, nodes []int32, out []int64) []int64 {
 	if len(sp.soft) == 0 {
-		for range nodes {
-			out = append(out, 0)
-		}
 		return out
 	}
 	weights := make([]float64, len(sp.soft))
@@ -161,14 +201,16 @@ func (sp *spread) score(_ *Snapshot, nodes []int32, out []int64) []int64 {
 	least, most := int64(math.MaxInt64), int64(0)
 	from := len(out)
 	for _, i := range nodes {
-		if !hasAll(sp.soft, int(i)) {
+		if !sp.lenient && !hasAll(sp.soft, int(i)) {
 			out = append(out, outside)
 			continue
 		}
 		var sum float64
 		for k := range sp.soft {
 			st := &sp.soft[k]
-			sum += float64(st.counts.counts[st.domains.of[i]])*weights[k] + float64(st.maxSkew-1)
+			if d := st.domains.of[i]; d >= 0 {
+				sum += float64(st.counts.counts[d])*weights[k] + float64(st.maxSkew-1)
+			}
 		}
 		v := int64(math.Round(sum))
 		least, most = min(least, v), max(most, v)
@@ -183,7 +225,7 @@ func (sp *spread) score(_ *Snapshot, nodes []int32, out []int64) []int64 {
 		default:
 			v = maxNodeScore * (most + least - v) / most
 		}
-		out[from+k] = v * weightPodTopologySpread
+		out[from+k] = v * sp.pod.profile.spreadWeight
 	}
 	return out
 }

@@ -1,0 +1,135 @@
+package scheduler
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+
+	v1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	corev1 "k8s.io/component-helpers/scheduling/corev1"
+)
+
+// evict carries out a plan: each victim is told why, in its conditions, and deleted with the grace that it asked for. The pod waits in the queue meanwhile;
+// afterwards it is woken when the victims have gone. No decision waits for any of this.
+func (s *Scheduler) evict(ctx context.Context, it *item, p *Pod, e Eviction) {
+	errs := make([]error, len(e.Victims))
+	var victims sync.WaitGroup
+	for i, v := range e.Victims {
+		victims.Go(func() { errs[i] = s.evictOne(ctx, p, v, e.Node) })
+	}
+	victims.Wait()
+	err := errors.Join(errs...)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := s.clock.Now()
+	if err != nil && ctx.Err() == nil {
+		s.log.Error("scheduler: evict", "pod", p.pod.Namespace+"/"+p.pod.Name, "node", e.Node, "err", err)
+		it.woken, it.patient = true, true // it isn't known who is still there: decide again, but not at once
+		if s.snapshot.NominatedFor(p.uid()) == e.Node {
+			s.snapshot.Unnominate(p.uid())
+			none := ""
+			s.reportLater(ctx, p, report{reason: v1.PodReasonSchedulerError, message: fmt.Sprintf("preemption: %v", err), nominate: &none})
+		}
+	}
+	if s.snapshot.FitsOn(it.p, e.Node, 1) > 0 {
+		it.woken = true // they were gone before they were deleted
+	}
+	s.queue.evicted(it, now)
+	s.signal()
+}
+
+func (s *Scheduler) evictOne(ctx context.Context, p *Pod, victim *v1.Pod, node string) error {
+	if victim.DeletionTimestamp != nil {
+		return nil // it is going already
+	}
+	err := s.tryPatchStatus(ctx, victim, map[string]any{"conditions": []v1.PodCondition{{
+		Type: v1.DisruptionTarget, Status: v1.ConditionTrue, Reason: v1.PodReasonPreemptionByScheduler, ObservedGeneration: victim.Generation,
+		Message: p.profile.name + ": preempting to accommodate a higher priority pod", LastTransitionTime: metav1.NewTime(s.clock.Now()),
+	}}})
+	if err == nil {
+		call, cancel := context.WithTimeout(ctx, callTimeout)
+		defer cancel()
+		err = s.client.CoreV1().Pods(victim.Namespace).Delete(call, victim.Name, metav1.DeleteOptions{Preconditions: metav1.NewUIDPreconditions(string(victim.UID))})
+	}
+	switch {
+	case apierrors.IsNotFound(err) || apierrors.IsConflict(err):
+		return nil // it is gone; if the conflict was about something else, the pod comes again
+	case err != nil:
+		return fmt.Errorf("pod %s/%s: %w", victim.Namespace, victim.Name, err)
+	}
+	s.recorder(p).Eventf(victim, p.pod, v1.EventTypeNormal, "Preempted", "Preempting", "Preempted by pod %v on node %v", p.uid(), node)
+	s.metrics.evicted()
+	return nil
+}
+
+// yield ends the nominations of less important pods for a node, and has them try anew. s.mu must be held.
+func (s *Scheduler) yield(ctx context.Context, e Eviction) {
+	for _, uid := range e.Yielding {
+		s.snapshot.Unnominate(uid)
+		it := s.queue.items[uid]
+		if it == nil {
+			continue
+		}
+		pod := it.pod
+		s.wg.Go(func() {
+			select {
+			case s.calls <- struct{}{}:
+				s.patchStatus(ctx, pod, map[string]any{"nominatedNodeName": ""})
+				<-s.calls
+			case <-ctx.Done():
+			}
+		})
+		if it.stage == stageUnschedulable {
+			s.queue.wake(it, s.clock.Now())
+		}
+	}
+}
+
+// askAboutEviction asks extenders whether a plan suits them. s.mu must be held; it is released meanwhile.
+func (s *Scheduler) askAboutEviction(ctx context.Context, p *Pod, e Eviction, extenders []Extender) (Eviction, bool) {
+	s.mu.Unlock()
+	defer s.mu.Lock()
+	plans := []Eviction{e}
+	for _, x := range extenders {
+		next, err := x.Preempt(ctx, p.pod, plans)
+		if err != nil {
+			s.log.Warn("scheduler: an extender has no answer about preemption", "extender", x.Name(), "err", err)
+			if x.Ignorable() {
+				continue
+			}
+			return Eviction{}, false
+		}
+		if plans = next; len(plans) == 0 || len(plans[0].Victims) == 0 {
+			return Eviction{}, false
+		}
+	}
+	// Whatever extenders say: nobody is evicted who isn't less important.
+	if slices.ContainsFunc(plans[0].Victims, func(v *v1.Pod) bool { return corev1.PodPriority(v) >= p.priority }) {
+		return Eviction{}, false
+	}
+	return plans[0], true
+}
+
+// wakeNominated wakes the pods that are nominated for a node. s.mu must be held.
+func (s *Scheduler) wakeNominated(node string) {
+	i, ok := s.snapshot.byName[node]
+	if !ok {
+		return
+	}
+	var uids []types.UID
+	for _, p := range s.snapshot.nodes[i].nominated {
+		if s.snapshot.FitsOn(p, node, 1) > 0 {
+			uids = append(uids, p.uid())
+		}
+	}
+	for _, uid := range uids {
+		if it := s.queue.items[uid]; it != nil && (it.stage == stageUnschedulable || it.evicting) {
+			s.queue.wake(it, s.clock.Now())
+		}
+	}
+}

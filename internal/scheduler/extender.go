@@ -1,0 +1,151 @@
+package scheduler
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+
+	v1 "k8s.io/api/core/v1"
+)
+
+// Extender is a program beside the scheduler that has a say in decisions. All calls may take their time; no lock is held meanwhile.
+type Extender interface {
+	// Name is for messages.
+	Name() string
+	// Interested says whether a pod is asked about at all.
+	Interested(pod *v1.Pod) bool
+	// Ignorable says that the pod is decided without the extender if it fails.
+	Ignorable() bool
+	// Filter returns those of the nodes that would do, and for others why not; helpless are those of them that no eviction would change.
+	Filter(ctx context.Context, pod *v1.Pod, nodes []string) (fit []string, refused, helpless map[string]string, err error)
+	// Prioritize returns what is added to the scores of the nodes, already weighted.
+	Prioritize(ctx context.Context, pod *v1.Pod, nodes []string) (map[string]int64, error)
+	// Binds says that the extender binds pods that it is interested in.
+	Binds() bool
+	// Bind binds a pod to a node.
+	Bind(ctx context.Context, pod *v1.Pod, node string) error
+	// Preempt returns those of the planned evictions that are acceptable, perhaps with other victims; all of them if it has no opinion.
+	Preempt(ctx context.Context, pod *v1.Pod, plans []Eviction) ([]Eviction, error)
+}
+
+// Candidate is a node on which a pod fits.
+type Candidate struct {
+	Node  string
+	Score int64
+}
+
+// Candidates are the nodes that Decide would choose from, with the sums of their weighted scores, in no order. If there are none, the failure says why.
+func (s *Snapshot) Candidates(p *Pod) ([]Candidate, *Failure) {
+	c, others, no := s.prepare(p)
+	if no != nil {
+		return nil, s.refused(p, no).Failure
+	}
+	if f := s.search(p, c, others); f != nil {
+		return nil, f
+	}
+	scores := s.scoresOf(c, others)
+	out := make([]Candidate, len(scores))
+	for k, i := range s.scratch.fitting {
+		out[k] = Candidate{s.nodes[i].name, scores[k]}
+	}
+	return out, nil
+}
+
+// Fits says whether a pod fits on a node as things are now.
+func (s *Snapshot) Fits(p *Pod, nodeName string) bool {
+	i, ok := s.byName[nodeName]
+	if !ok {
+		return false
+	}
+	c, others, ok := s.fitsNominated(p, i)
+	return ok && s.besides(c, p, others, int32(i)) == 0
+}
+
+// interested are the extenders that want to know of a pod.
+func (s *Scheduler) interested(pod *v1.Pod) []Extender {
+	var out []Extender
+	for _, e := range s.extenders {
+		if e.Interested(pod) {
+			out = append(out, e)
+		}
+	}
+	return out
+}
+
+// askExtenders decides for a pod that extenders are interested in. s.mu must be held; it is released while they are asked, so that what comes back
+// is checked again.
+func (s *Scheduler) askExtenders(ctx context.Context, p *Pod, extenders []Extender) (Decision, error) {
+	candidates, f := s.snapshot.Candidates(p)
+	if f != nil {
+		return Decision{Failure: f}, nil
+	}
+	nodes := make([]string, len(candidates))
+	scores := map[string]int64{}
+	for i, c := range candidates {
+		nodes[i], scores[c.Node] = c.Node, c.Score
+	}
+	s.mu.Unlock()
+	fit, f, err := s.filterThrough(ctx, p.pod, nodes, extenders)
+	if err == nil && len(fit) > 1 {
+		for _, e := range extenders {
+			more, err := e.Prioritize(ctx, p.pod, fit)
+			if err != nil {
+				s.log.Warn("scheduler: an extender gives no scores", "extender", e.Name(), "err", err)
+			}
+			for n, v := range more {
+				scores[n] += v
+			}
+		}
+	}
+	s.mu.Lock()
+	if err != nil {
+		return Decision{}, err
+	}
+	slices.SortStableFunc(fit, func(a, b string) int { return cmp.Compare(scores[b], scores[a]) })
+	for _, n := range fit {
+		if s.snapshot.Fits(p, n) {
+			return Decision{Node: n, Nodes: s.snapshot.Nodes(), Fitting: len(fit)}, nil
+		}
+	}
+	out := s.snapshot.newFailure(p)
+	out.Plugins, out.Reasons, out.Helpless = []string{nameExtender}, f.Reasons, f.Helpless
+	out.Occupied = max(out.Nodes-out.Helpless, 0)
+	if len(fit) > 0 {
+		out.Reasons = map[string]int{"node(s) changed while extenders were asked": len(fit)}
+	}
+	return Decision{Nodes: out.Nodes, Failure: out}, nil
+}
+
+// nameExtender stands for all extenders among the plugins that refused a node.
+const nameExtender = "Extender"
+
+// filterThrough has each extender filter what the one before it left. f counts what was refused.
+func (s *Scheduler) filterThrough(ctx context.Context, pod *v1.Pod, nodes []string, extenders []Extender) (fit []string, f *Failure, err error) {
+	f = &Failure{Reasons: map[string]int{}}
+	fit = nodes
+	for _, e := range extenders {
+		if len(fit) == 0 {
+			break
+		}
+		next, refused, helpless, err := e.Filter(ctx, pod, fit)
+		if err != nil {
+			if e.Ignorable() {
+				s.log.Warn("scheduler: an extender is ignored", "extender", e.Name(), "err", err)
+				continue
+			}
+			return nil, nil, fmt.Errorf("extender %s: %w", e.Name(), err)
+		}
+		for node, why := range refused {
+			if _, both := helpless[node]; !both {
+				f.Reasons[why]++
+			}
+		}
+		for _, why := range helpless {
+			f.Reasons[why]++
+			f.Helpless++
+		}
+		fit = next
+	}
+	return fit, f, nil
+}

@@ -1,0 +1,304 @@
+package scheduler
+
+import (
+	"cmp"
+	"math"
+	"slices"
+
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+)
+
+// Eviction is a plan to make room for a pod.
+type Eviction struct {
+	Node string
+	// Victims are the pods that must go, the most important first. All are less important than the pod.
+	Victims []*v1.Pod
+	// Violations is how many of them their disruption budgets would rather keep.
+	Violations int
+	// Yielding are pods that are nominated for the node and less important.
+	Yielding []types.UID
+}
+
+// eviction is what it would take to make room on one node.
+type eviction struct {
+	ok bool
+	// reason is why it can't be done; 0 if there is nobody to evict.
+	reason     rejection
+	violations int32
+	highest    int32 // priority of the most important victim
+	count      int32
+	start      int64 // when the earliest of those began, in nanoseconds
+	sum        int64 // of the victims' priorities, counted from the least
+	// guarded says that a budget had a say, and generation which budgets.
+	guarded    bool
+	generation uint64
+}
+
+// better says whether it takes less than another: fewer violated budgets, less important victims, fewer, younger ones.
+func (e *eviction) better(o *eviction) bool {
+	return cmp.Or(
+		cmp.Compare(e.violations, o.violations), cmp.Compare(e.highest, o.highest), cmp.Compare(e.sum, o.sum), cmp.Compare(e.count, o.count), cmp.Compare(o.start, e.start),
+	) < 0
+}
+
+// evictions are kept for a class of pods of one priority, as results of filters are: only nodes that changed are tried again.
+type evictions struct {
+	seen    uint64
+	used    uint64
+	results []eviction
+}
+
+type evictionKey struct {
+	class    string
+	priority int32
+}
+
+// maxEvictions bounds for how many classes evictions are kept.
+const maxEvictions = 16
+
+// Preempt looks for the node on which room is made for a pod that Decide found none for, at the least cost to others. If there is none, it completes f with the reasons. It
+// changes nothing.
+func (s *Snapshot) Preempt(p *Pod, f *Failure) (Eviction, bool) {
+	if f.Never != "" || f.Whole != "" || f.Helpless >= f.Nodes || !s.hasBelow(p.priority) {
+		return Eviction{}, false
+	}
+	c, others, no := s.prepare(p)
+	if no == nil && c.fitting == 0 {
+		others, no = s.ask(p, c)
+	}
+	if no != nil {
+		return Eviction{}, false
+	}
+	refusal := func(i int) rejection {
+		r := c.rejections[i]
+		for k := 0; r == 0 && k < len(others); k++ {
+			r = others[k].filter(int32(i))
+		}
+		return r
+	}
+	if i, ok := s.nominated[p.uid()]; ok && refusal(i)&rejectedForGood == 0 {
+		if slices.ContainsFunc(s.nodes[i].pods, func(q *placed) bool { return q.priority < p.priority && terminating(q.pod) }) {
+			f.Never = "not eligible due to a terminating pod on the nominated node."
+			return Eviction{}, false
+		}
+	}
+	var at int
+	if len(others) == 0 && p.only == nil {
+		at = s.bestKept(c, p, f)
+	} else {
+		at = s.bestTried(c, p, others, refusal, f)
+	}
+	if at < 0 {
+		return Eviction{}, false
+	}
+	var victims []*placed
+	e := s.tryEviction(c, p, others, at, &victims)
+	out := Eviction{Node: s.nodes[at].name, Violations: int(e.violations)}
+	slices.SortFunc(victims, byImportance)
+	for _, v := range victims {
+		out.Victims = append(out.Victims, v.pod)
+	}
+	for _, o := range s.nodes[at].nominated {
+		if o.priority < p.priority {
+			out.Yielding = append(out.Yielding, o.uid())
+		}
+	}
+	return out, true
+}
+
+// hasBelow says whether there is any pod of a lower priority on a node.
+func (s *Snapshot) hasBelow(priority int32) bool {
+	for have := range s.byPriority {
+		if have < priority {
+			return true
+		}
+	}
+	return false
+}
+
+// bestKept finds the best node for pods that nothing but the class matters to, from what is kept. It returns -1 if there is none.
+func (s *Snapshot) bestKept(c *class, p *Pod, f *Failure) int {
+	key := evictionKey{p.key, p.priority}
+	k := s.evictions[key]
+	now := s.changed()
+	if k == nil {
+		if len(s.evictions) >= maxEvictions {
+			s.dropOldestEvictions()
+		}
+		k = &evictions{}
+		s.evictions[key] = k
+	}
+	if len(k.results) == 0 || k.seen < s.changesFrom || now-k.seen > uint64(len(s.nodes)) {
+		k.results = make([]eviction, len(s.nodes))
+		for i := range s.nodes {
+			k.results[i] = s.tryUnlessHelpless(c, p, i)
+		}
+	} else {
+		for len(k.results) < len(s.nodes) {
+			k.results = append(k.results, eviction{})
+		}
+		for _, i := range s.changes[k.seen-s.changesFrom:] {
+			k.results[i] = s.tryUnlessHelpless(c, p, int(i))
+		}
+	}
+	k.seen, k.used = now, s.uses
+	best := -1
+	n := len(k.results)
+	start := s.rand.IntN(n)
+	for j := range n {
+		i := start + j
+		if i >= n {
+			i -= n
+		}
+		e := &k.results[i]
+		if e.guarded && e.generation != s.budgets.generation {
+			*e = s.tryUnlessHelpless(c, p, i)
+		}
+		if e.ok && (best < 0 || e.better(&k.results[best])) {
+			best = i
+		}
+	}
+	if best < 0 {
+		f.Occupied, f.Unfit = 0, nil
+		for i := range k.results {
+			if r := c.rejections[i]; r != rejectedMissing && r&rejectedForGood == 0 {
+				s.addUnfit(p, f, &k.results[i])
+			}
+		}
+	}
+	return best
+}
+
+func (s *Snapshot) dropOldestEvictions() {
+	var oldest evictionKey
+	least := s.uses + 1
+	for key, k := range s.evictions {
+		if k.used < least {
+			oldest, least = key, k.used
+		}
+	}
+	delete(s.evictions, oldest)
+}
+
+func (s *Snapshot) tryUnlessHelpless(c *class, p *Pod, i int) eviction {
+	if c.rejections[i]&rejectedForGood != 0 {
+		return eviction{}
+	}
+	return s.tryEviction(c, p, nil, i, nil)
+}
+
+// bestTried finds the best node for pods that more than the class matters to: it tries, from a random one on, as many nodes as the profile demands.
+func (s *Snapshot) bestTried(c *class, p *Pod, others []asked, refusal func(int) rejection, f *Failure) int {
+	want := max(s.count*p.profile.minTriedPercent/100, p.profile.minTried, 1)
+	best, found := -1, 0
+	var top eviction
+	f.Occupied, f.Unfit = 0, nil
+	n := len(s.nodes)
+	start := s.rand.IntN(n)
+	for j := 0; j < n && found < want; j++ {
+		i := (start + j) % n
+		if r := refusal(i); r&rejectedForGood != 0 {
+			continue
+		}
+		e := s.tryEviction(c, p, others, i, nil)
+		if !e.ok {
+			s.addUnfit(p, f, &e)
+			continue
+		}
+		found++
+		if best < 0 || e.better(&top) {
+			best, top = i, e
+		}
+	}
+	return best
+}
+
+// addUnfit counts a node where no eviction makes room.
+func (s *Snapshot) addUnfit(p *Pod, f *Failure, e *eviction) {
+	if e.reason == 0 {
+		f.Occupied++
+		return
+	}
+	if f.Unfit == nil {
+		f.Unfit = map[string]int{}
+	}
+	_, texts := s.reasons(p, e.reason)
+	for _, t := range texts {
+		f.Unfit[t]++
+	}
+}
+
+// tryEviction finds out which pods would have to leave a node for a pod: all that are less important are taken away, and then as many as can stay are put
+// back, the most important first, but before them those that a disruption budget protects. victims, if it isn't nil, gets the others.
+func (s *Snapshot) tryEviction(c *class, p *Pod, others []asked, i int, victims *[]*placed) eviction {
+	n := &s.nodes[i]
+	below := s.below[:0]
+	for _, q := range n.pods {
+		if q.priority < p.priority {
+			below = append(below, q)
+		}
+	}
+	s.below = below
+	if len(below) == 0 || !n.exists {
+		return eviction{}
+	}
+	t := s.newTrial(c, others, i)
+	defer t.restore()
+	for _, q := range below {
+		t.move(q, -1)
+	}
+	t.addNominated(p)
+	if r := t.filter(); r != 0 {
+		return eviction{reason: r}
+	}
+	slices.SortFunc(below, byImportance)
+	e := eviction{start: math.MaxInt64, highest: math.MinInt32, generation: s.budgets.generation}
+	violating, guarded := s.budgets.violated(below)
+	e.guarded = guarded
+	for _, protected := range []bool{true, false} {
+		for k, q := range below {
+			if (violating != nil && violating[k]) != protected {
+				continue
+			}
+			if t.move(q, 1); t.filter() == 0 {
+				continue
+			}
+			t.move(q, -1)
+			e.add(q)
+			if protected {
+				e.violations++
+			}
+			if victims != nil {
+				*victims = append(*victims, q)
+			}
+		}
+	}
+	e.ok = e.count > 0
+	return e
+}
+
+// add counts a victim.
+func (e *eviction) add(q *placed) {
+	e.count++
+	e.sum += int64(q.priority) - math.MinInt32
+	start := startOf(q.pod)
+	if q.priority > e.highest {
+		e.highest, e.start = q.priority, start
+	} else if q.priority == e.highest {
+		e.start = min(e.start, start)
+	}
+}
+
+// startOf is when a pod began to run; one that hasn't comes last.
+func startOf(p *v1.Pod) int64 {
+	if p.Status.StartTime == nil {
+		return math.MaxInt64
+	}
+	return p.Status.StartTime.UnixNano()
+}
+
+// byImportance orders the more important pod first: by priority, then by how long it has been running.
+func byImportance(a, b *placed) int {
+	return cmp.Or(cmp.Compare(b.priority, a.priority), cmp.Compare(startOf(a.pod), startOf(b.pod)))
+}

@@ -1,0 +1,182 @@
+package scheduler
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	v1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+)
+
+func TestMetrics(t *testing.T) {
+	r := prometheus.NewRegistry()
+	runWith(t, Config{Metrics: r}, func(b *bench) {
+		b.create(newPod("p", requesting("cpu", "500m")), newPod("large", requesting("cpu", "2")), newPod("gated", func(p *v1.Pod) { p.Spec.SchedulingGates = []v1.PodSchedulingGate{{Name: "x"}} }))
+		b.create(newPod("important", requesting("cpu", "1"), priority(10)))
+		b.pass(time.Second)
+		got := gathered(b.T, r)
+		for series, want := range map[string]float64{
+			`scheduler_pending_pods gated`: 1, `scheduler_pending_pods unschedulable`: 1, `scheduler_pending_pods active`: 0, `scheduler_pending_pods backoff`: 0,
+			`scheduler_preemption_evicted_pods_total`: 1, `scheduler_schedule_attempts_total default-scheduler scheduled`: 2, `scheduler_schedule_attempts_total default-scheduler unschedulable`: 2,
+			`scheduler_unschedulable_pods NodeResourcesFit default-scheduler`: 1, `scheduler_cache_size assumed_pods`: 0, `scheduler_cache_size nodes`: 1, `scheduler_cache_size pods`: 1,
+			`scheduler_preemption_attempts_total`: 2, `scheduler_scheduling_algorithm_duration_seconds`: 2, `scheduler_pod_scheduling_sli_duration_seconds 1`: 1, `scheduler_pod_scheduling_sli_duration_seconds 2`: 1,
+		} {
+			if v, ok := got[series]; !ok || v != want {
+				b.Errorf("%s: %v, want %v", series, v, want)
+			}
+		}
+	}, newNode("a", "1", "1Gi"))
+}
+
+// gathered are the values of all series, by name and values of labels; for histograms how often they were observed.
+func gathered(t *testing.T, r prometheus.Gatherer) map[string]float64 {
+	t.Helper()
+	families, err := r.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := map[string]float64{}
+	for _, f := range families {
+		for _, m := range f.GetMetric() {
+			name := f.GetName()
+			for _, l := range m.GetLabel() {
+				name += " " + l.GetValue()
+			}
+			switch {
+			case m.GetHistogram() != nil:
+				out[name] = float64(m.GetHistogram().GetSampleCount())
+			case m.GetCounter() != nil:
+				out[name] = m.GetCounter().GetValue()
+			default:
+				out[name] = m.GetGauge().GetValue()
+			}
+		}
+	}
+	return out
+}
+
+// adviser is an extender.
+type adviser struct {
+	refuse, favour string
+	fail, lenient  bool
+	bound          []string
+	bind           func(ctx context.Context, pod *v1.Pod, node string) error
+	spare          bool
+}
+
+func (*adviser) Name() string                { return "adviser" }
+func (*adviser) Interested(pod *v1.Pod) bool { return pod.Labels["ask"] != "" }
+func (a *adviser) Ignorable() bool           { return a.lenient }
+func (a *adviser) Binds() bool               { return a.bind != nil }
+func (a *adviser) Filter(_ context.Context, _ *v1.Pod, nodes []string) (fit []string, refused, helpless map[string]string, err error) {
+	if a.fail {
+		return nil, nil, nil, errors.New("boom")
+	}
+	refused = map[string]string{}
+	for _, n := range nodes {
+		if n == a.refuse {
+			refused[n] = "not this one"
+		} else {
+			fit = append(fit, n)
+		}
+	}
+	return fit, refused, nil, nil
+}
+
+func (a *adviser) Prioritize(_ context.Context, _ *v1.Pod, _ []string) (map[string]int64, error) {
+	return map[string]int64{a.favour: 10000}, nil
+}
+
+func (a *adviser) Bind(ctx context.Context, pod *v1.Pod, node string) error {
+	a.bound = append(a.bound, pod.Name+" on "+node)
+	return a.bind(ctx, pod, node)
+}
+
+func (a *adviser) Preempt(_ context.Context, _ *v1.Pod, plans []Eviction) ([]Eviction, error) {
+	if a.spare {
+		return nil, nil
+	}
+	return plans, nil
+}
+
+func TestExtenders(t *testing.T) {
+	ask := podLabels("ask", "yes")
+	nodes := []runtime.Object{newNode("a", "1", "1Gi"), newNode("b", "1", "1Gi"), newNode("c", "1", "1Gi")}
+	a := &adviser{refuse: "a", favour: "c"}
+	runWith(t, Config{Extenders: []Extender{a}}, func(b *bench) {
+		a.bind = func(ctx context.Context, pod *v1.Pod, node string) error {
+			return b.client.CoreV1().Pods(pod.Namespace).Bind(ctx, &v1.Binding{ObjectMeta: metav1.ObjectMeta{Name: pod.Name, Namespace: pod.Namespace}, Target: v1.ObjectReference{Name: node}}, metav1.CreateOptions{})
+		}
+		b.create(newPod("p", ask, requesting("cpu", "1")))
+		b.on("c", "p")
+		b.create(newPod("q", ask, requesting("cpu", "1")))
+		b.on("b", "q")
+		b.create(newPod("r", ask, requesting("cpu", "1")))
+		b.on("", "r")
+		if got := b.condition("r"); !strings.HasPrefix(got, "False Unschedulable 0/3 nodes are available: 1 not this one.") {
+			b.Error(got)
+		}
+		if len(a.bound) != 2 {
+			b.Errorf("%v", a.bound)
+		}
+		b.create(newPod("unasked", requesting("cpu", "1")))
+		b.on("a", "unasked")
+		a.spare = true
+		b.create(newPod("important", ask, requesting("cpu", "1"), priority(10)))
+		b.pass(time.Minute)
+		b.on("", "important")
+		b.on("c", "p")
+	}, nodes...)
+	runWith(t, Config{Extenders: []Extender{&adviser{fail: true}}}, func(b *bench) {
+		b.create(newPod("p", ask))
+		b.pass(time.Second)
+		b.on("", "p")
+		if got := b.condition("p"); got != "False SchedulerError extender adviser: boom" {
+			b.Error(got)
+		}
+		b.remove("p")
+	}, nodes...)
+	runWith(t, Config{Extenders: []Extender{&adviser{fail: true, lenient: true, favour: "b"}}}, func(b *bench) {
+		b.create(newPod("p", ask))
+		b.on("b", "p")
+	}, nodes...)
+}
+
+// TestCrashIsRemembered: a pod whose program crashed has its successor go elsewhere.
+func TestCrashIsRemembered(t *testing.T) {
+	owned := func(p *v1.Pod) {
+		yes := true
+		p.OwnerReferences = []metav1.OwnerReference{{Kind: "ReplicaSet", Name: "rs", UID: "rs", Controller: &yes}}
+	}
+	runWith(t, Config{CrashHalfLife: time.Hour}, func(b *bench) {
+		b.create(newPod("p", owned, requesting("cpu", "100m")))
+		b.on("a", "p")
+		b.update("p", func(p *v1.Pod) { p.Status.ContainerStatuses = []v1.ContainerStatus{{RestartCount: 1}} })
+		b.remove("p")
+		b.create(newPod("q", owned, requesting("cpu", "100m")))
+		b.on("b", "q")
+	}, newNode("a", "4", "4Gi"), newNode("b", "4", "4Gi"), newPod("x", on("b"), requesting("cpu", "1", "memory", "1Gi")))
+}
+
+// TestGates: a gated pod isn't tried, whatever happens, until the last gate has gone.
+func TestGates(t *testing.T) {
+	run(t, func(b *bench) {
+		b.create(newPod("p", func(p *v1.Pod) { p.Spec.SchedulingGates = []v1.PodSchedulingGate{{Name: "x"}, {Name: "y"}} }))
+		b.addNode(newNode("b", "1", "1Gi"))
+		b.pass(time.Hour)
+		b.on("", "p")
+		b.update("p", func(p *v1.Pod) { p.Spec.SchedulingGates = p.Spec.SchedulingGates[1:] })
+		b.on("", "p")
+		b.update("p", func(p *v1.Pod) { p.Spec.SchedulingGates = nil })
+		if b.pod("p").Spec.NodeName == "" {
+			b.Error("not scheduled")
+		}
+		synctest.Wait()
+	}, newNode("a", "1", "1Gi"))
+}
