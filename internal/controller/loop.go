@@ -33,6 +33,7 @@ type Loop struct {
 	queue     workqueue.TypedRateLimitingInterface[string]
 	log       *slog.Logger
 	metrics   *Metrics
+	busy      []busySince // one for each worker
 }
 
 // Options are the parts of a Loop that have defaults.
@@ -53,10 +54,22 @@ func NewLoop(name string, reconcile Reconcile, o Options) *Loop {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Loop{
-		name: name, reconcile: reconcile, workers: o.Workers, synced: o.Synced, log: o.Log.With("controller", name), metrics: o.Metrics,
-		queue: workqueue.NewTypedRateLimitingQueue(workqueue.NewTypedItemExponentialFailureRateLimiter[string](minBackoff, maxBackoff)),
+	order := &timed{}
+	if o.Metrics != nil {
+		order.wait = o.Metrics.queued.WithLabelValues(name)
 	}
+	l := &Loop{
+		name: name, reconcile: reconcile, workers: o.Workers, synced: o.Synced, log: o.Log.With("controller", name), metrics: o.Metrics,
+		busy: make([]busySince, o.Workers),
+		queue: workqueue.NewTypedRateLimitingQueueWithConfig(workqueue.NewTypedItemExponentialFailureRateLimiter[string](minBackoff, maxBackoff),
+			workqueue.TypedRateLimitingQueueConfig[string]{
+				DelayingQueue: workqueue.NewTypedDelayingQueueWithConfig(workqueue.TypedDelayingQueueConfig[string]{
+					Queue: workqueue.NewTypedWithConfig(workqueue.TypedQueueConfig[string]{Queue: order}),
+				}),
+			}),
+	}
+	l.metrics.add(l)
+	return l
 }
 
 // Add queues a key. A key that is queued already is queued once.
@@ -80,9 +93,9 @@ func (l *Loop) Run(ctx context.Context) error {
 		return nil
 	}
 	var workers sync.WaitGroup
-	for range l.workers {
+	for i := range l.workers {
 		workers.Go(func() {
-			for l.next(ctx) {
+			for l.next(ctx, &l.busy[i]) {
 			}
 		})
 	}
@@ -93,7 +106,7 @@ func (l *Loop) Run(ctx context.Context) error {
 }
 
 // next reconciles one key; false says that the queue is closed.
-func (l *Loop) next(ctx context.Context) bool {
+func (l *Loop) next(ctx context.Context, busy *busySince) bool {
 	key, closed := l.queue.Get()
 	if closed {
 		return false
@@ -103,7 +116,9 @@ func (l *Loop) next(ctx context.Context) bool {
 		return true // draining
 	}
 	start := time.Now()
+	busy.Store(start.UnixNano())
 	err := l.guarded(ctx, key)
+	busy.Store(0)
 	l.metrics.reconciled(l.name, time.Since(start), err)
 	switch {
 	case err == nil:

@@ -1,6 +1,8 @@
 package controller
 
 import (
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -11,22 +13,38 @@ type Metrics struct {
 	adds     *prometheus.CounterVec
 	retries  *prometheus.CounterVec
 	duration *prometheus.HistogramVec
+	queued   *prometheus.HistogramVec
+
+	mu    sync.Mutex
+	loops []*Loop // guarded by mu
 }
 
 // NewMetrics registers the metrics with r.
 func NewMetrics(r prometheus.Registerer) *Metrics {
 	labels := []string{"name"}
+	seconds := prometheus.ExponentialBuckets(10e-9, 10, 10)
 	m := &Metrics{
 		adds: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "workqueue_adds_total", Help: "Total number of adds handled by workqueue"}, labels),
 		retries: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "workqueue_retries_total", Help: "Total number of retries handled by workqueue"}, labels),
 		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
-			Name: "workqueue_work_duration_seconds", Help: "How long in seconds processing an item from workqueue takes.",
-			Buckets: prometheus.ExponentialBuckets(10e-9, 10, 10)}, labels),
+			Name: "workqueue_work_duration_seconds", Help: "How long in seconds processing an item from workqueue takes.", Buckets: seconds}, labels),
+		queued: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "workqueue_queue_duration_seconds", Help: "How long in seconds an item stays in workqueue before it is taken.", Buckets: seconds}, labels),
 	}
-	r.MustRegister(m.adds, m.retries, m.duration)
+	r.MustRegister(m.adds, m.retries, m.duration, m.queued, now{m})
 	return m
+}
+
+// add lets the state of a loop be shown.
+func (m *Metrics) add(l *Loop) {
+	if m == nil {
+		return
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.loops = append(m.loops, l)
 }
 
 func (m *Metrics) added(name string) {
@@ -44,3 +62,88 @@ func (m *Metrics) reconciled(name string, took time.Duration, err error) {
 		m.retries.WithLabelValues(name).Inc()
 	}
 }
+
+// now is what the loops are doing, looked up when somebody asks.
+type now struct{ m *Metrics }
+
+var (
+	depthDesc      = prometheus.NewDesc("workqueue_depth", "Current depth of workqueue", []string{"name"}, nil)
+	unfinishedDesc = prometheus.NewDesc("workqueue_unfinished_work_seconds", "How many seconds of work is in progress that work_duration has not seen yet.", []string{"name"}, nil)
+	longestDesc    = prometheus.NewDesc("workqueue_longest_running_processor_seconds", "How many seconds the longest running processor has been running.", []string{"name"}, nil)
+)
+
+// Describe implements prometheus.Collector.
+func (now) Describe(out chan<- *prometheus.Desc) {
+	out <- depthDesc
+	out <- unfinishedDesc
+	out <- longestDesc
+}
+
+// Collect implements prometheus.Collector. Loops of one name, of which the first is still ending, are shown as one.
+func (n now) Collect(out chan<- prometheus.Metric) {
+	n.m.mu.Lock()
+	defer n.m.mu.Unlock()
+	type state struct{ depth, unfinished, longest float64 }
+	byName := map[string]*state{}
+	at := time.Now()
+	for _, l := range n.m.loops {
+		s := byName[l.name]
+		if s == nil {
+			s = &state{}
+			byName[l.name] = s
+		}
+		s.depth += float64(l.queue.Len())
+		for i := range l.busy {
+			if since := l.busy[i].Load(); since != 0 {
+				took := at.Sub(time.Unix(0, since)).Seconds()
+				s.unfinished += took
+				s.longest = max(s.longest, took)
+			}
+		}
+	}
+	for name, s := range byName {
+		out <- prometheus.MustNewConstMetric(depthDesc, prometheus.GaugeValue, s.depth, name)
+		out <- prometheus.MustNewConstMetric(unfinishedDesc, prometheus.GaugeValue, s.unfinished, name)
+		out <- prometheus.MustNewConstMetric(longestDesc, prometheus.GaugeValue, s.longest, name)
+	}
+}
+
+// timed is the order of a work queue that knows how long each key has been in it. The work queue guards it.
+type timed struct {
+	keys []timedKey
+	wait prometheus.Observer // nil: nobody wants to know
+}
+
+type timedKey struct {
+	key   string
+	since time.Time
+}
+
+// Touch, Push, Len and Pop implement workqueue.Queue.
+func (*timed) Touch(string) {}
+
+// Push puts a key last.
+func (t *timed) Push(key string) {
+	k := timedKey{key: key}
+	if t.wait != nil {
+		k.since = time.Now()
+	}
+	t.keys = append(t.keys, k)
+}
+
+// Len is the number of keys.
+func (t *timed) Len() int { return len(t.keys) }
+
+// Pop takes the first key.
+func (t *timed) Pop() string {
+	k := t.keys[0]
+	t.keys[0] = timedKey{} // the array lives on
+	t.keys = t.keys[1:]
+	if t.wait != nil {
+		t.wait.Observe(time.Since(k.since).Seconds())
+	}
+	return k.key
+}
+
+// busySince is when a worker began with the key that it has, in nanoseconds since 1970; 0 is that it has none.
+type busySince = atomic.Int64

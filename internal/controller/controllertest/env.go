@@ -11,9 +11,9 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/authentication/user"
-	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/metadata"
+	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/record"
 
 	"github.com/celox/celox/internal/api"
@@ -21,6 +21,7 @@ import (
 	"github.com/celox/celox/internal/apiserver"
 	"github.com/celox/celox/internal/apiserver/request"
 	"github.com/celox/celox/internal/client"
+	"github.com/celox/celox/internal/client/informers"
 	"github.com/celox/celox/internal/store"
 	"github.com/celox/celox/internal/store/kv/memory"
 )
@@ -31,8 +32,9 @@ const Patience = 20 * time.Second
 // Env is a running API.
 type Env struct {
 	Client    kubernetes.Interface
+	API       *rest.Config // how Client reaches the API
 	Metadata  metadata.Interface
-	Informers informers.SharedInformerFactory
+	Informers *informers.Factory
 	Sources   []client.Source
 	Catalogue *api.Catalogue
 	Recorder  record.EventRecorder
@@ -73,7 +75,8 @@ func Start(t *testing.T) *Env {
 	e := &Env{Catalogue: kinds, Recorder: record.NewFakeRecorder(1 << 16), ctx: ctx}
 	e.Client, err = client.Clientset(server.Handler(), admin, "test")
 	must(err)
-	e.Metadata, err = metadata.NewForConfig(client.InProcess(server.Handler(), admin, "test"))
+	e.API = client.InProcess(server.Handler(), admin, "test")
+	e.Metadata, err = metadata.NewForConfig(e.API)
 	must(err)
 	for _, k := range kinds.Kinds() {
 		if k.Virtual || k.TTL > 0 {

@@ -12,11 +12,12 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
-	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes/fake"
 	"k8s.io/client-go/tools/record"
 	"k8s.io/utils/clock"
 	"k8s.io/utils/ptr"
+
+	"github.com/celox/celox/internal/client/informers"
 )
 
 func aCron(text string, created time.Time, change func(*batchv1.CronJob)) *batchv1.CronJob {
@@ -79,14 +80,14 @@ func world(t *testing.T, cj func(now time.Time) *batchv1.CronJob, lasts time.Dur
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(context.Background())
 		c := fake.NewClientset(cj(time.Now()))
-		f := informers.NewSharedInformerFactory(c, 0)
+		f := informers.New(c)
 		ctl, err := New(c, f, record.NewFakeRecorder(1<<16), clock.RealClock{}, nil, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
 		jobs := f.Batch().V1().Jobs().Lister()
-		f.Start(ctx.Done())
-		f.WaitForCacheSync(ctx.Done())
+		f.StartWithContext(ctx)
+		f.WaitForCacheSync(ctx)
 		done := make(chan error, 1)
 		go func() { done <- ctl.Run(ctx) }()
 		for end := time.Now().Add(d); time.Now().Before(end); time.Sleep(time.Second) {

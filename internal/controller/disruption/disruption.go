@@ -5,8 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
+	"strings"
+	"sync"
 	"time"
 
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
@@ -15,14 +19,15 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/util/intstr"
-	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	corelisters "k8s.io/client-go/listers/core/v1"
 	policylisters "k8s.io/client-go/listers/policy/v1"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/record"
 	"k8s.io/utils/clock"
+	"k8s.io/utils/ptr"
 
+	"github.com/celox/celox/internal/client/informers"
 	"github.com/celox/celox/internal/controller"
 	"github.com/celox/celox/internal/controller/pods"
 )
@@ -46,16 +51,23 @@ type Controller struct {
 	recorder record.EventRecorder
 	clock    clock.PassiveClock
 	loop     *controller.Loop
+	stale    *controller.Loop // keys of pods that are said to be about to be disrupted
 }
 
 // New makes the controller and registers it with the informers, which the caller starts.
-func New(c kubernetes.Interface, f informers.SharedInformerFactory, scales Scales, recorder record.EventRecorder, clk clock.PassiveClock, log *slog.Logger, m *controller.Metrics) (*Controller, error) {
+func New(c kubernetes.Interface, f *informers.Factory, scales Scales, recorder record.EventRecorder, clk clock.PassiveClock, log *slog.Logger, m *controller.Metrics) (*Controller, error) {
 	budgets, podInformer := f.Policy().V1().PodDisruptionBudgets(), f.Core().V1().Pods()
 	ctl := &Controller{client: c, budgets: budgets.Lister(), pods: podInformer.Lister(), scales: scales, recorder: recorder, clock: clk}
 	ctl.loop = controller.NewLoop("disruption", ctl.Reconcile, controller.Options{
 		Workers: 2, Log: log, Metrics: m, Synced: []cache.InformerSynced{budgets.Informer().HasSynced, podInformer.Informer().HasSynced},
 	})
+	ctl.stale = controller.NewLoop("stale-pod-disruption", ctl.takeBack, controller.Options{Workers: 1, Log: log, Metrics: m, Synced: []cache.InformerSynced{podInformer.Informer().HasSynced}})
 	queue := func(b *policyv1.PodDisruptionBudget) { ctl.loop.AddObject(b) }
+	announced := func(p *corev1.Pod) {
+		if disruptionTarget(p) != nil {
+			ctl.stale.AddObject(p)
+		}
+	}
 	return ctl, errors.Join(
 		controller.Watch(budgets.Informer(), controller.Handlers[*policyv1.PodDisruptionBudget]{Changed: queue}),
 		controller.Watch(podInformer.Informer(), controller.Handlers[*corev1.Pod]{
@@ -67,11 +79,41 @@ func New(c kubernetes.Interface, f informers.SharedInformerFactory, scales Scale
 				ctl.podChanged(p)
 			},
 		}),
+		controller.Watch(podInformer.Informer(), controller.Handlers[*corev1.Pod]{Changed: announced}),
+		watchScale(ctl, f.Apps().V1().Deployments().Informer(), func(d *appsv1.Deployment) *int32 { return d.Spec.Replicas }),
+		watchScale(ctl, f.Apps().V1().ReplicaSets().Informer(), func(s *appsv1.ReplicaSet) *int32 { return s.Spec.Replicas }),
+		watchScale(ctl, f.Apps().V1().StatefulSets().Informer(), func(s *appsv1.StatefulSet) *int32 { return s.Spec.Replicas }),
+		watchScale(ctl, f.Core().V1().ReplicationControllers().Informer(), func(r *corev1.ReplicationController) *int32 { return r.Spec.Replicas }),
 	)
 }
 
+// watchScale looks at the budgets of a namespace again when a controller of pods there means to have another number of them: its pods may have been seen before it.
+func watchScale[T metav1.Object](c *Controller, informer cache.SharedIndexInformer, replicas func(T) *int32) error {
+	queue := func(o T) {
+		budgets, err := c.budgets.PodDisruptionBudgets(o.GetNamespace()).List(labels.Everything())
+		if err != nil {
+			return // a cache does not fail
+		}
+		for _, b := range budgets {
+			c.loop.AddObject(b)
+		}
+	}
+	return controller.Watch(informer, controller.Handlers[T]{Add: queue, Delete: queue, Update: func(old, o T) {
+		if !ptr.Equal(replicas(old), replicas(o)) {
+			queue(o)
+		}
+	}})
+}
+
 // Run reconciles until ctx ends.
-func (c *Controller) Run(ctx context.Context) error { return c.loop.Run(ctx) }
+func (c *Controller) Run(ctx context.Context) error {
+	var stale sync.WaitGroup
+	var staleErr error
+	stale.Go(func() { staleErr = c.stale.Run(ctx) })
+	err := c.loop.Run(ctx)
+	stale.Wait()
+	return errors.Join(err, staleErr)
+}
 
 func (c *Controller) podChanged(p *corev1.Pod) {
 	budgets, err := c.budgets.PodDisruptionBudgets(p.Namespace).List(labels.Everything())
@@ -132,6 +174,8 @@ func (c *Controller) compute(ctx context.Context, key string, b *policyv1.PodDis
 	if err != nil {
 		return status, fmt.Errorf("list pods: %w", err)
 	}
+	// A cache lists in any order, and what the conditions say of a pod is to be of the same one each time.
+	slices.SortFunc(all, func(x, y *corev1.Pod) int { return strings.Compare(x.Name, y.Name) })
 	if len(all) == 0 {
 		c.recorder.Event(b, corev1.EventTypeNormal, "NoPods", "No matching pods found")
 	}

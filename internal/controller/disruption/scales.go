@@ -8,11 +8,12 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
-	"k8s.io/client-go/informers"
 	appslisters "k8s.io/client-go/listers/apps/v1"
 	corelisters "k8s.io/client-go/listers/core/v1"
 	"k8s.io/client-go/scale"
 	"k8s.io/utils/ptr"
+
+	"github.com/celox/celox/internal/client/informers"
 )
 
 // Workloads finds the scale of the built-in controllers in the caches, and that of others through their scale subresource.
@@ -26,7 +27,7 @@ type Workloads struct {
 }
 
 // NewWorkloads makes it over the informers, which the caller starts. Others and mapper may be nil: then custom resources have no scale.
-func NewWorkloads(f informers.SharedInformerFactory, mapper meta.RESTMapper, others scale.ScalesGetter) *Workloads {
+func NewWorkloads(f *informers.Factory, mapper meta.RESTMapper, others scale.ScalesGetter) *Workloads {
 	return &Workloads{
 		sets: f.Apps().V1().ReplicaSets().Lister(), deployments: f.Apps().V1().Deployments().Lister(), stateful: f.Apps().V1().StatefulSets().Lister(),
 		replication: f.Core().V1().ReplicationControllers().Lister(), mapper: mapper, others: others,

@@ -147,6 +147,24 @@ func TestPropagation(t *testing.T) {
 	}
 	s.delete("ring-1", metav1.DeletePropagationForeground)
 	s.gone("ring-1", "ring-2")
+	first := s.create("circle-1")
+	third := s.create("circle-3", s.create("circle-2", first))
+	first.OwnerReferences = configMap("x", third).OwnerReferences
+	if _, err := s.e.Client.CoreV1().ConfigMaps("default").Update(context.Background(), first, metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	s.delete("circle-1", metav1.DeletePropagationBackground)
+	s.gone("circle-1", "circle-2", "circle-3")
+
+	// An owner that waits for its dependents does not take along what another one still wants.
+	waiting, valid := s.create("waiting"), s.create("valid")
+	s.create("theirs", waiting, valid)
+	s.create("its", waiting)
+	s.delete("waiting", metav1.DeletePropagationForeground)
+	s.gone("waiting", "its")
+	if refs := s.owners("theirs"); len(refs) != 1 || refs[0].UID != valid.UID {
+		t.Errorf("owners %v", refs)
+	}
 }
 
 func TestGraphForgetsVirtualOwners(t *testing.T) {

@@ -15,7 +15,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	batchlisters "k8s.io/client-go/listers/batch/v1"
 	corelisters "k8s.io/client-go/listers/core/v1"
@@ -24,6 +23,7 @@ import (
 	"k8s.io/utils/clock"
 	"k8s.io/utils/ptr"
 
+	"github.com/celox/celox/internal/client/informers"
 	"github.com/celox/celox/internal/controller"
 	"github.com/celox/celox/internal/controller/pods"
 )
@@ -42,7 +42,7 @@ type Controller struct {
 	recorder record.EventRecorder
 	clock    clock.PassiveClock
 	loop     *controller.Loop
-	strays   *controller.Loop // keys of pods with our finalizer whom no Job controls
+	strays   *controller.Loop // keys of pods with our finalizer whom no Job counts
 
 	mu       sync.Mutex           // guards the maps
 	released map[types.UID]string // pods whose finalizer is gone while the informer still shows it, with the key of their Job
@@ -50,7 +50,7 @@ type Controller struct {
 }
 
 // New makes the controller and registers it with the informers, which the caller starts.
-func New(c kubernetes.Interface, f informers.SharedInformerFactory, recorder record.EventRecorder, clk clock.PassiveClock, log *slog.Logger, m *controller.Metrics) (*Controller, error) {
+func New(c kubernetes.Interface, f *informers.Factory, recorder record.EventRecorder, clk clock.PassiveClock, log *slog.Logger, m *controller.Metrics) (*Controller, error) {
 	jobs := f.Batch().V1().Jobs()
 	ctl := &Controller{
 		client: c, jobs: jobs.Lister(), allPods: f.Core().V1().Pods().Lister(), recorder: recorder, clock: clk,
@@ -73,12 +73,18 @@ func New(c kubernetes.Interface, f informers.SharedInformerFactory, recorder rec
 	ctl.strays = controller.NewLoop("job-strays", ctl.releaseStray, controller.Options{Workers: 1, Synced: synced, Log: log, Metrics: m})
 	queue := func(j *batchv1.Job) { ctl.loop.AddObject(j) }
 	stray := func(p *corev1.Pod) {
-		if hasFinalizer(p) && !ctl.isOwned(p) {
+		if hasFinalizer(p) && !ctl.isCounted(p) {
 			ctl.strays.AddObject(p)
 		}
 	}
 	return ctl, errors.Join(
-		controller.Watch(jobs.Informer(), controller.Handlers[*batchv1.Job]{Changed: queue, Delete: queue}),
+		controller.Watch(jobs.Informer(), controller.Handlers[*batchv1.Job]{Add: queue, Delete: queue, Update: func(old, j *batchv1.Job) {
+			queue(j)
+			_, before := Finished(old)
+			if _, finished := Finished(j); finished && !before {
+				ctl.queueStrays(j)
+			}
+		}}),
 		controller.Watch(f.Core().V1().Pods().Informer(), controller.Handlers[*corev1.Pod]{Changed: stray}),
 	)
 }
@@ -175,14 +181,32 @@ func (c *Controller) updateStatus(ctx context.Context, key string, j *batchv1.Jo
 	return got, nil
 }
 
-// isOwned says that the Job which controls a pod exists.
-func (c *Controller) isOwned(p *corev1.Pod) bool {
+// isCounted says that the Job which controls a pod exists and has not ended. What was created unnoticed, because its answer was lost, may outlast the
+// Job's end: nobody will count it.
+func (c *Controller) isCounted(p *corev1.Pod) bool {
 	ref := metav1.GetControllerOf(p)
 	if ref == nil || ref.Kind != kind.Kind || ref.APIVersion != kind.GroupVersion().String() {
 		return false
 	}
 	j, err := c.jobs.Jobs(p.Namespace).Get(ref.Name)
-	return err == nil && j.UID == ref.UID
+	if err != nil || j.UID != ref.UID {
+		return false
+	}
+	_, finished := Finished(j)
+	return !finished
+}
+
+// queueStrays looks at the pods that a Job leaves behind when it ends.
+func (c *Controller) queueStrays(j *batchv1.Job) {
+	all, err := c.allPods.Pods(j.Namespace).List(labels.Everything())
+	if err != nil {
+		return // a cache does not fail
+	}
+	for _, p := range all {
+		if hasFinalizer(p) && metav1.IsControlledBy(p, j) {
+			c.strays.AddObject(p)
+		}
+	}
 }
 
 // releaseOwned removes the finalizer of the pods of a Job that is gone.
@@ -201,20 +225,28 @@ func (c *Controller) releaseOwned(ctx context.Context, namespace, name string) e
 	return errors.Join(errs...)
 }
 
-// releaseStray removes the finalizer of a pod that no Job controls any more.
+// releaseStray removes the finalizer of a pod that no Job counts any more.
 func (c *Controller) releaseStray(ctx context.Context, key string) error {
 	namespace, name, err := cache.SplitMetaNamespaceKey(key)
 	if err != nil {
 		return nil
 	}
 	p, err := c.allPods.Pods(namespace).Get(name)
-	if apierrors.IsNotFound(err) || err == nil && (c.isOwned(p) || !hasFinalizer(p)) {
+	if apierrors.IsNotFound(err) || err == nil && (c.isCounted(p) || !hasFinalizer(p)) {
 		return nil
 	} else if err != nil {
 		return fmt.Errorf("get pod: %w", err)
 	}
 	if metav1.GetControllerOf(p) == nil && p.DeletionTimestamp == nil && len(c.matching(p)) > 0 {
 		return nil // a Job is about to adopt it
+	}
+	if ref := metav1.GetControllerOf(p); ref != nil && ref.Kind == kind.Kind && p.DeletionTimestamp == nil && p.Status.Phase != corev1.PodSucceeded && p.Status.Phase != corev1.PodFailed {
+		if j, err := c.jobs.Jobs(namespace).Get(ref.Name); err == nil && j.UID == ref.UID { // it has ended, and so have its pods
+			err := c.client.CoreV1().Pods(namespace).Delete(ctx, name, metav1.DeleteOptions{Preconditions: metav1.NewUIDPreconditions(string(p.UID))})
+			if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
+				return fmt.Errorf("delete pod %s: %w", name, err)
+			}
+		}
 	}
 	return c.release(ctx, p)
 }

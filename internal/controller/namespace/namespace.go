@@ -14,13 +14,13 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
-	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	corelisters "k8s.io/client-go/listers/core/v1"
 	"k8s.io/client-go/metadata"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/utils/clock"
 
+	"github.com/celox/celox/internal/client/informers"
 	"github.com/celox/celox/internal/controller"
 )
 
@@ -42,7 +42,7 @@ type Controller struct {
 
 // New makes the controller. resources lists the namespaced resources that can be listed and deleted, one version of each; contents are informers
 // of them, whose deletions tell when to look again.
-func New(c kubernetes.Interface, m metadata.Interface, resources func() []schema.GroupVersionResource, contents []cache.SharedIndexInformer, f informers.SharedInformerFactory, clk clock.PassiveClock, log *slog.Logger, metrics *controller.Metrics) (*Controller, error) {
+func New(c kubernetes.Interface, m metadata.Interface, resources func() []schema.GroupVersionResource, contents []cache.SharedIndexInformer, f *informers.Factory, clk clock.PassiveClock, log *slog.Logger, metrics *controller.Metrics) (*Controller, error) {
 	namespaces := f.Core().V1().Namespaces()
 	ctl := &Controller{client: c, metadata: m, resources: resources, namespaces: namespaces.Lister(), clock: clk}
 	ctl.loop = controller.NewLoop("namespace", ctl.Reconcile, controller.Options{

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	coordinationv1 "k8s.io/api/coordination/v1"
@@ -14,7 +15,6 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
-	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	coordinationlisters "k8s.io/client-go/listers/coordination/v1"
 	corelisters "k8s.io/client-go/listers/core/v1"
@@ -22,6 +22,7 @@ import (
 	"k8s.io/client-go/tools/record"
 	"k8s.io/utils/clock"
 
+	"github.com/celox/celox/internal/client/informers"
 	"github.com/celox/celox/internal/controller"
 )
 
@@ -35,7 +36,7 @@ const (
 // Config is what a Controller needs.
 type Config struct {
 	Client    kubernetes.Interface
-	Informers informers.SharedInformerFactory
+	Informers *informers.Factory
 	Recorder  record.EventRecorder
 	Clock     clock.PassiveClock
 	Log       *slog.Logger
@@ -50,33 +51,44 @@ type Controller struct {
 	nodes  corelisters.NodeLister
 	pods   corelisters.PodLister
 	leases coordinationlisters.LeaseLister
-	// seen is when this process last saw a lease change: clocks of nodes are not compared with ours. Keyed by node, used under the
-	// loop's guarantee that one key has one worker; the map itself belongs to the single worker.
-	seen map[string]heartbeat
+	// seen is when this process last saw a sign of life: clocks of nodes are not compared with ours. It belongs to the single worker.
+	seen  map[string]heartbeat
+	zones *zones
+	// back is set when nodes are to get another grace, because it was us who could not see them.
+	back atomic.Bool
 	loop *controller.Loop
 }
 
+// heartbeat is the latest sign of life: a renewed lease, or a status.
 type heartbeat struct {
 	renewed metav1.MicroTime
+	posted  metav1.Time
 	at      time.Time
 }
 
 // New makes the controller and registers it with the informers, which the caller starts.
 func New(cfg Config) (*Controller, error) {
 	nodes, pods, leases := cfg.Informers.Core().V1().Nodes(), cfg.Informers.Core().V1().Pods(), cfg.Informers.Coordination().V1().Leases()
-	c := &Controller{Config: cfg, nodes: nodes.Lister(), pods: pods.Lister(), leases: leases.Lister(), seen: map[string]heartbeat{}}
+	c := &Controller{Config: cfg, nodes: nodes.Lister(), pods: pods.Lister(), leases: leases.Lister(), seen: map[string]heartbeat{}, zones: newZones()}
 	c.loop = controller.NewLoop("node-lifecycle", c.Reconcile, controller.Options{
 		Workers: 1, Log: cfg.Log, Metrics: cfg.Metrics,
 		Synced: []cache.InformerSynced{nodes.Informer().HasSynced, pods.Informer().HasSynced, leases.Informer().HasSynced},
 	})
-	queue := func(n *corev1.Node) { c.loop.AddObject(n) }
+	queue := func(n *corev1.Node) {
+		c.judge(n.Name, n)
+		c.loop.AddObject(n)
+	}
+	gone := func(n *corev1.Node) {
+		c.judge(n.Name, nil)
+		c.loop.AddObject(n)
+	}
 	lease := func(l *coordinationv1.Lease) {
 		if l.Namespace == corev1.NamespaceNodeLease {
 			c.loop.Add(l.Name)
 		}
 	}
 	if err := errors.Join(
-		controller.Watch(nodes.Informer(), controller.Handlers[*corev1.Node]{Changed: queue, Delete: queue}),
+		controller.Watch(nodes.Informer(), controller.Handlers[*corev1.Node]{Changed: queue, Delete: gone}),
 		controller.Watch(leases.Informer(), controller.Handlers[*coordinationv1.Lease]{Changed: lease}),
 	); err != nil {
 		return nil, fmt.Errorf("nodelifecycle: %w", err)
@@ -87,14 +99,46 @@ func New(cfg Config) (*Controller, error) {
 // Run reconciles until ctx ends.
 func (c *Controller) Run(ctx context.Context) error { return c.loop.Run(ctx) }
 
+// judge notes how a node is and, when that changes whose pods may be sent away, looks at all nodes again.
+func (c *Controller) judge(name string, node *corev1.Node) {
+	change := c.zones.set(name, node)
+	if change.back {
+		c.back.Store(true)
+	}
+	if !change.pace {
+		return
+	}
+	all, err := c.nodes.List(labels.Everything())
+	if err != nil {
+		return // a cache does not fail
+	}
+	for _, n := range all {
+		c.loop.AddObject(n)
+	}
+}
+
 // Reconcile judges one node.
 func (c *Controller) Reconcile(ctx context.Context, name string) error {
+	if c.back.Swap(false) {
+		now := c.Clock.Now()
+		for n, last := range c.seen {
+			last.at = now
+			c.seen[n] = last
+		}
+	}
 	node, err := c.nodes.Get(name)
 	if apierrors.IsNotFound(err) {
+		if _, known := c.seen[name]; known {
+			c.Recorder.Eventf(&corev1.ObjectReference{Kind: "Node", Name: name}, corev1.EventTypeNormal, "RemovingNode", "Node %s event: Removing Node %s from Controller", name, name)
+		}
 		delete(c.seen, name)
 		return nil
 	} else if err != nil {
 		return fmt.Errorf("get node: %w", err)
+	}
+	if _, known := c.seen[name]; !known {
+		c.Recorder.Eventf(reference(node), corev1.EventTypeNormal, "RegisteredNode", "Node %s event: Registered Node %s in Controller", name, name)
+		c.seen[name] = heartbeat{at: c.Clock.Now()}
 	}
 	if name != c.Local {
 		if left := c.left(node); left > 0 {
@@ -106,27 +150,31 @@ func (c *Controller) Reconcile(ctx context.Context, name string) error {
 	if err := c.taint(ctx, node); err != nil {
 		return err
 	}
-	if ready := conditionOf(node, corev1.NodeReady); ready != nil && ready.Status != corev1.ConditionTrue {
-		return c.markPodsNotReady(ctx, node)
+	if ready := conditionOf(node, corev1.NodeReady); ready != nil && ready.Status == corev1.ConditionUnknown {
+		return c.markPodsNotReady(ctx, node) // of a node that speaks its kubelet says itself how its pods are
 	}
 	return nil
+}
+
+// reference is what events of a node are about.
+func reference(node *corev1.Node) *corev1.ObjectReference {
+	return &corev1.ObjectReference{Kind: "Node", Name: node.Name, UID: node.UID}
 }
 
 // left says how long the node's lease may stay as it is.
 func (c *Controller) left(node *corev1.Node) time.Duration {
 	now := c.Clock.Now()
-	last, known := c.seen[node.Name]
-	var renewed metav1.MicroTime
+	last := c.seen[node.Name]
+	renewed, posted, grace := last.renewed, metav1.Time{}, startupGrace
 	if lease, err := c.leases.Leases(corev1.NamespaceNodeLease).Get(node.Name); err == nil && lease.Spec.RenewTime != nil {
-		renewed = *lease.Spec.RenewTime
+		renewed, grace = *lease.Spec.RenewTime, gracePeriod
 	}
-	if !known || !last.renewed.Equal(&renewed) {
-		last = heartbeat{renewed: renewed, at: now}
+	if ready := conditionOf(node, corev1.NodeReady); ready != nil {
+		posted, grace = ready.LastHeartbeatTime, gracePeriod
+	}
+	if !last.renewed.Equal(&renewed) || !last.posted.Equal(&posted) {
+		last = heartbeat{renewed: renewed, posted: posted, at: now}
 		c.seen[node.Name] = last
-	}
-	grace := gracePeriod
-	if renewed.IsZero() {
-		grace = startupGrace
 	}
 	return last.at.Add(grace).Sub(now)
 }
@@ -164,7 +212,7 @@ func (c *Controller) markUnknown(ctx context.Context, node *corev1.Node) (*corev
 	if err != nil {
 		return nil, fmt.Errorf("mark node unknown: %w", err)
 	}
-	c.Recorder.Eventf(&corev1.ObjectReference{Kind: "Node", Name: node.Name, UID: node.UID}, corev1.EventTypeNormal, "NodeNotReady", "Node %s status is now: NodeNotReady", node.Name)
+	c.Recorder.Eventf(reference(node), corev1.EventTypeNormal, "NodeNotReady", "Node %s status is now: NodeNotReady", node.Name)
 	return got, nil
 }
 
@@ -215,9 +263,30 @@ func taintsFor(node *corev1.Node) []corev1.Taint {
 	return taints
 }
 
+// inTurn leaves those of the wanted taints that the node may have now. What sends pods away comes one node at a time, and not while no node is ready
+// anywhere; a node that has it already may change the reason.
+func (c *Controller) inTurn(node *corev1.Node, want []corev1.Taint) []corev1.Taint {
+	evicts := func(t corev1.Taint) bool { return t.Effect == corev1.TaintEffectNoExecute }
+	if !slices.ContainsFunc(want, evicts) {
+		return want
+	}
+	has := slices.ContainsFunc(node.Spec.Taints, func(t corev1.Taint) bool { return evicts(t) && slices.Contains(ruled, t.Key) })
+	may := has && !c.zones.halted()
+	if !has {
+		var left time.Duration
+		if may, left = c.zones.turn(node, c.Clock.Now()); left > 0 {
+			c.loop.AddAfter(node.Name, left)
+		}
+	}
+	if !may {
+		want = slices.DeleteFunc(want, evicts)
+	}
+	return want
+}
+
 // taint gives the node the taints that its conditions ask for, keeping those of others and the times of those that stand.
 func (c *Controller) taint(ctx context.Context, node *corev1.Node) error {
-	want := taintsFor(node)
+	want := c.inTurn(node, taintsFor(node))
 	var taints []corev1.Taint
 	for _, t := range node.Spec.Taints {
 		if i := slices.IndexFunc(want, func(w corev1.Taint) bool { return w.MatchTaint(&t) }); i >= 0 {

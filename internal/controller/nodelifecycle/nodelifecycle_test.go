@@ -9,10 +9,11 @@ import (
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes/fake"
 	"k8s.io/client-go/tools/record"
 	"k8s.io/utils/clock"
+
+	"github.com/celox/celox/internal/client/informers"
 )
 
 func node(name string, ready corev1.ConditionStatus) *corev1.Node {
@@ -34,7 +35,7 @@ func TestLeaseRunsOut(t *testing.T) {
 		c := fake.NewClientset(node("remote", corev1.ConditionTrue), lease("remote"), node("local", corev1.ConditionTrue),
 			&corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "p", Namespace: "default"}, Spec: corev1.PodSpec{NodeName: "remote"},
 				Status: corev1.PodStatus{Conditions: []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue}}}})
-		f := informers.NewSharedInformerFactory(c, 0)
+		f := informers.New(c)
 		ctl, err := New(Config{Client: c, Informers: f, Recorder: record.NewFakeRecorder(100), Clock: clock.RealClock{}, Local: "local"})
 		if err != nil {
 			t.Fatal(err)

@@ -8,9 +8,10 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes/fake"
 	"k8s.io/utils/clock"
+
+	"github.com/celox/celox/internal/client/informers"
 )
 
 func pod(name, node string, change func(*corev1.Pod)) *corev1.Pod {
@@ -34,7 +35,7 @@ func TestOrphans(t *testing.T) {
 			pod("never bound", "", func(p *corev1.Pod) { p.DeletionTimestamp = &now; p.Finalizers = []string{"x"} }),
 			pod("waiting", "", nil),
 		)
-		f := informers.NewSharedInformerFactory(c, 0)
+		f := informers.New(c)
 		ctl, err := New(c, f, clock.RealClock{}, nil, nil)
 		if err != nil {
 			t.Fatal(err)

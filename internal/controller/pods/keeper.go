@@ -14,12 +14,12 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/record"
 	"k8s.io/utils/clock"
 
+	"github.com/celox/celox/internal/client/informers"
 	"github.com/celox/celox/internal/controller"
 	"github.com/celox/celox/internal/controller/owner"
 )
@@ -43,7 +43,7 @@ type Owner interface {
 // Config is what a Keeper needs.
 type Config struct {
 	Client    kubernetes.Interface
-	Informers informers.SharedInformerFactory
+	Informers *informers.Factory
 	Recorder  record.EventRecorder
 	Clock     clock.PassiveClock
 	// Kind of the owners; their keys are queued through Queue when one of their pods changes.

@@ -10,11 +10,11 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	applyv1 "k8s.io/client-go/applyconfigurations/admissionregistration/v1"
-	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	listers "k8s.io/client-go/listers/admissionregistration/v1"
 	"k8s.io/client-go/tools/cache"
 
+	"github.com/celox/celox/internal/client/informers"
 	"github.com/celox/celox/internal/controller"
 )
 
@@ -29,7 +29,7 @@ type Controller struct {
 }
 
 // New makes the controller and registers it with the informers, which the caller starts.
-func New(c kubernetes.Interface, f informers.SharedInformerFactory, log *slog.Logger, m *controller.Metrics) (*Controller, error) {
+func New(c kubernetes.Interface, f *informers.Factory, log *slog.Logger, m *controller.Metrics) (*Controller, error) {
 	policies := f.Admissionregistration().V1().ValidatingAdmissionPolicies()
 	ctl := &Controller{client: c, policies: policies.Lister()}
 	ctl.loop = controller.NewLoop("validatingadmissionpolicy-status", ctl.Reconcile, controller.Options{

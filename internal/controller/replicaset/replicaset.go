@@ -15,13 +15,13 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/record"
 	"k8s.io/utils/clock"
 	"k8s.io/utils/ptr"
 
+	"github.com/celox/celox/internal/client/informers"
 	"github.com/celox/celox/internal/controller"
 	"github.com/celox/celox/internal/controller/pods"
 )
@@ -50,7 +50,7 @@ type Controller struct {
 }
 
 // New makes the controller and registers it with the informers, which the caller starts.
-func New(c kubernetes.Interface, f informers.SharedInformerFactory, recorder record.EventRecorder, clk clock.PassiveClock, log *slog.Logger, m *controller.Metrics) (*Controller, error) {
+func New(c kubernetes.Interface, f *informers.Factory, recorder record.EventRecorder, clk clock.PassiveClock, log *slog.Logger, m *controller.Metrics) (*Controller, error) {
 	informer := f.Apps().V1().ReplicaSets()
 	lister := informer.Lister()
 	ctl, err := start(c, f, recorder, clk, log, m, "replicaset", informer.Informer(), sets{
@@ -76,7 +76,7 @@ func New(c kubernetes.Interface, f informers.SharedInformerFactory, recorder rec
 	return ctl, controller.Watch(informer.Informer(), controller.Handlers[*appsv1.ReplicaSet]{Changed: queue, Delete: queue})
 }
 
-func start(c kubernetes.Interface, f informers.SharedInformerFactory, recorder record.EventRecorder, clk clock.PassiveClock, log *slog.Logger, m *controller.Metrics, name string, informer cache.SharedIndexInformer, s sets) (*Controller, error) {
+func start(c kubernetes.Interface, f *informers.Factory, recorder record.EventRecorder, clk clock.PassiveClock, log *slog.Logger, m *controller.Metrics, name string, informer cache.SharedIndexInformer, s sets) (*Controller, error) {
 	ctl := &Controller{sets: s, clock: clk}
 	var err error
 	ctl.pods, err = pods.New(pods.Config{

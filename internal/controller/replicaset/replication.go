@@ -8,16 +8,16 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
-	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/record"
 	"k8s.io/utils/clock"
 
+	"github.com/celox/celox/internal/client/informers"
 	"github.com/celox/celox/internal/controller"
 )
 
 // NewReplication makes the controller of ReplicationControllers, which are ReplicaSets with an older spec.
-func NewReplication(c kubernetes.Interface, f informers.SharedInformerFactory, recorder record.EventRecorder, clk clock.PassiveClock, log *slog.Logger, m *controller.Metrics) (*Controller, error) {
+func NewReplication(c kubernetes.Interface, f *informers.Factory, recorder record.EventRecorder, clk clock.PassiveClock, log *slog.Logger, m *controller.Metrics) (*Controller, error) {
 	informer := f.Core().V1().ReplicationControllers()
 	lister := informer.Lister()
 	ctl, err := start(c, f, recorder, clk, log, m, "replicationcontroller", informer.Informer(), sets{

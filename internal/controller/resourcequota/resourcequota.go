@@ -15,7 +15,6 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
-	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	corelisters "k8s.io/client-go/listers/core/v1"
 	"k8s.io/client-go/metadata"
@@ -23,6 +22,7 @@ import (
 	"k8s.io/utils/clock"
 
 	"github.com/celox/celox/internal/api/quota"
+	"github.com/celox/celox/internal/client/informers"
 	"github.com/celox/celox/internal/controller"
 )
 
@@ -46,7 +46,7 @@ type Resource struct {
 type Config struct {
 	Client    kubernetes.Interface
 	Metadata  metadata.Interface
-	Informers informers.SharedInformerFactory
+	Informers *informers.Factory
 	Resources []Resource
 	// Resolve finds the version of a resource that is not among Resources; false if nobody serves it.
 	Resolve func(schema.GroupResource) (schema.GroupVersionResource, bool)

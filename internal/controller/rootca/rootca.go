@@ -10,11 +10,11 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	corelisters "k8s.io/client-go/listers/core/v1"
 	"k8s.io/client-go/tools/cache"
 
+	"github.com/celox/celox/internal/client/informers"
 	"github.com/celox/celox/internal/controller"
 )
 
@@ -36,7 +36,7 @@ type Controller struct {
 }
 
 // New makes the controller, which publishes ca (PEM), and registers it with the informers, which the caller starts.
-func New(c kubernetes.Interface, f informers.SharedInformerFactory, ca []byte, log *slog.Logger, m *controller.Metrics) (*Controller, error) {
+func New(c kubernetes.Interface, f *informers.Factory, ca []byte, log *slog.Logger, m *controller.Metrics) (*Controller, error) {
 	namespaces, configMaps := f.Core().V1().Namespaces(), f.Core().V1().ConfigMaps()
 	ctl := &Controller{client: c, ca: ca, namespaces: namespaces.Lister(), configMaps: configMaps.Lister()}
 	ctl.loop = controller.NewLoop("root-ca-certificate-publisher", ctl.Reconcile, controller.Options{

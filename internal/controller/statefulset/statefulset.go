@@ -14,7 +14,6 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
-	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	appslisters "k8s.io/client-go/listers/apps/v1"
 	corelisters "k8s.io/client-go/listers/core/v1"
@@ -23,6 +22,7 @@ import (
 	"k8s.io/utils/clock"
 	"k8s.io/utils/ptr"
 
+	"github.com/celox/celox/internal/client/informers"
 	"github.com/celox/celox/internal/controller"
 	"github.com/celox/celox/internal/controller/pods"
 	"github.com/celox/celox/internal/controller/revision"
@@ -46,7 +46,7 @@ type Controller struct {
 }
 
 // New makes the controller and registers it with the informers, which the caller starts.
-func New(c kubernetes.Interface, f informers.SharedInformerFactory, recorder record.EventRecorder, clk clock.PassiveClock, log *slog.Logger, m *controller.Metrics) (*Controller, error) {
+func New(c kubernetes.Interface, f *informers.Factory, recorder record.EventRecorder, clk clock.PassiveClock, log *slog.Logger, m *controller.Metrics) (*Controller, error) {
 	sets, claims, revisions := f.Apps().V1().StatefulSets(), f.Core().V1().PersistentVolumeClaims(), f.Apps().V1().ControllerRevisions()
 	ctl := &Controller{
 		client: c, sets: sets.Lister(), claims: claims.Lister(), recorder: recorder, clock: clk,
@@ -116,7 +116,8 @@ func (c *Controller) Reconcile(ctx context.Context, key string) error {
 		return err
 	}
 	update, revisions, collisions, err := c.history.Ensure(ctx, revisions, revision.Request{
-		Owner: set, Template: &set.Spec.Template, HashLabel: hashLabel, Hash: revision.DataHash, Collisions: set.Status.CollisionCount,
+		Owner: set, Template: &set.Spec.Template, HashLabel: hashLabel, Hash: revision.DataHash,
+		Collisions: ptr.To(ptr.Deref(set.Status.CollisionCount, 0)), // never nil, as upstream: the first revision is to have one name before and after the first status
 	})
 	if err != nil {
 		return err
@@ -136,9 +137,6 @@ func (c *Controller) Reconcile(ctx context.Context, key string) error {
 		stepErr = r.step(ctx)
 	}
 	r.status.CollisionCount = collisions
-	if collisions == nil {
-		r.status.CollisionCount = ptr.To(int32(0))
-	}
 	r.conclude()
 	return errors.Join(stepErr, c.writeStatus(ctx, key, set, r.status), c.truncate(ctx, set, revisions, all, current.Name, update.Name))
 }

@@ -15,13 +15,13 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/intstr"
-	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes/fake"
 	clienttesting "k8s.io/client-go/testing"
 	"k8s.io/client-go/tools/record"
 	"k8s.io/utils/clock"
 	"k8s.io/utils/ptr"
 
+	"github.com/celox/celox/internal/client/informers"
 	"github.com/celox/celox/internal/controller/controllertest"
 )
 
@@ -250,7 +250,7 @@ func TestMaxUnavailable(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			ctl, err := New(client, informers.NewSharedInformerFactory(client, 0), record.NewFakeRecorder(100), clock.RealClock{}, nil, nil)
+			ctl, err := New(client, informers.New(client), record.NewFakeRecorder(100), clock.RealClock{}, nil, nil)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -10,12 +10,12 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	batchlisters "k8s.io/client-go/listers/batch/v1"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/utils/clock"
 
+	"github.com/celox/celox/internal/client/informers"
 	"github.com/celox/celox/internal/controller"
 )
 
@@ -28,7 +28,7 @@ type Controller struct {
 }
 
 // New makes the controller and registers it with the informers, which the caller starts.
-func New(c kubernetes.Interface, f informers.SharedInformerFactory, clk clock.PassiveClock, log *slog.Logger, m *controller.Metrics) (*Controller, error) {
+func New(c kubernetes.Interface, f *informers.Factory, clk clock.PassiveClock, log *slog.Logger, m *controller.Metrics) (*Controller, error) {
 	jobs := f.Batch().V1().Jobs()
 	ctl := &Controller{client: c, jobs: jobs.Lister(), clock: clk}
 	ctl.loop = controller.NewLoop("ttlafterfinished", ctl.Reconcile, controller.Options{Workers: 2, Synced: []cache.InformerSynced{jobs.Informer().HasSynced}, Log: log, Metrics: m})

@@ -10,10 +10,11 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes/fake"
 	"k8s.io/utils/clock"
 	"k8s.io/utils/ptr"
+
+	"github.com/celox/celox/internal/client/informers"
 )
 
 func TestJobsGoInTime(t *testing.T) {
@@ -27,14 +28,14 @@ func TestJobsGoInTime(t *testing.T) {
 		}
 		c := fake.NewClientset(ended("minute", ptr.To(int32(60)), batchv1.JobComplete), ended("failed", ptr.To(int32(60)), batchv1.JobFailed),
 			ended("forever", nil, batchv1.JobComplete), ended("runs", ptr.To(int32(1)), ""), ended("longer", ptr.To(int32(60)), batchv1.JobComplete))
-		f := informers.NewSharedInformerFactory(c, 0)
+		f := informers.New(c)
 		ctl, err := New(c, f, clock.RealClock{}, nil, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
 		ctx, cancel := context.WithCancel(context.Background())
-		f.Start(ctx.Done())
-		f.WaitForCacheSync(ctx.Done())
+		f.StartWithContext(ctx)
+		f.WaitForCacheSync(ctx)
 		done := make(chan error, 1)
 		go func() { done <- ctl.Run(ctx) }()
 		jobs := c.BatchV1().Jobs("default")

@@ -1,0 +1,250 @@
+package podautoscaler
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	autoscalingv1 "k8s.io/api/autoscaling/v1"
+	autoscalingv2 "k8s.io/api/autoscaling/v2"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/rest"
+	custommetrics "k8s.io/metrics/pkg/apis/custom_metrics/v1beta2"
+	externalmetrics "k8s.io/metrics/pkg/apis/external_metrics/v1beta1"
+	resourcemetrics "k8s.io/metrics/pkg/apis/metrics/v1beta1"
+)
+
+// defaultWindow is what a custom metric covers that does not say.
+const defaultWindow = time.Minute
+
+// Resolve finds the resource of a kind in a version that is served.
+type Resolve func(schema.GroupKind) (schema.GroupVersionResource, bool)
+
+func (r Resolve) resource(gk schema.GroupKind) (schema.GroupVersionResource, error) {
+	if gvr, ok := r(gk); ok {
+		return gvr, nil
+	}
+	return schema.GroupVersionResource{}, &meta.NoKindMatchError{GroupKind: gk}
+}
+
+// API reads metrics and scales through REST.
+type API struct {
+	client  rest.Interface
+	resolve Resolve
+}
+
+// NewAPI makes it over any REST client of the API server.
+func NewAPI(c rest.Interface, resolve Resolve) *API { return &API{client: c, resolve: resolve} }
+
+// get reads the JSON at a path into out.
+func (a *API) get(ctx context.Context, out any, params map[string]labels.Selector, path ...string) error {
+	r := a.client.Get().AbsPath(path...).SetHeader("Accept", runtime.ContentTypeJSON)
+	for name, s := range params {
+		if s != nil && !s.Empty() {
+			r.Param(name, s.String())
+		}
+	}
+	result := r.Do(ctx)
+	if err := result.Error(); err != nil { // it reads more from the answer than Raw's does
+		return err
+	}
+	data, err := result.Raw()
+	if err != nil {
+		return err
+	}
+	if err := json.Unmarshal(data, out); err != nil {
+		return fmt.Errorf("decode: %w", err)
+	}
+	return nil
+}
+
+// Resource implements Source over metrics.k8s.io.
+func (a *API) Resource(ctx context.Context, namespace string, pods labels.Selector, resource corev1.ResourceName, container string) (Samples, error) {
+	var list resourcemetrics.PodMetricsList
+	if err := a.get(ctx, &list, map[string]labels.Selector{"labelSelector": pods}, "/apis/metrics.k8s.io/v1beta1/namespaces", namespace, "pods"); err != nil {
+		return nil, fmt.Errorf("unable to fetch metrics from resource metrics API: %w", err)
+	}
+	if len(list.Items) == 0 {
+		return nil, errors.New("no metrics returned from resource metrics API")
+	}
+	out := make(Samples, len(list.Items))
+	for i := range list.Items {
+		m := &list.Items[i]
+		usage, ok, err := usageOf(m, resource, container)
+		if err != nil {
+			return nil, err
+		}
+		if ok {
+			out[m.Name] = Sample{Value: usage, At: m.Timestamp.Time, Window: m.Window.Duration}
+		}
+	}
+	return out, nil
+}
+
+// usageOf is what a pod or one container of it uses; false if some container was not measured.
+func usageOf(m *resourcemetrics.PodMetrics, resource corev1.ResourceName, container string) (int64, bool, error) {
+	sum := int64(0)
+	for i := range m.Containers {
+		c := &m.Containers[i]
+		if container != "" && c.Name != container {
+			continue
+		}
+		q, ok := c.Usage[resource]
+		if !ok {
+			return 0, false, nil
+		}
+		sum += q.MilliValue()
+		if container != "" {
+			return sum, true, nil
+		}
+	}
+	if container != "" {
+		return 0, false, fmt.Errorf("container %s not present in metrics for pod %s/%s", container, m.Namespace, m.Name)
+	}
+	return sum, len(m.Containers) > 0, nil
+}
+
+// customVersion is the version of custom.metrics.k8s.io to speak: that which the server prefers, if we know it. Both look the same to us.
+func (a *API) customVersion(ctx context.Context) (string, error) {
+	var group metav1.APIGroup
+	if err := a.get(ctx, &group, nil, "/apis/custom.metrics.k8s.io"); err != nil {
+		return "", err
+	}
+	versions := append([]metav1.GroupVersionForDiscovery{group.PreferredVersion}, group.Versions...)
+	for _, v := range versions {
+		if v.Version == "v1beta2" || v.Version == "v1beta1" {
+			return "/apis/custom.metrics.k8s.io/" + v.Version, nil
+		}
+	}
+	return "", fmt.Errorf("custom.metrics.k8s.io is served in no version that is known: %v", group.Versions)
+}
+
+// customValue is a metric in either version.
+type customValue struct {
+	custommetrics.MetricValue
+	// Window is what v1beta1 calls WindowSeconds.
+	Window *int64 `json:"window"`
+}
+
+func (a *API) custom(ctx context.Context, params map[string]labels.Selector, path ...string) ([]customValue, error) {
+	root, err := a.customVersion(ctx)
+	var list struct {
+		Items []customValue `json:"items"`
+	}
+	if err == nil {
+		err = a.get(ctx, &list, params, append([]string{root}, path...)...)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("unable to fetch metrics from custom metrics API: %w", err)
+	}
+	if len(list.Items) == 0 {
+		return nil, errors.New("no metrics returned from custom metrics API")
+	}
+	return list.Items, nil
+}
+
+// Pods implements Source over custom.metrics.k8s.io.
+func (a *API) Pods(ctx context.Context, namespace, metric string, pods, series labels.Selector) (Samples, error) {
+	items, err := a.custom(ctx, map[string]labels.Selector{"labelSelector": pods, "metricLabelSelector": series}, "namespaces", namespace, "pods", "*", metric)
+	if err != nil {
+		return nil, err
+	}
+	out := make(Samples, len(items))
+	for i := range items {
+		m := &items[i]
+		window := defaultWindow
+		if s := cmp.Or(m.WindowSeconds, m.Window); s != nil {
+			window = time.Duration(*s) * time.Second
+		}
+		out[m.DescribedObject.Name] = Sample{Value: m.Value.MilliValue(), At: m.Timestamp.Time, Window: window}
+	}
+	return out, nil
+}
+
+// Object implements Source over custom.metrics.k8s.io. A namespace is asked for itself, whatever its name in the reference.
+func (a *API) Object(ctx context.Context, namespace, metric string, object *autoscalingv2.CrossVersionObjectReference, series labels.Selector) (int64, error) {
+	gv, err := schema.ParseGroupVersion(object.APIVersion)
+	if err != nil {
+		return 0, fmt.Errorf("described object: %w", err)
+	}
+	path := []string{"namespaces", namespace, "metrics", metric}
+	if gk := (schema.GroupKind{Group: gv.Group, Kind: object.Kind}); gk != (schema.GroupKind{Kind: "Namespace"}) {
+		gvr, err := a.resolve.resource(gk)
+		if err != nil {
+			return 0, fmt.Errorf("described object: %w", err)
+		}
+		path = []string{"namespaces", namespace, gvr.GroupResource().String(), object.Name, metric}
+	}
+	items, err := a.custom(ctx, map[string]labels.Selector{"metricLabelSelector": series}, path...)
+	if err != nil {
+		return 0, err
+	}
+	return items[0].Value.MilliValue(), nil
+}
+
+// External implements Source over external.metrics.k8s.io.
+func (a *API) External(ctx context.Context, namespace, metric string, series labels.Selector) ([]int64, error) {
+	var list externalmetrics.ExternalMetricValueList
+	if err := a.get(ctx, &list, map[string]labels.Selector{"labelSelector": series}, "/apis/external.metrics.k8s.io/v1beta1/namespaces", namespace, metric); err != nil {
+		return nil, fmt.Errorf("unable to fetch metrics from external metrics API: %w", err)
+	}
+	if len(list.Items) == 0 {
+		return nil, errors.New("no metrics returned from external metrics API")
+	}
+	out := make([]int64, len(list.Items))
+	for i := range list.Items {
+		out[i] = list.Items[i].Value.MilliValue()
+	}
+	return out, nil
+}
+
+// scalePath is where the scale of a workload is.
+func (a *API) scalePath(namespace string, target *autoscalingv2.CrossVersionObjectReference) ([]string, error) {
+	gv, err := schema.ParseGroupVersion(target.APIVersion)
+	if err != nil {
+		return nil, err
+	}
+	gvr, err := a.resolve.resource(schema.GroupKind{Group: gv.Group, Kind: target.Kind})
+	if err != nil {
+		return nil, err
+	}
+	root := []string{"/apis", gvr.Group, gvr.Version}
+	if gvr.Group == "" {
+		root = []string{"/api", gvr.Version}
+	}
+	return append(root, "namespaces", namespace, gvr.Resource, target.Name, "scale"), nil
+}
+
+// Scale implements Scales.
+func (a *API) Scale(ctx context.Context, namespace string, target *autoscalingv2.CrossVersionObjectReference) (*autoscalingv1.Scale, error) {
+	path, err := a.scalePath(namespace, target)
+	if err != nil {
+		return nil, err
+	}
+	var scale autoscalingv1.Scale
+	if err := a.get(ctx, &scale, nil, path...); err != nil {
+		return nil, err
+	}
+	return &scale, nil
+}
+
+// Resize implements Scales.
+func (a *API) Resize(ctx context.Context, namespace string, target *autoscalingv2.CrossVersionObjectReference, scale *autoscalingv1.Scale) error {
+	path, err := a.scalePath(namespace, target)
+	if err != nil {
+		return err
+	}
+	data, err := json.Marshal(scale)
+	if err != nil {
+		return fmt.Errorf("encode scale: %w", err)
+	}
+	return a.client.Put().AbsPath(path...).SetHeader("Content-Type", runtime.ContentTypeJSON).SetHeader("Accept", runtime.ContentTypeJSON).Body(data).Do(ctx).Error()
+}
