@@ -120,17 +120,13 @@ func (s *lines) append(dst, data []byte, now time.Time) []byte {
 	return dst
 }
 
-// flush adds what is left without a newline. A stream that goes on (handover)
-// marks it as a part.
-func (s *lines) flush(dst []byte, now time.Time, ended bool) []byte {
+// flush adds what is left without a newline, as a part: nobody may read a
+// newline that was not written.
+func (s *lines) flush(dst []byte, now time.Time) []byte {
 	if len(s.carry) == 0 {
 		return dst
 	}
-	tag := byte('P')
-	if ended {
-		tag = 'F'
-	}
-	return s.entry(dst, now, tag, nil)
+	return s.entry(dst, now, 'P', nil)
 }
 
 func (s *lines) entry(dst []byte, now time.Time, tag byte, rest []byte) []byte {

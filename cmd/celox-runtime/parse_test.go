@@ -20,7 +20,7 @@ func TestLines(t *testing.T) {
 		{"one", []string{"a\n"}, stamp + "stdout F a\n"},
 		{"split", []string{"a", "b\nc", "\n"}, stamp + "stdout F ab\n" + stamp + "stdout F c\n"},
 		{"empty line", []string{"\n"}, stamp + "stdout F \n"},
-		{"no newline", []string{"x"}, stamp + "stdout F x\n"},
+		{"no newline", []string{"x"}, stamp + "stdout P x\n"},
 		{"exactly full", []string{full + "\n"}, stamp + "stdout F " + full + "\n"},
 		{"too long", []string{full, "z\n"}, stamp + "stdout P " + full + "\n" + stamp + "stdout F z\n"},
 		{"nothing", nil, ""},
@@ -31,7 +31,7 @@ func TestLines(t *testing.T) {
 		for _, w := range tt.writes {
 			got = l.append(got, []byte(w), noon)
 		}
-		got = l.flush(got, noon, true)
+		got = l.flush(got, noon)
 		if string(got) != tt.want {
 			t.Errorf("%s: %.200q, want %.200q", tt.name, got, tt.want)
 		}
@@ -52,7 +52,7 @@ func FuzzLines(f *testing.F) {
 			out = l.append(out, rest[:n], noon)
 			rest = rest[n:]
 		}
-		out = l.flush(out, noon, true)
+		out = l.flush(out, noon)
 		var back strings.Builder
 		for line := range strings.Lines(string(out)) {
 			parts := strings.SplitN(strings.TrimSuffix(line, "\n"), " ", 4)
@@ -64,12 +64,8 @@ func FuzzLines(f *testing.F) {
 				back.WriteByte('\n')
 			}
 		}
-		want := string(data)
-		if want != "" && !strings.HasSuffix(want, "\n") {
-			want += "\n"
-		}
-		if back.String() != want {
-			t.Fatalf("%q came back as %q", want, back.String())
+		if back.String() != string(data) {
+			t.Fatalf("%q came back as %q", data, back.String())
 		}
 	})
 }

@@ -88,8 +88,7 @@ func (p *pump) run(b *buffers) {
 		}
 		if err != nil || rerr != nil || n == 0 {
 			// A terminal whose last slave is closed answers EIO: its end.
-			ended := !errors.Is(err, os.ErrDeadlineExceeded)
-			p.log.write(p.line.flush(nil, time.Now(), ended))
+			p.log.write(p.line.flush(nil, time.Now()))
 			return
 		}
 	}

@@ -16,21 +16,29 @@ type rejection struct{ reason, message string }
 
 // admission is the account of what the node's pods ask for.
 type admission struct {
-	mu   sync.Mutex
-	pods map[types.UID]corev1.ResourceList // what each admitted pod asks for
+	mu    sync.Mutex
+	pods  map[types.UID]corev1.ResourceList // what each admitted pod asks for
+	ports map[types.UID][]hostPort          // of those that want any
 }
 
 // admit takes the pod into account, or says why it may not run. A pod that ran here before is never refused.
 func (n *Node) admit(pod *corev1.Pod, ran bool) *rejection {
 	requests := resourcehelper.PodRequests(pod, resourcehelper.PodResourcesOptions{})
+	ports := hostPorts(pod)
 	n.admission.mu.Lock()
 	defer n.admission.mu.Unlock()
 	if _, ok := n.admission.pods[pod.UID]; !ok && !ran {
 		if r := admissible(pod, requests, n.admission.pods, n.allocatable(), n.self(), n.cfg.MaxPods); r != nil {
 			return r
 		}
+		if r := portsTaken(ports, n.admission.ports); r != nil {
+			return r
+		}
 	}
 	n.admission.pods[pod.UID] = requests
+	if len(ports) > 0 {
+		n.admission.ports[pod.UID] = ports
+	}
 	return nil
 }
 
@@ -39,12 +47,16 @@ func (n *Node) released(uid types.UID) {
 	n.admission.mu.Lock()
 	defer n.admission.mu.Unlock()
 	delete(n.admission.pods, uid)
+	delete(n.admission.ports, uid)
 }
 
 // admissible decides about one more pod.
 func admissible(pod *corev1.Pod, requests corev1.ResourceList, others map[types.UID]corev1.ResourceList, allocatable corev1.ResourceList, node *corev1.Node, maxPods int) *rejection {
 	if pod.Spec.OS != nil && pod.Spec.OS.Name != "" && pod.Spec.OS.Name != corev1.Linux {
 		return &rejection{"PodOSNotSupported", "Failed to admit pod as the OS field doesn't match node OS"}
+	}
+	if r := forbiddenSysctl(pod); r != nil {
+		return r
 	}
 	if node != nil {
 		ok, err := nodeaffinity.GetRequiredNodeAffinity(pod).Match(node)

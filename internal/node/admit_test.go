@@ -17,6 +17,13 @@ func TestAdmissible(t *testing.T) {
 	node.Labels = map[string]string{"disk": "ssd"}
 	node.Spec.Taints = []corev1.Taint{{Key: "gone", Effect: corev1.TaintEffectNoExecute}}
 	tolerant := []corev1.Toleration{{Operator: corev1.TolerationOpExists}}
+	sysctls := func(names ...string) *corev1.PodSecurityContext {
+		c := &corev1.PodSecurityContext{}
+		for _, name := range names {
+			c.Sysctls = append(c.Sysctls, corev1.Sysctl{Name: name, Value: "1"})
+		}
+		return c
+	}
 	tests := []struct {
 		name     string
 		requests corev1.ResourceList
@@ -33,6 +40,9 @@ func TestAdmissible(t *testing.T) {
 		{"taint", nil, corev1.PodSpec{}, 10, "TaintToleration", "Predicate TaintToleration failed: node(s) had untolerated taint {gone: }"},
 		{"device", corev1.ResourceList{"example.com/gpu": resource.MustParse("1")}, corev1.PodSpec{Tolerations: tolerant}, 10, "OutOfexample.com/gpu", "Node didn't have enough resource: example.com/gpu, requested: 1, used: 0, capacity: 0"},
 		{"os", nil, corev1.PodSpec{OS: &corev1.PodOS{Name: corev1.Windows}}, 10, "PodOSNotSupported", "Failed to admit pod as the OS field doesn't match node OS"},
+		{"safe sysctls", nil, corev1.PodSpec{Tolerations: tolerant, SecurityContext: sysctls("kernel.shm_rmid_forced", "net/ipv4/tcp_rmem")}, 10, "", ""},
+		{"sysctl", nil, corev1.PodSpec{SecurityContext: sysctls("kernel.shm_rmid_forced", "kernel/msgmax")}, 10, "SysctlForbidden", `forbidden sysctl: "kernel.msgmax" not allowlisted`},
+		{"sysctl of the host", nil, corev1.PodSpec{HostNetwork: true, SecurityContext: sysctls("net.ipv4.tcp_syncookies")}, 10, "SysctlForbidden", `forbidden sysctl: "net.ipv4.tcp_syncookies" not allowed with host net enabled`},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -44,5 +54,31 @@ func TestAdmissible(t *testing.T) {
 				t.Errorf("got %+v", r)
 			}
 		})
+	}
+}
+
+func TestPortsTaken(t *testing.T) {
+	pod := func(ports ...corev1.ContainerPort) *corev1.Pod {
+		always := corev1.ContainerRestartPolicyAlways
+		return &corev1.Pod{Spec: corev1.PodSpec{
+			InitContainers: []corev1.Container{{Ports: []corev1.ContainerPort{{HostPort: 1}}}, {RestartPolicy: &always, Ports: ports}},
+			Containers:     []corev1.Container{{Ports: []corev1.ContainerPort{{ContainerPort: 80}}}},
+		}}
+	}
+	others := map[types.UID][]hostPort{"1": hostPorts(pod(corev1.ContainerPort{HostPort: 53}, corev1.ContainerPort{HostPort: 80, HostIP: "127.0.0.1"}))}
+	for name, tt := range map[string]struct {
+		port  corev1.ContainerPort
+		taken bool
+	}{
+		"same":             {corev1.ContainerPort{HostPort: 53, Protocol: corev1.ProtocolTCP}, true},
+		"other protocol":   {corev1.ContainerPort{HostPort: 53, Protocol: corev1.ProtocolUDP}, false},
+		"one of all":       {corev1.ContainerPort{HostPort: 53, HostIP: "127.0.0.2"}, true},
+		"another address":  {corev1.ContainerPort{HostPort: 80, HostIP: "127.0.0.2"}, false},
+		"all addresses":    {corev1.ContainerPort{HostPort: 80, HostIP: "0.0.0.0"}, true},
+		"an init's is not": {corev1.ContainerPort{HostPort: 1}, false},
+	} {
+		if r := portsTaken(hostPorts(pod(tt.port)), others); (r != nil) != tt.taken {
+			t.Errorf("%s: %+v", name, r)
+		}
 	}
 }

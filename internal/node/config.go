@@ -13,13 +13,13 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apiserver/pkg/authentication/user"
-	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
 	cri "k8s.io/cri-api/pkg/apis"
 	"k8s.io/cri-streaming/pkg/streaming"
 	"k8s.io/utils/clock"
 
+	"github.com/celox/celox/internal/client/informers"
 	"github.com/celox/celox/internal/node/imagegc"
 	"github.com/celox/celox/internal/node/pressure"
 	"github.com/celox/celox/internal/node/server"
@@ -31,7 +31,7 @@ type Config struct {
 	Client   kubernetes.Interface
 	// Informers gives the informers below that are nil. The caller starts the factory after New; an agent restricts it
 	// to what the node may see.
-	Informers informers.SharedInformerFactory
+	Informers *informers.Factory
 	// Pods may hold pods of other nodes as well: they are ignored.
 	Pods     cache.SharedIndexInformer
 	Services cache.SharedIndexInformer

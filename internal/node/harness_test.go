@@ -15,10 +15,10 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes/fake"
 	clienttesting "k8s.io/client-go/testing"
 
+	"github.com/celox/celox/internal/client/informers"
 	"github.com/celox/celox/internal/node/fakecri"
 	"github.com/celox/celox/internal/node/pressure"
 )
@@ -57,7 +57,7 @@ func (r *rig) start() {
 func (r *rig) startReal() {
 	r.t.Helper()
 	ctx, cancel := context.WithCancel(r.t.Context())
-	factory := informers.NewSharedInformerFactory(r.client, 0)
+	factory := informers.New(r.client)
 	resolv := filepath.Join(r.root, "resolv.conf")
 	if err := os.WriteFile(resolv, []byte("nameserver 192.0.2.1\nsearch example.org\n"), 0o644); err != nil {
 		r.t.Fatal(err)
@@ -75,7 +75,7 @@ func (r *rig) startReal() {
 		r.t.Fatal(err)
 	}
 	r.node = n
-	factory.Start(ctx.Done())
+	factory.StartWithContext(ctx)
 	done := make(chan struct{})
 	go func() {
 		defer close(done)

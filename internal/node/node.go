@@ -96,7 +96,7 @@ func New(cfg Config) (*Node, error) {
 	}
 	n := &Node{
 		cfg: cfg, log: cfg.Log, clock: cfg.Clock, ctx: context.Background(), hostname: strings.ToLower(cfg.NodeName), runtimeName: "celox",
-		workers: map[types.UID]*worker{}, admission: admission{pods: map[types.UID]corev1.ResourceList{}},
+		workers: map[types.UID]*worker{}, admission: admission{pods: map[types.UID]corev1.ResourceList{}, ports: map[types.UID][]hostPort{}},
 		crashes: backoff.New(crashFirst, crashMax), counters: newCounters(), arrived: make(chan struct{}, 1),
 	}
 	if cfg.CgroupRoot != "" {

@@ -215,6 +215,24 @@ func TestMissingConfigMapCures(t *testing.T) {
 		if got["A"] != "1" || got["B"] != "<1>" {
 			t.Errorf("environment %v", got)
 		}
+
+		// The pod's own fields cure as well.
+		r.create(testPod("path", func(p *corev1.Pod) {
+			p.Annotations = map[string]string{"path": "/absolute"}
+			p.Spec.Volumes = []corev1.Volume{{Name: "v", VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}}}}
+			c := &p.Spec.Containers[0]
+			c.Env = []corev1.EnvVar{{Name: "SUB", ValueFrom: &corev1.EnvVarSource{FieldRef: &corev1.ObjectFieldSelector{FieldPath: "metadata.annotations['path']"}}}}
+			c.VolumeMounts = []corev1.VolumeMount{{Name: "v", MountPath: "/v", SubPathExpr: "$(SUB)"}}
+		}))
+		pass(time.Second)
+		waiting(t, r.get("path").Status.ContainerStatuses[0], "CreateContainerConfigError", "must not be an absolute path")
+		r.update("path", func(p *corev1.Pod) { p.Annotations["path"] = "relative" })
+		pass(100 * time.Millisecond)
+		if pod := r.get("path"); pod.Status.Phase != corev1.PodRunning {
+			t.Errorf("phase %s: %v", pod.Status.Phase, describeState(pod.Status.ContainerStatuses[0].State))
+		}
+		r.remove("path", 1) // its mount is real
+		pass(time.Minute)
 	})
 }
 

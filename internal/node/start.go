@@ -444,7 +444,7 @@ func (n *Node) containerConfig(ctx context.Context, f facts, st start, image ima
 	}
 	return criconfig.Container(criconfig.ContainerInput{
 		Pod: f.pod, Container: c, RestartCount: st.RestartCount, ImageRef: image.Ref, ImageUID: image.UID, ImageUser: image.User,
-		Env: vars, Mounts: mounts.Mounts, TargetID: targetID, MemoryBytes: n.memoryBytes, Kernel: n.kernel,
+		Env: vars, Mounts: mounts.Mounts, Devices: mounts.Devices, TargetID: targetID, MemoryBytes: n.memoryBytes, Kernel: n.kernel,
 		Options: criconfig.Options{SeccompDir: n.cfg.SeccompDir}, TerminationHostPath: mounts.TerminationFile,
 	})
 }

@@ -122,7 +122,7 @@ type completion struct {
 type failure struct {
 	status.Waiting
 	retryAt time.Time
-	config  bool // it may be cured by a config map or secret
+	config  bool // it may be cured by a config map, a secret, or the pod's own fields
 	delay   time.Duration
 }
 
@@ -300,12 +300,7 @@ func (w *worker) take() (dirty bool) {
 	if w.refresh {
 		w.refresh = false
 		w.setupWant = true
-		for name, f := range w.failures {
-			if f.config {
-				f.retryAt = time.Time{}.Add(1)
-				w.failures[name] = f
-			}
-		}
+		w.retryConfigured()
 		w.setupRetry.at = time.Time{}
 	}
 	evicted := w.evicted
@@ -350,6 +345,17 @@ func (w *worker) changePod(pod *corev1.Pod) {
 	}
 	if !maps.Equal(old.Labels, pod.Labels) || !maps.Equal(old.Annotations, pod.Annotations) {
 		w.setupWant = true // the downward API shows them
+		w.retryConfigured()
+	}
+}
+
+// retryConfigured tries at once again what failed for its configuration: that may be different now.
+func (w *worker) retryConfigured() {
+	for name, f := range w.failures {
+		if f.config {
+			f.retryAt = time.Time{}.Add(1)
+			w.failures[name] = f
+		}
 	}
 }
 

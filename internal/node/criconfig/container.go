@@ -25,9 +25,10 @@ type ContainerInput struct {
 	ImageUser    string
 	Env          []env.Var
 	Mounts       []*runtimeapi.Mount
-	Groups       []int64 // extra groups that volumes ask for
-	TargetID     string  // the container whose processes an ephemeral container sees
-	MemoryBytes  int64   // of the node
+	Devices      []*runtimeapi.Device // block volumes
+	Groups       []int64              // extra groups that volumes ask for
+	TargetID     string               // the container whose processes an ephemeral container sees
+	MemoryBytes  int64                // of the node
 	Kernel       Kernel
 	Options      Options
 	// TerminationHostPath is the file behind terminationMessagePath.
@@ -59,6 +60,7 @@ func Container(in ContainerInput) (*runtimeapi.ContainerConfig, error) {
 		Image:       &runtimeapi.ImageSpec{Image: in.ImageRef, UserSpecifiedImage: c.Image},
 		WorkingDir:  c.WorkingDir,
 		Mounts:      in.Mounts,
+		Devices:     in.Devices,
 		Labels:      observed.PodLabels(in.Pod),
 		Annotations: observed.ContainerAnnotations(in.Pod, c, in.RestartCount, in.TerminationHostPath),
 		LogPath:     LogPath(c.Name, in.RestartCount),

@@ -132,6 +132,22 @@ func TestRead(t *testing.T) {
 	}
 }
 
+// What a container wrote last may lack its newline: it is a line of the tail, and shown as it is.
+func TestUnfinishedLine(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "0.log")
+	write(t, path, raw(0, "stdout", "F", "one"), raw(1, "stdout", "F", "two"), raw(2, "stdout", "P", "DO"), raw(3, "stdout", "P", "NE"))
+	for n, want := range map[int64]string{-1: "one\ntwo\nDONE", 1: "DONE", 2: "two\nDONE", 3: "one\ntwo\nDONE"} {
+		o := AllLines
+		o.Tail = n
+		if out, _ := read(t, path, o); out != want {
+			t.Errorf("tail %d: %q", n, out)
+		}
+	}
+	if got := LastWords(path, 2, 100); got != "two\nDONE" {
+		t.Errorf("last words %q", got)
+	}
+}
+
 func TestTailOfABigLog(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "0.log")
 	var lines []string

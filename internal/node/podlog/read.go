@@ -278,10 +278,10 @@ func history(c *current, o Options, out *writer) error {
 	return err
 }
 
-// counts tells whether a raw line counts as one of a tail: full lines of the wanted stream.
-func counts(line []byte, o Options) bool {
+// counts tells whether a raw line counts as one of a tail: full lines of the wanted stream, and what the log ends with.
+func counts(line []byte, o Options, end bool) bool {
 	l, err := Parse(line)
-	return err == nil && !l.Part && (o.Stream == "" || l.Stream == o.Stream)
+	return err == nil && (!l.Part || end) && (o.Stream == "" || l.Stream == o.Stream)
 }
 
 // tailOffset finds where the last o.Tail lines of f begin, reading backwards in blocks.
@@ -314,7 +314,7 @@ func tailOffset(f *os.File, o Options) (offset, found int64, _ error) {
 				if pos > 0 {
 					break // the line begins in an earlier block
 				}
-				if len(trimmed) > 0 && counts(trimmed, o) {
+				if len(trimmed) > 0 && counts(trimmed, o, lineEnd == end) {
 					if found == o.Tail {
 						return lineEnd, found, nil
 					}
@@ -323,7 +323,7 @@ func tailOffset(f *os.File, o Options) (offset, found int64, _ error) {
 				return 0, found, nil
 			}
 			begin := pos + int64(i) + 1
-			if counts(body[i+1:], o) {
+			if counts(body[i+1:], o, lineEnd == end) {
 				if found == o.Tail {
 					return lineEnd, found, nil
 				}
@@ -340,11 +340,11 @@ func tailOffset(f *os.File, o Options) (offset, found int64, _ error) {
 func lastLines(path string, n int64, o Options) (lines [][]byte, found int64, err error) {
 	err = eachLine(path, func(line []byte) error {
 		lines = append(lines, bytes.Clone(line))
-		if counts(line, o) {
+		if counts(line, o, false) {
 			found++
 		}
 		for found > n {
-			if counts(lines[0], o) {
+			if counts(lines[0], o, false) {
 				found--
 			}
 			lines = lines[1:]

@@ -238,10 +238,13 @@ func (r *Registrar) wellKnown() map[string]string {
 	return out
 }
 
+// attachedForIt is the annotation of nodes whose volumes the control plane attaches.
+const attachedForIt = "volumes.kubernetes.io/controller-managed-attach-detach"
+
 func (r *Registrar) fresh() *corev1.Node {
 	return &corev1.Node{
 		TypeMeta:   metav1.TypeMeta{APIVersion: "v1", Kind: "Node"},
-		ObjectMeta: metav1.ObjectMeta{Name: r.NodeName, Labels: r.wellKnown()},
+		ObjectMeta: metav1.ObjectMeta{Name: r.NodeName, Labels: r.wellKnown(), Annotations: map[string]string{attachedForIt: "true"}},
 		Spec:       corev1.NodeSpec{Taints: slices.Clone(r.Taints)},
 	}
 }

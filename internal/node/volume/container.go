@@ -36,6 +36,8 @@ type ContainerInput struct {
 // ContainerMounts are the mounts of one container.
 type ContainerMounts struct {
 	Mounts []*runtimeapi.Mount
+	// Devices are its block volumes.
+	Devices []*runtimeapi.Device
 	// TerminationFile is the host's side of terminationMessagePath.
 	TerminationFile string
 }
@@ -53,8 +55,9 @@ func (m *Manager) Mounts(ctx context.Context, in ContainerInput) (ContainerMount
 		hostsMounted = hostsMounted || filepath.Clean(vm.MountPath) == "/etc/hosts"
 		out.Mounts = append(out.Mounts, mount)
 	}
-	if len(in.Container.VolumeDevices) > 0 {
-		return out, fmt.Errorf("this node has no way to give block volume %q to a container", in.Container.VolumeDevices[0].Name)
+	var err error
+	if out.Devices, err = m.devices(ctx, in); err != nil {
+		return out, err
 	}
 	if in.Hosts != nil && !hostsMounted {
 		file := filepath.Join(m.PodDir(in.Pod.UID), "etc-hosts")
@@ -197,10 +200,9 @@ func (m *Manager) hostPathOf(ctx context.Context, pod *corev1.Pod, v *corev1.Vol
 	switch {
 	case v.HostPath != nil:
 		return v.HostPath.Path, nil
-	case v.PersistentVolumeClaim != nil:
-		return m.claim(ctx, pod, v.PersistentVolumeClaim.ClaimName)
-	case v.Ephemeral != nil:
-		return m.claim(ctx, pod, pod.Name+"-"+v.Name)
+	case claimNameOf(pod, v) != "":
+		b, err := m.claimed(ctx, pod, v)
+		return b.path, err
 	}
 	if dir := m.dir(pod, v); dir != "" {
 		return dir, nil

@@ -1,7 +1,6 @@
 package volume
 
 import (
-	"context"
 	"fmt"
 	"io/fs"
 	"os"
@@ -9,8 +8,6 @@ import (
 	"reflect"
 
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
 // hostPath checks, or makes, what the volume's type demands.
@@ -70,40 +67,6 @@ func hostPath(src *corev1.HostPathVolumeSource) error {
 
 func failed(path, want string) error {
 	return fmt.Errorf("hostPath type check failed: %s is not %s", path, want)
-}
-
-// claim finds the directory behind a claim that is bound to a local or hostPath volume.
-func (m *Manager) claim(ctx context.Context, pod *corev1.Pod, name string) (string, error) {
-	claim, err := m.client.CoreV1().PersistentVolumeClaims(pod.Namespace).Get(ctx, name, metav1.GetOptions{})
-	if err != nil {
-		if apierrors.IsNotFound(err) {
-			return "", fmt.Errorf("persistentvolumeclaim %q not found", name)
-		}
-		return "", err
-	}
-	if claim.Spec.VolumeName == "" || claim.Status.Phase != corev1.ClaimBound {
-		return "", fmt.Errorf("persistentvolumeclaim %q is not bound", name)
-	}
-	pv, err := m.client.CoreV1().PersistentVolumes().Get(ctx, claim.Spec.VolumeName, metav1.GetOptions{})
-	if err != nil {
-		return "", err
-	}
-	if pv.Spec.ClaimRef == nil || pv.Spec.ClaimRef.UID != claim.UID {
-		return "", fmt.Errorf("persistentvolume %q is not bound to claim %q", pv.Name, name)
-	}
-	switch {
-	case pv.Spec.Local != nil:
-		if _, err := os.Stat(pv.Spec.Local.Path); err != nil {
-			return "", fmt.Errorf("local volume %q: %w", pv.Name, err)
-		}
-		if err := own(pv.Spec.Local.Path, pod); err != nil {
-			return "", err
-		}
-		return pv.Spec.Local.Path, nil
-	case pv.Spec.HostPath != nil:
-		return pv.Spec.HostPath.Path, hostPath(pv.Spec.HostPath)
-	}
-	return "", fmt.Errorf("this node has no way to mount persistentvolume %q: only local and hostPath volumes are supported", pv.Name)
 }
 
 // own gives the files of a volume to the pod's fsGroup.

@@ -48,7 +48,8 @@ type Manager struct {
 	memoryDone bool // the node's tmpfs is mounted; guarded by memoryOnce
 
 	mu     sync.Mutex
-	tokens map[types.UID]map[tokenKey]token
+	tokens map[types.UID]map[tokenKey]token // guarded by mu
+	claims map[types.UID]map[string]bound   // volumes of claims that are ready, by the pod's name for them; guarded by mu
 }
 
 // New makes a Manager.
@@ -58,7 +59,7 @@ func New(c Config) *Manager {
 	}
 	return &Manager{
 		root: c.Root, client: c.Client, sources: c.Sources, mounter: c.Mounter, node: c.Node, clock: c.Clock,
-		tokens: map[types.UID]map[tokenKey]token{},
+		tokens: map[types.UID]map[tokenKey]token{}, claims: map[types.UID]map[string]bound{},
 	}
 }
 
@@ -69,6 +70,14 @@ type Error struct {
 }
 
 func (e *Error) Error() string {
+	var claim *claimError
+	var volume *volumeError
+	switch {
+	case errors.As(e.Err, &claim):
+		return fmt.Sprintf("Unable to attach or mount volumes: unmounted volumes=[%s], unattached volumes=[], failed to process volumes=[%s]: %v", e.Volume, e.Volume, claim)
+	case errors.As(e.Err, &volume):
+		return volume.Error()
+	}
 	return fmt.Sprintf("MountVolume.SetUp failed for volume %q : %v", e.Volume, e.Err)
 }
 
@@ -130,11 +139,11 @@ func (m *Manager) setup(ctx context.Context, pod *corev1.Pod, v *corev1.Volume) 
 		return time.Time{}, m.emptyDir(pod, v)
 	case v.HostPath != nil:
 		return time.Time{}, hostPath(v.HostPath)
-	case v.PersistentVolumeClaim != nil:
-		_, err := m.claim(ctx, pod, v.PersistentVolumeClaim.ClaimName)
-		return time.Time{}, err
-	case v.Ephemeral != nil:
-		_, err := m.claim(ctx, pod, pod.Name+"-"+v.Name)
+	case v.PersistentVolumeClaim != nil || v.Ephemeral != nil:
+		b, err := m.claimed(ctx, pod, v)
+		if err == nil {
+			err = checkModes(pod, v, b)
+		}
 		return time.Time{}, err
 	case v.Image != nil:
 		return time.Time{}, nil // the runtime mounts it
@@ -288,7 +297,7 @@ func memoryLimit(pod *corev1.Pod, v *corev1.Volume) int64 {
 // Teardown unmounts and removes everything of the pod.
 func (m *Manager) Teardown(uid types.UID) error {
 	m.mu.Lock()
-	delete(m.tokens, uid)
+	m.forget(uid)
 	m.mu.Unlock()
 	return errors.Join(
 		removeTree(m.mounter, m.PodDir(uid)),
@@ -299,7 +308,7 @@ func (m *Manager) Teardown(uid types.UID) error {
 // TeardownVolumes removes the volumes of a pod that has ended but is kept in the API; its other files stay.
 func (m *Manager) TeardownVolumes(uid types.UID) error {
 	m.mu.Lock()
-	delete(m.tokens, uid)
+	m.forget(uid)
 	m.mu.Unlock()
 	return errors.Join(
 		removeTree(m.mounter, filepath.Join(m.PodDir(uid), "volume-subpaths")),

@@ -196,7 +196,7 @@ func TestExitCodesAndLogs(t *testing.T) {
 	}{
 		{"ok", "echo hello; echo oops >&2", 0, "hello\n", "oops\n"},
 		{"seven", "exit 7", 7, "", ""},
-		{"noeol", "printf abc", 0, "abc\n", ""},
+		{"noeol", "printf abc", 0, "abc", ""},
 		{"long", "echo " + long, 0, long + "\n", ""},
 		{"reopened", "echo again > /dev/stdout", 0, "again\n", ""},
 	}
