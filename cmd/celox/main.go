@@ -51,11 +51,12 @@ func newRoot() *cobra.Command {
 		Long:  "Celox is Kubernetes in one binary: API server, etcd, scheduler, controllers, node agent and container runtime.",
 		Example: `  celox server                          start a one-node cluster in the foreground
   celox kubectl get pods -A             talk to it
+  celox explain pod web-0               why it has no node, and what would help
   celox image import app.tar            give it an image
   celox reset                           remove it`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(newServer(), newKubectl(), newImage(), newReset(), newVersion())
+	root.AddCommand(newServer(), newKubectl(), newImage(), newExplain(), newSimulate(), newReset(), newVersion())
 	return root
 }

@@ -35,6 +35,12 @@ func scenarios() []scenario {
 		{"big-lists", bigListsMethod, bigListMemory},
 		{"watch-fan-out", watchMethod, watchFanOut},
 		{"watchers", watchersMethod, watchersScenario},
+		{"customs", customsMethod, customs},
+		{"definitions", definitionsMethod, definitions},
+		{"documents", documentsMethod, preparedDocuments},
+		{"scheduling", schedulingMethod, scheduling},
+		{"growth", growthMethod, growth},
+		{"control-plane", controlPlaneMethod, controlPlane},
 		{"binary", binaryMethod, binary},
 	}
 }
@@ -45,6 +51,7 @@ type options struct {
 	idle     time.Duration // how long the idle cluster is looked at
 	pods     int           // pods of pod-start
 	requests int           // objects of requests
+	nodes    int           // nodes of the simulations; 0 is as many as upstream's workloads have
 }
 
 func main() {
@@ -71,6 +78,7 @@ func run(args []string, stdout, stderr io.Writer) error {
 	fs.DurationVar(&opt.idle, "idle", time.Minute, "how long to look at the idle cluster; the figure in the docs is of 10m")
 	fs.IntVar(&opt.pods, "pods", 100, "pods that pod-start starts one after another")
 	fs.IntVar(&opt.requests, "n", 4000, "objects of the scenario requests")
+	fs.IntVar(&opt.nodes, "nodes", 0, "nodes of scheduling, growth and control-plane (default: 5000 as upstream's workloads have, and 1000 and 5000)")
 	pattern := fs.String("run", "", "run only the scenarios whose name matches this regular expression")
 	format := fs.String("o", "text", "output: text or json")
 	listGo := fs.Bool("list-go", false, "print the commands of the packages' own benchmarks (time and allocations of the hot paths) and end")
@@ -82,7 +90,7 @@ func run(args []string, stdout, stderr io.Writer) error {
 		return fmt.Errorf("unexpected argument %q", fs.Arg(0))
 	case *format != "text" && *format != "json":
 		return fmt.Errorf("-o is text or json, not %q", *format)
-	case opt.runs < 1 || opt.pods < 1 || opt.requests < clients || opt.idle <= 0:
+	case opt.runs < 1 || opt.pods < 1 || opt.requests < clients || opt.idle <= 0 || opt.nodes < 0:
 		return fmt.Errorf("-runs, -pods and -idle must be positive, -n at least %d", clients)
 	}
 	if *listGo {
