@@ -7,6 +7,7 @@ import (
 
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/authentication/user"
+	apiregistrationv1 "k8s.io/kube-aggregator/pkg/apis/apiregistration/v1"
 	apiregistrationclient "k8s.io/kube-aggregator/pkg/client/clientset_generated/clientset/typed/apiregistration/v1"
 
 	"github.com/celox/celox/internal/api"
@@ -33,6 +34,9 @@ func (s *Server) aggregator(ctx context.Context, p *controlPlane, objects *looku
 		*to = col
 	}
 	for _, g := range p.catalogue.Groups() {
+		if g.Name == apiregistrationv1.GroupName {
+			continue // the group of APIServices is not itself registered by one, as upstream
+		}
 		for _, v := range g.Versions {
 			l := aggregate.Local{GroupVersion: schema.GroupVersion{Group: g.Name, Version: v.Version}}
 			l.GroupPriority, l.VersionPriority = api.Priority(l.GroupVersion)

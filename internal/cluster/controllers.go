@@ -2,16 +2,17 @@ package cluster
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
 
+	"github.com/prometheus/client_golang/prometheus"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/client-go/discovery/cached/memory"
 	"k8s.io/client-go/dynamic"
-	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/kubernetes/scheme"
 	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
@@ -28,29 +29,48 @@ import (
 	"github.com/celox/celox/internal/apiserver/authn"
 	"github.com/celox/celox/internal/apiserver/custom"
 	"github.com/celox/celox/internal/client"
+	"github.com/celox/celox/internal/client/informers"
+	"github.com/celox/celox/internal/cluster/version"
 	"github.com/celox/celox/internal/controller"
+	"github.com/celox/celox/internal/controller/attachdetach"
+	"github.com/celox/celox/internal/controller/certificates"
+	"github.com/celox/celox/internal/controller/clusterroleaggregation"
 	"github.com/celox/celox/internal/controller/cronjob"
 	"github.com/celox/celox/internal/controller/daemonset"
 	"github.com/celox/celox/internal/controller/deployment"
+	"github.com/celox/celox/internal/controller/devicetainteviction"
 	"github.com/celox/celox/internal/controller/disruption"
 	"github.com/celox/celox/internal/controller/endpoints"
 	"github.com/celox/celox/internal/controller/endpointslice"
+	"github.com/celox/celox/internal/controller/ephemeralvolume"
+	"github.com/celox/celox/internal/controller/expand"
 	"github.com/celox/celox/internal/controller/garbagecollector"
 	"github.com/celox/celox/internal/controller/ipaddress"
 	"github.com/celox/celox/internal/controller/job"
 	"github.com/celox/celox/internal/controller/namespace"
 	"github.com/celox/celox/internal/controller/nodelifecycle"
+	"github.com/celox/celox/internal/controller/nodettl"
+	"github.com/celox/celox/internal/controller/persistentvolume"
+	"github.com/celox/celox/internal/controller/podautoscaler"
 	"github.com/celox/celox/internal/controller/podgc"
 	"github.com/celox/celox/internal/controller/policystatus"
+	"github.com/celox/celox/internal/controller/pvcprotection"
+	"github.com/celox/celox/internal/controller/pvprotection"
 	"github.com/celox/celox/internal/controller/replicaset"
+	"github.com/celox/celox/internal/controller/resourceclaim"
 	"github.com/celox/celox/internal/controller/resourcequota"
 	"github.com/celox/celox/internal/controller/rootca"
 	"github.com/celox/celox/internal/controller/serviceaccount"
+	"github.com/celox/celox/internal/controller/serviceaccounttoken"
 	"github.com/celox/celox/internal/controller/servicecidr"
 	"github.com/celox/celox/internal/controller/statefulset"
+	"github.com/celox/celox/internal/controller/storagemigration"
 	"github.com/celox/celox/internal/controller/tainteviction"
 	"github.com/celox/celox/internal/controller/ttlafterfinished"
+	"github.com/celox/celox/internal/controller/vacprotection"
 	"github.com/celox/celox/internal/scheduler"
+	schedulerconfig "github.com/celox/celox/internal/scheduler/config"
+	"github.com/celox/celox/internal/scheduler/extender"
 )
 
 // runner is a controller.
@@ -58,11 +78,23 @@ type runner interface {
 	Run(ctx context.Context) error
 }
 
+// namedRunner is a controller and what it is called.
+type namedRunner struct {
+	runner
+	name string
+}
+
 // account is the identity of a controller: a service account of kube-system, with just the rights of the role that bootstrap gives to it.
 func account(name string) user.Info {
 	return &user.DefaultInfo{
 		Name: authn.ServiceAccountUserName("kube-system", name), Groups: append(authn.ServiceAccountGroups("kube-system"), user.AllAuthenticated),
 	}
+}
+
+// controllerAgent is the user agent of a controller. What is before the slash is the manager that its writes are recorded under, and that
+// conflicts of server-side apply name: as upstream the program that controllers are a part of there.
+func controllerAgent(name string) string {
+	return "kube-controller-manager/" + version.Kubernetes + " " + authn.ServiceAccountUserName("kube-system", name)
 }
 
 // sources are the collections whose objects informers of this process share with the store: all but events, which nobody reconciles.
@@ -79,44 +111,119 @@ func (p *controlPlane) sources() []client.Source {
 	return out
 }
 
-// startControllers starts the scheduler and every controller.
+// startControllers starts the scheduler and every controller: at once if this server is alone with its store, else whenever it is this server that leads.
 func (s *Server) startControllers(run *group, p *controlPlane) error {
 	watcher, err := p.client(account("informers"), "celox-informers")
 	if err != nil {
 		return err
 	}
 	sources := p.sources()
-	f := client.Informers(watcher, sources)
-	p.informers = f
-	m := controller.NewMetrics(p.metrics)
-	var all []runner
-	var names []string
-	for _, c := range s.controllers(run, p, f, m, sources) {
-		made, err := c.make(c.name)
-		if err != nil {
-			return fmt.Errorf("controller %s: %w", c.name, err)
-		}
-		all, names = append(all, made), append(names, c.name)
+	p.informers = client.Informers(watcher, sources)
+	if s.elects() {
+		p.runInformers(run, p.informers)
+		return errors.Join(
+			s.elect(run, p, "kube-controller-manager", user.KubeControllerManager, func(term *group) error {
+				return s.startParts(term, p, client.Informers(watcher, sources), func(f *informers.Factory) ([]namedRunner, error) {
+					return s.makeControllers(term, p, f, renewing{p.metrics}, sources)
+				})
+			}),
+			s.elect(run, p, "kube-scheduler", user.KubeScheduler, func(term *group) error {
+				return s.startParts(term, p, client.Informers(watcher, sources), func(f *informers.Factory) ([]namedRunner, error) {
+					return s.makeScheduler(term, p, f, renewing{p.metrics})
+				})
+			}))
 	}
-	sched, err := p.client(&user.DefaultInfo{Name: user.KubeScheduler, Groups: []string{user.AllAuthenticated}}, "kube-scheduler")
+	return s.startParts(run, p, p.informers, func(f *informers.Factory) ([]namedRunner, error) {
+		controllers, err := s.makeControllers(run, p, f, p.metrics, sources)
+		if err != nil {
+			return nil, err
+		}
+		scheduler, err := s.makeScheduler(run, p, f, p.metrics)
+		return append(controllers, scheduler...), err
+	})
+}
+
+// startParts makes controllers over informers, starts these and then those.
+func (s *Server) startParts(run *group, p *controlPlane, f *informers.Factory, make func(*informers.Factory) ([]namedRunner, error)) error {
+	all, err := make(f)
 	if err != nil {
 		return err
 	}
-	schedulerRun, err := scheduler.New(scheduler.Config{Client: sched, Informers: f, Log: s.log, Clock: clock.RealClock{}})
-	if err != nil {
-		return fmt.Errorf("scheduler: %w", err)
+	p.runInformers(run, f)
+	for _, c := range all {
+		run.run(c.name, c.Run)
 	}
-	all, names = append(all, schedulerRun), append(names, "scheduler")
+	return nil
+}
+
+func (p *controlPlane) runInformers(run *group, f *informers.Factory) {
 	run.run("informers", func(ctx context.Context) error {
 		f.StartWithContext(ctx)
 		<-ctx.Done()
 		f.Shutdown()
 		return nil
 	})
-	for i, r := range all {
-		run.run(names[i], r.Run)
+}
+
+// makeControllers makes the controllers that are to run.
+func (s *Server) makeControllers(run *group, p *controlPlane, f *informers.Factory, metrics prometheus.Registerer, sources []client.Source) ([]namedRunner, error) {
+	m := controller.NewMetrics(metrics)
+	var all []namedRunner
+	for _, c := range s.controllers(run, p, f, m, metrics, sources) {
+		// The API server's own work on the addresses of services is not for choice.
+		if slices.Contains(s.simulation.Without, c.name) || c.name != "ipaddress" && !s.cfg.Runs(c.name) {
+			continue
+		}
+		made, err := c.make(c.name)
+		if err != nil {
+			return nil, fmt.Errorf("controller %s: %w", c.name, err)
+		}
+		all = append(all, namedRunner{made, c.name})
 	}
-	return nil
+	return all, nil
+}
+
+// makeScheduler makes the scheduler, if it is to run.
+func (s *Server) makeScheduler(run *group, p *controlPlane, f *informers.Factory, metrics prometheus.Registerer) ([]namedRunner, error) {
+	if !s.cfg.Runs("scheduler") {
+		return nil, nil
+	}
+	sched, err := p.client(&user.DefaultInfo{Name: user.KubeScheduler, Groups: []string{user.AllAuthenticated}}, "kube-scheduler")
+	if err != nil {
+		return nil, err
+	}
+	schedulerConfig, err := s.cfg.Scheduler()
+	if err != nil {
+		return nil, fmt.Errorf("scheduler: %w", err)
+	}
+	extenders, err := schedulerExtenders(run, schedulerConfig, f)
+	if err != nil {
+		return nil, fmt.Errorf("scheduler: %w", err)
+	}
+	made, err := scheduler.New(scheduler.Config{
+		Client: sched, Informers: f, Log: s.log, Clock: clock.RealClock{}, Settings: schedulerConfig, Extenders: extenders, Metrics: metrics,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("scheduler: %w", err)
+	}
+	return []namedRunner{{made, "scheduler"}}, nil
+}
+
+// schedulerExtenders are the programs that the scheduler asks.
+func schedulerExtenders(run *group, cfg *schedulerconfig.Scheduler, f *informers.Factory) ([]scheduler.Extender, error) {
+	var out []scheduler.Extender
+	for _, c := range cfg.Extenders {
+		e, err := extender.New(c, f.Core().V1().Nodes().Lister())
+		if err != nil {
+			return nil, err
+		}
+		run.atEnd("scheduler extender", func() error {
+			e.Close()
+			return nil
+		})
+		out = append(out, e)
+	}
+	return out, nil
 }
 
 // recorder writes events as component through c.
@@ -136,12 +243,12 @@ type entry struct {
 	make func(name string) (runner, error)
 }
 
-func (s *Server) controllers(run *group, p *controlPlane, f informers.SharedInformerFactory, m *controller.Metrics, sources []client.Source) []entry {
+func (s *Server) controllers(run *group, p *controlPlane, f *informers.Factory, m *controller.Metrics, metrics prometheus.Registerer, sources []client.Source) []entry {
 	clk := clock.RealClock{}
 	// with makes a controller that needs a client and a recorder.
 	with := func(f func(c kubernetes.Interface, name string) (runner, error)) func(string) (runner, error) {
 		return func(name string) (runner, error) {
-			c, err := p.client(account(name), name)
+			c, err := p.client(account(name), controllerAgent(name))
 			if err != nil {
 				return nil, err
 			}
@@ -149,7 +256,7 @@ func (s *Server) controllers(run *group, p *controlPlane, f informers.SharedInfo
 		}
 	}
 	meta := func(name string) (metadata.Interface, error) {
-		return metadata.NewForConfig(client.InProcess(p.handler, account(name), name))
+		return metadata.NewForConfig(client.InProcess(p.handler, account(name), controllerAgent(name)))
 	}
 	return []entry{
 		{"service-account-controller", with(func(c kubernetes.Interface, _ string) (runner, error) { return serviceaccount.New(c, f, s.log, m) })},
@@ -171,7 +278,7 @@ func (s *Server) controllers(run *group, p *controlPlane, f informers.SharedInfo
 		{"disruption-controller", with(func(c kubernetes.Interface, name string) (runner, error) {
 			cached := memory.NewMemCacheClient(c.Discovery())
 			mapper := restmapper.NewDeferredDiscoveryRESTMapper(cached) // asked for custom kinds alone, and only then filled
-			scales, err := scale.NewForConfig(client.InProcess(p.handler, account(name), name), mapper, dynamic.LegacyAPIPathResolverFunc, scale.NewDiscoveryScaleKindResolver(cached))
+			scales, err := scale.NewForConfig(client.InProcess(p.handler, account(name), controllerAgent(name)), mapper, dynamic.LegacyAPIPathResolverFunc, scale.NewDiscoveryScaleKindResolver(cached))
 			if err != nil {
 				return nil, err
 			}
@@ -199,8 +306,8 @@ func (s *Server) controllers(run *group, p *controlPlane, f informers.SharedInfo
 		{"pod-garbage-collector", with(func(c kubernetes.Interface, _ string) (runner, error) { return podgc.New(c, f, clk, s.log, m) })},
 		{"node-controller", with(func(c kubernetes.Interface, name string) (runner, error) {
 			local := s.cfg.NodeName
-			if s.cfg.DisableNode {
-				local = ""
+			if s.cfg.DisableNode || s.elects() {
+				local = "" // which of several servers leads may change: the nodes of all have heartbeats
 			}
 			return nodelifecycle.New(nodelifecycle.Config{
 				Client: c, Informers: f, Recorder: s.recorder(run, c, name), Clock: clk, Log: s.log, Metrics: m, Local: local,
@@ -237,6 +344,64 @@ func (s *Server) controllers(run *group, p *controlPlane, f informers.SharedInfo
 			return resourcequota.New(resourcequota.Config{
 				Client: c, Metadata: mc, Informers: f, Resources: p.countable(f, sources), Resolve: p.countedApart, Clock: clk, Log: s.log, Metrics: m,
 			})
+		})},
+		{"clusterrole-aggregation-controller", with(func(c kubernetes.Interface, _ string) (runner, error) {
+			return clusterroleaggregation.New(c, f, s.log, m)
+		})},
+		{"tokens-controller", func(name string) (runner, error) {
+			// The one controller that acts as the controller manager: who fills secrets with tokens may read every secret.
+			c, err := p.client(&user.DefaultInfo{Name: user.KubeControllerManager, Groups: []string{user.AllAuthenticated}}, name)
+			if err != nil {
+				return nil, err
+			}
+			return serviceaccounttoken.New(c, f, p.accounts.LegacyToken, p.certs.CACertPEM(), s.log, m)
+		}},
+		{"ttl-controller", with(func(c kubernetes.Interface, _ string) (runner, error) { return nodettl.New(c, f, s.log, m) })},
+		{"certificate-controller", with(func(c kubernetes.Interface, _ string) (runner, error) {
+			ca, key := p.certs.CA()
+			return certificates.New(c, f, ca, key, clk, s.log, m)
+		})},
+		{"horizontal-pod-autoscaler", with(func(c kubernetes.Interface, name string) (runner, error) {
+			rest := podautoscaler.NewAPI(c.Discovery().RESTClient(), p.resourceOf)
+			return podautoscaler.New(podautoscaler.Config{
+				Client: c, Informers: f, Source: rest, Scales: rest, Recorder: s.recorder(run, c, name), Clock: clk, Log: s.log, Queue: m, Metrics: podautoscaler.NewMetrics(metrics),
+			})
+		})},
+		{"persistent-volume-binder", with(func(c kubernetes.Interface, _ string) (runner, error) {
+			return persistentvolume.New(persistentvolume.Config{
+				Client: c, Informers: f, Recorder: s.recorder(run, c, "persistentvolume-controller"), Clock: clk, Log: s.log, Metrics: m, Registry: metrics,
+			})
+		})},
+		{"pvc-protection-controller", with(func(c kubernetes.Interface, _ string) (runner, error) { return pvcprotection.New(c, f, clk, s.log, m) })},
+		{"pv-protection-controller", with(func(c kubernetes.Interface, _ string) (runner, error) { return pvprotection.New(c, f, s.log, m) })},
+		{"volumeattributesclass-protection-controller", with(func(c kubernetes.Interface, _ string) (runner, error) { return vacprotection.New(c, f, s.log, m) })},
+		{"expand-controller", with(func(c kubernetes.Interface, _ string) (runner, error) {
+			return expand.New(f, s.recorder(run, c, "volume_expand"), s.log, m)
+		})},
+		{"ephemeral-volume-controller", with(func(c kubernetes.Interface, _ string) (runner, error) {
+			return ephemeralvolume.New(ephemeralvolume.Config{
+				Client: c, Informers: f, Recorder: s.recorder(run, c, "ephemeral_volume"), Log: s.log, Metrics: m, Registry: metrics,
+			})
+		})},
+		{"attachdetach-controller", with(func(c kubernetes.Interface, name string) (runner, error) {
+			return attachdetach.New(attachdetach.Config{
+				Client: c, Informers: f, Recorder: s.recorder(run, c, name), Clock: clk, Log: s.log, Metrics: m, Registry: metrics,
+			})
+		})},
+		{"resource-claim-controller", with(func(c kubernetes.Interface, _ string) (runner, error) {
+			return resourceclaim.New(resourceclaim.Config{
+				Client: c, Informers: f, Recorder: s.recorder(run, c, "resource_claim"), Clock: clk, Log: s.log, Metrics: m, Registry: metrics,
+			})
+		})},
+		{"device-taint-eviction-controller", with(func(c kubernetes.Interface, name string) (runner, error) {
+			return devicetainteviction.New(c, f, s.recorder(run, c, name), clk, s.log, m)
+		})},
+		{"storage-version-migrator-controller", with(func(c kubernetes.Interface, name string) (runner, error) {
+			mc, err := meta(name)
+			if err != nil {
+				return nil, err
+			}
+			return storagemigration.New(storagemigration.Config{Client: c, Metadata: mc, Informers: f, Resolve: p.migratable, Clock: clk, Log: s.log, Metrics: m})
 		})},
 		{"validatingadmissionpolicy-status-controller", with(func(c kubernetes.Interface, _ string) (runner, error) {
 			return policystatus.New(c, f, s.log, m)
@@ -276,7 +441,7 @@ func (c withCustoms) Run(ctx context.Context) error {
 }
 
 // collectable are the resources whose objects the garbage collector watches, with the informers that others share.
-func (p *controlPlane) collectable(f informers.SharedInformerFactory, sources []client.Source) []garbagecollector.Resource {
+func (p *controlPlane) collectable(f *informers.Factory, sources []client.Source) []garbagecollector.Resource {
 	var out []garbagecollector.Resource
 	for _, src := range sources {
 		k, ok := p.catalogue.ByGroupResource(src.GroupResource)
@@ -289,7 +454,7 @@ func (p *controlPlane) collectable(f informers.SharedInformerFactory, sources []
 }
 
 // countable are the resources whose objects quotas count, with the informers that others share.
-func (p *controlPlane) countable(f informers.SharedInformerFactory, sources []client.Source) []resourcequota.Resource {
+func (p *controlPlane) countable(f *informers.Factory, sources []client.Source) []resourcequota.Resource {
 	var out []resourcequota.Resource
 	for _, src := range sources {
 		if k, ok := p.catalogue.ByGroupResource(src.GroupResource); ok && k.Namespaced {
@@ -334,4 +499,34 @@ func (p *controlPlane) resolve(gvk schema.GroupVersionKind) (schema.GroupVersion
 		return schema.GroupVersionResource{}, false, false
 	}
 	return preferred(k), k.Namespaced, true
+}
+
+// resourceOf finds the resource of a kind in the version that is served first.
+func (p *controlPlane) resourceOf(gk schema.GroupKind) (schema.GroupVersionResource, bool) {
+	for _, k := range p.catalogue.Kinds() {
+		if k.Group == gk.Group && k.Kind == gk.Kind {
+			return preferred(k), true
+		}
+	}
+	defined, _ := p.api.Customs().Definitions(gk.Group)
+	for _, d := range defined {
+		for _, v := range d.Versions() {
+			if gvr, _, ok := p.api.Customs().ByKind(gk.WithVersion(v.Name())); ok {
+				return gvr, true
+			}
+		}
+	}
+	return schema.GroupVersionResource{}, false
+}
+
+// migratable finds a resource whose objects are stored, in a version in which it is served.
+func (p *controlPlane) migratable(gr schema.GroupResource) (schema.GroupVersionResource, bool) {
+	if k, ok := p.catalogue.ByGroupResource(gr); ok {
+		return preferred(k), !k.Virtual && slices.Contains(k.ResourceVerbs(), "patch")
+	}
+	served, ok := p.api.Customs().Find(gr)
+	if !ok || len(served.Versions()) == 0 {
+		return schema.GroupVersionResource{}, false
+	}
+	return gr.WithVersion(served.Versions()[0].Name()), true
 }

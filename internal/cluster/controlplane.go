@@ -18,7 +18,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/authentication/user"
-	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/celox/celox/internal/api"
@@ -35,12 +34,14 @@ import (
 	"github.com/celox/celox/internal/apiserver/openapi"
 	"github.com/celox/celox/internal/apiserver/webhook"
 	"github.com/celox/celox/internal/client"
+	"github.com/celox/celox/internal/client/informers"
 	"github.com/celox/celox/internal/cluster/gather"
 	"github.com/celox/celox/internal/cluster/pki"
 	"github.com/celox/celox/internal/cluster/version"
 	"github.com/celox/celox/internal/store"
 	"github.com/celox/celox/internal/store/kv"
 	"github.com/celox/celox/internal/store/kv/etcd"
+	"github.com/celox/celox/internal/store/kv/observed"
 )
 
 const (
@@ -65,14 +66,16 @@ type controlPlane struct {
 	aggregator *aggregate.Aggregator
 	handler    http.Handler
 	authn      *authn.Authenticator
-	authz      *authz.Authorizer
-	metrics    *prometheus.Registry
+	// accounts makes and checks tokens of service accounts.
+	accounts *authn.ServiceAccounts
+	authz    *authz.Authorizer
+	metrics  *prometheus.Registry
 	// webhooks calls the webhooks of admission and of conversions.
 	webhooks *webhook.Client
 	// admin calls the API in this process with every right.
 	admin kubernetes.Interface
 	// informers are shared by everything in this process.
-	informers informers.SharedInformerFactory
+	informers *informers.Factory
 	// local is where the API server finds the kubelet API of the node in this process.
 	local *localNode
 }
@@ -84,8 +87,8 @@ func (p *controlPlane) client(u user.Info, agent string) (kubernetes.Interface, 
 
 func (s *Server) pkiOptions() pki.Options {
 	names, ips := []string{s.cfg.NodeName}, []net.IP{net.IP(s.nodeIP.AsSlice())}
-	if p, err := netip.ParsePrefix(s.cfg.ServiceCIDR); err == nil {
-		ips = append(ips, net.IP(firstAddress(p).AsSlice()))
+	if services, err := s.cfg.ServiceCIDRs(); err == nil {
+		ips = append(ips, net.IP(firstAddress(services[0]).AsSlice()))
 	}
 	for _, san := range append(s.cfg.TLSSANs, s.cfg.BindAddress) {
 		if a, err := netip.ParseAddr(san); err != nil {
@@ -99,6 +102,17 @@ func (s *Server) pkiOptions() pki.Options {
 		o.NodeName, o.NodeIPs = s.cfg.NodeName, []net.IP{net.IP(s.nodeIP.AsSlice()), net.IPv4(127, 0, 0, 1)}
 	}
 	return o
+}
+
+// prefixes are the keys of each resource, for metrics.
+func prefixes(c *api.Catalogue) map[string]observed.Name {
+	out := map[string]observed.Name{}
+	for _, k := range c.Kinds() {
+		if !k.Virtual {
+			out[k.Prefix] = observed.Name{Group: k.Group, Resource: k.Resource}
+		}
+	}
+	return out
 }
 
 // engine opens the key-value store: the embedded etcd, or the external one.
@@ -184,7 +198,9 @@ func (s *Server) startControlPlane(run *group, certs *pki.PKI) (*controlPlane, e
 	if err != nil {
 		return nil, fmt.Errorf("catalogue: %w", err)
 	}
-	st, err := store.New(run.parent, engine, store.Options{Logger: s.log, Linearizable: len(s.cfg.EtcdServers) > 0})
+	registry := prometheus.NewRegistry()
+	measured := observed.New(engine, registry, "/registry/", prefixes(kinds))
+	st, err := store.New(run.parent, measured, store.Options{Logger: s.log, Linearizable: len(s.cfg.EtcdServers) > 0})
 	if err != nil {
 		return nil, err
 	}
@@ -195,12 +211,12 @@ func (s *Server) startControlPlane(run *group, certs *pki.PKI) (*controlPlane, e
 	if err := st.Start(run.parent); err != nil {
 		return nil, err
 	}
-	p := &controlPlane{certs: certs, catalogue: kinds, engine: engine, store: st, metrics: prometheus.NewRegistry(), local: &localNode{name: s.cfg.NodeName}}
+	p := &controlPlane{certs: certs, catalogue: kinds, engine: engine, store: st, metrics: registry, local: &localNode{name: s.cfg.NodeName}}
 	p.metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	if err := s.makeAPI(run, p); err != nil {
 		return nil, err
 	}
-	p.admin, err = p.client(&user.DefaultInfo{Name: user.APIServerUser, Groups: []string{user.SystemPrivilegedGroup}}, "celox")
+	p.admin, err = p.client(&user.DefaultInfo{Name: user.APIServerUser, Groups: []string{user.SystemPrivilegedGroup}}, "kube-apiserver")
 	if err != nil {
 		return nil, err
 	}
@@ -232,6 +248,7 @@ func (s *Server) makeAPI(run *group, p *controlPlane) error {
 		return fmt.Errorf("service account tokens: %w", err)
 	}
 	accounts := authn.NewServiceAccounts(tokens, objects, nil)
+	p.accounts = accounts
 	clientCA, _ := p.certs.CA()
 	proxyCA, _ := p.certs.FrontProxyCA()
 	p.authn = authn.New(authn.Config{
@@ -248,7 +265,7 @@ func (s *Server) makeAPI(run *group, p *controlPlane) error {
 		return nil
 	})
 	p.authz = authz.New(authz.NewNodes(objects, bootstrap.NodeRules()), rbac, authn.HealthPaths())
-	serviceCIDR, err := netip.ParsePrefix(s.cfg.ServiceCIDR)
+	serviceCIDRs, err := s.cfg.ServiceCIDRs()
 	if err != nil {
 		return err
 	}
@@ -292,7 +309,7 @@ func (s *Server) makeAPI(run *group, p *controlPlane) error {
 		}),
 		Discovery: discoveryHandler(docs), OpenAPI: schemas, Aggregator: p.aggregator, Audit: auditor,
 		OpenIDConfiguration: openID, KeySet: keys,
-		Version: version.Info(), ServiceCIDRs: []netip.Prefix{serviceCIDR}, Metrics: p.metrics, Logger: s.log,
+		Version: version.Info(), ServiceCIDRs: serviceCIDRs, Metrics: p.metrics, Logger: s.log,
 		Checks: []apiserver.Check{{Name: "etcd", Run: func(ctx context.Context) error {
 			_, err := p.engine.Range(ctx, kv.RangeRequest{Key: "/registry/health", CountOnly: true})
 			return err
@@ -328,7 +345,7 @@ func (s *Server) bootstrap(ctx context.Context, p *controlPlane, admin kubernete
 	if err := bootstrap.EnsureAuthenticationConfig(ctx, admin, p.certs.CACertPEM(), proxyCA, []string{"front-proxy-client"}); err != nil {
 		return fmt.Errorf("first objects: %w", err)
 	}
-	services, err := netip.ParsePrefix(s.cfg.ServiceCIDR)
+	services, err := s.cfg.ServiceCIDRs()
 	if err != nil {
 		return err
 	}
@@ -341,10 +358,10 @@ func (s *Server) bootstrap(ctx context.Context, p *controlPlane, admin kubernete
 		}
 		advertise = firstAddress(pods)
 	}
-	if err := bootstrap.EnsureServiceCIDR(ctx, admin, []string{services.String()}); err != nil {
+	if err := bootstrap.EnsureServiceCIDR(ctx, admin, services); err != nil {
 		return fmt.Errorf("first objects: %w", err)
 	}
-	if err := bootstrap.EnsureKubernetesService(ctx, admin, firstAddress(services).String(), advertise.String(), s.cfg.HTTPSPort); err != nil {
+	if err := bootstrap.EnsureKubernetesService(ctx, admin, firstAddress(services[0]).String(), advertise.String(), s.cfg.HTTPSPort); err != nil {
 		return fmt.Errorf("service kubernetes: %w", err)
 	}
 	return nil

@@ -57,11 +57,11 @@ func (s *Server) startNode(run *group, p *controlPlane) error {
 	if err != nil {
 		return err
 	}
-	serviceCIDR, err := netip.ParsePrefix(s.cfg.ServiceCIDR)
+	services, err := s.cfg.ServiceCIDRs()
 	if err != nil {
 		return err
 	}
-	dns := serviceCIDR.Masked().Addr()
+	dns := services[0].Addr()
 	for range dnsAddress {
 		dns = dns.Next()
 	}
@@ -73,6 +73,10 @@ func (s *Server) startNode(run *group, p *controlPlane) error {
 	if err != nil {
 		return err
 	}
+	interval := time.Duration(0) // no heartbeat: while this process lives, so does its node
+	if s.elects() {
+		interval = heartbeat
+	}
 	n, err := node.New(node.Config{
 		NodeName: s.cfg.NodeName, Client: c, Informers: p.informers,
 		Runtime: rt.runtime, Images: rt.images, Streaming: rt.streams,
@@ -83,8 +87,8 @@ func (s *Server) startNode(run *group, p *controlPlane) error {
 		Register:    true,
 		LogMaxBytes: logMaxBytes, LogMaxFiles: s.cfg.ContainerLogMaxFiles,
 		Pressure: eviction, ImageGCHighPercent: s.cfg.ImageGCHighThreshold, ImageGCLowPercent: s.cfg.ImageGCLowThreshold,
-		// No heartbeat: while this process lives, so does its node.
-		Version: version.Git(), Log: s.log,
+		HeartbeatInterval: interval,
+		Version:           version.Git(), Log: s.log,
 	})
 	if err != nil {
 		_ = listener.Close()

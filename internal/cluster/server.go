@@ -29,6 +29,8 @@ type Server struct {
 	say     Say
 	started time.Time
 	nodeIP  netip.Addr
+	// simulation is empty but for simulators.
+	simulation Simulation
 }
 
 // NewServer returns a server for a complete configuration (config.Server.Complete). Nothing is started or written yet.
@@ -101,6 +103,9 @@ func (s *Server) start(run *group, certs *pki.PKI) error {
 	s.say("kubeconfig is %s", s.cfg.WriteKubeconfig)
 	if err := s.startControllers(run, plane); err != nil {
 		return err
+	}
+	if f := s.simulation.Ready; f != nil {
+		f(plane.handler)
 	}
 	if s.cfg.DisableNode {
 		return nil

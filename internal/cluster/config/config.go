@@ -15,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation"
 
 	"github.com/celox/celox/internal/node/pressure"
+	schedulerconfig "github.com/celox/celox/internal/scheduler/config"
 )
 
 // DefaultDataDir is where a cluster keeps everything unless told otherwise.
@@ -43,6 +44,15 @@ type Server struct {
 	ServiceCIDR   string
 	ClusterDomain string
 	KubeletPort   int
+
+	// Controllers says which controllers run: "*" is all, a name that one, a name after "-" all but that one.
+	Controllers []string
+
+	// SchedulerConfig is the file that configures the scheduler; empty is none.
+	SchedulerConfig string
+
+	// AdmissionConfig is the file that configures plugins of admission; empty is none.
+	AdmissionConfig string
 
 	AuditPolicyFile                                    string
 	AuditLogPath                                       string
@@ -76,9 +86,12 @@ func (s *Server) Bind(fs *pflag.FlagSet) {
 	fs.StringSliceVar(&s.TLSSANs, "tls-san", nil, "further names and addresses that the API's certificate is good for")
 	fs.StringVar(&s.LogLevel, "log-level", "warn", "debug, info, warn or error")
 	fs.StringVar(&s.ClusterCIDR, "cluster-cidr", "10.42.0.0/24", "addresses of pods on this node")
-	fs.StringVar(&s.ServiceCIDR, "service-cidr", "10.43.0.0/16", "addresses of services")
+	fs.StringVar(&s.ServiceCIDR, "service-cidr", "10.43.0.0/16", "addresses of services; two networks of different families, with a comma between them, give dual-stack services")
 	fs.StringVar(&s.ClusterDomain, "cluster-domain", "cluster.local", "DNS domain of the cluster")
 	fs.IntVar(&s.KubeletPort, "kubelet-port", 10250, "port of the node's own API")
+	fs.StringSliceVar(&s.Controllers, "controllers", []string{"*"}, "controllers to run: * is all, NAME is that one, -NAME all but that one, \"\" none; the scheduler counts as one")
+	fs.StringVar(&s.SchedulerConfig, "scheduler-config", "", "KubeSchedulerConfiguration (kubescheduler.config.k8s.io/v1) with the scheduler's profiles, plugins and extenders; none is the defaults")
+	fs.StringVar(&s.AdmissionConfig, "admission-control-config-file", "", "AdmissionConfiguration (apiserver.config.k8s.io/v1) with the defaults and exemptions of PodSecurity; none is the defaults")
 	fs.StringVar(&s.AuditPolicyFile, "audit-policy-file", "", "audit policy (audit.k8s.io/v1) that says which requests are written to the audit log; none is no audit")
 	fs.StringVar(&s.AuditLogPath, "audit-log-path", "", "file that audit events are written to, a line of JSON each; - is the standard output")
 	fs.IntVar(&s.AuditLogMaxAge, "audit-log-maxage", 366, "days that full audit logs are kept; 0 is for ever")
@@ -93,6 +106,33 @@ func (s *Server) Bind(fs *pflag.FlagSet) {
 	fs.IntVar(&s.ImageGCHighThreshold, "image-gc-high-threshold", 85, "percentage of the images' disk in use at which unused images are removed; 100 is never")
 	fs.IntVar(&s.ImageGCLowThreshold, "image-gc-low-threshold", 80, "percentage of the images' disk in use down to which unused images are removed")
 	fs.StringVar(&s.RuntimeEndpoint, "container-runtime-endpoint", "", "CRI socket to use instead of the embedded runtime, e.g. unix:///run/containerd/containerd.sock")
+}
+
+// ServiceCIDRs are the networks of services, the primary one first.
+func (s *Server) ServiceCIDRs() ([]netip.Prefix, error) {
+	var out []netip.Prefix
+	for text := range strings.SplitSeq(s.ServiceCIDR, ",") {
+		p, err := network(text)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, p)
+	}
+	if len(out) > 2 || len(out) == 2 && out[0].Addr().Is4() == out[1].Addr().Is4() {
+		return nil, fmt.Errorf("%q: give one network, or one of IPv4 and one of IPv6", s.ServiceCIDR)
+	}
+	return out, nil
+}
+
+func network(cidr string) (netip.Prefix, error) {
+	p, err := netip.ParsePrefix(cidr)
+	if err != nil {
+		return p, fmt.Errorf("%q is no network like 10.42.0.0/24", cidr)
+	}
+	if p.Masked() != p {
+		return p, fmt.Errorf("%q has host bits set: did you mean %s?", cidr, p.Masked())
+	}
+	return p, nil
 }
 
 // Complete fills in what depends on the machine and checks every value. The error names the key.
@@ -137,12 +177,11 @@ func (s *Server) Complete() error {
 	if (s.EtcdCertFile == "") != (s.EtcdKeyFile == "") {
 		bad("etcd-certfile", "give it together with --etcd-keyfile")
 	}
-	for key, cidr := range map[string]string{"cluster-cidr": s.ClusterCIDR, "service-cidr": s.ServiceCIDR} {
-		if p, err := netip.ParsePrefix(cidr); err != nil {
-			bad(key, "%q is no network like 10.42.0.0/24", cidr)
-		} else if p.Masked() != p {
-			bad(key, "%q has host bits set: did you mean %s?", cidr, p.Masked())
-		}
+	if _, err := network(s.ClusterCIDR); err != nil {
+		bad("cluster-cidr", "%v", err)
+	}
+	if _, err := s.ServiceCIDRs(); err != nil {
+		bad("service-cidr", "%v", err)
 	}
 	if msgs := validation.IsDNS1123Subdomain(s.ClusterDomain); len(msgs) > 0 {
 		bad("cluster-domain", "%q: %s", s.ClusterDomain, strings.Join(msgs, "; "))
@@ -154,6 +193,9 @@ func (s *Server) Complete() error {
 		if n < 0 {
 			bad(key, "%d is negative: use 0 or more", n)
 		}
+	}
+	if _, err := s.Scheduler(); err != nil {
+		bad("scheduler-config", "%v", err)
 	}
 	if _, err := s.Level(); err != nil {
 		bad("log-level", "%q: use debug, info, warn or error", s.LogLevel)
@@ -180,6 +222,30 @@ func (s *Server) Complete() error {
 		s.WriteKubeconfig = filepath.Join(s.DataDir, "admin.kubeconfig")
 	}
 	return errors.Join(errs...)
+}
+
+// Runs says whether the controller of that name is wanted. Of two words about it the first counts; without a list all are wanted.
+func (s *Server) Runs(controller string) bool {
+	all := s.Controllers == nil
+	for _, word := range s.Controllers {
+		switch word {
+		case controller:
+			return true
+		case "-" + controller:
+			return false
+		case "*":
+			all = true
+		}
+	}
+	return all
+}
+
+// Scheduler is the scheduler's configuration.
+func (s *Server) Scheduler() (*schedulerconfig.Scheduler, error) {
+	if s.SchedulerConfig == "" {
+		return schedulerconfig.Default(), nil
+	}
+	return schedulerconfig.Load(s.SchedulerConfig)
 }
 
 // Level is the log level.

@@ -30,6 +30,36 @@ func TestPrecedence(t *testing.T) {
 	}
 }
 
+func TestRuns(t *testing.T) {
+	tests := []struct {
+		name string
+		args []string
+		want map[string]bool
+	}{
+		{"unless told otherwise all", nil, map[string]bool{"job-controller": true, "scheduler": true}},
+		{"all but one", []string{"--controllers=*,-job-controller"}, map[string]bool{"job-controller": false, "scheduler": true}},
+		{"these", []string{"--controllers=job-controller", "--controllers=scheduler"}, map[string]bool{"job-controller": true, "scheduler": true, "cronjob-controller": false}},
+		{"none", []string{"--controllers="}, map[string]bool{"job-controller": false, "scheduler": false}},
+		{"the first word counts", []string{"--controllers=-scheduler,scheduler,*"}, map[string]bool{"job-controller": true, "scheduler": false}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			s, _, err := flags(tt.args...)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for name, want := range tt.want {
+				if got := s.Runs(name); got != want {
+					t.Errorf("%s: got %t, want %t", name, got, want)
+				}
+			}
+		})
+	}
+	if !new(Server).Runs("job-controller") {
+		t.Error("a server that was never told which controllers to run does not run one")
+	}
+}
+
 func TestFileErrorsNameTheLine(t *testing.T) {
 	tests := []struct{ name, in, want string }{
 		{"syntax", "a: b\n  c: [", "line 2"},
@@ -55,7 +85,7 @@ func TestCompleteNamesTheKey(t *testing.T) {
 	for key, value := range map[string]string{
 		"bind-address": "localhost", "https-port": "0", "node-name": "A_b", "node-ip": "x", "etcd-servers": "localhost", "cluster-cidr": "10.42.0.1/24",
 		"service-cidr": "x", "log-level": "loud", "registry-mirror": "x", "etcd-certfile": "only.crt", "cluster-domain": "-",
-		"audit-policy-file": "policy.yaml", "audit-log-maxage": "-1", "audit-log-maxbackup": "-1", "audit-log-maxsize": "-1",
+		"audit-policy-file": "policy.yaml", "scheduler-config": "/nowhere/scheduler.yaml", "audit-log-maxage": "-1", "audit-log-maxbackup": "-1", "audit-log-maxsize": "-1",
 		"container-log-max-size": "lots", "container-log-max-files": "1",
 		"eviction-hard": "memory<1", "image-gc-high-threshold": "101", "image-gc-low-threshold": "85",
 	} {

@@ -8,6 +8,9 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
+
+	"golang.org/x/net/http2"
 )
 
 const (
@@ -22,7 +25,7 @@ func HTTP2(srv *http.Server) error {
 	if srv.TLSConfig == nil {
 		return errors.New("HTTP/2: the server has no TLS configuration")
 	}
-	// RFC 9113 section 9.2: TLS 1.2 with the cipher suites that are not on the black list of appendix A, which are Go's own first choices.
+	// RFC 9113 section 9.2: at least TLS 1.2; serve looks at the cipher suite.
 	srv.TLSConfig.MinVersion = max(srv.TLSConfig.MinVersion, tls.VersionTLS12)
 	if !slices.Contains(srv.TLSConfig.NextProtos, protocol) {
 		srv.TLSConfig.NextProtos = append([]string{protocol}, srv.TLSConfig.NextProtos...)
@@ -62,6 +65,10 @@ func (s *server) serve(hs *http.Server, t *tls.Conn, h http.Handler) {
 		_ = t.Close() // it did not come from Listen
 		return
 	}
+	if !secure(t.ConnectionState()) {
+		refuse(t, http2.ErrCodeInadequateSecurity)
+		return
+	}
 	ctx := context.Background()
 	if b, ok := h.(interface{ BaseContext() context.Context }); ok {
 		ctx = b.BaseContext()
@@ -82,6 +89,27 @@ func (s *server) serve(hs *http.Server, t *tls.Conn, h http.Handler) {
 	if last {
 		s.workers.rest()
 	}
+}
+
+// secure says whether HTTP/2 may be spoken: with TLS 1.2, only with suites that are not on the list of RFC 9113, appendix A, which has all
+// without an ephemeral key exchange and authenticated encryption.
+func secure(t tls.ConnectionState) bool {
+	if t.Version >= tls.VersionTLS13 {
+		return true
+	}
+	switch t.CipherSuite {
+	case tls.TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256, tls.TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384, tls.TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,
+		tls.TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256, tls.TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384, tls.TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256:
+		return t.Version >= tls.VersionTLS12
+	}
+	return false
+}
+
+// refuse ends a connection that nothing has been said on.
+func refuse(t *tls.Conn, code http2.ErrCode) {
+	_ = t.SetWriteDeadline(time.Now().Add(closeTimeout)) // a connection that is closed already
+	_ = http2.NewFramer(t, nil).WriteGoAway(0, code, nil)
+	_ = t.Close()
 }
 
 // shutdown tells all peers to make no more requests; connections end when those under way have.
