@@ -11,6 +11,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/util/retry"
 	"k8s.io/utils/clock"
 
 	"github.com/celox/celox/internal/controller/controllertest"
@@ -145,13 +146,17 @@ func (c *cluster) set(zone string, n int, live bool) {
 		if c.lives[name] = live; !live {
 			continue
 		}
-		node, err := c.Client.CoreV1().Nodes().Get(context.Background(), name, metav1.GetOptions{})
-		if err != nil {
-			c.t.Fatal(err)
-		}
-		ready := conditionOf(node, corev1.NodeReady)
-		ready.Status, ready.LastHeartbeatTime = corev1.ConditionTrue, metav1.Now()
-		if _, err := c.Client.CoreV1().Nodes().UpdateStatus(context.Background(), node, metav1.UpdateOptions{}); err != nil {
+		// The controller writes to the same node at the same instant.
+		if err := retry.RetryOnConflict(retry.DefaultBackoff, func() error {
+			node, err := c.Client.CoreV1().Nodes().Get(context.Background(), name, metav1.GetOptions{})
+			if err != nil {
+				return err
+			}
+			ready := conditionOf(node, corev1.NodeReady)
+			ready.Status, ready.LastHeartbeatTime = corev1.ConditionTrue, metav1.Now()
+			_, err = c.Client.CoreV1().Nodes().UpdateStatus(context.Background(), node, metav1.UpdateOptions{})
+			return err
+		}); err != nil {
 			c.t.Fatal(err)
 		}
 	}

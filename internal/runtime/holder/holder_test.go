@@ -398,7 +398,7 @@ func TestAttach(t *testing.T) {
 		}
 		inR.Close()
 		f.exited("eof")
-		if got := f.output("eof", "stdout"); got != "last words\n" {
+		if got := f.output("eof", "stdout"); got != "last words" {
 			t.Errorf("log %q", got)
 		}
 	})
