@@ -354,6 +354,6 @@ func TestSnapshot(t *testing.T) {
 		t.Fatalf("%v: %s", err, said)
 	}
 	startOn(t, m, "--disable-node")
-	like(t, u.kubectl("get", "configmaps", "-o", "name"), `configmap/kept`, `configmap/kube-root-ca.crt`)
+	like(t, u.kubectl("get", "configmap", "kept", "-o", "name"), `configmap/kept`)
 	like(t, u.kubectl("create", "configmap", "later", "--from-literal=a=2"), `configmap/later created`)
 }
