@@ -413,6 +413,9 @@ func (t *tolerance) selectable(list []internal.SelectableField, props *internal.
 	if err != nil {
 		errs = append(errs, field.Invalid(above.Child("schema.openAPIV3Schema"), "", err.Error()))
 	}
+	if schema == nil { // there is none, or it means nothing: no path leads anywhere
+		schema = &structuralschema.Structural{}
+	}
 	seen := map[string]bool{}
 	for i, f := range list {
 		at := p.Index(i).Child("jsonPath")
