@@ -27,8 +27,8 @@ func TestCustomResourceDefinition(t *testing.T) {
 		{"no domain", definition("foos.a", "group: a, scope: Namespaced, names: {plural: foos, kind: Foo}, versions: ["+version+"]"), "should be a domain with at least one dot"},
 		{"no scope", definition("foos.a.b", "group: a.b, names: {plural: foos, kind: Foo}, versions: ["+version+"]"), "spec.scope: Required value"},
 		{"no schema", definition("foos.a.b", names+"versions: [{name: v1, served: true, storage: true}]"), "spec.versions[0].schema.openAPIV3Schema: Required value"},
-		{"a schema that means nothing, and a field of it", definition("foos.a.b", names+"versions: [{name: v1, served: true, storage: true, schema: {openAPIV3Schema: {type: object, properties: {x: {type: object, properties: {y: {type: string}}, additionalProperties: true}}}}, selectableFields: [{jsonPath: .x.y}]}]"),
-			"is an invalid path: does not refer to a valid field"},
+		{"a schema that means nothing, and a field of it", definition("foos.a.b", names+"versions: [{name: v1, served: true, storage: true, schema: {openAPIV3Schema: {type: object, $ref: there}}, selectableFields: [{jsonPath: .x.y}]}]"),
+			"spec.validation.openAPIV3Schema.$ref: Forbidden: $ref is not supported\nspec.schema.openAPIV3Schema: Invalid value: \"\": OpenAPIV3Schema '$ref' is not supported\nspec.selectableFields[0].jsonPath: Invalid value: \".x.y\": is an invalid path: does not refer to a valid field"},
 		{"nothing stored", definition("foos.a.b", names+"versions: [{name: v1, served: true, "+schema+"}]"), `spec.versions: Invalid value: [{"Name":"v1","Served":true,"Storage":false,"Deprecated":false,"DeprecationWarning":null,"Schema":null,"Subresources":null,"AdditionalPrinterColumns":null,"SelectableFields":null}]: must have exactly one version marked as storage version
 status.storedVersions: Invalid value: null: must have at least one stored version`},
 		{"bad names", definition("Foos.a.b", "group: a.b, scope: Cluster, names: {plural: Foos, kind: F_oo, singular: foo}, versions: ["+version+"]"),
