@@ -388,7 +388,7 @@ func TestStaticPodHasAMirror(t *testing.T) {
 	defer func() { r.stop() }()
 	until := func(what string, ok func() bool) {
 		t.Helper()
-		for range 400 {
+		for range 2400 {
 			if ok() {
 				return
 			}

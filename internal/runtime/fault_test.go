@@ -70,7 +70,7 @@ func TestHolderKilledWhilePodsComeAndGo(t *testing.T) {
 		t.Errorf("the container that should live is %v", st)
 	}
 	var err error
-	for range 100 {
+	for range 3000 {
 		var out []byte
 		if out, _, err = r.ExecSync(ctx, kept, []string{"echo", "alive"}, 0); err == nil && string(out) == "alive\n" {
 			return

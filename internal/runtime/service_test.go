@@ -378,7 +378,7 @@ func TestSharedNamespaceEnds(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for range 1000 {
+	for range 12000 {
 		if f.s.sandboxState(b) == cri.PodSandboxState_SANDBOX_NOTREADY {
 			break
 		}
@@ -705,7 +705,7 @@ func TestStatsAndUpdate(t *testing.T) {
 	ctx := context.Background()
 	sandbox, _ := f.sandbox("stats", nil)
 	id := f.run(sandbox, "c", func(c *cri.ContainerConfig) { c.Linux.Resources.MemoryLimitInBytes = 50 << 20 }, "sh", "-c", "dd if=/dev/zero of=/file bs=1M count=2; sleep 1000")
-	for range 500 {
+	for range 12000 {
 		if st, _ := f.s.Runtime().ContainerStats(ctx, id); st.GetWritableLayer().GetUsedBytes().GetValue() >= 2<<20 {
 			break
 		}
