@@ -22,7 +22,7 @@ func Compare(t *testing.T, a, b kv.Engine) {
 		pair := [2]*side{newSide(t, a, run), newSide(t, b, run)}
 		live := [2]<-chan kv.WatchResponse{}
 		for i, s := range pair {
-			live[i] = s.e.Watch(ctx, s.prefix, s.base+1)
+			live[i] = s.begin(ctx)
 		}
 		steps := rapid.IntRange(1, 60).Draw(t, "steps")
 		for range steps {
@@ -174,6 +174,18 @@ func (s *side) show(kvs []kv.KeyValue) string {
 		out += fmt.Sprintf(" %q=%q (%d %d %d)", item.Key, item.Value, item.CreateRevision-s.base, item.ModRevision-s.base, item.Version)
 	}
 	return out
+}
+
+// begin watches and waits until the watch runs: one that is only about to begin may find its revision compacted.
+func (s *side) begin(ctx context.Context) <-chan kv.WatchResponse {
+	live := s.e.Watch(ctx, s.prefix, s.base+1)
+	resp, err := s.e.Txn(ctx, nil, []kv.Op{{Key: s.prefix + "~begin"}})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.read(live, resp.Revision)
+	s.base, s.compacted = resp.Revision, resp.Revision
+	return live
 }
 
 // end writes a last key and returns its revision.
