@@ -1,7 +1,7 @@
 # Two commands do everything: `make run` and `make test`. `make help` lists the rest.
 SHELL := /bin/bash
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
-GO ?= go
+export GO ?= go
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 RUNTIME_BIN := bin/celox-runtime
 BUNDLE := internal/runtime/bundle/bin
@@ -37,13 +37,13 @@ lint: runtime ## gofmt, vet, staticcheck
 	@$(GO) run $(STATICCHECK) ./...
 
 unit: runtime ## every package's tests, with the race detector
-	@CGO_ENABLED=1 $(GO) test -race -timeout 20m ./cmd/... ./internal/... ./test/bench/... ./test/image/...
+	@CGO_ENABLED=1 ./scripts/gotest.sh -race -timeout 20m ./cmd/... ./internal/... ./test/bench/... ./test/image/...
 
 ecosystem: ## what others build on Kubernetes, to test against: an operator, an unmodified Helm and etcd's tool for snapshots
 	@cd test/ecosystem && $(GO) vet ./... && $(GO) build -trimpath -o ../../bin/operator ./operator && $(GO) build -trimpath -o ../../bin/helm helm.sh/helm/v4/cmd/helm && $(GO) build -trimpath -o ../../bin/etcdutl go.etcd.io/etcd/etcdutl/v3
 
 e2e: build ecosystem ## the built binary from outside, on real containers
-	@CELOX_BIN=$(CURDIR)/bin/celox $(GO) test -count=1 -timeout 25m ./test/e2e/...
+	@CELOX_BIN=$(CURDIR)/bin/celox ./scripts/gotest.sh -count=1 -timeout 25m ./test/e2e/...
 
 skew: build ## the tests that any kubectl has to pass, with that of every minor version from 1.30 on (built first: minutes)
 	@list=$$(./scripts/kubectls.sh bin/kubectls | paste -sd:) && CELOX_BIN=$(CURDIR)/bin/celox CELOX_E2E_KUBECTL=$$list $(GO) test -count=1 -timeout 25m -v -run '^TestOtherKubectls$$' ./test/e2e
@@ -53,7 +53,7 @@ test: build lint unit e2e test-vm ## everything
 test-vm: build ## the built binary on cgroup v2, in a virtual machine
 	@./scripts/deps.sh vm
 	@./scripts/kernel.sh bin/kernel
-	@CELOX_BIN=$(CURDIR)/bin/celox CELOX_VM_KERNEL=$(CURDIR)/bin/kernel $(GO) test -count=1 -timeout 15m -v ./test/vm/...
+	@CELOX_BIN=$(CURDIR)/bin/celox CELOX_VM_KERNEL=$(CURDIR)/bin/kernel ./scripts/gotest.sh -count=1 -timeout 15m -v ./test/vm/...
 
 bench: build ## the figures of docs/benchmarks.md
 	@CELOX_BIN=$(CURDIR)/bin/celox $(GO) run ./test/bench
