@@ -105,9 +105,12 @@ func (s *server) startExec(req holder.Request, files []*os.File) (_ *proc, _ *os
 		process.Stdin, process.Stdout, process.Stderr = stdio[0], stdio[1], stdio[2]
 	}
 	s.starting <- struct{}{}
+	end := s.starts.begin()
+	defer end()
 	err = container.Start(process)
 	<-s.starting
 	if err != nil {
+		s.startFailed()
 		return nil, nil, startError(err)
 	}
 	pid, err := process.Pid()
@@ -132,6 +135,9 @@ func (s *server) startExec(req holder.Request, files []*os.File) (_ *proc, _ *os
 		_ = p.await()
 		p.reap()
 		p.close()
+		s.mu.Lock()
+		delete(s.execs, pid)
+		s.mu.Unlock()
 		return nil, nil, err
 	}
 	return p, console, nil

@@ -216,6 +216,7 @@ func (s *server) adopt(in *inheritance) error {
 	if in == nil {
 		return nil
 	}
+	s.startFailed() // the former program may have been about to clean up
 	for _, pid := range in.Execs {
 		p, err := openProc(pid)
 		if err != nil {
@@ -235,7 +236,8 @@ func (s *server) adopt(in *inheritance) error {
 }
 
 func (s *server) adoptTask(st holder.State, in *inheritance) {
-	t := &task{id: st.ID, s: s, st: st, exited: make(chan struct{})}
+	t := newTask(s, st.ID)
+	t.st = st
 	s.tasks[t.id] = t
 	if st.Phase == holder.PhaseExited {
 		close(t.exited)
@@ -265,6 +267,9 @@ func (s *server) adoptTask(st holder.State, in *inheritance) {
 	}
 	for _, p := range t.pumps {
 		go p.run(s.buffers)
+	}
+	if st.Held != 0 {
+		t.work.Go(t.deliver)
 	}
 	go t.watch()
 }

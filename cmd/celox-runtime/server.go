@@ -43,6 +43,10 @@ type server struct {
 	// starting bounds how many containers are made at once: each is a further
 	// copy of this program for a while.
 	starting chan struct{}
+	// failed has an element when a start failed, for reap; done is closed when serve
+	// ends.
+	failed, done chan struct{}
+	starts       starts
 
 	saidOOM     atomic.Bool
 	saidSeccomp atomic.Bool
@@ -78,6 +82,8 @@ func newServer(layout holder.Layout, version string, log *slog.Logger) (*server,
 		tasks:    map[string]*task{},
 		watchers: map[chan holder.State]bool{},
 		execs:    map[int]struct{}{},
+		failed:   make(chan struct{}, 1),
+		done:     make(chan struct{}),
 	}
 	inherited, err := takeHandover()
 	if err != nil {
@@ -124,6 +130,10 @@ func acquireLock(path string) (*os.File, error) {
 
 // serve accepts connections until the holder is shut down or idle.
 func (s *server) serve() error {
+	var work sync.WaitGroup
+	work.Go(s.reap)
+	defer work.Wait()
+	defer close(s.done)
 	s.mu.Lock()
 	s.idle = time.AfterFunc(idleExit, s.exitIfIdle)
 	s.trim = time.AfterFunc(trimDelay, trimMemory)

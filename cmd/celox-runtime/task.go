@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strconv"
 	"sync"
 	"time"
 
@@ -20,16 +19,16 @@ const (
 	// output.
 	drainPatience = 2 * time.Second
 	execFIFO      = "exec.fifo" // of libcontainer: there until the program runs
-
-	programTries = 500
-	programDelay = 40 * time.Microsecond
 )
 
 // task is one container (or pause process) that the server holds.
 type task struct {
 	id     string
 	s      *server
+	ended  chan struct{} // closed under mu when the first process has ended
 	exited chan struct{} // closed when st is final and in the journal
+	// work is what goes on beside a running task; none begins after ended.
+	work sync.WaitGroup
 
 	mu sync.Mutex
 	// st is the journal record; guarded by mu.
@@ -41,6 +40,18 @@ type task struct {
 	pumps []*pump
 	stdin *os.File // write end; nil without stdin or once it was closed
 	tty   *os.File // master; also the file of the only pump
+}
+
+func newTask(s *server, id string) *task {
+	return &task{id: id, s: s, ended: make(chan struct{}), exited: make(chan struct{})}
+}
+
+// end says that the first process has ended, and waits for the work on it.
+func (t *task) end() {
+	t.mu.Lock()
+	close(t.ended)
+	t.mu.Unlock()
+	t.work.Wait()
 }
 
 func (t *task) snapshot() holder.State {
@@ -56,7 +67,7 @@ func (s *server) start(spec *holder.Task) (holder.Response, error) {
 	}
 	s.changing.RLock()
 	defer s.changing.RUnlock()
-	t := &task{id: spec.ID, s: s, exited: make(chan struct{})}
+	t := newTask(s, spec.ID)
 	t.st = holder.State{
 		ID: spec.ID, Phase: holder.PhaseStarting, BootID: s.boot, LogPath: spec.LogPath,
 		Stdin: spec.Stdin, StdinOnce: spec.StdinOnce, Pause: spec.Pause,
@@ -74,14 +85,18 @@ func (s *server) start(spec *holder.Task) (holder.Response, error) {
 	s.mu.Unlock()
 
 	s.starting <- struct{}{}
+	end := s.starts.begin()
 	var err error
 	if spec.Pause {
 		err = t.runPause(spec)
 	} else {
 		err = t.run(spec)
 	}
+	end()
 	<-s.starting
 	if err != nil {
+		s.startFailed()
+		t.end()
 		t.closeIO()
 		_ = os.RemoveAll(s.layout.Task(t.id))
 		s.mu.Lock()
@@ -159,29 +174,14 @@ func (t *task) run(spec *holder.Task) (err error) {
 	if err := t.running(pid); err != nil {
 		return err
 	}
-	exe := "/proc/" + strconv.Itoa(pid) + "/exe"
-	before, _ := os.Readlink(exe)
 	if err := container.Exec(); err != nil {
 		t.proc.close()
 		return startError(err)
 	}
-	awaitProgram(exe, before)
 	for _, p := range t.pumps {
 		go p.run(s.buffers)
 	}
 	return nil
-}
-
-// awaitProgram waits, not for long, until a process has become its program. Exec
-// only says that it is about to: a signal that came earlier would meet the Go
-// runtime of libcontainer's init, which ends on what the program would handle.
-func awaitProgram(exe, before string) {
-	for range programTries {
-		if now, err := os.Readlink(exe); err != nil || now != before {
-			return
-		}
-		time.Sleep(programDelay)
-	}
 }
 
 // running records that the process pid is the task's.
@@ -315,6 +315,7 @@ func (t *task) watch() {
 	if err := t.proc.await(); err != nil {
 		t.warn(fmt.Errorf("watching its process: %w", err))
 	}
+	t.end()
 	t.s.changing.RLock()
 	defer t.s.changing.RUnlock()
 	code, known := t.proc.reap()
@@ -327,7 +328,7 @@ func (t *task) watch() {
 func (t *task) finish(code int, known bool) {
 	st := t.snapshot()
 	st.FinishedAt = time.Now()
-	st.ExitCode, st.Phase = code, holder.PhaseExited
+	st.ExitCode, st.Phase, st.Held = code, holder.PhaseExited, 0
 	if !known {
 		st.ExitCode, st.Reason = 255, holder.ReasonUnknown
 	}
@@ -401,18 +402,33 @@ func (s *server) remove(id string) error {
 
 // kill signals the first process, or all of them.
 func (t *task) kill(sig unix.Signal, all bool) error {
+	hold := holdable(sig)
+	if hold { // it may change the journal
+		t.s.changing.RLock()
+		defer t.s.changing.RUnlock()
+	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.st.Phase != holder.PhaseRunning {
 		return holder.Errorf(holder.CodeNotRunning, "task %q is not running", t.id)
 	}
-	err := t.proc.signal(sig)
+	select {
+	case <-t.ended:
+		return holder.Errorf(holder.CodeNotRunning, "task %q has ended", t.id)
+	default:
+	}
+	var err error
+	if hold {
+		err = t.send(sig)
+	} else {
+		err = t.proc.signal(sig)
+	}
 	if errors.Is(err, unix.ESRCH) {
 		err = holder.Errorf(holder.CodeNotRunning, "task %q has ended", t.id)
 	}
 	if all && sig == unix.SIGKILL && t.st.SharedPID {
 		cgroup := t.st.Cgroup
-		go killAll(cgroup)
+		t.work.Go(func() { killAll(cgroup) })
 	}
 	return err
 }

@@ -50,6 +50,8 @@ func newRoot() *cobra.Command {
 		Short: "Kubernetes in one binary",
 		Long:  "Celox is Kubernetes in one binary: API server, etcd, scheduler, controllers, node agent and container runtime.",
 		Example: `  celox server                          start a one-node cluster in the foreground
+  celox token create                    let other machines join
+  celox agent --server ... --token ...  be one of them
   celox kubectl get pods -A             talk to it
   celox explain pod web-0               why it has no node, and what would help
   celox image import app.tar            give it an image
@@ -57,6 +59,6 @@ func newRoot() *cobra.Command {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(newServer(), newKubectl(), newImage(), newExplain(), newSimulate(), newReset(), newVersion())
+	root.AddCommand(newServer(), newAgent(), newToken(), newKubectl(), newImage(), newExplain(), newSimulate(), newReset(), newVersion())
 	return root
 }

@@ -12,16 +12,19 @@ import (
 	"path/filepath"
 	"runtime"
 	"runtime/pprof"
+	"slices"
 	"strings"
 	"sync/atomic"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/authentication/user"
-	"k8s.io/client-go/rest"
+	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/clientcmd"
 
 	"github.com/celox/celox/internal/client"
+	"github.com/celox/celox/internal/client/informers"
 	"github.com/celox/celox/internal/cluster"
 	"github.com/celox/celox/internal/cluster/config"
 	"github.com/celox/celox/internal/simulate"
@@ -106,12 +109,13 @@ func runSimulation(ctx context.Context, f simulateFlags, out, progress io.Writer
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 
-	api, stop, err := startSimulated(ctx, f, s, filepath.Join(dir, "data"), progress)
+	run, stop, err := startSimulated(ctx, f, s, filepath.Join(dir, "data"), progress)
 	if err != nil {
 		return err
 	}
 	say("simulating %s", s.Name)
-	report, err := simulate.Run(ctx, simulate.Config{API: api, Scenario: s, Nodes: f.nodes, Progress: say})
+	run.Scenario, run.Nodes, run.Progress = s, f.nodes, say
+	report, err := simulate.Run(ctx, run)
 	if f.heapProfile != "" {
 		err = errors.Join(err, writeHeap(f.heapProfile))
 	}
@@ -150,34 +154,45 @@ func scenario(name string) (*simulate.Scenario, error) {
 	return s, nil
 }
 
+// served is a control plane that is ready.
+type served struct {
+	handler http.Handler
+	pods    []client.Source
+}
+
 // startSimulated starts a control plane and returns how its API is reached, and what stops it.
-func startSimulated(ctx context.Context, f simulateFlags, s *simulate.Scenario, dataDir string, progress io.Writer) (*rest.Config, func() error, error) {
+func startSimulated(ctx context.Context, f simulateFlags, s *simulate.Scenario, dataDir string, progress io.Writer) (simulate.Config, func() error, error) {
+	var none simulate.Config
 	var cfg config.Server
 	cfg.Bind(pflag.NewFlagSet("", pflag.ContinueOnError)) // for the defaults
 	port, err := freePort()
 	if err != nil {
-		return nil, nil, err
+		return none, nil, err
 	}
 	cfg.DataDir, cfg.BindAddress, cfg.NodeIP, cfg.HTTPSPort, cfg.DisableNode = dataDir, "127.0.0.1", "127.0.0.1", port, true
 	cfg.SchedulerConfig, cfg.LogLevel = f.schedulerConfig, f.logLevel
 	cfg.NodeName = "simulator"
 	if err := cfg.Complete(); err != nil {
-		return nil, nil, err
+		return none, nil, err
 	}
 	level, err := cfg.Level()
 	if err != nil {
-		return nil, nil, err
+		return none, nil, err
 	}
 	quiet := &untilStop{w: progress}
 	server, err := cluster.NewServer(cfg, slog.New(slog.NewTextHandler(quiet, &slog.HandlerOptions{Level: level})), func(string, ...any) {})
 	if err != nil {
-		return nil, nil, err
+		return none, nil, err
 	}
-	ready := make(chan http.Handler, 1)
-	x := cluster.Simulation{Ready: func(h http.Handler) { ready <- h }}
+	ready := make(chan served, 1)
+	x := cluster.Simulation{Ready: func(h http.Handler, sources []client.Source) {
+		pods := slices.DeleteFunc(sources, func(s client.Source) bool { return s.GroupResource != schema.GroupResource{Resource: "pods"} })
+		ready <- served{h, pods}
+	}}
+	x.Without = []string{"node-ipam-controller"} // nodes that are made up have no pods to give addresses to, and are more than there are networks
 	if !s.Kubelets {
 		// Nodes without kubelets would be taken for dead.
-		x.Without = []string{"node-controller"}
+		x.Without = append(x.Without, "node-controller")
 	}
 	server.Simulate(x)
 	ctx, cancel := context.WithCancel(ctx)
@@ -191,18 +206,21 @@ func startSimulated(ctx context.Context, f simulateFlags, s *simulate.Scenario, 
 	select {
 	case err := <-ended:
 		cancel()
-		return nil, nil, fmt.Errorf("start the control plane: %w", err)
-	case h := <-ready:
+		return none, nil, fmt.Errorf("start the control plane: %w", err)
+	case s := <-ready:
 		if !f.https {
-			return client.InProcess(h, &user.DefaultInfo{Name: user.APIServerUser, Groups: []string{user.SystemPrivilegedGroup, user.AllAuthenticated}}, "celox-simulate"), stop, nil
+			as := &user.DefaultInfo{Name: user.APIServerUser, Groups: []string{user.SystemPrivilegedGroup, user.AllAuthenticated}}
+			// Hollow nodes see the store's own objects: with a copy of each pod beside them, the measuring would need more memory than what is measured.
+			shared := func(c kubernetes.Interface) *informers.Factory { return client.Informers(c, s.pods) }
+			return simulate.Config{API: client.InProcess(s.handler, as, "celox-simulate"), Informers: shared}, stop, nil
 		}
 		api, err := clientcmd.BuildConfigFromFlags("", cfg.WriteKubeconfig)
 		if err != nil {
-			return nil, nil, errors.Join(err, stop())
+			return none, nil, errors.Join(err, stop())
 		}
 		api.ContentType = "application/vnd.kubernetes.protobuf"
 		api.AcceptContentTypes = "application/vnd.kubernetes.protobuf,application/json"
-		return api, stop, nil
+		return simulate.Config{API: api}, stop, nil
 	}
 }
 

@@ -2,7 +2,6 @@ package apiserver
 
 import (
 	"bytes"
-	"encoding/binary"
 	"encoding/json"
 	"io"
 	"sync"
@@ -50,13 +49,7 @@ func (b *blockWriter) write(p []byte) {
 
 func (b *blockWriter) broken() bool { return b.err != nil }
 
-func (b *blockWriter) byte(c byte) {
-	b.buf = append(b.buf, c)
-}
-
-func (b *blockWriter) uvarint(v uint64) {
-	b.buf = binary.AppendUvarint(b.buf, v)
-}
+func (b *blockWriter) keep(p []byte) { b.buf = append(b.buf, p...) }
 
 func (b *blockWriter) flush() error {
 	if b.err == nil && len(b.buf) > 0 && b.w != nil {

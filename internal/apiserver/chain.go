@@ -51,6 +51,12 @@ type exchange struct {
 	// event is the request's entry in the audit log, nil if it has none; sent is what was read of its body for it.
 	event *audit.Entry
 	sent  *tap
+	// started is when it came.
+	started time.Time
+	// own is ctx, for who ends it.
+	own *request.Context
+	// rest is what a watch does after its handler has returned (see onward).
+	rest func()
 }
 
 // chain is the way of every request.
@@ -58,21 +64,64 @@ func (s *Server) chain() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		scope := &request.Scope{Info: request.Parse(r)}
 		rw := &responseWriter{ResponseWriter: w, scope: scope}
-		x := &exchange{s: s, w: rw, r: r, scope: scope, info: &scope.Info}
-		started := s.clock.Now()
+		x := &exchange{s: s, w: rw, r: r, scope: scope, info: &scope.Info, started: s.clock.Now()}
 		defer func() {
-			p := recover()
-			x.endAudit(p)
-			x.release()
-			if p != nil {
-				s.recovered(x, p)
-			}
-			if x.info.IsResource && x.res != nil || !x.info.IsResource {
-				s.metrics.observe(x, s.clock.Since(started))
+			if p := recover(); p != nil || x.rest == nil {
+				x.over(p)
 			}
 		}()
-		x.serve(started)
+		x.serve()
 	})
+}
+
+// over is the end of a request; p is what its handler panicked with.
+func (x *exchange) over(p any) {
+	x.endAudit(p)
+	x.release()
+	if p != nil {
+		x.s.recovered(x, p)
+	}
+	if x.info.IsResource && x.res != nil || !x.info.IsResource {
+		x.s.metrics.observe(x, x.s.clock.Since(x.started))
+	}
+}
+
+// continuer is an http.ResponseWriter that can go on with an answer after the handler has returned, in a goroutine of its own (package gather has one).
+type continuer interface {
+	// Continue has f called when the handler has returned. The answer ends when f returns.
+	Continue(f func())
+}
+
+// onward has f go on with the request once the handler has returned, if there is a way: most of what an idle watcher costs is the stack of the goroutine
+// that waits, and beginning to watch needs a deeper one than waiting. Without a way f is done with when onward returns.
+func (x *exchange) onward(f func()) {
+	w, ok := x.w.ResponseWriter.(continuer)
+	if !ok {
+		f()
+		return
+	}
+	x.rest = f
+	w.Continue(x.goOn)
+}
+
+// goOn is the request after its handler.
+func (x *exchange) goOn() {
+	defer func() { x.over(recover()) }()
+	defer x.end()
+	x.rest()
+}
+
+// leave is the end of the handler.
+func (x *exchange) leave() {
+	if x.rest == nil {
+		x.end()
+	}
+}
+
+// end gives back what the request held while it was served.
+func (x *exchange) end() {
+	x.ticket.Leave()
+	x.own.Cancel()
 }
 
 // recovered answers a request whose handler panicked; a client that has seen a part of the answer is cut off.
@@ -87,8 +136,8 @@ func (s *Server) recovered(x *exchange, p any) {
 	x.fail(apierrors.NewInternalError(errors.New("this request caused apiserver to panic. Look in the logs for details")))
 }
 
-func (x *exchange) serve(received time.Time) {
-	r := x.r
+func (x *exchange) serve() {
+	r, received := x.r, x.started
 	if x.scope.AuditID = r.Header.Get("Audit-ID"); x.scope.AuditID == "" || len(x.scope.AuditID) > 64 {
 		x.scope.AuditID = newUID()
 	}
@@ -117,8 +166,8 @@ func (x *exchange) serve(received time.Time) {
 		deadline = time.Now().Add(d)
 	}
 	ctx := request.NewContext(r.Context(), x.scope, deadline)
-	defer ctx.Cancel()
-	x.ctx = ctx
+	x.ctx, x.own = ctx, ctx
+	defer x.leave()
 	r = r.WithContext(ctx)
 	x.r = r
 
@@ -164,7 +213,6 @@ func (x *exchange) serve(received time.Time) {
 			x.refuse(err)
 			return
 		}
-		defer x.ticket.Leave()
 	}
 	if err := x.authorize(); err != nil {
 		x.fail(err)

@@ -37,6 +37,9 @@ func (s *Server) dispatch(x *exchange) {
 	i := x.info
 	gvr := i.GroupVersionResource()
 	gv := gvr.GroupVersion()
+	if s.serveComputed(x) {
+		return
+	}
 	if s.resources[gvr] == nil && s.dispatchCustom(x) {
 		return
 	}

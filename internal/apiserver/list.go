@@ -21,8 +21,8 @@ const cachedList = 32 << 20
 type pieces interface {
 	// write takes bytes that may not change as long as the writer says (see stream and streamOwn).
 	write(p []byte)
-	byte(c byte)
-	uvarint(v uint64)
+	// keep takes a few bytes that may change at once.
+	keep(p []byte)
 	flush() error
 	// broken says that nobody reads any more.
 	broken() bool
@@ -52,14 +52,7 @@ func (s *sharedWriter) write(p []byte) {
 
 func (s *sharedWriter) broken() bool { return s.err != nil }
 
-func (s *sharedWriter) byte(c byte) { s.keep([]byte{c}) }
-
-func (s *sharedWriter) uvarint(v uint64) {
-	var b [binary.MaxVarintLen64]byte
-	s.keep(b[:binary.PutUvarint(b[:], v)])
-}
-
-// keep writes a few bytes from a place where they stay.
+// keep writes bytes from a place where they stay.
 func (s *sharedWriter) keep(b []byte) {
 	if len(s.small)+len(b) > cap(s.small) {
 		s.small = make([]byte, 0, 1<<10)
@@ -148,14 +141,12 @@ func (l *listing) stream() error {
 	l.x.streamOwn(negotiate.JSON, -1, func(w pieces) error {
 		w.write(l.head())
 		for i, it := range l.items {
-			if i > 0 {
-				w.byte(',')
-			}
 			body, err := l.made(it)
 			if err != nil {
 				return fmt.Errorf("encoding %s: %w", it.Key, err)
 			}
-			l.item(w, body)
+			rest, braced := l.inner(body)
+			writeItem(w, i, rest, braced)
 			if w.broken() {
 				break
 			}
@@ -236,39 +227,48 @@ func (l *listing) head() []byte {
 	return append(head, `,"items":[`...)
 }
 
-// item writes one body as a list's item.
-func (l *listing) item(w pieces, body []byte) {
+// inner is what of a body the list shows after the type, and whether that has its opening brace.
+func (l *listing) inner(body []byte) (rest []byte, braced bool) {
 	if l.strip {
-		rest, braced := listItem(body, l.forms.jsonHead)
-		if !braced {
-			w.byte('{')
-		}
-		body = rest
+		return listItem(body, l.forms.jsonHead)
 	}
-	w.write(body)
+	return body, true
+}
+
+// nextItem is what comes between the items of a list, and the brace of the next, which is no part of what listItem leaves.
+var nextItem = []byte(",{")
+
+func writeItem(w pieces, i int, rest []byte, braced bool) {
+	from, to := 0, len(nextItem)
+	if i == 0 {
+		from++
+	}
+	if braced {
+		to--
+	}
+	if from < to {
+		w.write(nextItem[from:to])
+	}
+	w.write(rest)
 }
 
 func (l *listing) json() error {
 	head := l.head()
+	total := len(head) + len(listTail) + max(len(l.bodies)-1, 0)
+	braced := make([]bool, len(l.bodies)) // looked at once: the beginnings of all bodies are not in the processor's cache
+	for i, b := range l.bodies {
+		if l.bodies[i], braced[i] = l.inner(b); !braced[i] {
+			total++
+		}
+		total += len(l.bodies[i])
+	}
 	write := func(w pieces) error {
 		w.write(head)
 		for i, b := range l.bodies {
-			if i > 0 {
-				w.byte(',')
-			}
-			l.item(w, b)
+			writeItem(w, i, b, braced[i])
 		}
 		w.write(listTail)
 		return w.flush()
-	}
-	total := len(head) + len(listTail) + max(len(l.bodies)-1, 0)
-	for _, b := range l.bodies {
-		total += len(b)
-		if l.strip {
-			if rest, braced := listItem(b, l.forms.jsonHead); !braced {
-				total += 1 + len(rest) - len(b)
-			}
-		}
 	}
 	if l.accept.Media == negotiate.YAML || l.accept.Pretty || l.x.pretty() {
 		buf := &blockWriter{buf: make([]byte, 0, total)}
@@ -315,6 +315,7 @@ func (l *listing) protobuf(sizes []int, stream func(string, int, func(pieces) er
 	total := len(l.forms.protoListHead) + uvarintLen(uint64(size)) + size + len(protoTail)
 	stream(l.accept.Media, total, func(w pieces) error {
 		w.write(head)
+		field := make([]byte, 0, 1+binary.MaxVarintLen64)
 		for i, n := range sizes {
 			b, err := body(i)
 			if err != nil {
@@ -323,8 +324,7 @@ func (l *listing) protobuf(sizes []int, stream func(string, int, func(pieces) er
 			if len(b) != n {
 				return fmt.Errorf("an item of %d bytes has %d", n, len(b))
 			}
-			w.byte(2<<3 | 2)
-			w.uvarint(uint64(n))
+			w.keep(binary.AppendUvarint(append(field, 2<<3|2), uint64(n)))
 			w.write(b)
 			if w.broken() {
 				break

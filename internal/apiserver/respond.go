@@ -63,6 +63,20 @@ func (w *responseWriter) Write(p []byte) (int, error) {
 	return n, err
 }
 
+// ReadFrom has io.Copy read straight into the connection's memory, where there is a way.
+func (w *responseWriter) ReadFrom(r io.Reader) (int64, error) {
+	to, ok := w.ResponseWriter.(io.ReaderFrom)
+	if !ok || w.tap != nil {
+		return io.Copy(struct{ io.Writer }{w}, r)
+	}
+	if w.code == 0 {
+		w.WriteHeader(http.StatusOK)
+	}
+	n, err := to.ReadFrom(r)
+	w.size += int(n)
+	return n, err
+}
+
 // Unwrap lets http.ResponseController reach what is below.
 func (w *responseWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 

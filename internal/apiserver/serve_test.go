@@ -55,7 +55,7 @@ func TestClientGo(t *testing.T) {
 	for _, contentType := range []string{"application/json", "application/vnd.kubernetes.protobuf"} {
 		t.Run(contentType, func(t *testing.T) {
 			cs := listen(t, newServer(t), contentType)
-			ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+			ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 			defer cancel()
 			configMaps := cs.CoreV1().ConfigMaps("n")
 
@@ -121,7 +121,7 @@ func TestClientGo(t *testing.T) {
 
 func TestInformer(t *testing.T) {
 	cs := listen(t, newServer(t), "application/vnd.kubernetes.protobuf")
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	f := informers.New(cs)
 	pods := f.Core().V1().Pods()
 	seen := make(chan string, 10)
@@ -161,7 +161,7 @@ func TestInformer(t *testing.T) {
 func TestBindingAndEviction(t *testing.T) {
 	server := newServer(t)
 	cs := listen(t, server, "application/json")
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	pods := cs.CoreV1().Pods("n")
 	if _, err := pods.Create(ctx, &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "p", Labels: map[string]string{"a": "b"}}, Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "c", Image: "i"}}}}, metav1.CreateOptions{}); err != nil {

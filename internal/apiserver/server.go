@@ -104,6 +104,8 @@ type Config struct {
 
 	// Aggregator has the API groups of other servers. Nil: there are none.
 	Aggregator Aggregator
+	// Computed are the group versions whose objects are stored nowhere. Discovery has to know them too.
+	Computed map[schema.GroupVersion]Computed
 
 	Checks  []Check
 	Version apiversion.Info
@@ -210,6 +212,9 @@ func New(cfg Config) (*Server, error) {
 			s.versions[r.gvr.GroupVersion()] = true
 			s.groups[r.gvr.Group] = true
 		}
+	}
+	for gv := range cfg.Computed {
+		s.versions[gv], s.groups[gv.Group] = true, true
 	}
 	if col, ok := cfg.Store.Collection(schema.GroupResource{Resource: "services"}); ok {
 		pool, err := allocate.New(cfg.ServiceCIDRs, cfg.NodePorts)

@@ -153,7 +153,7 @@ func (x *exchange) showTableOf(a negotiate.Accept, items []*store.Item, meta met
 			} else {
 				w.write(jsonNull)
 			}
-			w.byte('}')
+			w.write(rowEnd)
 		}
 		w.write([]byte(tail + "\n"))
 		return w.flush()
@@ -161,7 +161,7 @@ func (x *exchange) showTableOf(a negotiate.Accept, items []*store.Item, meta met
 	return nil
 }
 
-var jsonNull = []byte("null")
+var jsonNull, rowEnd = []byte("null"), []byte("}")
 
 // appendRow appends the JSON of a row up to its object.
 func appendRow(b []byte, r metav1.TableRow) ([]byte, error) {

@@ -35,14 +35,12 @@ func (x *exchange) watch() error {
 	if err != nil {
 		return err
 	}
-	defer w.end()
 	if isWebSocket(x.r) {
+		defer w.end()
 		x.watchSocket(w.ctx, w.source, w.enc)
 		return nil
 	}
-	w.answer()
-	for w.next() {
-	}
+	x.onward(w.run)
 	return nil
 }
 
@@ -51,7 +49,7 @@ func (x *exchange) watch() error {
 type openWatch struct {
 	x      *exchange
 	ctx    context.Context
-	cancel context.CancelFunc
+	cancel context.CancelFunc // nil if the request's context has the watch's end
 	source interface {
 		events
 		Stop()
@@ -104,14 +102,16 @@ func (x *exchange) beginWatch() (*openWatch, error) {
 		// Spread the ends, or all clients of a restarted server would come back at one instant for ever.
 		timeout += time.Duration(rand.Int64N(int64(timeout)))
 	}
-	w := &openWatch{x: x, enc: enc}
-	w.ctx, w.cancel = context.WithTimeout(x.ctx, timeout)
+	w := &openWatch{x: x, enc: enc, ctx: x.ctx}
+	if !x.own.Limit(timeout) {
+		w.ctx, w.cancel = context.WithTimeout(x.ctx, timeout)
+	}
 	source, err := x.res.col.Watch(w.ctx, wo)
 	switch {
 	case apierrors.IsResourceExpired(err):
 		w.source = endedWatch{err} // a revision that is too old is told as an event, as to those who fall behind
 	case err != nil:
-		w.cancel()
+		w.stop()
 		return nil, err
 	default:
 		w.source = source
@@ -121,10 +121,25 @@ func (x *exchange) beginWatch() (*openWatch, error) {
 	return w, nil
 }
 
+// run is the watch from its first word on.
+func (w *openWatch) run() {
+	defer w.end()
+	w.answer()
+	for w.next() {
+	}
+}
+
 func (w *openWatch) end() {
 	w.x.s.metrics.longRunning(w.x).Dec()
 	w.source.Stop()
-	w.cancel()
+	w.stop()
+}
+
+// stop ends the context that the watch has of its own, if it has one.
+func (w *openWatch) stop() {
+	if w.cancel != nil {
+		w.cancel()
+	}
 }
 
 // answer sends the header.

@@ -141,7 +141,7 @@ func TestWatchOffers(t *testing.T) {
 	const events = 20
 	for i := range events {
 		want(t, h, 200, "PATCH", configMaps+"/a", fmt.Sprintf(`{"data":{"i":"%02d"}}`, i), "Content-Type", "application/merge-patch+json")
-		for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+		for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
 			if len(all(takers[0])) > i+1 && len(all(takers[1])) > i+1 && len(all(takers[2])) > i+1 {
 				break
 			}

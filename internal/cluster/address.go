@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"strconv"
 	"syscall"
 
@@ -18,6 +19,9 @@ import (
 func nodeIP(cfg config.Server) (netip.Addr, error) {
 	if cfg.NodeIP != "" {
 		return netip.ParseAddr(cfg.NodeIP)
+	}
+	if a, err := netip.ParseAddr(cfg.AdvertiseAddress); err == nil && isOwn(a) {
+		return a, nil
 	}
 	if a, err := netip.ParseAddr(cfg.BindAddress); err == nil && !a.IsUnspecified() {
 		return a, nil
@@ -37,13 +41,13 @@ func nodeIP(cfg config.Server) (netip.Addr, error) {
 		return netip.Addr{}, fmt.Errorf("read addresses: %w", err)
 	}
 	var other netip.Addr
-	own, err := netip.ParsePrefix(cfg.ClusterCIDR)
+	own, err := cfg.ClusterCIDRs()
 	if err != nil {
 		return netip.Addr{}, err
 	}
 	for _, a := range list {
 		ip, ok := netip.AddrFromSlice(a.IP.To4())
-		if !ok || !ip.IsGlobalUnicast() || own.Contains(ip) {
+		if !ok || !ip.IsGlobalUnicast() || slices.ContainsFunc(own, func(p netip.Prefix) bool { return p.Contains(ip) }) {
 			continue
 		}
 		if links[a.LinkIndex] {
@@ -57,6 +61,30 @@ func nodeIP(cfg config.Server) (netip.Addr, error) {
 		return other, nil
 	}
 	return netip.MustParseAddr("127.0.0.1"), nil
+}
+
+// isOwn says whether an interface of this machine has an address.
+func isOwn(a netip.Addr) bool {
+	list, err := netlink.AddrList(nil, netlink.FAMILY_ALL)
+	return err == nil && slices.ContainsFunc(list, func(x netlink.Addr) bool {
+		ip, ok := netip.AddrFromSlice(x.IP)
+		return ok && ip.Unmap() == a
+	})
+}
+
+// advertised is where agents and pods reach the API. Nothing outside this machine reaches loopback; pods reach the machine by their gateway.
+func (s *Server) advertised() (netip.Addr, error) {
+	if s.cfg.AdvertiseAddress != "" {
+		return netip.ParseAddr(s.cfg.AdvertiseAddress)
+	}
+	if !s.nodeIP.IsLoopback() {
+		return s.nodeIP, nil
+	}
+	pods, err := s.cfg.ClusterCIDRs()
+	if err != nil {
+		return netip.Addr{}, err
+	}
+	return firstAddress(pods[0]), nil
 }
 
 // listen opens a TCP port, with a word on what to do when it is taken.

@@ -38,9 +38,16 @@ func (s *Server) admission(run *group, p *controlPlane, objects *lookup.Objects,
 	const registration = "admissionregistration.k8s.io"
 	p.webhooks = webhook.New(webhook.NewServices(objects))
 	run.atEnd("webhooks", p.webhooks.Close)
-	hooks := func(resource string) admissionwebhook.Config {
+	var own admission.Configuration
+	if s.cfg.AdmissionConfig != "" {
+		var err error
+		if own, err = admission.LoadConfiguration(s.cfg.AdmissionConfig); err != nil {
+			return nil, fmt.Errorf("--admission-control-config-file: %w", err)
+		}
+	}
+	hooks := func(resource string, identities *webhook.Identities) admissionwebhook.Config {
 		return admissionwebhook.Config{
-			Client: p.webhooks, Configurations: collection(registration, resource), Namespaces: objects, Authorizer: p.authz,
+			Client: p.webhooks, Identities: identities, Configurations: collection(registration, resource), Namespaces: objects, Authorizer: p.authz,
 		}
 	}
 	kinds := policy.FirstOf{policy.Built{Catalogue: p.catalogue, Objects: func(gr schema.GroupResource) (store.Reader, bool) {
@@ -55,22 +62,16 @@ func (s *Server) admission(run *group, p *controlPlane, objects *lookup.Objects,
 	}
 	configured := admission.Chain{
 		policy.NewMutating(policies("mutatingadmissionpolicies", "mutatingadmissionpolicybindings")),
-		admissionwebhook.NewMutating(hooks("mutatingwebhookconfigurations")),
+		admissionwebhook.NewMutating(hooks("mutatingwebhookconfigurations", own.MutatingWebhooks)),
 		policy.NewValidating(policies("validatingadmissionpolicies", "validatingadmissionpolicybindings")),
-		admissionwebhook.NewValidating(hooks("validatingwebhookconfigurations")),
+		admissionwebhook.NewValidating(hooks("validatingwebhookconfigurations", own.ValidatingWebhooks)),
 	}
 	quotas := collection("", "resourcequotas")
 	if missing != nil {
 		return nil, missing
 	}
-	var own admission.Configuration
-	if s.cfg.AdmissionConfig != "" {
-		var err error
-		if own, err = admission.LoadConfiguration(s.cfg.AdmissionConfig); err != nil {
-			return nil, fmt.Errorf("--admission-control-config-file: %w", err)
-		}
-	}
 	return admission.Default(admission.Deps{
 		Objects: objects, Authorizer: p.authz, Guard: guard, Configured: configured, Charger: quotas, PodSecurity: own.PodSecurity,
+		LimitedResources: own.LimitedResources,
 	})
 }

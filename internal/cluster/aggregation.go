@@ -13,8 +13,10 @@ import (
 	"github.com/celox/celox/internal/api"
 	"github.com/celox/celox/internal/apiserver/aggregate"
 	"github.com/celox/celox/internal/apiserver/lookup"
+	"github.com/celox/celox/internal/apiserver/resourcemetrics"
 	"github.com/celox/celox/internal/apiserver/webhook"
 	"github.com/celox/celox/internal/client"
+	"github.com/celox/celox/internal/cluster/config"
 	"github.com/celox/celox/internal/store"
 )
 
@@ -42,6 +44,11 @@ func (s *Server) aggregator(ctx context.Context, p *controlPlane, objects *looku
 			l.GroupPriority, l.VersionPriority = api.Priority(l.GroupVersion)
 			c.Local = append(c.Local, l)
 		}
+	}
+	if !s.cfg.Disables(config.MetricsServer) {
+		c.Local = append(c.Local, aggregate.Local{
+			GroupVersion: resourcemetrics.GroupVersion, GroupPriority: resourcemetrics.GroupPriority, VersionPriority: resourcemetrics.VersionPriority, Yields: true,
+		})
 	}
 	return aggregate.New(ctx, c)
 }

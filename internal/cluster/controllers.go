@@ -11,14 +11,11 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/authentication/user"
-	"k8s.io/client-go/discovery/cached/memory"
-	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/discovery"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/kubernetes/scheme"
 	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
 	"k8s.io/client-go/metadata"
-	"k8s.io/client-go/restmapper"
-	"k8s.io/client-go/scale"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/record"
 	"k8s.io/utils/clock"
@@ -27,12 +24,14 @@ import (
 
 	"github.com/celox/celox/internal/api"
 	"github.com/celox/celox/internal/apiserver/authn"
+	"github.com/celox/celox/internal/apiserver/bootstrap"
 	"github.com/celox/celox/internal/apiserver/custom"
 	"github.com/celox/celox/internal/client"
 	"github.com/celox/celox/internal/client/informers"
 	"github.com/celox/celox/internal/cluster/version"
 	"github.com/celox/celox/internal/controller"
 	"github.com/celox/celox/internal/controller/attachdetach"
+	"github.com/celox/celox/internal/controller/bootstrapsigner"
 	"github.com/celox/celox/internal/controller/certificates"
 	"github.com/celox/celox/internal/controller/clusterroleaggregation"
 	"github.com/celox/celox/internal/controller/cronjob"
@@ -48,6 +47,7 @@ import (
 	"github.com/celox/celox/internal/controller/ipaddress"
 	"github.com/celox/celox/internal/controller/job"
 	"github.com/celox/celox/internal/controller/namespace"
+	"github.com/celox/celox/internal/controller/nodeipam"
 	"github.com/celox/celox/internal/controller/nodelifecycle"
 	"github.com/celox/celox/internal/controller/nodettl"
 	"github.com/celox/celox/internal/controller/persistentvolume"
@@ -63,9 +63,12 @@ import (
 	"github.com/celox/celox/internal/controller/serviceaccount"
 	"github.com/celox/celox/internal/controller/serviceaccounttoken"
 	"github.com/celox/celox/internal/controller/servicecidr"
+	"github.com/celox/celox/internal/controller/servingapproval"
 	"github.com/celox/celox/internal/controller/statefulset"
 	"github.com/celox/celox/internal/controller/storagemigration"
 	"github.com/celox/celox/internal/controller/tainteviction"
+	"github.com/celox/celox/internal/controller/tokencleaner"
+	"github.com/celox/celox/internal/controller/trustbundle"
 	"github.com/celox/celox/internal/controller/ttlafterfinished"
 	"github.com/celox/celox/internal/controller/vacprotection"
 	"github.com/celox/celox/internal/scheduler"
@@ -188,7 +191,8 @@ func (s *Server) makeScheduler(run *group, p *controlPlane, f *informers.Factory
 	if !s.cfg.Runs("scheduler") {
 		return nil, nil
 	}
-	sched, err := p.client(&user.DefaultInfo{Name: user.KubeScheduler, Groups: []string{user.AllAuthenticated}}, "kube-scheduler")
+	who := &user.DefaultInfo{Name: user.KubeScheduler, Groups: []string{user.AllAuthenticated}}
+	sched, err := p.client(who, "kube-scheduler")
 	if err != nil {
 		return nil, err
 	}
@@ -201,7 +205,8 @@ func (s *Server) makeScheduler(run *group, p *controlPlane, f *informers.Factory
 		return nil, fmt.Errorf("scheduler: %w", err)
 	}
 	made, err := scheduler.New(scheduler.Config{
-		Client: sched, Informers: f, Log: s.log, Clock: clock.RealClock{}, Settings: schedulerConfig, Extenders: extenders, Metrics: metrics,
+		Client: sched, Poster: client.NewPoster(p.handler, who, "kube-scheduler"), Informers: f, Log: s.log, Clock: clock.RealClock{}, Settings: schedulerConfig, Extenders: extenders, Metrics: metrics,
+		CrashHalfLife: s.cfg.CrashMemory,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("scheduler: %w", err)
@@ -263,6 +268,9 @@ func (s *Server) controllers(run *group, p *controlPlane, f *informers.Factory, 
 		{"root-ca-cert-publisher", with(func(c kubernetes.Interface, _ string) (runner, error) {
 			return rootca.New(c, f, p.certs.CACertPEM(), s.log, m)
 		})},
+		{"kube-apiserver-serving-clustertrustbundle-publisher", with(func(c kubernetes.Interface, _ string) (runner, error) {
+			return trustbundle.New(c, f, p.certs.CACertPEM(), s.log, m)
+		})},
 		{"deployment-controller", with(func(c kubernetes.Interface, name string) (runner, error) {
 			return deployment.New(c, f, s.recorder(run, c, name), clk, s.log, m)
 		})},
@@ -276,13 +284,8 @@ func (s *Server) controllers(run *group, p *controlPlane, f *informers.Factory, 
 			return statefulset.New(c, f, s.recorder(run, c, name), clk, s.log, m)
 		})},
 		{"disruption-controller", with(func(c kubernetes.Interface, name string) (runner, error) {
-			cached := memory.NewMemCacheClient(c.Discovery())
-			mapper := restmapper.NewDeferredDiscoveryRESTMapper(cached) // asked for custom kinds alone, and only then filled
-			scales, err := scale.NewForConfig(client.InProcess(p.handler, account(name), controllerAgent(name)), mapper, dynamic.LegacyAPIPathResolverFunc, scale.NewDiscoveryScaleKindResolver(cached))
-			if err != nil {
-				return nil, err
-			}
-			return disruption.New(c, f, disruption.NewWorkloads(f, mapper, scales), s.recorder(run, c, name), clk, s.log, m)
+			others := podautoscaler.NewAPI(c.Discovery().RESTClient(), p.resourceOf) // who else asks for scales
+			return disruption.New(c, f, disruption.NewWorkloads(f, others), s.recorder(run, c, name), clk, s.log, m)
 		})},
 		{"daemon-set-controller", with(func(c kubernetes.Interface, name string) (runner, error) {
 			return daemonset.New(c, f, s.recorder(run, c, name), clk, s.log, m)
@@ -313,9 +316,14 @@ func (s *Server) controllers(run *group, p *controlPlane, f *informers.Factory, 
 				Client: c, Informers: f, Recorder: s.recorder(run, c, name), Clock: clk, Log: s.log, Metrics: m, Local: local,
 			})
 		})},
-		{"taint-eviction-controller", with(func(c kubernetes.Interface, name string) (runner, error) {
+		{"taint-eviction-controller", func(name string) (runner, error) {
+			// As upstream, with the rights of the controller that looks after nodes: it has none of its own.
+			c, err := p.client(account("node-controller"), controllerAgent(name))
+			if err != nil {
+				return nil, err
+			}
 			return tainteviction.New(c, f, s.recorder(run, c, name), clk, s.log, m)
-		})},
+		}},
 		{"namespace-controller", with(func(c kubernetes.Interface, name string) (runner, error) {
 			mc, err := meta(name)
 			if err != nil {
@@ -356,6 +364,29 @@ func (s *Server) controllers(run *group, p *controlPlane, f *informers.Factory, 
 			}
 			return serviceaccounttoken.New(c, f, p.accounts.LegacyToken, p.certs.CACertPEM(), s.log, m)
 		}},
+		{"node-ipam-controller", func(string) (runner, error) {
+			// As upstream, with the rights of the controller that looks after nodes.
+			c, err := p.client(account("node-controller"), controllerAgent("node-controller"))
+			if err != nil {
+				return nil, err
+			}
+			ranges, err := s.nodeRanges()
+			if err != nil {
+				return nil, err
+			}
+			return nodeipam.New(nodeipam.Config{Client: c, Informers: f, Recorder: s.recorder(run, c, "cidrAllocator"), Ranges: ranges, Log: s.log, Metrics: m})
+		}},
+		{"bootstrap-signer", with(func(c kubernetes.Interface, _ string) (runner, error) {
+			return bootstrapsigner.New(c, f, clk, s.log, m)
+		})},
+		{"token-cleaner", with(func(c kubernetes.Interface, _ string) (runner, error) { return tokencleaner.New(c, f, clk, s.log, m) })},
+		{bootstrap.ServingApprover, with(func(c kubernetes.Interface, _ string) (runner, error) {
+			services, err := s.cfg.ServiceCIDRs()
+			if err != nil {
+				return nil, err
+			}
+			return servingapproval.New(c, f, services, s.log, m)
+		})},
 		{"ttl-controller", with(func(c kubernetes.Interface, _ string) (runner, error) { return nodettl.New(c, f, s.log, m) })},
 		{"certificate-controller", with(func(c kubernetes.Interface, _ string) (runner, error) {
 			ca, key := p.certs.CA()
@@ -425,6 +456,19 @@ func (s *Server) controllers(run *group, p *controlPlane, f *informers.Factory, 
 	}
 }
 
+// nodeRanges are the ranges of pods and how large the part of a node is.
+func (s *Server) nodeRanges() ([]nodeipam.Range, error) {
+	pods, err := s.cfg.ClusterCIDRs()
+	if err != nil {
+		return nil, err
+	}
+	var out []nodeipam.Range
+	for _, p := range pods {
+		out = append(out, nodeipam.Range{Prefix: p, Bits: s.cfg.NodeCIDRBits(p)})
+	}
+	return out, nil
+}
+
 // withCustoms is a controller that is told of custom objects too.
 type withCustoms struct {
 	runner
@@ -478,15 +522,24 @@ func preferred(k *api.Kind) schema.GroupVersionResource {
 	return k.GroupResource().WithVersion(k.Versions[0].Version)
 }
 
-// namespacedResources are those that a namespace is emptied of.
-func (p *controlPlane) namespacedResources() []schema.GroupVersionResource {
+// namespacedResources are those that a namespace is emptied of. The error says whose are not known now, because another server does not answer.
+func (p *controlPlane) namespacedResources() ([]schema.GroupVersionResource, error) {
 	var out []schema.GroupVersionResource
 	for _, k := range p.catalogue.Kinds() {
 		if k.Namespaced && !k.Virtual && slices.Contains(k.ResourceVerbs(), "deletecollection") {
 			out = append(out, preferred(k))
 		}
 	}
-	return append(out, p.api.Customs().Namespaced()...)
+	out = append(out, p.api.Customs().Namespaced()...)
+	foreign, unknown := p.aggregator.Namespaced()
+	if out = append(out, foreign...); len(unknown) == 0 {
+		return out, nil
+	}
+	failed := &discovery.ErrGroupDiscoveryFailed{Groups: map[schema.GroupVersion]error{}}
+	for _, gv := range unknown {
+		failed.Groups[gv] = fmt.Errorf("stale GroupVersion discovery: %v", gv)
+	}
+	return out, failed
 }
 
 // resolve finds the resource that an owner reference names.

@@ -35,6 +35,7 @@ import (
 	"github.com/celox/celox/internal/apiserver/webhook"
 	"github.com/celox/celox/internal/client"
 	"github.com/celox/celox/internal/client/informers"
+	"github.com/celox/celox/internal/cluster/config"
 	"github.com/celox/celox/internal/cluster/gather"
 	"github.com/celox/celox/internal/cluster/pki"
 	"github.com/celox/celox/internal/cluster/version"
@@ -90,7 +91,10 @@ func (s *Server) pkiOptions() pki.Options {
 	if services, err := s.cfg.ServiceCIDRs(); err == nil {
 		ips = append(ips, net.IP(firstAddress(services[0]).AsSlice()))
 	}
-	for _, san := range append(s.cfg.TLSSANs, s.cfg.BindAddress) {
+	for _, san := range append(s.cfg.TLSSANs, s.cfg.BindAddress, s.cfg.AdvertiseAddress) {
+		if san == "" {
+			continue
+		}
 		if a, err := netip.ParseAddr(san); err != nil {
 			names = append(names, san)
 		} else if !a.IsUnspecified() {
@@ -200,7 +204,8 @@ func (s *Server) startControlPlane(run *group, certs *pki.PKI) (*controlPlane, e
 	}
 	registry := prometheus.NewRegistry()
 	measured := observed.New(engine, registry, "/registry/", prefixes(kinds))
-	st, err := store.New(run.parent, measured, store.Options{Logger: s.log, Linearizable: len(s.cfg.EtcdServers) > 0})
+	// Not run.parent: what ends before the store has last words, such as who gives its lease up.
+	st, err := store.New(context.WithoutCancel(run.parent), measured, store.Options{Logger: s.log, Linearizable: len(s.cfg.EtcdServers) > 0})
 	if err != nil {
 		return nil, err
 	}
@@ -253,6 +258,7 @@ func (s *Server) makeAPI(run *group, p *controlPlane) error {
 	proxyCA, _ := p.certs.FrontProxyCA()
 	p.authn = authn.New(authn.Config{
 		ClientCA: clientCA, FrontProxyCA: proxyCA, FrontProxyNames: []string{"front-proxy-client"}, ServiceAccounts: accounts,
+		Bootstrap:      &authn.BootstrapTokens{Secrets: objects},
 		AnonymousPaths: authn.HealthPaths(),
 	})
 	roles, roleBindings, clusterRoles, clusterRoleBindings, err := objects.RBACReaders()
@@ -298,15 +304,20 @@ func (s *Server) makeAPI(run *group, p *controlPlane) error {
 	if err != nil {
 		return err
 	}
+	way := connect.New(connect.Config{
+		Objects: objects, Nodes: p.local, NodeTLS: p.certs.ClientTLSConfig(p.certs.KubeletClient()), Authorizer: p.authz,
+	})
+	computed, err := s.resourceMetrics(run, p, objects, way, docs, schemas)
+	if err != nil {
+		return fmt.Errorf("metrics of resources: %w", err)
+	}
 	server, err := apiserver.New(apiserver.Config{
 		Store: p.store, Catalogue: p.catalogue,
 		Authenticator: p.authn, Authorizer: p.authz,
 		Admission:   plugins,
 		Webhooks:    p.webhooks,
 		TokenIssuer: accounts, TokenReviewer: p.authn, RuleResolver: p.authz,
-		Connect: connect.New(connect.Config{
-			Objects: objects, Nodes: p.local, NodeTLS: p.certs.ClientTLSConfig(p.certs.KubeletClient()), Authorizer: p.authz,
-		}),
+		Connect: way, Computed: computed,
 		Discovery: discoveryHandler(docs), OpenAPI: schemas, Aggregator: p.aggregator, Audit: auditor,
 		OpenIDConfiguration: openID, KeySet: keys,
 		Version: version.Info(), ServiceCIDRs: serviceCIDRs, Metrics: p.metrics, Logger: s.log,
@@ -345,18 +356,25 @@ func (s *Server) bootstrap(ctx context.Context, p *controlPlane, admin kubernete
 	if err := bootstrap.EnsureAuthenticationConfig(ctx, admin, p.certs.CACertPEM(), proxyCA, []string{"front-proxy-client"}); err != nil {
 		return fmt.Errorf("first objects: %w", err)
 	}
+	if !s.cfg.Disables(config.MetricsServer) {
+		if err := bootstrap.EnsureMetricsReader(ctx, admin); err != nil {
+			return fmt.Errorf("first objects: %w", err)
+		}
+	}
 	services, err := s.cfg.ServiceCIDRs()
 	if err != nil {
 		return err
 	}
-	advertise := s.nodeIP
-	if advertise.IsLoopback() {
-		// Endpoints cannot be on loopback; pods reach this machine by their gateway.
-		pods, err := netip.ParsePrefix(s.cfg.ClusterCIDR)
-		if err != nil {
-			return err
-		}
-		advertise = firstAddress(pods)
+	advertise, err := s.advertised()
+	if err != nil {
+		return err
+	}
+	about, err := factsOf(&s.cfg)
+	if err != nil {
+		return err
+	}
+	if err := bootstrap.EnsureJoining(ctx, admin, about.data()); err != nil {
+		return fmt.Errorf("first objects: %w", err)
 	}
 	if err := bootstrap.EnsureServiceCIDR(ctx, admin, services); err != nil {
 		return fmt.Errorf("first objects: %w", err)
@@ -364,7 +382,10 @@ func (s *Server) bootstrap(ctx context.Context, p *controlPlane, admin kubernete
 	if err := bootstrap.EnsureKubernetesService(ctx, admin, firstAddress(services[0]).String(), advertise.String(), s.cfg.HTTPSPort); err != nil {
 		return fmt.Errorf("service kubernetes: %w", err)
 	}
-	return nil
+	if s.cfg.Disables(config.DNS) {
+		return bootstrap.RemoveDNSService(ctx, admin)
+	}
+	return bootstrap.EnsureDNSService(ctx, admin, about.dns().String())
 }
 
 // serve serves the API on l until the server stops.

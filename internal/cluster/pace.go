@@ -14,11 +14,14 @@ const (
 	// busyHeadroom is how much garbage a busy program may gather at most, in bytes, if more than gcPercent would let it.
 	busyHeadroom = 192 << 20
 	maxGCPercent = 800
+	// maxHeadroom is how much garbage a program may gather at most, in bytes: where 150,000 pods live, gcPercent of them would be gigabytes.
+	maxHeadroom  = 768 << 20
+	minGCPercent = 25
 )
 
 // gcPace lets a program that is busy gather more garbage between two collections than one that is not: what a collection costs depends on
 // what lives, not on what is dead, and the little that lives in a small cluster would be looked at several times a second. When the
-// load ends, the garbage goes with releaseMemory.
+// load ends, the garbage goes with releaseMemory. A program in which much lives may gather less.
 type gcPace struct {
 	now     func() time.Time
 	read    func() (live, cycles uint64) // bytes that the last collection found alive, and how many the runtime has begun itself
@@ -51,6 +54,7 @@ func (p *gcPace) collected() {
 		}
 		p.last, p.cycles = now, cycles
 	}
+	percent = min(percent, largePercent(live))
 	// Setting it stops the world for a moment: not for little.
 	if d := percent - p.percent; d > p.percent/8 || -d > p.percent/8 {
 		p.percent = percent
@@ -64,6 +68,14 @@ func busyPercent(live uint64) int {
 		return gcPercent
 	}
 	return int(math.Min(maxGCPercent, math.Max(gcPercent, 100*busyHeadroom/float64(live))))
+}
+
+// largePercent is the percentage of what lives that a program may add if much lives.
+func largePercent(live uint64) int {
+	if live == 0 {
+		return maxGCPercent
+	}
+	return int(math.Min(maxGCPercent, math.Max(minGCPercent, 100*maxHeadroom/float64(live))))
 }
 
 // follow calls collected after each collection for as long as the program lives. It needs no goroutine: a dead object tells.

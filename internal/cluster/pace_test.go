@@ -33,6 +33,14 @@ func TestGCPace(t *testing.T) {
 	if n := busyPercent(1); n != maxGCPercent {
 		t.Errorf("of a tiny heap: %d", n)
 	}
+	live = 1536 << 20
+	pass(2 * busyInterval)
+	if n := set[len(set)-1]; n != 50 {
+		t.Errorf("of 1.5 GiB: %d", n)
+	}
+	if n := largePercent(64 << 30); n != minGCPercent {
+		t.Errorf("of a huge heap: %d", n)
+	}
 	if n := busyPercent(4 << 30); n != gcPercent {
 		t.Errorf("of a large heap: %d", n)
 	}

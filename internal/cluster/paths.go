@@ -26,6 +26,7 @@ const (
 	runtimeDir = "runtime"
 	binDir     = "bin"
 	networkDir = "network"
+	agentDir   = "agent"
 	nodeDir    = "node"
 	podLogDir  = "log/pods"
 	lockFile   = "lock"

@@ -14,6 +14,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/celox/celox/internal/network"
+	"github.com/celox/celox/internal/network/mesh"
+	"github.com/celox/celox/internal/network/proxy"
 	"github.com/celox/celox/internal/runtime"
 	"github.com/celox/celox/internal/runtime/holder"
 )
@@ -82,7 +84,7 @@ func resetNetwork(ctx context.Context, dataDir string, log *slog.Logger) error {
 	if _, err := os.Stat(state); errors.Is(err, os.ErrNotExist) {
 		return nil
 	}
-	return network.Reset(ctx, network.Config{PodCIDRs: []netip.Prefix{}, StateDir: state, Log: log})
+	return errors.Join(mesh.Reset(), proxy.Remove(), network.RemoveServiceAddresses(), network.Reset(ctx, network.Config{PodCIDRs: []netip.Prefix{}, StateDir: state, Log: log}))
 }
 
 // unmountBelow unmounts what is mounted below a directory, innermost first: volumes in memory, and what a crash left.

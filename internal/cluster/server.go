@@ -105,7 +105,7 @@ func (s *Server) start(run *group, certs *pki.PKI) error {
 		return err
 	}
 	if f := s.simulation.Ready; f != nil {
-		f(plane.handler)
+		f(plane.handler, plane.sources())
 	}
 	if s.cfg.DisableNode {
 		return nil

@@ -29,9 +29,9 @@ func TestLoopRetriesAndSurvivesPanics(t *testing.T) {
 		}, Options{Workers: 2})
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error)
+		l.Add("a/b") // before somebody could work on it: once
+		l.Add("a/b")
 		go func() { done <- l.Run(ctx) }()
-		l.Add("a/b")
-		l.Add("a/b")
 		time.Sleep(time.Minute)
 		synctest.Wait()
 		if got := calls.Load(); got != 3 {

@@ -207,7 +207,10 @@ func configurePod(in *netlink.Handle, s *sandbox, gateways []netip.Addr) error {
 		return fmt.Errorf("pod's interface %s: %w", podInterface, err)
 	}
 	for _, a := range s.Addrs {
-		if err := in.AddrAdd(eth, address(a)); err != nil && !errors.Is(err, unix.EEXIST) {
+		// No route to the others of the range: all packets go by way of the gateway, where services and policies see both directions.
+		addr := address(a)
+		addr.Flags |= unix.IFA_F_NOPREFIXROUTE
+		if err := in.AddrAdd(eth, addr); err != nil && !errors.Is(err, unix.EEXIST) {
 			return fmt.Errorf("pod's interface %s: add address %v: %w", podInterface, a, err)
 		}
 	}
@@ -215,6 +218,10 @@ func configurePod(in *netlink.Handle, s *sandbox, gateways []netip.Addr) error {
 		return fmt.Errorf("pod's interface %s: set up: %w", podInterface, err)
 	}
 	for _, g := range gateways {
+		to := &netlink.Route{LinkIndex: eth.Attrs().Index, Dst: ipNet(netip.PrefixFrom(g, g.BitLen())), Scope: unix.RT_SCOPE_LINK}
+		if err := in.RouteReplace(to); err != nil {
+			return fmt.Errorf("pod's route to %v: %w", g, err)
+		}
 		r := &netlink.Route{LinkIndex: eth.Attrs().Index, Gw: g.AsSlice()}
 		if err := in.RouteReplace(r); err != nil {
 			return fmt.Errorf("pod's default route by %v: %w", g, err)

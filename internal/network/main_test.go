@@ -145,12 +145,12 @@ func call(t testing.TB, ns *os.File, addr string) (string, error) {
 	t.Helper()
 	var got string
 	err := within(ns, func() error {
-		c, err := net.DialTimeout("tcp", addr, 5*time.Second)
+		c, err := net.DialTimeout("tcp", addr, time.Minute)
 		if err != nil {
 			return err
 		}
 		defer c.Close()
-		if err := c.SetDeadline(time.Now().Add(5 * time.Second)); err != nil {
+		if err := c.SetDeadline(time.Now().Add(time.Minute)); err != nil {
 			return err
 		}
 		b := make([]byte, 64)

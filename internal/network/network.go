@@ -165,7 +165,7 @@ func (n *Network) applyRules() error {
 		all = append(all, s)
 	}
 	slices.SortFunc(all, func(a, b *sandbox) int { return cmp.Compare(a.ID, b.ID) })
-	return applyRules(n.ns, rulesFor(n.cfg.Bridge, n.ranges(), all))
+	return applyRules(n.ns, rulesFor(n.cfg.Bridge, n.ranges(), n.cfg.ClusterCIDRs, all))
 }
 
 // Close ends the background work. What was made stays, for the pods that use it.

@@ -16,6 +16,9 @@ import (
 const (
 	ipsDstNAT = 1 << 5 // linux/netfilter/nf_conntrack_common.h
 	rtnLocal  = 2      // linux/rtnetlink.h
+
+	icmpRedirect   = 5   // RFC 792
+	icmpv6Redirect = 137 // RFC 4861
 )
 
 // applyRules makes the chains the whole content of the table in one transaction, or removes the table if there are none.
@@ -57,6 +60,8 @@ func nftChain(table *nftables.Table, c chain) *nftables.Chain {
 		out.Hooknum, out.Priority = nftables.ChainHookPrerouting, nftables.ChainPriorityNATDest
 	case hookOutput:
 		out.Hooknum, out.Priority = nftables.ChainHookOutput, nftables.ChainPriorityNATDest
+	case hookFilterOutput:
+		out.Type, out.Hooknum, out.Priority = nftables.ChainTypeFilter, nftables.ChainHookOutput, nftables.ChainPriorityFilter
 	case hookPostRouting:
 		out.Hooknum, out.Priority = nftables.ChainHookPostrouting, nftables.ChainPriorityNATSource
 	}
@@ -78,6 +83,18 @@ func expressions(r rule) []expr.Any {
 	if r.In != "" {
 		e = append(e, &expr.Meta{Key: expr.MetaKeyIIFNAME, Register: 1})
 		equal(append([]byte(r.In), make([]byte, unix.IFNAMSIZ-len(r.In))...))
+	}
+	if r.Redirect != "" {
+		protocol, message := byte(unix.IPPROTO_ICMP), byte(icmpRedirect)
+		if r.V6 {
+			protocol, message = unix.IPPROTO_ICMPV6, icmpv6Redirect
+		}
+		e = append(e, &expr.Meta{Key: expr.MetaKeyOIFNAME, Register: 1})
+		equal(append([]byte(r.Redirect), make([]byte, unix.IFNAMSIZ-len(r.Redirect))...))
+		e = append(e, &expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1})
+		equal([]byte{protocol})
+		e = append(e, &expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 0, Len: 1})
+		equal([]byte{message})
 	}
 	if r.Local {
 		e = append(e, &expr.Fib{Register: 1, FlagDADDR: true, ResultADDRTYPE: true})
@@ -108,6 +125,8 @@ func expressions(r rule) []expr.Any {
 		e = append(e, &expr.Masq{})
 	case doDrop:
 		e = append(e, &expr.Verdict{Kind: expr.VerdictDrop})
+	case doAccept:
+		e = append(e, &expr.Verdict{Kind: expr.VerdictAccept})
 	case doHostPorts:
 		e = append(e, &expr.Verdict{Kind: expr.VerdictJump, Chain: chainHostPorts})
 	case doDNAT:

@@ -22,6 +22,7 @@ const (
 	hookRawPreRouting
 	hookPreRouting
 	hookOutput
+	hookFilterOutput
 	hookPostRouting
 )
 
@@ -32,6 +33,7 @@ const (
 	doMasquerade action = iota
 	doDNAT
 	doDrop
+	doAccept    // and look at no further rule of the chain
 	doHostPorts // go through the chain of host ports
 )
 
@@ -41,6 +43,7 @@ type rule struct {
 	Src, Dst   netip.Prefix
 	NotDst     netip.Prefix
 	In         string // interface that the packet came in by
+	Redirect   string // interface by which an ICMP message leaves that tells of a shorter way
 	Local      bool   // the destination is an address of this machine
 	Translated bool   // the destination was changed on the way here
 	Protocol   string
@@ -59,8 +62,8 @@ var (
 	localhost4 = netip.MustParsePrefix("127.0.0.0/8")
 )
 
-// rulesFor computes the whole table.
-func rulesFor(bridge string, ranges []netip.Prefix, sandboxes []*sandbox) []chain {
+// rulesFor computes the whole table. Cluster are the ranges of all nodes.
+func rulesFor(bridge string, ranges, cluster []netip.Prefix, sandboxes []*sandbox) []chain {
 	post := chain{Name: "post-routing", Hook: hookPostRouting}
 	raw := chain{Name: "raw-pre-routing", Hook: hookRawPreRouting}
 	for _, p := range ranges {
@@ -70,10 +73,20 @@ func rulesFor(bridge string, ranges []netip.Prefix, sandboxes []*sandbox) []chai
 			raw.Rules = append(raw.Rules, rule{In: bridge, Dst: localhost4, Do: doDrop})
 			post.Rules = append(post.Rules, rule{Src: localhost4, Dst: p, Do: doMasquerade})
 		}
-		post.Rules = append(post.Rules,
-			// A pod that reaches itself or its neighbour by a host port must get the answer by the same way.
-			rule{V6: v6, Src: p, Dst: p, Translated: true, Do: doMasquerade},
-			rule{V6: v6, Src: p, NotDst: p, Do: doMasquerade})
+		for _, s := range sandboxes {
+			for _, a := range s.Addrs {
+				// A pod that reaches itself by a host port must get the answer by the same way.
+				if self := netip.PrefixFrom(a.Addr(), a.Addr().BitLen()); len(s.Ports) > 0 && p.Contains(a.Addr()) {
+					post.Rules = append(post.Rules, rule{V6: v6, Src: self, Dst: self, Translated: true, Do: doMasquerade})
+				}
+			}
+		}
+		for _, c := range cluster {
+			if c.Addr().Is6() == v6 && c != p {
+				post.Rules = append(post.Rules, rule{V6: v6, Src: p, Dst: c, Do: doAccept})
+			}
+		}
+		post.Rules = append(post.Rules, rule{V6: v6, Src: p, NotDst: p, Do: doMasquerade})
 	}
 	ports := chain{Name: chainHostPorts}
 	for _, s := range sandboxes {
@@ -95,6 +108,8 @@ func rulesFor(bridge string, ranges []netip.Prefix, sandboxes []*sandbox) []chai
 		raw, post, ports,
 		{Name: "pre-routing", Hook: hookPreRouting, Rules: []rule{{Local: true, Do: doHostPorts}}},
 		{Name: "output", Hook: hookOutput, Rules: []rule{{Local: true, Do: doHostPorts}}},
+		// Pods of a node are neighbours, but go by way of the gateway; the kernel would tell them of the shorter way.
+		{Name: "filter-output", Hook: hookFilterOutput, Rules: []rule{{Redirect: bridge, Do: doDrop}, {V6: true, Redirect: bridge, Do: doDrop}}},
 	}
 }
 

@@ -11,6 +11,8 @@ type Config struct {
 	Bridge string
 	// PodCIDRs are the node's ranges: one of IPv4, one of IPv6, or one of each.
 	PodCIDRs []netip.Prefix
+	// ClusterCIDRs are the ranges of the pods of all nodes: what goes there keeps its pod's address. Empty is this node's ranges alone.
+	ClusterCIDRs []netip.Prefix
 	// StateDir keeps one small file per sandbox, so that addresses outlive this process.
 	StateDir string
 	// MTU of the pods' interfaces; 0 takes that of the interface with the default route, or 1500.

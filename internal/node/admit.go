@@ -2,6 +2,7 @@ package node
 
 import (
 	"fmt"
+	"strings"
 	"sync"
 
 	corev1 "k8s.io/api/core/v1"
@@ -9,6 +10,8 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	resourcehelper "k8s.io/component-helpers/resource"
 	"k8s.io/component-helpers/scheduling/corev1/nodeaffinity"
+
+	"github.com/celox/celox/internal/node/sysctl"
 )
 
 // rejection is why a pod may not run here.
@@ -28,7 +31,7 @@ func (n *Node) admit(pod *corev1.Pod, ran bool) *rejection {
 	n.admission.mu.Lock()
 	defer n.admission.mu.Unlock()
 	if _, ok := n.admission.pods[pod.UID]; !ok && !ran {
-		if r := admissible(pod, requests, n.admission.pods, n.allocatable(), n.self(), n.cfg.MaxPods); r != nil {
+		if r := admissible(pod, requests, n.admission.pods, n.allocatable(), n.self(), n.cfg.MaxPods, n.cfg.Sysctls); r != nil {
 			return r
 		}
 		if r := portsTaken(ports, n.admission.ports); r != nil {
@@ -51,11 +54,11 @@ func (n *Node) released(uid types.UID) {
 }
 
 // admissible decides about one more pod.
-func admissible(pod *corev1.Pod, requests corev1.ResourceList, others map[types.UID]corev1.ResourceList, allocatable corev1.ResourceList, node *corev1.Node, maxPods int) *rejection {
+func admissible(pod *corev1.Pod, requests corev1.ResourceList, others map[types.UID]corev1.ResourceList, allocatable corev1.ResourceList, node *corev1.Node, maxPods int, sysctls sysctl.Allowed) *rejection {
 	if pod.Spec.OS != nil && pod.Spec.OS.Name != "" && pod.Spec.OS.Name != corev1.Linux {
 		return &rejection{"PodOSNotSupported", "Failed to admit pod as the OS field doesn't match node OS"}
 	}
-	if r := forbiddenSysctl(pod); r != nil {
+	if r := forbiddenSysctl(pod, sysctls); r != nil {
 		return r
 	}
 	if node != nil {
@@ -78,6 +81,15 @@ func admissible(pod *corev1.Pod, requests corev1.ResourceList, others map[types.
 			continue
 		}
 		have, known := allocatable[name]
+		if !known && extended(name) {
+			// Somebody else says in the node's status how much of it there is; what nobody says is the cluster's and not the node's business.
+			if node != nil {
+				have, known = node.Status.Allocatable[name]
+			}
+			if !known {
+				continue
+			}
+		}
 		if !known && name != corev1.ResourceCPU && name != corev1.ResourceMemory && name != corev1.ResourceEphemeralStorage {
 			return lacking(name, want.Value(), 0, 0)
 		}
@@ -97,6 +109,11 @@ func admissible(pod *corev1.Pod, requests corev1.ResourceList, others map[types.
 		}
 	}
 	return nil
+}
+
+// extended says whether a resource is one that Kubernetes itself knows nothing of.
+func extended(name corev1.ResourceName) bool {
+	return strings.Contains(string(name), "/") && !strings.Contains(string(name), "kubernetes.io/")
 }
 
 func tolerated(pod *corev1.Pod, t *corev1.Taint) bool {

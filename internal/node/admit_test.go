@@ -6,6 +6,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/celox/celox/internal/node/sysctl"
 )
 
 func TestAdmissible(t *testing.T) {
@@ -16,6 +18,7 @@ func TestAdmissible(t *testing.T) {
 	node := &corev1.Node{}
 	node.Labels = map[string]string{"disk": "ssd"}
 	node.Spec.Taints = []corev1.Taint{{Key: "gone", Effect: corev1.TaintEffectNoExecute}}
+	node.Status.Allocatable = corev1.ResourceList{"example.com/gpu": resource.MustParse("2")} // somebody wrote it there
 	tolerant := []corev1.Toleration{{Operator: corev1.TolerationOpExists}}
 	sysctls := func(names ...string) *corev1.PodSecurityContext {
 		c := &corev1.PodSecurityContext{}
@@ -38,15 +41,24 @@ func TestAdmissible(t *testing.T) {
 		{"pods", nil, corev1.PodSpec{Tolerations: tolerant}, 1, "OutOfpods", "Node didn't have enough resource: pods, requested: 1, used: 1, capacity: 1"},
 		{"selector", nil, corev1.PodSpec{Tolerations: tolerant, NodeSelector: map[string]string{"disk": "hdd"}}, 10, "NodeAffinity", "Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector"},
 		{"taint", nil, corev1.PodSpec{}, 10, "TaintToleration", "Predicate TaintToleration failed: node(s) had untolerated taint {gone: }"},
-		{"device", corev1.ResourceList{"example.com/gpu": resource.MustParse("1")}, corev1.PodSpec{Tolerations: tolerant}, 10, "OutOfexample.com/gpu", "Node didn't have enough resource: example.com/gpu, requested: 1, used: 0, capacity: 0"},
+		{"device", corev1.ResourceList{"example.com/gpu": resource.MustParse("1")}, corev1.PodSpec{Tolerations: tolerant}, 10, "", ""},
+		{"too many devices", corev1.ResourceList{"example.com/gpu": resource.MustParse("3")}, corev1.PodSpec{Tolerations: tolerant}, 10, "OutOfexample.com/gpu", "Node didn't have enough resource: example.com/gpu, requested: 3, used: 0, capacity: 2"},
+		{"the cluster's", corev1.ResourceList{"example.com/license": resource.MustParse("3")}, corev1.PodSpec{Tolerations: tolerant}, 10, "", ""},
+		{"huge pages", corev1.ResourceList{"hugepages-2Mi": resource.MustParse("2Mi")}, corev1.PodSpec{Tolerations: tolerant}, 10, "OutOfhugepages-2Mi", "Node didn't have enough resource: hugepages-2Mi, requested: 2097152, used: 0, capacity: 0"},
 		{"os", nil, corev1.PodSpec{OS: &corev1.PodOS{Name: corev1.Windows}}, 10, "PodOSNotSupported", "Failed to admit pod as the OS field doesn't match node OS"},
 		{"safe sysctls", nil, corev1.PodSpec{Tolerations: tolerant, SecurityContext: sysctls("kernel.shm_rmid_forced", "net/ipv4/tcp_rmem")}, 10, "", ""},
 		{"sysctl", nil, corev1.PodSpec{SecurityContext: sysctls("kernel.shm_rmid_forced", "kernel/msgmax")}, 10, "SysctlForbidden", `forbidden sysctl: "kernel.msgmax" not allowlisted`},
+		{"an allowed sysctl", nil, corev1.PodSpec{Tolerations: tolerant, SecurityContext: sysctls("net.core.somaxconn", "kernel/shmmax")}, 10, "", ""},
+		{"an allowed sysctl of the host", nil, corev1.PodSpec{HostIPC: true, SecurityContext: sysctls("kernel.shmmax")}, 10, "SysctlForbidden", `forbidden sysctl: "kernel.shmmax" not allowed with host ipc enabled`},
 		{"sysctl of the host", nil, corev1.PodSpec{HostNetwork: true, SecurityContext: sysctls("net.ipv4.tcp_syncookies")}, 10, "SysctlForbidden", `forbidden sysctl: "net.ipv4.tcp_syncookies" not allowed with host net enabled`},
+	}
+	allowed, err := sysctl.Parse([]string{"net.core.*", "kernel.shmmax"})
+	if err != nil {
+		t.Fatal(err)
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			r := admissible(&corev1.Pod{Spec: tt.spec}, tt.requests, others, list("2", "4Gi"), node, tt.maxPods)
+			r := admissible(&corev1.Pod{Spec: tt.spec}, tt.requests, others, list("2", "4Gi"), node, tt.maxPods, allowed)
 			if r == nil {
 				r = &rejection{}
 			}

@@ -23,6 +23,7 @@ import (
 	"github.com/celox/celox/internal/node/imagegc"
 	"github.com/celox/celox/internal/node/pressure"
 	"github.com/celox/celox/internal/node/server"
+	"github.com/celox/celox/internal/node/sysctl"
 )
 
 // Config is everything a node is given. Fields without a comment on their default are required.
@@ -70,6 +71,8 @@ type Config struct {
 	Labels   map[string]string // besides the well-known ones
 	Taints   []corev1.Taint    // at first registration
 	MaxPods  int               // default 110
+	// Sysctls are the kernel settings that pods may change; the zero value is the safe ones.
+	Sysctls sysctl.Allowed
 	// PodPIDs limits the processes of each pod; 0: no limit.
 	PodPIDs int64
 	// Reserved is kept for the system: capacity minus Reserved is allocatable.
@@ -85,6 +88,9 @@ type Config struct {
 	// ImageGCHighPercent of the images' disk in use makes unused images go, down to ImageGCLowPercent; default 85 and 80, 100 for the first:
 	// never.
 	ImageGCHighPercent, ImageGCLowPercent int
+
+	// PluginDir is where drivers register, by default <RootDir>/plugins_registry.
+	PluginDir string
 
 	StaticPodDir  string // "" for none
 	StaticPodURL  string // "" for none
@@ -130,6 +136,7 @@ func (c *Config) complete() error {
 		}
 	}
 	set(&c.LogDir, filepath.Join(filepath.Dir(root), "log", "pods"))
+	set(&c.PluginDir, filepath.Join(root, "plugins_registry"))
 	set(&c.ClusterDomain, "cluster.local")
 	set(&c.ResolvConf, "/etc/resolv.conf")
 	set(&c.HostsFile, "/etc/hosts")

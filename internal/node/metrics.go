@@ -6,6 +6,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	statsapi "k8s.io/kubelet/pkg/apis/stats/v1alpha1"
 
@@ -113,14 +114,26 @@ func (m *usageMetrics) Collect(ch chan<- prometheus.Metric) {
 		m.collectCadvisor(ctx, ch, s)
 		return
 	}
+	m.collectResource(ch, s)
+}
+
+// collectResource says when each thing was counted: who computes rates may read it much later.
+func (m *usageMetrics) collectResource(ch chan<- prometheus.Metric, s *statsapi.Summary) {
+	at := func(when metav1.Time, kind prometheus.ValueType, name, help string, value float64, labels []string, values ...string) {
+		out := prometheus.MustNewConstMetric(prometheus.NewDesc(name, help, labels, nil), kind, value, values...)
+		if !when.IsZero() {
+			out = prometheus.NewMetricWithTimestamp(when.Time, out)
+		}
+		ch <- out
+	}
 	cpu := func(name, help string, c *statsapi.CPUStats, labels []string, values ...string) {
 		if c != nil && c.UsageCoreNanoSeconds != nil {
-			counter(ch, name, help, float64(*c.UsageCoreNanoSeconds)/1e9, labels, values...)
+			at(c.Time, prometheus.CounterValue, name, help, float64(*c.UsageCoreNanoSeconds)/1e9, labels, values...)
 		}
 	}
 	memory := func(name, help string, c *statsapi.MemoryStats, labels []string, values ...string) {
 		if c != nil && c.WorkingSetBytes != nil {
-			gauge(ch, name, help, float64(*c.WorkingSetBytes), labels, values...)
+			at(c.Time, prometheus.GaugeValue, name, help, float64(*c.WorkingSetBytes), labels, values...)
 		}
 	}
 	cpu("node_cpu_usage_seconds_total", "Cumulative cpu time consumed by the node in core-seconds", s.Node.CPU, nil)
@@ -135,6 +148,12 @@ func (m *usageMetrics) Collect(ch chan<- prometheus.Metric) {
 			c := &p.Containers[j]
 			cpu("container_cpu_usage_seconds_total", "Cumulative cpu time consumed by the container in core-seconds", c.CPU, labels, c.Name, p.PodRef.Namespace, p.PodRef.Name)
 			memory("container_memory_working_set_bytes", "Current working set of the container in bytes", c.Memory, labels, c.Name, p.PodRef.Namespace, p.PodRef.Name)
+			if w := c.Swap; w != nil && w.SwapUsageBytes != nil {
+				at(w.Time, prometheus.GaugeValue, "container_swap_usage_bytes", "Current amount of the container swap usage in bytes", float64(*w.SwapUsageBytes), labels, c.Name, p.PodRef.Namespace, p.PodRef.Name)
+			}
+			if !c.StartTime.IsZero() {
+				at(metav1.Time{}, prometheus.GaugeValue, "container_start_time_seconds", "Start time of the container since unix epoch in seconds", float64(c.StartTime.UnixNano())/1e9, labels, c.Name, p.PodRef.Namespace, p.PodRef.Name)
+			}
 		}
 	}
 }

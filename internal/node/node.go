@@ -19,16 +19,19 @@ import (
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/record"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+	registerapi "k8s.io/kubelet/pkg/apis/pluginregistration/v1"
 	"k8s.io/utils/clock"
 
 	"github.com/celox/celox/internal/node/backoff"
 	"github.com/celox/celox/internal/node/cgroup"
 	"github.com/celox/celox/internal/node/criconfig"
 	"github.com/celox/celox/internal/node/downward"
+	"github.com/celox/celox/internal/node/dra"
 	"github.com/celox/celox/internal/node/imagegc"
 	"github.com/celox/celox/internal/node/imagepull"
 	"github.com/celox/celox/internal/node/objects"
 	"github.com/celox/celox/internal/node/observed"
+	"github.com/celox/celox/internal/node/plugins"
 	"github.com/celox/celox/internal/node/podlog"
 	"github.com/celox/celox/internal/node/probe"
 	"github.com/celox/celox/internal/node/registration"
@@ -58,6 +61,8 @@ type Node struct {
 	burstable burstable
 	objects   *objects.Store
 	volumes   *volume.Manager
+	devices   *dra.Manager
+	plugins   *plugins.Watcher
 	prober    *probe.Manager
 	puller    *imagepull.Puller
 	images    *imagegc.Collector
@@ -123,6 +128,13 @@ func New(cfg Config) (*Node, error) {
 		Root: cfg.RootDir, Client: cfg.Client, Sources: n.objects, Mounter: volume.Kernel{}, Clock: cfg.Clock,
 		Node: func(pod *corev1.Pod) downward.Node { return n.downwardOf(pod) },
 	})
+	n.devices, err = dra.New(dra.Config{
+		NodeName: cfg.NodeName, Client: cfg.Client, File: filepath.Join(cfg.RootDir, "dra_manager_state"), Clock: cfg.Clock, Log: cfg.Log,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("node: %w", err)
+	}
+	n.plugins = plugins.New(plugins.Config{Dir: cfg.PluginDir, Handlers: map[string]plugins.Handler{registerapi.DRAPlugin: n.devices}, Clock: cfg.Clock, Log: cfg.Log})
 	n.prober = probe.New(probe.Config{
 		Executor: cfg.Runtime, Clock: cfg.Clock,
 		Changed: func(uid types.UID) { n.withWorker(uid, (*worker).poke) },
@@ -157,6 +169,9 @@ func New(cfg Config) (*Node, error) {
 // Ready is closed when the node is registered and ready for pods.
 func (n *Node) Ready() <-chan struct{} { return n.registrar.Ready() }
 
+// Changed has the node's status looked at now: something that it is made of, such as the network of pods, is another.
+func (n *Node) Changed() { n.registrar.Changed() }
+
 // Handler serves the kubelet's API.
 func (n *Node) Handler() http.Handler { return n.api }
 
@@ -176,6 +191,12 @@ func (n *Node) Run(ctx context.Context) error {
 	n.mu.Unlock()
 	wg.Go(func() { n.registrar.Run(ctx) })
 	wg.Go(func() { n.rotator.Run(ctx) })
+	wg.Go(func() { n.devices.Run(ctx) })
+	wg.Go(func() {
+		if err := n.plugins.Run(ctx); err != nil {
+			n.log.Error("drivers cannot register", "error", err)
+		}
+	})
 	wg.Go(func() { n.followRuntime(ctx) })
 	wg.Go(func() { n.static.Run(ctx) })
 	wg.Go(func() { n.watchPressure(ctx) })
@@ -450,6 +471,7 @@ func (n *Node) removeOrphans(ctx context.Context) error {
 		}
 	}
 	groups := n.orphanCgroups(known)
+	n.devices.KeepOnly(func(uid types.UID) bool { return known(string(uid)) })
 	var staleLogs []string
 	for _, e := range logs {
 		name := e.Name()

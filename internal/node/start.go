@@ -17,6 +17,7 @@ import (
 
 	"github.com/celox/celox/internal/node/cgroup"
 	"github.com/celox/celox/internal/node/criconfig"
+	"github.com/celox/celox/internal/node/dra"
 	"github.com/celox/celox/internal/node/env"
 	"github.com/celox/celox/internal/node/imagepull"
 	"github.com/celox/celox/internal/node/observed"
@@ -85,6 +86,14 @@ func (n *Node) setupPod(ctx context.Context, f facts, first bool) (time.Time, er
 		}
 		if err := os.MkdirAll(criconfig.PodLogDir(n.cfg.LogDir, f.pod.Namespace, f.pod.Name, f.pod.UID), 0o755); err != nil {
 			n.event(f.pod, "", corev1.EventTypeWarning, "Failed", err.Error())
+			return time.Time{}, err
+		}
+	}
+	if dra.Uses(f.pod) {
+		if err := n.devices.Prepare(ctx, f.pod); err != nil {
+			if ctx.Err() == nil {
+				n.event(f.pod, "", corev1.EventTypeWarning, "FailedPrepareDynamicResources", "Failed to prepare dynamic resources: "+err.Error())
+			}
 			return time.Time{}, err
 		}
 	}
@@ -442,9 +451,13 @@ func (n *Node) containerConfig(ctx context.Context, f facts, st start, image ima
 	if err != nil {
 		return nil, err
 	}
+	claimed, err := n.devices.Devices(f.pod, c)
+	if err != nil {
+		return nil, &createError{err}
+	}
 	return criconfig.Container(criconfig.ContainerInput{
 		Pod: f.pod, Container: c, RestartCount: st.RestartCount, ImageRef: image.Ref, ImageUID: image.UID, ImageUser: image.User,
-		Env: vars, Mounts: mounts.Mounts, Devices: mounts.Devices, TargetID: targetID, MemoryBytes: n.memoryBytes, Kernel: n.kernel,
+		Env: vars, Mounts: mounts.Mounts, Devices: mounts.Devices, CDIDevices: claimed, TargetID: targetID, MemoryBytes: n.memoryBytes, Kernel: n.kernel,
 		Options: criconfig.Options{SeccompDir: n.cfg.SeccompDir}, TerminationHostPath: mounts.TerminationFile,
 	})
 }

@@ -172,10 +172,16 @@ func (w *worker) tell(f func()) {
 }
 
 func (w *worker) update(pod *corev1.Pod) { w.tell(func() { w.next = pod }) }
-func (w *worker) remove()                { w.tell(func() { w.gone = true }) }
 func (w *worker) runtimeChanged()        { w.tell(func() { w.dirty = true }) }
 func (w *worker) objectChanged()         { w.tell(func() { w.refresh = true }) }
 func (w *worker) evict(e eviction)       { w.tell(func() { w.evicted = &e }) }
+
+// remove tells that the source has the pod no more. What it asked for is free at once, as everybody else believes now: a pod that is bound
+// here in its place must not be refused because the containers of this one are still being killed.
+func (w *worker) remove() {
+	w.n.released(w.uid)
+	w.tell(func() { w.gone = true })
+}
 
 // isGone says that the source has the pod no more.
 func (w *worker) isGone() bool {

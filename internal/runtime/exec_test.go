@@ -102,7 +102,7 @@ func TestPortForward(t *testing.T) {
 	sandbox, _ := f.sandbox("ports", nil)
 	f.run(sandbox, "c", nil, "nc", "-ll", "-p", "9000", "-e", "cat")
 	var conn net.Conn
-	for range 500 {
+	for range 6000 {
 		ours, theirs := net.Pipe()
 		done := make(chan error, 1)
 		go func() { done <- f.s.Streaming().PortForward(context.Background(), sandbox, 9000, theirs) }()

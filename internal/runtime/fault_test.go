@@ -19,7 +19,7 @@ import (
 // removed, and nothing is left (the fixture checks).
 func TestHolderKilledWhilePodsComeAndGo(t *testing.T) {
 	f := newFixture(t)
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
 	r := f.s.Runtime()
 

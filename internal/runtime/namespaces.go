@@ -185,7 +185,7 @@ func loopbackUp() error {
 func sysctlAllowed(name string, p pinned) error {
 	key := sysctlPath(name)
 	switch {
-	case strings.Contains(name, ".."):
+	case strings.Contains(name, ".."), strings.Contains(key, ".."):
 	case strings.HasPrefix(key, "net/"):
 		if p.net {
 			return nil

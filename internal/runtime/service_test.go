@@ -264,7 +264,7 @@ func (f *fixture) exited(id string) *cri.ContainerStatus {
 	}
 	select {
 	case <-k.ended:
-	case <-time.After(20 * time.Second):
+	case <-time.After(time.Minute):
 		f.t.Fatalf("container %s does not end", id)
 	}
 	return f.status(id)
@@ -561,16 +561,13 @@ func TestStop(t *testing.T) {
 	polite := f.run(sandbox, "polite", func(c *cri.ContainerConfig) { c.StopSignal = cri.Signal_SIGNAL_SIGUSR1 },
 		"sh", "-c", "trap 'exit 5' USR1; while :; do sleep 0.02; done")
 	deaf := f.run(sandbox, "deaf", nil, "sh", "-c", "trap '' TERM; while :; do sleep 0.02; done")
-	for f.output(polite) != "" {
-		break
-	}
 	if err := f.s.Runtime().StopContainer(ctx, deaf, 1); err != nil {
 		t.Fatal(err)
 	}
 	if st := f.status(deaf); st.ExitCode != 137 {
 		t.Errorf("deaf: exit code %d, output %q", st.ExitCode, f.output(deaf))
 	}
-	if err := f.s.Runtime().StopContainer(ctx, polite, 20); err != nil {
+	if err := f.s.Runtime().StopContainer(ctx, polite, 60); err != nil {
 		t.Fatal(err)
 	}
 	if st := f.status(polite); st.ExitCode != 5 {
@@ -677,7 +674,7 @@ func killHolder(t testing.TB, run string) {
 			if err := proc.Kill(); err != nil {
 				t.Fatal(err)
 			}
-			for range 500 {
+			for range 12000 {
 				if _, err := os.Stat(filepath.Dir(p)); err != nil {
 					break
 				}
@@ -758,7 +755,7 @@ func TestEvents(t *testing.T) {
 			if e.ContainerId == id {
 				got = append(got, strings.TrimSuffix(strings.TrimPrefix(e.ContainerEventType.String(), "CONTAINER_"), "_EVENT"))
 			}
-		case <-time.After(10 * time.Second):
+		case <-time.After(time.Minute):
 			t.Fatalf("events %v", got)
 		}
 	}

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/celox/celox/internal/runtime/cdi"
 	"github.com/celox/celox/internal/runtime/images"
 )
 
@@ -109,7 +110,14 @@ func buildSpec(in specInput) (spec *specs.Spec, defaultSeccomp bool, err error) 
 	if defaultSeccomp, err = addSeccomp(spec, sc); err != nil {
 		return nil, false, err
 	}
-	return spec, defaultSeccomp, addAppArmor(spec, sc, in.host)
+	if err := addAppArmor(spec, sc, in.host); err != nil {
+		return nil, false, err
+	}
+	var names []string
+	for _, d := range in.config.GetCDIDevices() {
+		names = append(names, d.GetName())
+	}
+	return spec, defaultSeccomp, cdi.Apply(spec, cdi.Dirs(), names, devicesAt)
 }
 
 // command combines what pod and image say: a command replaces the image's entry

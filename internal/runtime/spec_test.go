@@ -322,7 +322,7 @@ func TestSysctls(t *testing.T) {
 	own, none := pinned{net: true, ipc: true, uts: true}, pinned{}
 	for name, want := range map[string]bool{
 		"net.ipv4.ip_forward": true, "net/ipv4/conf/eth0.1/forwarding": true, "kernel.shmmax": true, "kernel.msgmax": true, "kernel.sem": true,
-		"fs.mqueue.msg_max": true, "vm.swappiness": false, "kernel.panic": false, "net.../../vm.x": false,
+		"fs.mqueue.msg_max": true, "vm.swappiness": false, "kernel.panic": false, "net.../../vm.x": false, "net.//.vm.x": false,
 	} {
 		if err := sysctlAllowed(name, own); (err == nil) != want {
 			t.Errorf("%s: %v", name, err)

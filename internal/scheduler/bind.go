@@ -13,12 +13,14 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 )
 
-// bind tells the API what was decided: first the volumes, then the node. If that fails the pod is taken off the node again and comes back to the queue.
-func (s *Scheduler) bind(ctx context.Context, it *item, p *Pod, node string, plan VolumePlan, since time.Time) {
+// bind tells the API what was decided: first the volumes and devices, then the node. If that fails the pod is taken off the node again and comes back to the queue.
+func (s *Scheduler) bind(ctx context.Context, it *item, p *Pod, node string, plan VolumePlan, devices DevicePlan, since time.Time) {
 	pod := p.pod
 	err := s.bindVolumes(ctx, p, node, plan)
 	if err != nil {
 		err = fmt.Errorf("running PreBind plugin %q: binding volumes: %w", NameVolumeBinding, err)
+	} else if err = s.bindDevices(ctx, p, devices); err != nil {
+		err = fmt.Errorf("running PreBind plugin %q: %w", NameDynamicResources, err)
 	} else if err = s.bindPod(ctx, pod, node); err != nil {
 		err = fmt.Errorf("running Bind plugin %q: %w", NameDefaultBinder, err)
 	}
@@ -34,6 +36,11 @@ func (s *Scheduler) bind(ctx context.Context, it *item, p *Pod, node string, pla
 		return
 	}
 	s.mu.Lock()
+	if on, assumed := s.snapshot.On(pod.UID); !devices.Empty() && (on == "" || assumed) {
+		s.mu.Unlock()
+		s.dropDevices(ctx, p, devices)
+		s.mu.Lock()
+	}
 	defer s.mu.Unlock()
 	s.metrics.attempted(p, resultError, s.clock.Since(since))
 	s.snapshot.DropVolumes(plan)
@@ -69,10 +76,19 @@ func (s *Scheduler) bindPod(ctx context.Context, pod *v1.Pod, node string) error
 			return e.Bind(call, pod, node)
 		}
 	}
-	return s.client.CoreV1().Pods(pod.Namespace).Bind(call, &v1.Binding{
+	if s.poster != nil {
+		return s.poster.Post(call, "/api/v1/namespaces/"+pod.Namespace+"/pods/"+pod.Name+"/binding", binding(pod, node))
+	}
+	return s.client.CoreV1().Pods(pod.Namespace).Bind(call, binding(pod, node), metav1.CreateOptions{})
+}
+
+// binding puts this pod, and not another of its name, on a node.
+func binding(pod *v1.Pod, node string) *v1.Binding {
+	return &v1.Binding{
+		TypeMeta:   metav1.TypeMeta{APIVersion: "v1", Kind: "Binding"},
 		ObjectMeta: metav1.ObjectMeta{Namespace: pod.Namespace, Name: pod.Name, UID: pod.UID},
 		Target:     v1.ObjectReference{Kind: "Node", Name: node},
-	}, metav1.CreateOptions{})
+	}
 }
 
 // nodeMissing says whether an error is about a node rather than a pod.
@@ -85,6 +101,8 @@ func nodeMissing(err error) bool {
 type report struct {
 	pod             *Pod
 	reason, message string
+	// hint is what follows the message in the event.
+	hint string
 	// nominate is the node that room is being made on, or "" if that is over; nil leaves it as it is.
 	nominate *string
 	// next says that it is to be written once more, since it changed while it was being written.
@@ -130,7 +148,7 @@ func (s *Scheduler) reportLater(ctx context.Context, p *Pod, now report) {
 
 func (s *Scheduler) report(ctx context.Context, r *report) {
 	pod := r.pod.pod
-	s.recorder(r.pod).Eventf(pod, nil, v1.EventTypeWarning, "FailedScheduling", "Scheduling", "%s", r.message)
+	s.recorder(r.pod).Eventf(pod, nil, v1.EventTypeWarning, "FailedScheduling", "Scheduling", "%s%s", r.message, r.hint)
 	want := v1.PodCondition{Type: v1.PodScheduled, Status: v1.ConditionFalse, Reason: r.reason, Message: r.message, ObservedGeneration: pod.Generation}
 	now := metav1.NewTime(s.clock.Now())
 	want.LastTransitionTime = now

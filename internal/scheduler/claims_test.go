@@ -1,6 +1,7 @@
 package scheduler
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -20,6 +21,18 @@ func allocatedOn(node string) *resourcev1.ResourceClaim {
 	if node != "" {
 		c.Status.Allocation = &resourcev1.AllocationResult{NodeSelector: &v1.NodeSelector{NodeSelectorTerms: []v1.NodeSelectorTerm{named(node)}}}
 	}
+	return c
+}
+
+// madeAs says that the pod's claim was made from its template.
+func madeAs(claim string) podOption {
+	return func(p *v1.Pod) {
+		p.Status.ResourceClaimStatuses = []v1.PodResourceClaimStatus{{Name: "d", ResourceClaimName: &claim}}
+	}
+}
+
+func ownedBy(p *v1.Pod, c *resourcev1.ResourceClaim) *resourcev1.ResourceClaim {
+	c.OwnerReferences = []metav1.OwnerReference{*metav1.NewControllerRef(p, v1.SchemeGroupVersion.WithKind("Pod"))}
 	return c
 }
 
@@ -43,16 +56,15 @@ func TestResourceClaims(t *testing.T) {
 		want string
 	}{
 		{"no claim", two(), newPod("p", claiming("c")), `0/2 nodes are available: resourceclaim "c" not found.` + unresolved(2)},
-		{"not made yet", two(), newPod("p", fromTemplate), `0/2 nodes are available: waiting for the resourceclaim of "d" to be created.` + unresolved(2)},
-		{"made", two(allocatedOn("b")), newPod("p", fromTemplate, func(p *v1.Pod) {
-			p.Status.ResourceClaimStatuses = []v1.PodResourceClaimStatus{{Name: "d", ResourceClaimName: &name}}
-		}), "b"},
+		{"not made yet", two(), newPod("p", fromTemplate), `0/2 nodes are available: pod "default/p": ResourceClaim not created yet.` + unresolved(2)},
+		{"made for another", two(allocatedOn("b")), newPod("p", fromTemplate, madeAs(name)), "0/2 nodes are available: ResourceClaim default/c was not created for Pod default/p (Pod is not owner)." + unresolved(2)},
+		{"made", two(ownedBy(newPod("p"), allocatedOn("b"))), newPod("p", fromTemplate, madeAs(name)), "b"},
 		{"none needed", two(), newPod("p", fromTemplate, selecting(v1.LabelHostname, "a"), func(p *v1.Pod) {
 			p.Status.ResourceClaimStatuses = []v1.PodResourceClaimStatus{{Name: "d"}}
 		}), "a"},
-		{"not allocated", two(allocatedOn("")), newPod("p", claiming("c")), `0/2 nodes are available: resourceclaim "c" has no devices allocated.` + unresolved(2)},
+		{"nothing wanted", two(allocatedOn("")), newPod("p", claiming("c"), selecting(v1.LabelHostname, "a")), "a"},
 		{"allocated", two(allocatedOn("b")), newPod("p", claiming("c")), "b"},
-		{"allocated elsewhere", two(allocatedOn("z")), newPod("p", claiming("c")), "0/2 nodes are available: 2 resourceclaim not available on the node." + unresolved(2)},
+		{"allocated elsewhere", two(allocatedOn("z")), newPod("p", claiming("c")), "0/2 nodes are available: 2 resourceclaim not available on the node. still not schedulable," + strings.TrimPrefix(unresolved(2), " no new claims to deallocate,")},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			if got := tt.s.outcome(tt.pod); got != tt.want {

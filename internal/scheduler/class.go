@@ -18,6 +18,9 @@ type class struct {
 	relative   []relative
 	fitting    int // nodes that fit
 	used       uint64
+	// hint is what was said about the nearest fit when seen was one less than hintFor.
+	hint    string
+	hintFor uint64
 }
 
 // relative holds the scores of a plugin that normalizes.

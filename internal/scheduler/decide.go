@@ -117,8 +117,11 @@ func (s *Snapshot) search(p *Pod, c *class, others []asked) *Failure {
 	s.scratch.rejects = rejects
 	enough := p.profile.enough(s.count)
 	n := len(rejects)
-	start := s.next % max(n, 1)
-	looked := 0
+	start, looked := 0, 0
+	if enough < s.count {
+		// Not all are looked at: from a place that chance chooses, so that every node has its turn, whoever asks (Borg's relaxed randomization).
+		start = s.rand.IntN(n)
+	}
 	for ; looked < n && len(fitting) < enough; looked++ {
 		i := start + looked
 		if i >= n {
@@ -139,9 +142,6 @@ func (s *Snapshot) search(p *Pod, c *class, others []asked) *Failure {
 		if rejects[i] = r; r == 0 {
 			fitting = append(fitting, int32(i))
 		}
-	}
-	if looked < n {
-		s.next = start + looked
 	}
 	if s.scratch.fitting = fitting; len(fitting) == 0 {
 		return s.explain(p, countRejections(rejects))
@@ -195,7 +195,7 @@ func (s *Snapshot) FitsOn(p *Pod, nodeName string, limit int) int {
 // refused is the decision for a pod that fits nowhere, whatever the node.
 func (s *Snapshot) refused(p *Pod, no *refusal) Decision {
 	f := s.newFailure(p)
-	f.Whole, f.Plugins, f.Helpless = no.message, []string{no.plugin}, s.count
+	f.Whole, f.Plugins, f.Helpless, f.Quiet = no.message, []string{no.plugin}, s.count, no.quiet
 	return Decision{Nodes: s.count, Failure: f}
 }
 

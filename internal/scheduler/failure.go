@@ -1,6 +1,7 @@
 package scheduler
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -26,6 +27,10 @@ type Failure struct {
 	Unfit map[string]int
 	// Never is why no pods are evicted for this one at all, in upstream's words.
 	Never string
+	// Quiet says that the reason will soon be gone by itself.
+	Quiet bool
+	// Claims is what was done about the pod's claims to devices, in upstream's words; empty if it has none.
+	Claims string
 	// Room says that room is being made for the pod by evicting others.
 	Room bool
 }
@@ -58,6 +63,9 @@ func countRejections(rejections []rejection) map[rejection]int32 {
 // explain counts the reasons of all nodes.
 func (s *Snapshot) explain(p *Pod, counts map[rejection]int32) *Failure {
 	f := s.newFailure(p)
+	if len(p.pod.Spec.ResourceClaims) > 0 && p.profile.asked[NameDynamicResources] {
+		f.Claims = "still not schedulable"
+	}
 	for r, many := range counts {
 		n := int(many)
 		if r&rejectedForGood != 0 {
@@ -85,8 +93,8 @@ func (s *Snapshot) reasons(p *Pod, r rejection) (plugin string, texts []string) 
 		return NamePodTopologySpread, []string{spreadReason(r)}
 	case k == filterInterPod:
 		return NameInterPodAffinity, []string{interPodReason(r)}
-	case r == claimElsewhere:
-		return NameDynamicResources, []string{"resourceclaim not available on the node"}
+	case k == filterClaims:
+		return NameDynamicResources, []string{s.claimReason(r)}
 	case k >= filterVolumeZone && k <= filterVolumeRestrictions:
 		return volumeReason(r)
 	default:
@@ -109,8 +117,7 @@ func (f *Failure) Error() string {
 	if f.Room || f.Never == notConfigured {
 		return b.String()
 	}
-	// The next words are those of upstream's plugin for resource claims, which has none to give up either.
-	b.WriteString(" no new claims to deallocate, preemption: ")
+	b.WriteString(" " + cmp.Or(f.Claims, "no new claims to deallocate") + ", preemption: ")
 	if f.Never != "" {
 		b.WriteString(f.Never)
 		return b.String()

@@ -22,7 +22,11 @@ type asked interface {
 }
 
 // refusal says that a pod fits nowhere, whatever the node.
-type refusal struct{ plugin, message string }
+type refusal struct {
+	plugin, message string
+	// quiet says that it will be over soon by itself, so that nobody needs to be told.
+	quiet bool
+}
 
 // matcher selects pods.
 type matcher struct {
@@ -221,10 +225,10 @@ func newCounters() counters {
 	}
 }
 
-// SetNamespace tells of a namespace's labels, which affinity may select by; nil labels for one that is gone.
-func (s *Snapshot) SetNamespace(name string, l map[string]string) {
+// SetNamespace tells of a namespace's labels, which affinity may select by; nil labels for one that is gone. It says whether that is new.
+func (s *Snapshot) SetNamespace(name string, l map[string]string) (changed bool) {
 	if labels.Equals(s.counters.namespaces[name], l) && (l != nil) == (s.counters.namespaces[name] != nil) {
-		return
+		return false
 	}
 	if s.counters.namespaces[name] = l; l == nil {
 		delete(s.counters.namespaces, name)
@@ -234,6 +238,7 @@ func (s *Snapshot) SetNamespace(name string, l map[string]string) {
 			delete(s.counters.matching, key) // counted anew when it is asked for
 		}
 	}
+	return true
 }
 
 // add follows a pod that comes to a node or leaves it.

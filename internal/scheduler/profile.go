@@ -36,7 +36,9 @@ type profile struct {
 	// percentage is at what part of all nodes the search for nodes that fit may end; 0 lets the number of nodes decide.
 	percentage  int
 	bindTimeout time.Duration
-	added       *v1.NodeAffinity
+	// deviceTimeout is how long drivers may take to make devices ready.
+	deviceTimeout time.Duration
+	added         *v1.NodeAffinity
 }
 
 // weighted is a score with its weight.
@@ -67,6 +69,8 @@ func (s *Snapshot) newProfile(index int, c *config.Profile) *profile {
 		minTried:    int(value(a.DefaultPreemption.MinCandidateNodesAbsolute)),
 		bindTimeout: time.Duration(value(a.VolumeBinding.BindTimeoutSeconds)) * time.Second,
 		added:       a.NodeAffinity.AddedAffinity,
+
+		deviceTimeout: value(a.DynamicResources.BindingTimeout).Duration,
 	}
 	p.minTriedPercent = int(value(a.DefaultPreemption.MinCandidateNodesPercentage))
 	if config.Has(c.Plugins.Filter, NamePodTopologySpread) || config.Has(c.Plugins.Score, NamePodTopologySpread) {

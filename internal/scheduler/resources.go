@@ -131,7 +131,11 @@ func (f *nodeResourcesFit) Filter(s *Snapshot, c *class, n *node) rejection {
 		if len(f.ignored)+len(f.ignoredGroups) > 0 && f.ignores(s.resources.values[e.resource]) {
 			continue
 		}
-		lack(e.amount, n.used.other(e.resource), n.capacity.other(e.resource), min(lacksOther+i, 63))
+		capacity := n.capacity.other(e.resource)
+		if capacity == 0 && s.backed(c.profile, e.resource) {
+			continue // the pod gets devices for it
+		}
+		lack(e.amount, n.used.other(e.resource), capacity, min(lacksOther+i, 63))
 	}
 	return r
 }

@@ -10,9 +10,10 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	v1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/events"
 	"k8s.io/utils/clock"
@@ -38,10 +39,12 @@ type Config struct {
 	Client kubernetes.Interface
 	// Informers must be started by the caller after New.
 	Informers *informers.Factory
-	// Recorder gets the events about pods; nil makes one for each profile that writes to the API (events.k8s.io/v1).
+	// Recorder gets the events about pods; nil is one of the scheduler's own, which writes to the API.
 	Recorder events.EventRecorder
-	Clock    clock.Clock // nil is the real one
-	Log      *slog.Logger
+	// Poster, if it isn't nil, writes bindings and events instead of Client.
+	Poster Poster
+	Clock  clock.Clock // nil is the real one
+	Log    *slog.Logger
 	// Settings are the profiles and times; nil is config.Default().
 	Settings *config.Scheduler
 	// Extenders are asked about the pods that they are interested in, in their order.
@@ -54,6 +57,11 @@ type Config struct {
 	Seed uint64
 }
 
+// Poster creates objects at a path of the API for who doesn't want to see what became of them, at less cost than a clientset. Errors are as a clientset's.
+type Poster interface {
+	Post(ctx context.Context, path string, obj runtime.Object) error
+}
+
 // Scheduler gives pods nodes.
 type Scheduler struct {
 	client    kubernetes.Interface
@@ -62,13 +70,15 @@ type Scheduler struct {
 	extenders []Extender
 	metrics   *metrics
 
-	recorders    map[string]events.EventRecorder // by profile
-	broadcasters []events.EventBroadcaster       // ours, if the caller gave no recorder
+	poster    Poster
+	recorders map[string]events.EventRecorder // by profile
+	events    *eventWriter                    // ours, if the caller gave no recorder
 
 	synced []cache.DoneChecker
 
 	wake  chan struct{} // has an element if there may be something to do
 	calls chan struct{} // one element for each call under way
+	binds pool
 	wg    sync.WaitGroup
 
 	mu       sync.Mutex // guards what follows
@@ -91,7 +101,7 @@ func New(cfg Config) (*Scheduler, error) {
 		return nil, errors.New("scheduler: a profile is needed")
 	}
 	s := &Scheduler{
-		client: cfg.Client, clock: cfg.Clock, log: cfg.Log, extenders: cfg.Extenders, recorders: map[string]events.EventRecorder{},
+		client: cfg.Client, poster: cfg.Poster, binds: pool{limit: maxCalls, spare: maxCalls / 4}, clock: cfg.Clock, log: cfg.Log, extenders: cfg.Extenders, recorders: map[string]events.EventRecorder{},
 		wake: make(chan struct{}, 1), calls: make(chan struct{}, maxCalls), storage: make(chan struct{}),
 		snapshot: NewSnapshotFor(cfg.Seed, settings.Profiles), queue: newQueue(settings.InitialBackoff, settings.MaxBackoff), reports: map[types.UID]*report{},
 	}
@@ -107,9 +117,10 @@ func New(cfg Config) (*Scheduler, error) {
 	for i := range settings.Profiles {
 		name := settings.Profiles[i].SchedulerName
 		if s.recorders[name] = cfg.Recorder; cfg.Recorder == nil {
-			b := events.NewBroadcaster(&events.EventSinkImpl{Interface: cfg.Client.EventsV1()})
-			s.broadcasters = append(s.broadcasters, b)
-			s.recorders[name] = b.NewRecorder(scheme.Scheme, name)
+			if s.events == nil {
+				s.events = newEventWriter(cfg.Client, cfg.Poster, s.clock, s.log)
+			}
+			s.recorders[name] = s.events.reporter(name)
 		}
 	}
 	if err := s.register(cfg.Informers); err != nil {
@@ -128,13 +139,10 @@ func (s *Scheduler) recorder(p *Pod) events.EventRecorder { return s.recorders[p
 // Run decides and binds until the context ends, then waits for what is under way.
 func (s *Scheduler) Run(ctx context.Context) error {
 	defer s.wg.Wait()
-	bctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	for _, b := range s.broadcasters {
-		if err := b.StartRecordingToSinkWithContext(bctx); err != nil {
-			return fmt.Errorf("scheduler: events: %w", err)
-		}
-		defer b.Shutdown()
+	defer s.binds.close()
+	if s.events != nil {
+		s.events.open(ctx)
+		defer s.events.close()
 	}
 	for _, done := range s.synced {
 		select {
@@ -232,16 +240,26 @@ func (s *Scheduler) step(ctx context.Context) (wait time.Duration, more bool) {
 		return 0, true
 	}
 	// Booked at once: the next decision counts on it.
+	devices, ok := s.snapshot.PlanDevices(p, d.Node)
+	if !ok {
+		f := s.snapshot.newFailure(p)
+		f.Whole, f.Plugins = s.snapshot.claimReason(claimUnsatisfiable), []string{NameDynamicResources}
+		s.failed(ctx, it, now, f)
+		return 0, true
+	}
 	plan := s.snapshot.PlanVolumes(p, d.Node)
 	if freed := s.snapshot.NominatedFor(p.uid()); freed != "" && freed != d.Node {
 		defer s.eased(freed, nil)
 	}
 	s.snapshot.Place(p, d.Node, true)
 	s.metrics.decided(s.clock.Since(now))
-	s.wg.Go(func() {
-		s.bind(ctx, it, p, d.Node, plan, now)
+	bind := func() {
+		s.bind(ctx, it, p, d.Node, plan, devices, now)
 		<-s.calls
-	})
+	}
+	if !plan.Empty() || !devices.Empty() || !s.binds.do(bind, maxCalls) {
+		s.wg.Go(bind) // it may wait for volumes or devices, which holds no place
+	}
 	return 0, true
 }
 
@@ -252,6 +270,16 @@ func (s *Scheduler) failed(ctx context.Context, it *item, now time.Time, f *Fail
 	r := report{reason: v1.PodReasonUnschedulable}
 	var e Eviction
 	room := false
+	if f.Claims != "" {
+		if c := s.snapshot.Deallocatable(p); c != nil {
+			f.Claims = "deallocation of ResourceClaim completed"
+			s.wg.Go(func() {
+				if err := s.deallocate(ctx, c); err != nil && ctx.Err() == nil && !apierrors.IsConflict(err) {
+					s.log.Error("scheduler: deallocate", "err", err)
+				}
+			})
+		}
+	}
 	if f.Never == "" && f.Whole == "" {
 		s.metrics.preempting()
 		e, room = s.snapshot.Preempt(p, f)
@@ -283,6 +311,12 @@ func (s *Scheduler) failed(ctx context.Context, it *item, now time.Time, f *Fail
 		<-s.calls
 	}
 	s.queue.park(it, now, f.Plugins)
+	if f.Quiet {
+		return
+	}
 	r.message = f.Error()
+	if !room && f.Whole == "" {
+		r.hint = s.snapshot.hint(p)
+	}
 	s.reportLater(ctx, p, r)
 }

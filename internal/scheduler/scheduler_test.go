@@ -39,7 +39,8 @@ type bench struct {
 func (b *bench) Eventf(regarding, _ runtime.Object, eventtype, reason, action, note string, args ...any) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.events = append(b.events, fmt.Sprintf("%s %s %s %s", regarding.(*v1.Pod).Name, eventtype, reason, fmt.Sprintf(note, args...)))
+	text, _, _ := strings.Cut(fmt.Sprintf(note, args...), " Nearest fit: ") // which TestHint looks at
+	b.events = append(b.events, fmt.Sprintf("%s %s %s %s", regarding.(*v1.Pod).Name, eventtype, reason, text))
 }
 
 // run makes a scheduler work in a bubble of virtual time, with f as the world around it.
@@ -312,6 +313,29 @@ func TestNodeChanges(t *testing.T) {
 	}
 }
 
+// TestNamespaceLabels: whom an affinity is about may depend on the labels of a namespace.
+func TestNamespaceLabels(t *testing.T) {
+	run(t, func(b *bench) {
+		spaces := b.client.CoreV1().Namespaces()
+		other := &v1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "other"}}
+		if _, err := spaces.Create(b.Context(), other, metav1.CreateOptions{}); err != nil {
+			b.Fatal(err)
+		}
+		tm := term(v1.LabelHostname, "app", "db")
+		tm.NamespaceSelector = term("", "team", "x").LabelSelector
+		b.create(newPod("db", podLabels("app", "db"), on("a"), func(p *v1.Pod) { p.Namespace = "other" }), newPod("p", near(tm)))
+		b.on("", "p")
+		b.pass(time.Minute)
+		other = other.DeepCopy()
+		other.Labels = map[string]string{"team": "x"}
+		if _, err := spaces.Update(b.Context(), other, metav1.UpdateOptions{}); err != nil {
+			b.Fatal(err)
+		}
+		synctest.Wait()
+		b.on("a", "p")
+	}, newNode("a", "1", "1Gi"))
+}
+
 func TestPodChanges(t *testing.T) {
 	run(t, func(b *bench) {
 		b.create(newPod("gated", func(p *v1.Pod) { p.Spec.SchedulingGates = []v1.PodSchedulingGate{{Name: "x"}} }), newPod("p"), newPod("going"))
@@ -445,14 +469,14 @@ func TestOwnRecorder(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	for end := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
-		list, err := client.EventsV1().Events("default").List(ctx, metav1.ListOptions{})
+	for end := time.Now().Add(time.Minute); ; time.Sleep(5 * time.Millisecond) {
+		list, err := client.CoreV1().Events("default").List(ctx, metav1.ListOptions{})
 		if err != nil {
 			t.Fatal(err)
 		}
 		if len(list.Items) > 0 {
 			e := list.Items[0]
-			if e.Reason != "FailedScheduling" || e.ReportingController != DefaultName || e.Regarding.Name != "p" || e.Action != "Scheduling" || !strings.Contains(e.Note, "Insufficient cpu") {
+			if e.Reason != "FailedScheduling" || e.ReportingController != DefaultName || e.InvolvedObject.Name != "p" || e.Action != "Scheduling" || !strings.Contains(e.Message, "Insufficient cpu") {
 				t.Errorf("%+v", e)
 			}
 			break

@@ -98,7 +98,7 @@ type Snapshot struct {
 	uses     uint64 // how often a class was asked; orders them by their last use
 	counters counters
 	volumes  volumes
-	devices  map[string]*deviceClaim
+	devices  devices
 	budgets  budgets
 	// nominated are the nodes that pods without a node are nominated for, by number; their pods are with the node.
 	nominated map[types.UID]int
@@ -107,7 +107,6 @@ type Snapshot struct {
 	crashes   crashes
 	// selectors says what selects a pod together with others; nil if nothing is known of that.
 	selectors func(*v1.Pod) labels.Selector
-	next      int // where the next search for enough nodes begins
 	rand      *rand.Rand
 	scratch   scratch
 	trial     trial
@@ -127,7 +126,7 @@ func NewSnapshot(seed uint64) *Snapshot {
 // NewSnapshotFor returns an empty snapshot for pods of some profiles, of which there must be one. Pods whose schedulerName has no profile are decided by the first.
 func NewSnapshotFor(seed uint64, profiles []config.Profile) *Snapshot {
 	s := &Snapshot{
-		byName: map[string]int{}, pods: map[types.UID]*placed{}, classes: map[string]*class{}, counters: newCounters(), volumes: newVolumes(), devices: map[string]*deviceClaim{}, budgets: newBudgets(),
+		byName: map[string]int{}, pods: map[types.UID]*placed{}, classes: map[string]*class{}, counters: newCounters(), volumes: newVolumes(), devices: newDevices(), budgets: newBudgets(),
 		nominated: map[types.UID]int{}, byPriority: map[int32]int{}, evictions: map[evictionKey]*evictions{}, rand: rand.New(rand.NewPCG(seed, seed)),
 	}
 	for i := range profiles {
@@ -237,6 +236,7 @@ func (s *Snapshot) SetNode(obj *v1.Node) bool {
 	}
 	*n = next
 	s.touch(i)
+	s.devices.SetNode(obj.Name)
 	return true
 }
 
@@ -266,6 +266,7 @@ func (s *Snapshot) RemoveNode(name string) {
 	*n = node{name: name, used: n.used, scoredCPU: n.scoredCPU, scoredMemory: n.scoredMemory, ports: n.ports, pods: n.pods, nominated: n.nominated}
 	s.count--
 	s.touch(i)
+	s.devices.RemoveNode(name)
 	s.freeSlot(i)
 }
 

@@ -96,7 +96,7 @@ func (s *Snapshot) askVolumes(p *Pod) ([]asked, *refusal) {
 func (s *Snapshot) newVolumeAsk(p *Pod) (*volumeAsk, *refusal) {
 	a := &volumeAsk{s: s, p: p, on: p.profile.asked}
 	no := func(format string, args ...any) (*volumeAsk, *refusal) {
-		return nil, &refusal{NameVolumeBinding, fmt.Sprintf(format, args...)}
+		return nil, &refusal{plugin: NameVolumeBinding, message: fmt.Sprintf(format, args...)}
 	}
 	waiting := false
 	for _, u := range p.volumes.claims {

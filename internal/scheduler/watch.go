@@ -25,7 +25,7 @@ func object[T any](obj any) (T, bool) {
 
 // register follows what the snapshot and the queue must know of.
 func (s *Scheduler) register(f *informers.Factory) error {
-	core, storage, apps := f.Core().V1(), f.Storage().V1(), f.Apps().V1()
+	core, storage, apps, resource := f.Core().V1(), f.Storage().V1(), f.Apps().V1(), f.Resource().V1()
 	sel := &selectors{
 		services: core.Services().Lister(), controllers: core.ReplicationControllers().Lister(), sets: apps.ReplicaSets().Lister(), stateful: apps.StatefulSets().Lister(),
 	}
@@ -46,9 +46,12 @@ func (s *Scheduler) register(f *informers.Factory) error {
 		{storage.CSIStorageCapacities().Informer(), follow(s, s.storageEased, s.snapshot.SetStorageCapacity, func(c *storagev1.CSIStorageCapacity) {
 			s.snapshot.RemoveStorageCapacity(c.Namespace, c.Name)
 		})},
-		{f.Resource().V1().ResourceClaims().Informer(), follow(s, s.devicesEased, s.snapshot.SetResourceClaim, func(c *resourcev1.ResourceClaim) {
-			s.snapshot.RemoveResourceClaim(c.Namespace, c.Name)
+		{resource.ResourceClaims().Informer(), follow(s, nil, s.setDeviceClaim, s.removeDeviceClaim)},
+		{resource.ResourceSlices().Informer(), follow(s, s.devicesEased, s.snapshot.SetResourceSlice, func(r *resourcev1.ResourceSlice) { s.snapshot.RemoveResourceSlice(r.Name) })},
+		{resource.DeviceClasses().Informer(), follow(s, s.devicesEased, func(c *resourcev1.DeviceClass) { s.remapped(s.snapshot.SetDeviceClass(c)) }, func(c *resourcev1.DeviceClass) {
+			s.remapped(s.snapshot.RemoveDeviceClass(c.Name))
 		})},
+		{resource.DeviceTaintRules().Informer(), follow(s, s.devicesEased, s.snapshot.SetDeviceTaintRule, func(r *resourcev1.DeviceTaintRule) { s.snapshot.RemoveDeviceTaintRule(r.Name) })},
 		{core.Services().Informer(), nothing},
 		{core.ReplicationControllers().Informer(), nothing},
 		{apps.ReplicaSets().Informer(), nothing},
@@ -93,6 +96,34 @@ func (s *Scheduler) storageEased() {
 
 // devicesEased wakes the pods that were refused for their claims to devices. s.mu must be held.
 func (s *Scheduler) devicesEased() { s.wakeStuck(stuckDevices, func(*item) bool { return true }) }
+
+// setDeviceClaim tells the snapshot of a claim, and wakes the pods that wait for it; if it gave devices back, all that wait for devices. s.mu must be held.
+func (s *Scheduler) setDeviceClaim(c *resourcev1.ResourceClaim) {
+	s.claimEased(c, s.snapshot.SetResourceClaim(c))
+}
+
+func (s *Scheduler) removeDeviceClaim(c *resourcev1.ResourceClaim) {
+	s.claimEased(c, s.snapshot.RemoveResourceClaim(c.Namespace, c.Name))
+}
+
+// remapped wakes the pods that wait for extended resources of nodes, if other ones than before are devices. s.mu must be held.
+func (s *Scheduler) remapped(other bool) {
+	if !other {
+		return
+	}
+	now := s.clock.Now()
+	for key, class := range s.queue.classes {
+		if len((*class)[0].p.requests.extended) > 0 {
+			s.queue.wakeClass(key, maxWoken, now)
+		}
+	}
+	s.signal()
+}
+
+func (s *Scheduler) claimEased(c *resourcev1.ResourceClaim, freed bool) {
+	s.storageChanged()
+	s.wakeStuck(stuckDevices, func(it *item) bool { return freed || names(it.pod, c.Namespace, c.Name) })
+}
 
 // wakeStuck wakes the pods that wait for something of a kind and that f says yes to. s.mu must be held.
 func (s *Scheduler) wakeStuck(kind stuck, f func(*item) bool) {
@@ -146,7 +177,9 @@ func (s *Scheduler) namespaceHandler() cache.ResourceEventHandlerFuncs {
 		}
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		s.snapshot.SetNamespace(n.Name, l)
+		if s.snapshot.SetNamespace(n.Name, l) {
+			s.easedNamespace()
+		}
 	}
 	return cache.ResourceEventHandlerFuncs{
 		AddFunc:    func(obj any) { set(obj, false) },
@@ -304,6 +337,11 @@ func (s *Scheduler) easedOthers(pod *Pod) {
 	if pod == nil || pod.volumes != nil {
 		s.wakeStuck(stuckVolumes, func(*item) bool { return true })
 	}
+}
+
+// easedNamespace wakes the pods that were refused for where other pods are: what the labels of a namespace select may be others now. s.mu must be held.
+func (s *Scheduler) easedNamespace() {
+	s.wakeStuck(stuckPods, func(*item) bool { return true })
 }
 
 // noteCrash remembers that a pod's containers failed on its node, if that is new. s.mu must be held.

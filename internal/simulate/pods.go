@@ -38,6 +38,7 @@ type pods struct {
 	everScheduled                        int // all, since the beginning
 	measured, measuredScheduled          int
 	first, last                          time.Time // of the measured pods: when the first was about to be created, and when the last was scheduled
+	firstCPU, lastCPU                    time.Duration
 	startup, binding                     histogram
 	reason                               string // why some pod fits nowhere
 }
@@ -54,7 +55,7 @@ func (p *pods) expect(namespace, name string, group *podGroup) {
 	p.know(namespace+"/"+name, &podState{created: now, group: group})
 	if group.measured {
 		if p.measured++; p.first.IsZero() {
-			p.first = now
+			p.first, p.firstCPU = now, cpuTime()
 		}
 	}
 }
@@ -143,7 +144,7 @@ func (p *pods) set(pod *v1.Pod) {
 		if s.group != nil {
 			if s.group.scheduled++; s.group.measured {
 				p.measuredScheduled++
-				p.last = now
+				p.last, p.lastCPU = now, cpuTime()
 			}
 		}
 	} else if c := condition(pod, v1.PodScheduled); s.node == "" && !s.unschedulable && c != nil && c.Reason == v1.PodReasonUnschedulable {

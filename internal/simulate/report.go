@@ -48,6 +48,8 @@ type Phase struct {
 	What      string  `json:"what"`
 	Start     float64 `json:"start"`
 	Seconds   float64 `json:"seconds"`
+	// CPUSeconds is what the process used meanwhile.
+	CPUSeconds float64 `json:"cpuSeconds"`
 }
 
 // Scheduling is about the pods that the scenario measures.
@@ -57,6 +59,10 @@ type Scheduling struct {
 	// Seconds is from just before the first of them was created until the last had a node.
 	Seconds       float64 `json:"seconds"`
 	PodsPerSecond float64 `json:"podsPerSecond"`
+	// CPUPerPod is the CPU time of the whole process in these seconds, in milliseconds per pod, and IdlePodsPerSecond how many pods that would be in a second if all CPUs
+	// had nothing else to do: PodsPerSecond without the load of others, if nothing else is in the way.
+	CPUPerPod         float64 `json:"cpuPerPod"`
+	IdlePodsPerSecond float64 `json:"idlePodsPerSecond"`
 }
 
 // Latency is how long something took.
@@ -102,8 +108,8 @@ func newReport(s *Scenario, nodes int) *Report {
 	}
 }
 
-func (r *Report) phase(operation, what string, begin time.Time, took time.Duration) {
-	r.Phases = append(r.Phases, Phase{operation, what, begin.Sub(r.begin).Seconds(), took.Seconds()})
+func (r *Report) phase(operation, what string, begin time.Time, took, cpu time.Duration) {
+	r.Phases = append(r.Phases, Phase{operation, what, begin.Sub(r.begin).Seconds(), took.Seconds(), cpu.Seconds()})
 }
 
 // finish fills in what is known at the end. Nothing runs any more.
@@ -115,6 +121,10 @@ func (r *Report) finish(s *simulation) {
 		r.Scheduling = Scheduling{Pods: p.measured, Scheduled: p.measuredScheduled}
 		if d := p.last.Sub(p.first).Seconds(); p.measuredScheduled > 0 && d > 0 {
 			r.Scheduling.Seconds, r.Scheduling.PodsPerSecond = d, float64(p.measuredScheduled)/d
+			if cpu := (p.lastCPU - p.firstCPU).Seconds(); cpu > 0 {
+				r.Scheduling.CPUPerPod = 1e3 * cpu / float64(p.measuredScheduled)
+				r.Scheduling.IdlePodsPerSecond = float64(r.CPUs) * float64(p.measuredScheduled) / cpu
+			}
 		}
 		r.PodBinding, r.PodStartup = p.binding.latency(), p.startup.latency()
 	})
@@ -146,7 +156,8 @@ func (r *Report) Text(w io.Writer) error {
 	}
 	b.WriteString("\n")
 	if sc := r.Scheduling; sc.Pods > 0 {
-		fmt.Fprintf(&b, "scheduled %d of %d pods in %.1f s: %.0f pods/s\n", sc.Scheduled, sc.Pods, sc.Seconds, sc.PodsPerSecond)
+		fmt.Fprintf(&b, "scheduled %d of %d pods in %.1f s: %.0f pods/s, %.2f ms of CPU per pod (%d CPUs with nothing else to do: %.0f pods/s)\n",
+			sc.Scheduled, sc.Pods, sc.Seconds, sc.PodsPerSecond, sc.CPUPerPod, r.CPUs, sc.IdlePodsPerSecond)
 	}
 	row := func(name string, l Latency) {
 		fmt.Fprintf(&b, "%-36s %9d %10.1f %10.1f %10.1f %10.1f\n", name, l.Count, l.P50, l.P90, l.P99, l.Max)

@@ -29,6 +29,8 @@ const (
 type Config struct {
 	// API is how the API server is reached, with every right and without a rate limit.
 	API *rest.Config
+	// Informers makes what hollow nodes and measuring see pods by; nil has them watch API, and keep of each pod only what they need.
+	Informers func(c kubernetes.Interface) *informers.Factory
 	// Scenario is what is done, with Nodes nodes; 0 is as many as the scenario says.
 	Scenario *Scenario
 	Nodes    int
@@ -88,11 +90,16 @@ func Run(ctx context.Context, cfg Config) (*Report, error) {
 		s.hollow = newHollow(s.client, cfg.Scenario)
 	}
 	s.pods = newPods(s.hollow)
-	f := informers.New(s.client)
-	informer := f.Core().V1().Pods()
-	if err := informer.Informer().SetTransform(trim); err != nil {
-		return nil, err
+	var f *informers.Factory
+	if cfg.Informers != nil {
+		f = cfg.Informers(s.client)
+	} else {
+		f = informers.New(s.client)
+		if err := f.Core().V1().Pods().Informer().SetTransform(trim); err != nil {
+			return nil, err
+		}
 	}
+	informer := f.Core().V1().Pods()
 	registration, err := informer.Informer().AddEventHandler(s.pods.handler())
 	if err != nil {
 		return nil, err
@@ -134,14 +141,15 @@ func (s *simulation) operations(ctx, beside context.Context) error {
 	}
 	for i := range s.cfg.Scenario.Operations {
 		o := &s.cfg.Scenario.Operations[i]
-		begin := time.Now()
+		begin, cpu := time.Now(), cpuTime()
 		what, err := s.operation(ctx, beside, o)
 		took := time.Since(begin)
-		s.report.phase(o.name(), what, begin, took)
+		cpu = cpuTime() - cpu
+		s.report.phase(o.name(), what, begin, took, cpu)
 		if err != nil {
 			return fmt.Errorf("operation %d, %s: %w", i, o.name(), err)
 		}
-		s.cfg.Progress("[%d/%d] %s %s in %.1f s", i+1, len(s.cfg.Scenario.Operations), o.name(), what, took.Seconds())
+		s.cfg.Progress("[%d/%d] %s %s in %.1f s, %.1f s of CPU", i+1, len(s.cfg.Scenario.Operations), o.name(), what, took.Seconds(), cpu.Seconds())
 	}
 	return nil
 }
@@ -153,6 +161,8 @@ func (s *simulation) operation(ctx, beside context.Context, o *Operation) (strin
 		return s.createNodes(ctx, o.CreateNodes)
 	case o.CreateNamespaces != nil:
 		return s.createNamespaces(ctx, o.CreateNamespaces)
+	case o.CreateDevices != nil:
+		return s.createDevices(ctx, o.CreateDevices)
 	case o.CreatePods != nil:
 		return s.createPods(ctx, o.CreatePods)
 	case o.DeletePods != nil:

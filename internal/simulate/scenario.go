@@ -44,6 +44,7 @@ type Scenario struct {
 type Operation struct {
 	CreateNodes      *CreateNodes      `json:"createNodes,omitempty"`
 	CreateNamespaces *CreateNamespaces `json:"createNamespaces,omitempty"`
+	CreateDevices    *CreateDevices    `json:"createDevices,omitempty"`
 	CreatePods       *CreatePods       `json:"createPods,omitempty"`
 	DeletePods       *DeletePods       `json:"deletePods,omitempty"`
 	CreateDeployment *CreateDeployment `json:"createDeployment,omitempty"`
@@ -182,7 +183,7 @@ func (o *Operation) name() string {
 		is   bool
 		name string
 	}{
-		{o.CreateNodes != nil, "createNodes"}, {o.CreateNamespaces != nil, "createNamespaces"}, {o.CreatePods != nil, "createPods"}, {o.DeletePods != nil, "deletePods"},
+		{o.CreateNodes != nil, "createNodes"}, {o.CreateNamespaces != nil, "createNamespaces"}, {o.CreateDevices != nil, "createDevices"}, {o.CreatePods != nil, "createPods"}, {o.DeletePods != nil, "deletePods"},
 		{o.CreateDeployment != nil, "createDeployment"}, {o.ScaleDeployment != nil, "scaleDeployment"}, {o.Churn != nil, "churn"}, {o.FailNodes != nil, "failNodes"},
 		{o.Barrier != nil, "barrier"}, {o.Sleep != nil, "sleep"},
 	} {
@@ -248,14 +249,14 @@ func (o *Operation) check(s *Scenario) []error {
 	var errs []error
 	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
 	set := 0
-	for _, is := range []bool{o.CreateNodes != nil, o.CreateNamespaces != nil, o.CreatePods != nil, o.DeletePods != nil, o.CreateDeployment != nil, o.ScaleDeployment != nil,
+	for _, is := range []bool{o.CreateNodes != nil, o.CreateNamespaces != nil, o.CreateDevices != nil, o.CreatePods != nil, o.DeletePods != nil, o.CreateDeployment != nil, o.ScaleDeployment != nil,
 		o.Churn != nil, o.FailNodes != nil, o.Barrier != nil, o.Sleep != nil} {
 		if is {
 			set++
 		}
 	}
 	if set != 1 {
-		bad("want exactly one of createNodes, createNamespaces, createPods, deletePods, createDeployment, scaleDeployment, churn, failNodes, barrier, sleep")
+		bad("want exactly one of createNodes, createNamespaces, createDevices, createPods, deletePods, createDeployment, scaleDeployment, churn, failNodes, barrier, sleep")
 		return errs
 	}
 	count := func(c Count) {
@@ -278,6 +279,10 @@ func (o *Operation) check(s *Scenario) []error {
 		count(o.CreateNamespaces.Count)
 		if o.CreateNamespaces.Prefix == "" {
 			bad("prefix: give one; the namespaces are PREFIX-0, PREFIX-1 ...")
+		}
+	case o.CreateDevices != nil:
+		if err := o.CreateDevices.check(max(s.Nodes, 1)); err != nil {
+			errs = append(errs, err)
 		}
 	case o.CreatePods != nil:
 		p := o.CreatePods

@@ -28,6 +28,7 @@ import (
 	"github.com/celox/celox/internal/controller/controllertest"
 	"github.com/celox/celox/internal/controller/deployment"
 	"github.com/celox/celox/internal/controller/replicaset"
+	"github.com/celox/celox/internal/controller/resourceclaim"
 	"github.com/celox/celox/internal/controller/serviceaccount"
 	"github.com/celox/celox/internal/scheduler"
 
@@ -64,7 +65,11 @@ func start(t *testing.T) (*controllertest.Env, Config) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	e.Run(t, accounts, deployments, sets, s)
+	claims, err := resourceclaim.New(resourceclaim.Config{Client: e.Client, Informers: e.Informers, Recorder: record.NewFakeRecorder(1 << 16), Clock: clock.RealClock{}, Log: log, Metrics: m})
+	if err != nil {
+		t.Fatal(err)
+	}
+	e.Run(t, accounts, deployments, sets, claims, s)
 	return e, Config{API: e.API}
 }
 
@@ -200,6 +205,24 @@ operations:
 	}
 }
 
+// Pods get devices as long as there are any.
+func TestRunWithDevices(t *testing.T) {
+	cfg := cluster(t)
+	cfg.Scenario = parse(t, `
+nodes: 3
+operations:
+- createNodes: {count: nodes}
+- createDevices: {perNode: 2, class: c, template: t}
+- createPods: {count: 6, measure: true, template: &pod {spec: {resourceClaims: [{name: d, resourceClaimTemplateName: t}], containers: [{name: c, image: i, resources: {claims: [{name: d}]}}]}}}
+- createPods: {count: 1, wait: none, template: *pod}
+- barrier: {until: attempted}
+`)
+	r, err := Run(t.Context(), cfg)
+	if err != nil || r.Scheduling.Scheduled != 6 {
+		t.Errorf("got %+v, %v", r, err)
+	}
+}
+
 func TestStuck(t *testing.T) {
 	cfg := cluster(t)
 	cfg.Patience = 100 * time.Millisecond
@@ -267,28 +290,30 @@ func TestBuiltin(t *testing.T) {
 func TestParseErrors(t *testing.T) {
 	for in, want := range map[string]string{
 		"operations: []": "operations: none",
-		"operations: [{createNodes: {cuont: 1}}]":                                    `unknown field "operations[0].createNodes.cuont"`,
-		"operations: [{}]":                                                           "want exactly one of createNodes",
-		"operations: [{barrier: {}, sleep: {}}]":                                     "want exactly one of createNodes",
-		"operations: [{createNodes: {count: many}}]":                                 `count "many": want a number like 100, 2*nodes or nodes/4`,
-		"operations: [{createNodes: {count: -1}}]":                                   "want a number",
-		"operations: [{createNodes: {count: nodes/0}}]":                              "want a number",
-		"operations: [{createPods: {count: 1, wait: running}}]":                      "kubelets: true",
-		"operations: [{createPods: {count: 1, wait: soon}}]":                         "want one of scheduled, running, none",
-		"operations: [{createPods: {count: 1, runFor: 1s}}]":                         "kubelets: true",
-		"operations: [{createPods: {count: 1, namespacePrefix: x}}]":                 "namespacePrefix together with namespaces",
-		"operations: [{createNamespaces: {count: 1}}]":                               "prefix: give one",
-		"operations: [{churn: {}}]":                                                  "interval: want more than 0s",
-		"operations: [{churn: {interval: 1s, mode: x, templates: [{}]}}]":            "want create or recreate",
-		"kubelets: true\noperations: [{failNodes: {}}]":                              "give count, zone or both",
-		"operations: [{failNodes: {count: 1}}]":                                      "kubelets: true",
-		"kubelets: true\noperations: [{createDeployment: {replicas: 1}}]":            "name: give one",
-		"kubelets: true\noperations: [{scaleDeployment: {replicas: 1}}]":             "name: give one",
-		"kubelets: true\noperations: [{createDeployment: {name: a, wait: running}}]": "want one of available, none",
-		"nodes: -1\noperations: [{sleep: {for: 1s}}]":                                "nodes: -1",
-		"operations: [{deletePods: {namespace: a, wait: x}}]":                        "want one of gone, none",
-		"operations: [{barrier: {until: x}}]":                                        "want one of scheduled, running, attempted",
-		"operations: [{createPods: {count: 1, template: {spec: {container: []}}}}]":  `unknown field "operations[0].createPods.template.spec.container"`,
+		"operations: [{createNodes: {cuont: 1}}]": `unknown field "operations[0].createNodes.cuont"`,
+		"operations: [{}]":                        "want exactly one of createNodes",
+		"nodes: 1\noperations: [{createDevices: {perNode: 129, class: c, template: t}}]": "perNode: 129: want 1 to 128",
+		"nodes: 1\noperations: [{createDevices: {perNode: 1, class: c}}]":                "class and template: give both a name",
+		"operations: [{barrier: {}, sleep: {}}]":                                         "want exactly one of createNodes",
+		"operations: [{createNodes: {count: many}}]":                                     `count "many": want a number like 100, 2*nodes or nodes/4`,
+		"operations: [{createNodes: {count: -1}}]":                                       "want a number",
+		"operations: [{createNodes: {count: nodes/0}}]":                                  "want a number",
+		"operations: [{createPods: {count: 1, wait: running}}]":                          "kubelets: true",
+		"operations: [{createPods: {count: 1, wait: soon}}]":                             "want one of scheduled, running, none",
+		"operations: [{createPods: {count: 1, runFor: 1s}}]":                             "kubelets: true",
+		"operations: [{createPods: {count: 1, namespacePrefix: x}}]":                     "namespacePrefix together with namespaces",
+		"operations: [{createNamespaces: {count: 1}}]":                                   "prefix: give one",
+		"operations: [{churn: {}}]":                                                      "interval: want more than 0s",
+		"operations: [{churn: {interval: 1s, mode: x, templates: [{}]}}]":                "want create or recreate",
+		"kubelets: true\noperations: [{failNodes: {}}]":                                  "give count, zone or both",
+		"operations: [{failNodes: {count: 1}}]":                                          "kubelets: true",
+		"kubelets: true\noperations: [{createDeployment: {replicas: 1}}]":                "name: give one",
+		"kubelets: true\noperations: [{scaleDeployment: {replicas: 1}}]":                 "name: give one",
+		"kubelets: true\noperations: [{createDeployment: {name: a, wait: running}}]":     "want one of available, none",
+		"nodes: -1\noperations: [{sleep: {for: 1s}}]":                                    "nodes: -1",
+		"operations: [{deletePods: {namespace: a, wait: x}}]":                            "want one of gone, none",
+		"operations: [{barrier: {until: x}}]":                                            "want one of scheduled, running, attempted",
+		"operations: [{createPods: {count: 1, template: {spec: {container: []}}}}]":      `unknown field "operations[0].createPods.template.spec.container"`,
 	} {
 		if _, err := Parse([]byte(in)); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s\ngot  %v\nwant %s", in, err, want)

@@ -130,6 +130,17 @@ func (o *ListOptions) selective() bool { return o.Filter != nil || o.Index != ""
 func (c *Collection) collect(walk walker, size int, o ListOptions, s span, rev, total int64) List {
 	l := List{Revision: rev}
 	selective := o.Filter != nil || o.Index != "" || (o.Name != "" && s.only == "")
+	if total >= 0 && !selective && o.Limit <= 0 && o.Continue == "" { // what a token says of the rest may be forged
+		// All that there are from here on, and it is known how many: no key needs to be looked at.
+		l.Items = make([]*Item, 0, total)
+		walk(s.from, func(it *Item) bool {
+			if int64(len(l.Items)) < total {
+				l.Items = append(l.Items, it)
+			}
+			return int64(len(l.Items)) < total
+		})
+		return l
+	}
 	if s.prefix == "" && s.only == "" && !selective {
 		if o.Limit > 0 {
 			size = min(size, int(min(o.Limit, math.MaxInt32)))

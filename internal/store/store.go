@@ -229,7 +229,7 @@ func (s *Store) Start(ctx context.Context) error {
 	s.publish(rev)
 	s.wg.Add(2)
 	go s.run()
-	go s.housekeep()
+	go s.housekeep(rev)
 	return nil
 }
 
@@ -432,15 +432,14 @@ func (s *Store) readIndex(ctx context.Context) error {
 	return s.waitFor(ctx, resp.Revision)
 }
 
-// housekeep compacts the engine's history and lets the rings forget. It writes only when enough has happened.
-func (s *Store) housekeep() {
+// housekeep compacts the engine's history and lets the rings forget. It writes only when enough has happened. It is called at revision before.
+func (s *Store) housekeep(before int64) {
 	defer s.wg.Done()
 	if s.o.CompactionInterval < 0 {
 		return
 	}
 	ticker := s.o.Clock.NewTicker(s.o.CompactionInterval)
 	defer ticker.Stop()
-	before := s.Revision()
 	for {
 		select {
 		case <-s.ctx.Done():

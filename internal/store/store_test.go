@@ -2,6 +2,7 @@ package store_test
 
 import (
 	"context"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"strings"
@@ -284,6 +285,22 @@ func TestBadContinue(t *testing.T) {
 		_, err := f.maps.List(t.Context(), store.ListOptions{Continue: token, Limit: 1})
 		if !apierrors.IsBadRequest(err) || err.Error() != "invalid continue token: continue key is not valid: "+want {
 			t.Errorf("%s: %v", token, err)
+		}
+	}
+}
+
+// What a token says of the rest of a list is not believed where it matters.
+func TestForgedRest(t *testing.T) {
+	f := startMemory(t, store.Options{})
+	var last int64
+	for _, m := range []*corev1.ConfigMap{configMap("a", "x", "1"), configMap("a", "y", "1"), configMap("b", "x", "1")} {
+		last = set(t, f.maps, m).Revision
+	}
+	for _, rest := range []int64{1, 2, 1 << 60} {
+		token := fmt.Sprintf(`{"v":"meta.k8s.io/v1","rv":%d,"start":"x","rest":%d}`, last, rest)
+		l, err := f.maps.List(t.Context(), store.ListOptions{Namespace: "a", Continue: base64.RawURLEncoding.EncodeToString([]byte(token))})
+		if err != nil || fmt.Sprint(keys(l)) != "[a/x a/y]" {
+			t.Errorf("%d more: %v, %v", rest, keys(l), err)
 		}
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -83,8 +84,22 @@ func (r *replica) relist(ctx context.Context) error {
 	return nil
 }
 
-// follow keeps the state until it is that of revision end, and complains of every event that cannot be.
-func (r *replica) follow(ctx context.Context, end func() int64) error {
+// differs says in what the state is not that of a list.
+func (r *replica) differs(l store.List) string {
+	if len(l.Items) != len(r.state) {
+		return fmt.Sprintf("%d objects, want %d", len(r.state), len(l.Items))
+	}
+	for _, it := range l.Items {
+		if r.state[it.Key] != it.Revision {
+			return fmt.Sprintf("%s at %d, want %d", it.Key, r.state[it.Key], it.Revision)
+		}
+	}
+	return ""
+}
+
+// follow keeps the state until it is that of a list, once end says that it cannot change any more, and complains of every event that
+// cannot be.
+func (r *replica) follow(ctx context.Context, end func() bool) error {
 	if err := r.relist(ctx); err != nil {
 		return err
 	}
@@ -117,9 +132,12 @@ func (r *replica) follow(ctx context.Context, end func() int64) error {
 			if r.slow {
 				time.Sleep(time.Duration(rand.IntN(3)) * time.Millisecond)
 			}
-			if at := end(); err == nil && len(events) == 0 && at > 0 {
-				w.Stop()
-				return nil
+			if err == nil && len(events) == 0 && end() {
+				var want store.List // what is missing may be late
+				if want, err = r.c.List(ctx, r.list); err == nil && r.differs(want) == "" {
+					w.Stop()
+					return nil
+				}
 			}
 			if rand.IntN(50) == 0 { // the connection breaks now and then
 				w.Stop()
@@ -186,20 +204,14 @@ func TestReplicas(t *testing.T) {
 				{name: "sink and one", sink: true, list: store.ListOptions{Namespace: "a", Name: "p1"}, watch: store.WatchOptions{Namespace: "a", Name: "p1"}},
 				{name: "index and filter", list: store.ListOptions{Index: "spec.nodeName", IndexValue: "n1", Filter: filter}, watch: store.WatchOptions{Index: "spec.nodeName", IndexValue: "n1", Filter: filter}},
 			}
-			var mu sync.Mutex
-			var last int64
-			end := func() int64 {
-				mu.Lock()
-				defer mu.Unlock()
-				return last
-			}
-			ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+			var written atomic.Bool
+			ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 			defer cancel()
 			var readers, writers sync.WaitGroup
 			for _, r := range replicas {
 				r.c = f.pods
 				readers.Go(func() {
-					if err := r.follow(ctx, end); err != nil {
+					if err := r.follow(ctx, written.Load); err != nil {
 						t.Error(err)
 					}
 				})
@@ -215,9 +227,7 @@ func TestReplicas(t *testing.T) {
 				})
 			}
 			writers.Wait()
-			mu.Lock()
-			last = f.store.Revision()
-			mu.Unlock()
+			written.Store(true)
 			readers.Wait()
 			for _, namespace := range []string{"", "a", "b"} {
 				all, err := f.pods.List(ctx, store.ListOptions{Namespace: namespace})
@@ -238,13 +248,8 @@ func TestReplicas(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				if len(want.Items) != len(r.state) {
-					t.Errorf("%s: %d objects, want %d", r.name, len(r.state), len(want.Items))
-				}
-				for _, it := range want.Items {
-					if r.state[it.Key] != it.Revision {
-						t.Errorf("%s: %s at %d, want %d", r.name, it.Key, r.state[it.Key], it.Revision)
-					}
+				if how := r.differs(want); how != "" {
+					t.Errorf("%s: %s", r.name, how)
 				}
 				if r.sink != (r.taken > 0) || r.taken != r.sent {
 					t.Errorf("%s: took %d times, was told to send %d times", r.name, r.taken, r.sent)

@@ -27,6 +27,7 @@ import (
 	"go.etcd.io/etcd/server/v3/storage/mvcc"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/serializer/protobuf"
@@ -391,6 +392,36 @@ func TestExternalEtcd(t *testing.T) {
 	if _, err := os.Stat(filepath.Join(m.DataDir, "etcd")); err == nil {
 		t.Error("there is an embedded etcd as well")
 	}
+	// Several servers may have an etcd, so that this one needs leases to lead; it gives them up when it is told to end, and the next one
+	// leads at once.
+	leads := func() (holders [2]string) {
+		ctx := eventually(t)
+		for i, name := range []string{"kube-controller-manager", "kube-scheduler"} {
+			for holders[i] == "" {
+				l, err := c.CoordinationV1().Leases("kube-system").Get(ctx, name, metav1.GetOptions{})
+				if err != nil && !apierrors.IsNotFound(err) {
+					t.Fatal(err)
+				}
+				if err == nil && l.Spec.HolderIdentity != nil {
+					holders[i] = *l.Spec.HolderIdentity
+				}
+				time.Sleep(50 * time.Millisecond)
+			}
+		}
+		return holders
+	}
+	holders := leads()
+	if err := m.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	for i, name := range []string{"kube-controller-manager", "kube-scheduler"} {
+		got, err := etcd.Server.KV().Range(ctx, []byte("/registry/leases/kube-system/"+name), nil, mvcc.RangeOptions{})
+		if err != nil || len(got.KVs) != 1 || bytes.Contains(got.KVs[0].Value, []byte(holders[i])) {
+			t.Errorf("the server has ended, and %s is still its lease: %v, %v", name, got, err)
+		}
+	}
+	c = startOn(t, m, args...)
+	leads()
 	if err := m.Signal(syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}

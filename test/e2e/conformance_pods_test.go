@@ -302,7 +302,7 @@ func TestConformanceGenerations(t *testing.T) {
 	s := newStage(t)
 	s.run("p", `containers: [{name: c, image: IMAGE, command: [sleep, "3600"]}]`)
 	s.ready("p")
-	const changes = 100
+	const changes = 500
 	for i := range changes {
 		fine(t, s.patch("pods", "p", fmt.Sprintf(`{"spec":{"activeDeadlineSeconds":%d}}`, 10000-i)))
 	}
@@ -413,7 +413,7 @@ func TestConformanceProbes(t *testing.T) {
 	s.run("delayed", `containers: [{name: c, image: IMAGE, command: [sleep, "3600"], readinessProbe: {exec: {command: ["true"]}, initialDelaySeconds: 3, periodSeconds: 1}}]`)
 	s.run("never", `containers: [{name: c, image: IMAGE, command: [sleep, "3600"], readinessProbe: {exec: {command: ["false"]}, periodSeconds: 1}}]`)
 	s.run("dying", `containers: [{name: c, image: IMAGE, command: [sh, -c, "touch /health; sleep 3600"], livenessProbe: {exec: {command: [rm, /health]}, periodSeconds: 1, failureThreshold: 1}}]`)
-	s.run("tcp", `containers: [{name: c, image: IMAGE, command: [httpd, -f, -p, "8080"], livenessProbe: {tcpSocket: {port: 8080}, periodSeconds: 1}}]`)
+	s.run("tcp", `containers: [{name: c, image: IMAGE, command: [httpd, -f, -p, "8080"], livenessProbe: {tcpSocket: {port: 8080}, periodSeconds: 1, failureThreshold: 60}}]`) // it begins to listen when it can
 	pod := s.ready("delayed")
 	started, ready := pod.Status.ContainerStatuses[0].State.Running.StartedAt, conditionOf(pod, corev1.PodReady).LastTransitionTime
 	if ready.Sub(started.Time) < 3*time.Second-time.Second || pod.Status.ContainerStatuses[0].RestartCount != 0 { // both are whole seconds

@@ -23,7 +23,7 @@ spec:
   initContainers:
   - {name: first, image: %[1]s, command: [sh, -c, "echo first >> /data/order"], volumeMounts: [{name: data, mountPath: /data}]}
   - {name: sidecar, image: %[1]s, restartPolicy: Always, command: [sh, -c, "echo sidecar >> /data/order; trap 'exit 0' TERM; sleep 3600 & wait"], volumeMounts: [{name: data, mountPath: /data}],
-     startupProbe: {exec: {command: [grep, sidecar, /data/order]}, periodSeconds: 1}}
+     startupProbe: {exec: {command: [grep, sidecar, /data/order]}, periodSeconds: 1, timeoutSeconds: 60, failureThreshold: 60}}
   - {name: second, image: %[1]s, command: [sh, -c, "echo second >> /data/order"], volumeMounts: [{name: data, mountPath: /data}]}
   containers:
   - {name: main, image: %[1]s, command: [sh, -c, "cat /data/order; while [ ! -e /data/end ]; do sleep 0.1; done"], volumeMounts: [{name: data, mountPath: /data}]}

@@ -1,6 +1,7 @@
 package admissionregistration_test
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -33,10 +34,19 @@ func TestWebhooks(t *testing.T) {
 			{"empty rules", hook(base + url + ", rules: [{}]"), "operations: Required value\napiGroups: Required value\napiVersions: Required value\nresources: Required value"},
 			{"all and more", hook(base + url + ", rules: [{" + rule + "resources: ['*', pods]}]"), "if '*' is present, must not specify other resources without subresources"},
 			{"subresources of all", hook(base + url + ", rules: [{" + rule + "resources: ['*/scale', pods/scale]}]"), "if '*/scale' is present, must not specify pods/scale"},
+			{"all in front of others", hook(base + url + ", rules: [{" + rule + "resources: [pods, '*']}]"), ""},
+			{"all of all and more", hook(base + url + ", rules: [{" + rule + "resources: ['*/*', 'pods/*', '*/scale', pods/scale]}]"),
+				"resources[1]: Invalid value: \"pods/*\": if '*/*' is present, must not specify pods/*\nresources[2]: Invalid value: \"*/scale\": if '*/*' is present, must not specify */scale\n" +
+					"resources[3]: Invalid value: \"pods/scale\": if 'pods/*' is present\nresources[3]: Invalid value: \"pods/scale\": if '*/scale' is present\nif '*/*' is present, must not specify other resources"},
+			{"too many conditions", hook(base + url + ", matchConditions: [" + strings.Repeat("{name: a, expression: 'true'},", 65) + "]"),
+				"matchConditions: Too many: 65: must have at most 64 items" + strings.Repeat("\nname: Duplicate value: \"a\"", 64)},
 			{"conditions", hook(base + url + ", matchConditions: [{name: x1, expression: 'true'}, {name: x1, expression: ' '}]"), "expression: Required value\nname: Duplicate value: \"x1\""},
 			{"twice", "metadata: {name: a}\nwebhooks: [{" + base + url + "}, {" + base + url + "}]", "webhooks[1].name: Duplicate value: \"a.b.c\""},
 		})
 	}
+	apitest.Check(t, admissionregistration.Kinds(), "MutatingWebhookConfiguration", []apitest.Case{
+		{"again, from nowhere", hook(base + ", reinvocationPolicy: Always"), "webhooks[0].reinvocationPolicy: Unsupported value: \"Always\"\nwebhooks[0].clientConfig: Required value"},
+	})
 	c := apitest.Catalogue(t, admissionregistration.Kinds())
 	k := apitest.Kind(t, c.Kinds(), "MutatingWebhookConfiguration")
 	w := apitest.Read(t, c, k, hook(base+", rules: [{"+rule+"resources: [pods]}], clientConfig: {service: {namespace: n1, name: s1}}")).(*admissionregistrationv1.MutatingWebhookConfiguration)
@@ -60,6 +70,10 @@ func TestPolicies(t *testing.T) {
 		{"nothing", policy(match), "spec.validations: Required value: validations or auditAnnotations must contain at least one item\nspec.auditAnnotations: Required value: validations or auditAnnotations must contain at least one item"},
 		{"no expression", policy(match + ", validations: [{expression: ' '}]"), "spec.validations[0].expression: Required value"},
 		{"variables", policy(match + ", validations: [{expression: 'true'}], variables: [{name: a-b, expression: '1'}]"), "must be a valid CEL identifier"},
+		{"a variable with a word of the language", policy(match + ", validations: [{expression: 'true'}], variables: [{name: in, expression: '1'}]"), "spec.variables[0].name: Invalid value: \"in\": must be a valid CEL identifier"},
+		{"lines without a message", policy(match + ", validations: [{expression: \"true &&\\ntrue\"}]"), ""},
+		{"a long kind of parameters", policy(match + ", validations: [{expression: 'true'}], paramKind: {apiVersion: v1, kind: -" + strings.Repeat("K", 63) + "}"),
+			"spec.paramKind.kind: Invalid value: \"-" + strings.Repeat("K", 63) + "\": may have mixed case, but should otherwise match: must be no more than 63 characters,a DNS-1035 label"},
 		{"parameters", policy(match + ", validations: [{expression: 'true'}], paramKind: {apiVersion: a/b/c}"), "spec.paramKind.apiVersion: Invalid value\nspec.paramKind.kind: Required value"},
 	})
 	apitest.Check(t, admissionregistration.Kinds(), "ValidatingAdmissionPolicyBinding", []apitest.Case{
@@ -68,5 +82,7 @@ func TestPolicies(t *testing.T) {
 		{"two minds", policy("policyName: p, validationActions: [Deny, Warn]"), "must not contain both Deny and Warn"},
 		{"parameters", policy("policyName: p, validationActions: [Deny], paramRef: {name: a, selector: {}}"),
 			"spec.paramRef.name: Forbidden: name and selector are mutually exclusive\nspec.paramRef.selector: Forbidden\nspec.paramRef.parameterNotFoundAction: Required value"},
+		{"broken parameters", policy("policyName: p, validationActions: [Deny], paramRef: {name: a/b, selector: {matchLabels: {-: a}}, parameterNotFoundAction: ''}"),
+			"spec.paramRef.name: Invalid value: \"a/b\": may not contain '/'\nspec.paramRef.name: Forbidden\nspec.paramRef.selector.matchLabels: Invalid value: \"-\"\nspec.paramRef.selector: Forbidden\nspec.paramRef.parameterNotFoundAction: Required value"},
 	})
 }

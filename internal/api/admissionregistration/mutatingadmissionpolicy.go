@@ -8,6 +8,7 @@ import (
 
 	"github.com/google/cel-go/cel"
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
+	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/celox/celox/internal/api"
@@ -58,7 +59,7 @@ func validateMutatingPolicy(o *admissionregistrationv1.MutatingAdmissionPolicy, 
 	errs := validateFailurePolicy(s.FailurePolicy, p.Child("failurePolicy"))
 	errs = append(errs, validateParamKind(s.ParamKind, p.Child("paramKind"))...)
 	errs = append(errs, validateConstraints(s.MatchConstraints, p.Child("matchConstraints"))...)
-	if old == nil || !slices.Equal(s.MatchConditions, old.MatchConditions) {
+	if old == nil || !slices.Equal(s.MatchConditions, old.MatchConditions) || !apiequality.Semantic.DeepEqual(s.ParamKind, old.ParamKind) {
 		errs = append(errs, validateMatchConditions(s.MatchConditions, c, p.Child("matchConditions"))...)
 	}
 	errs = append(errs, validateVariables(s.Variables, c, p.Child("variables"))...)

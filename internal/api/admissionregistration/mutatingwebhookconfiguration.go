@@ -7,7 +7,6 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/celox/celox/internal/api"
-	"github.com/celox/celox/internal/api/check"
 	"github.com/celox/celox/internal/api/table"
 )
 
@@ -53,19 +52,12 @@ func mutatingHooks(c *admissionregistrationv1.MutatingWebhookConfiguration) []we
 		out[i] = webhook{
 			name: h.Name, client: &h.ClientConfig, rules: h.Rules, failurePolicy: &h.FailurePolicy, matchPolicy: &h.MatchPolicy,
 			namespaceSelector: &h.NamespaceSelector, objectSelector: &h.ObjectSelector, sideEffects: h.SideEffects,
-			timeoutSeconds: &h.TimeoutSeconds, versions: h.AdmissionReviewVersions, conditions: h.MatchConditions,
+			reinvocation: h.ReinvocationPolicy, timeoutSeconds: &h.TimeoutSeconds, versions: h.AdmissionReviewVersions, conditions: h.MatchConditions,
 		}
 	}
 	return out
 }
 
 func validateMutatingWebhookConfiguration(c *admissionregistrationv1.MutatingWebhookConfiguration, old []webhook) field.ErrorList {
-	errs := validateWebhooks(mutatingHooks(c), old)
-	for i := range c.Webhooks {
-		if r := c.Webhooks[i].ReinvocationPolicy; r != nil {
-			errs = append(errs, check.OneOf(*r, field.NewPath("webhooks").Index(i).Child("reinvocationPolicy"),
-				admissionregistrationv1.IfNeededReinvocationPolicy, admissionregistrationv1.NeverReinvocationPolicy)...)
-		}
-	}
-	return errs
+	return validateWebhooks(mutatingHooks(c), old)
 }

@@ -104,27 +104,26 @@ func validateParamKind(k *admissionregistrationv1.ParamKind, p *field.Path) fiel
 		errs = append(errs, field.Invalid(version, k.APIVersion, err.Error()))
 	} else {
 		if gv.Group != "" {
-			errs = append(errs, check.DNSSubdomain(gv.Group, version)...)
+			errs = append(errs, joined(validation.IsDNS1123Subdomain(gv.Group), "", version, gv.Group)...)
 		}
 		if gv.Version == "" {
 			errs = append(errs, field.Invalid(version, k.APIVersion, "version must be specified"))
 		} else {
-			errs = append(errs, check.Each(validation.IsDNS1035Label(gv.Version), version, gv.Version)...)
+			errs = append(errs, joined(validation.IsDNS1035Label(gv.Version), "", version, gv.Version)...)
 		}
 	}
 	if k.Kind == "" {
 		return append(errs, field.Required(p.Child("kind"), ""))
 	}
-	return append(errs, check.Each(validKind(k.Kind), p.Child("kind"), k.Kind)...)
+	return append(errs, joined(validation.IsDNS1035Label(strings.ToLower(k.Kind)), "may have mixed case, but should otherwise match: ", p.Child("kind"), k.Kind)...)
 }
 
-// validKind wants a kind to be a DNS label once it is written in lower case.
-func validKind(kind string) []string {
-	var out []string
-	for _, text := range validation.IsDNS1035Label(strings.ToLower(kind)) {
-		out = append(out, "may have mixed case, but should otherwise match: "+text)
+// joined makes one complaint of several texts.
+func joined(texts []string, before string, p *field.Path, v string) field.ErrorList {
+	if len(texts) == 0 {
+		return nil
 	}
-	return out
+	return field.ErrorList{field.Invalid(p, v, before+strings.Join(texts, ","))}
 }
 
 func validateParamRef(r *admissionregistrationv1.ParamRef, p *field.Path) field.ErrorList {
@@ -132,17 +131,24 @@ func validateParamRef(r *admissionregistrationv1.ParamRef, p *field.Path) field.
 		return nil
 	}
 	var errs field.ErrorList
-	switch {
-	case r.Name != "" && r.Selector != nil:
-		const exclusive = "name and selector are mutually exclusive"
-		errs = append(errs, field.Forbidden(p.Child("name"), exclusive), field.Forbidden(p.Child("selector"), exclusive))
-	case r.Name == "" && r.Selector == nil:
-		errs = append(errs, field.Required(p, "one of name or selector must be specified"))
-	case r.Name != "":
+	const exclusive = "name and selector are mutually exclusive"
+	if r.Name != "" {
 		errs = append(errs, validateSegment(r.Name, p.Child("name"))...)
+		if r.Selector != nil {
+			errs = append(errs, field.Forbidden(p.Child("name"), exclusive))
+		}
+	}
+	if r.Selector != nil {
+		errs = append(errs, check.Selector(r.Selector, p.Child("selector"), false)...)
+		if r.Name != "" {
+			errs = append(errs, field.Forbidden(p.Child("selector"), exclusive))
+		}
+	}
+	if r.Name == "" && r.Selector == nil {
+		errs = append(errs, field.Required(p, "one of name or selector must be specified"))
 	}
 	action := p.Child("parameterNotFoundAction")
-	if r.ParameterNotFoundAction == nil {
+	if r.ParameterNotFoundAction == nil || *r.ParameterNotFoundAction == "" {
 		return append(errs, field.Required(action, ""))
 	}
 	if a := *r.ParameterNotFoundAction; a != admissionregistrationv1.AllowAction && a != admissionregistrationv1.DenyAction {
@@ -184,8 +190,13 @@ func validateVariables(list []admissionregistrationv1.Variable, c *checker, p *f
 	return errs
 }
 
-// isIdentifier follows the grammar of CEL: letters, digits and underscores, no digit first.
+// isIdentifier follows the grammar of CEL: letters, digits and underscores, no digit first, and none of its own words.
 func isIdentifier(s string) bool {
+	switch s {
+	case "true", "false", "null", "in", "as", "break", "const", "continue", "else", "for", "function", "if", "import", "let", "loop", "package",
+		"namespace", "return", "var", "void", "while":
+		return false
+	}
 	for i, r := range s {
 		letter := r == '_' || (r >= 'a' && r <= 'z') || (r >= 'A' && r <= 'Z')
 		if !letter && (i == 0 || r < '0' || r > '9') {

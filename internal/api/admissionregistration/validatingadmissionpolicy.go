@@ -8,6 +8,7 @@ import (
 
 	"github.com/google/cel-go/cel"
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
+	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	metavalidation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -77,7 +78,7 @@ func validateValidatingPolicy(o *admissionregistrationv1.ValidatingAdmissionPoli
 	errs := validateFailurePolicy(s.FailurePolicy, p.Child("failurePolicy"))
 	errs = append(errs, validateParamKind(s.ParamKind, p.Child("paramKind"))...)
 	errs = append(errs, validateConstraints(s.MatchConstraints, p.Child("matchConstraints"))...)
-	if old == nil || !slices.Equal(s.MatchConditions, old.MatchConditions) {
+	if old == nil || !slices.Equal(s.MatchConditions, old.MatchConditions) || !apiequality.Semantic.DeepEqual(s.ParamKind, old.ParamKind) {
 		errs = append(errs, validateMatchConditions(s.MatchConditions, c, p.Child("matchConditions"))...)
 	}
 	errs = append(errs, validateVariables(s.Variables, c, p.Child("variables"))...)
@@ -128,8 +129,6 @@ func validateValidation(v *admissionregistrationv1.Validation, c *checker, p *fi
 		errs = append(errs, field.Invalid(message, v.Message, "message must be non-empty if specified"))
 	} else if hasNewline(trimmed) {
 		errs = append(errs, field.Invalid(message, v.Message, "must not contain line breaks"))
-	} else if hasNewline(strings.TrimSpace(v.Expression)) && trimmed == "" {
-		errs = append(errs, field.Required(message, "message must be specified if expression contains line breaks"))
 	}
 	if v.Reason != nil {
 		switch r := *v.Reason; r {

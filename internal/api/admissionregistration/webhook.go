@@ -34,6 +34,7 @@ type webhook struct {
 	namespaceSelector **metav1.LabelSelector
 	objectSelector    **metav1.LabelSelector
 	sideEffects       *admissionregistrationv1.SideEffectClass
+	reinvocation      *admissionregistrationv1.ReinvocationPolicyType // of mutating ones
 	timeoutSeconds    **int32
 	versions          []string
 	conditions        []admissionregistrationv1.MatchCondition
@@ -110,6 +111,9 @@ func (w webhook) validate(p *field.Path) field.ErrorList {
 	}
 	if s := *w.objectSelector; s != nil {
 		errs = append(errs, check.Selector(s, p.Child("objectSelector"), false)...)
+	}
+	if w.reinvocation != nil {
+		errs = append(errs, check.OneOf(*w.reinvocation, p.Child("reinvocationPolicy"), admissionregistrationv1.IfNeededReinvocationPolicy, admissionregistrationv1.NeverReinvocationPolicy)...)
 	}
 	client := p.Child("clientConfig")
 	switch {
@@ -252,23 +256,23 @@ func validateResources(list []string, p *field.Path) field.ErrorList {
 	}
 	var errs field.ErrorList
 	subresourcesOfAll, resourcesOfAll := map[string]bool{}, map[string]bool{} // "*/x" and "x/*"
+	// Upstream looks at the last resource without a subresource only.
+	last := ""
 	for i, r := range list {
 		at := p.Index(i)
 		if r == "" {
 			errs = append(errs, field.Required(at, ""))
 			continue
 		}
-		if r == "*/*" && len(list) > 1 {
-			return append(errs, field.Invalid(p, list, "if '*/*' is present, must not specify other resources"))
-		}
 		resource, sub, isSub := strings.Cut(r, "/")
 		if !isSub {
+			last = r
 			continue
 		}
-		switch {
-		case resourcesOfAll[resource]:
+		if resourcesOfAll[resource] {
 			errs = append(errs, field.Invalid(at, r, fmt.Sprintf("if '%s/*' is present, must not specify %s", resource, r)))
-		case subresourcesOfAll[sub]:
+		}
+		if subresourcesOfAll[sub] {
 			errs = append(errs, field.Invalid(at, r, fmt.Sprintf("if '*/%s' is present, must not specify %s", sub, r)))
 		}
 		if sub == "*" {
@@ -278,7 +282,10 @@ func validateResources(list []string, p *field.Path) field.ErrorList {
 			subresourcesOfAll[sub] = true
 		}
 	}
-	if slices.Contains(list, "*") && slices.ContainsFunc(list, func(r string) bool { return r != "*" && !strings.Contains(r, "/") }) {
+	if len(list) > 1 && slices.Contains(list, "*/*") {
+		errs = append(errs, field.Invalid(p, list, "if '*/*' is present, must not specify other resources"))
+	}
+	if slices.Contains(list, "*") && last != "*" {
 		errs = append(errs, field.Invalid(p, list, "if '*' is present, must not specify other resources without subresources"))
 	}
 	return errs
@@ -286,10 +293,10 @@ func validateResources(list []string, p *field.Path) field.ErrorList {
 
 // validateMatchConditions checks names and expressions.
 func validateMatchConditions(list []admissionregistrationv1.MatchCondition, c *checker, p *field.Path) field.ErrorList {
-	if len(list) > maxMatchConditions {
-		return field.ErrorList{field.TooMany(p, len(list), maxMatchConditions)}
-	}
 	var errs field.ErrorList
+	if len(list) > maxMatchConditions {
+		errs = append(errs, field.TooMany(p, len(list), maxMatchConditions))
+	}
 	names := map[string]bool{}
 	for i := range list {
 		at, name := p.Index(i), list[i].Name

@@ -19,11 +19,24 @@ func TestAPIService(t *testing.T) {
 			"spec.groupPriorityMinimum: Invalid value: 20001: must be positive and less than 20000\nspec.versionPriority: Invalid value: 0: must be positive and less than 1000"},
 		{"elsewhere", doc("group: a.b, version: v1, service: {namespace: n1, name: s1}, insecureSkipTLSVerify: true"), ""},
 		{"nowhere", doc("group: a.b, version: v1, service: {}"), "spec.service.namespace: Required value\nspec.service.name: Required value"},
+		{"no group", "metadata: {name: v2.}\nspec: {" + priorities + "version: v2}", "spec.group: Required value: only v1 may have an empty group and it better be legacy kube"},
+		{"a name that is no part of a path", "metadata: {name: a/b}\nspec: {" + priorities + "group: a.b, version: v1}", ""},
 		{"trust and doubt", doc("group: a.b, version: v1, service: {namespace: n1, name: s1}, insecureSkipTLSVerify: true, caBundle: AAAA"), "may not be true if caBundle is present"},
 		{"trust in itself", doc("group: a.b, version: v1, caBundle: AAAA"), "local APIServices may not have a caBundle"},
 	})
+	const stored = "metadata: {name: v1.a.b, labels: {a: b}, finalizers: [a.b/c]}\n"
+	apitest.CheckChanges(t, apiregistration.Kinds(), "APIService", "status", []apitest.Change{
+		{"available", stored, stored + "status: {conditions: [{type: Available, status: 'True'}]}", ""},
+		{"perhaps", stored, stored + "status: {conditions: [{type: Available, status: Maybe}]}", "status.conditions[0].status: Unsupported value: \"Maybe\": supported values: \"True\", \"False\", \"Unknown\""},
+	})
 	c := apitest.Catalogue(t, apiregistration.Kinds())
 	k := apitest.Kind(t, c.Kinds(), "APIService")
+	old := apitest.Read(t, c, k, stored)
+	obj := apitest.Read(t, c, k, "metadata: {name: v1.a.b, ownerReferences: [{name: x}]}")
+	k.PrepareForStatusUpdate(obj, old)
+	if obj.GetLabels()["a"] != "b" || len(obj.GetFinalizers()) != 1 || len(obj.GetOwnerReferences()) != 0 {
+		t.Errorf("a status changed metadata: %+v", obj)
+	}
 	for _, x := range [][2]string{
 		{doc("group: a.b, version: v1"), "v1.a.b|Local|True|<unknown>"},
 		{doc("group: a.b, version: v1, service: {namespace: n1, name: s1}"), "v1.a.b|n1/s1|Unknown|<unknown>"},

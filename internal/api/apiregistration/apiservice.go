@@ -45,6 +45,7 @@ func apiService() *api.Kind {
 		PrepareForUpdate: api.OnUpdate(func(a, old *apiregistrationv1.APIService) { a.Status = old.Status }),
 		PrepareForStatusUpdate: api.OnUpdate(func(a, old *apiregistrationv1.APIService) {
 			a.Spec, a.Labels, a.Annotations = old.Spec, old.Labels, old.Annotations
+			a.Finalizers, a.OwnerReferences = old.Finalizers, old.OwnerReferences
 		}),
 		Default: api.On(func(a *apiregistrationv1.APIService) {
 			if s := a.Spec.Service; s != nil && s.Port == nil {
@@ -52,9 +53,10 @@ func apiService() *api.Kind {
 				s.Port = &port
 			}
 		}),
-		ValidateName:   path.ValidatePathSegmentName,
-		Validate:       api.Check(validateAPIService),
-		ValidateUpdate: api.CheckUpdate(func(a, _ *apiregistrationv1.APIService) field.ErrorList { return validateAPIService(a) }),
+		ValidateName:         path.ValidatePathSegmentName,
+		Validate:             api.Check(validateAPIService),
+		ValidateUpdate:       api.CheckUpdate(func(a, _ *apiregistrationv1.APIService) field.ErrorList { return validateAPIService(a) }),
+		ValidateStatusUpdate: api.CheckUpdate(func(a, _ *apiregistrationv1.APIService) field.ErrorList { return validateStatus(a) }),
 		Columns: api.Columns(
 			table.Name(),
 			table.Column("Service", table.String, "The reference to the service that hosts this API endpoint."),
@@ -80,16 +82,29 @@ func apiService() *api.Kind {
 	}
 }
 
+func validateStatus(a *apiregistrationv1.APIService) field.ErrorList {
+	var errs field.ErrorList
+	for i, c := range a.Status.Conditions {
+		switch c.Status {
+		case apiregistrationv1.ConditionTrue, apiregistrationv1.ConditionFalse, apiregistrationv1.ConditionUnknown:
+		default:
+			errs = append(errs, field.NotSupported(field.NewPath("status", "conditions").Index(i).Child("status"), c.Status,
+				[]apiregistrationv1.ConditionStatus{apiregistrationv1.ConditionTrue, apiregistrationv1.ConditionFalse, apiregistrationv1.ConditionUnknown}))
+		}
+	}
+	return errs
+}
+
 func validateAPIService(a *apiregistrationv1.APIService) field.ErrorList {
 	p, s := field.NewPath("spec"), &a.Spec
 	var errs field.ErrorList
-	if name := s.Version + "." + s.Group; a.Name != name {
+	if name := s.Version + "." + s.Group; a.Name != name && len(path.IsValidPathSegmentName(a.Name)) == 0 {
 		errs = append(errs, field.Invalid(field.NewPath("metadata", "name"), a.Name, fmt.Sprintf("must be `spec.version+\".\"+spec.group`: %q", name)))
 	}
 	// The core group has no name, and only its one version is served.
 	if s.Group == "" {
 		if s.Version != "v1" {
-			errs = append(errs, field.Invalid(p.Child("version"), s.Version, "only v1 may have an empty group and it better be legacy kube"))
+			errs = append(errs, field.Required(p.Child("group"), "only v1 may have an empty group and it better be legacy kube"))
 		}
 	} else {
 		errs = append(errs, check.DNSSubdomain(s.Group, p.Child("group"))...)

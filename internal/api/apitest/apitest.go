@@ -96,19 +96,47 @@ func Check(t *testing.T, kinds []*api.Kind, kind string, cases []Case) {
 		name, doc, told := x[0], x[1], x[2]
 		t.Run(name, func(t *testing.T) {
 			_, errs := Create(t, c, k, doc)
-			var want []string
-			if told != "" {
-				want = strings.Split(told, "\n")
-			}
-			if len(errs) != len(want) {
-				t.Fatalf("complaints:\n%s\nwant:\n%s", Text(errs), told)
-			}
-			for i, e := range errs {
-				if !strings.Contains(e.Error(), want[i]) {
-					t.Errorf("complaint %q, want %q", e, want[i])
-				}
-			}
+			judge(t, errs, told)
 		})
+	}
+}
+
+// Change is a name, the stored document, the document that a user sends, and what he is told, as in Case.
+type Change [4]string
+
+// CheckChanges runs changes against a kind, through the main door ("") or that of the status ("status").
+func CheckChanges(t *testing.T, kinds []*api.Kind, kind, door string, changes []Change) {
+	t.Helper()
+	c, k := Catalogue(t, kinds), Kind(t, kinds, kind)
+	prepare, validate := k.PrepareForUpdate, k.ValidateUpdate
+	if door == "status" {
+		prepare, validate = k.PrepareForStatusUpdate, k.ValidateStatusUpdate
+	}
+	for _, x := range changes {
+		t.Run(x[0], func(t *testing.T) {
+			old, obj := Read(t, c, k, x[1]), Read(t, c, k, x[2])
+			if prepare != nil {
+				prepare(obj, old)
+			}
+			judge(t, validate(obj, old), x[3])
+		})
+	}
+}
+
+// judge compares complaints with the parts of them that are expected, one a line.
+func judge(t *testing.T, errs field.ErrorList, told string) {
+	t.Helper()
+	var want []string
+	if told != "" {
+		want = strings.Split(told, "\n")
+	}
+	if len(errs) != len(want) {
+		t.Fatalf("complaints:\n%s\nwant:\n%s", Text(errs), told)
+	}
+	for i, e := range errs {
+		if !strings.Contains(e.Error(), want[i]) {
+			t.Errorf("complaint %q, want %q", e, want[i])
+		}
 	}
 }
 

@@ -22,7 +22,8 @@ func TestHorizontalPodAutoscaler(t *testing.T) {
 		{"minimal", minimal, ""},
 		{"nothing", "spec: {}", "spec.maxReplicas: Required value: must be set and greater than 0\nspec.maxReplicas: Invalid value: 0: must be greater than or equal to `minReplicas`\n" +
 			"spec.scaleTargetRef.kind: Required value\nspec.scaleTargetRef.name: Required value\nspec.scaleTargetRef.apiVersion: Invalid value: \"\": apiVersion must specify API group"},
-		{"to nothing", minimal + "\n  minReplicas: 0", "spec.minReplicas: Invalid value: 0: must be greater than or equal to 1\nspec.metrics: Forbidden: must specify at least one Object or External metric"},
+		{"to nothing", minimal + "\n  minReplicas: 0", "spec.metrics: Forbidden: must specify at least one Object or External metric"},
+		{"less than nothing", minimal + "\n  minReplicas: -1", "spec.minReplicas: Invalid value: -1: must be greater than or equal to 0"},
 		{"upside down", target + "\n  maxReplicas: 3\n  minReplicas: 5", "spec.maxReplicas: Invalid value: 3: must be greater than or equal to `minReplicas`"},
 		{"no type", minimal + "\n  metrics: [{}]", "spec.metrics[0].type: Required value: must specify a metric source type\nUnsupported value: \"\"\nUnsupported value: \"\""},
 		{"no source", minimal + "\n  metrics: [{type: Resource}]", "spec.metrics[0].resource: Required value: must populate information for the given metric source"},

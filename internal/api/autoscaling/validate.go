@@ -20,8 +20,8 @@ const (
 func validateAutoscaler(h, old *autoscalingv2.HorizontalPodAutoscaler) field.ErrorList {
 	p, s := field.NewPath("spec"), &h.Spec
 	var errs field.ErrorList
-	if s.MinReplicas != nil && *s.MinReplicas < 1 && (old == nil || old.Spec.MinReplicas == nil || *old.Spec.MinReplicas != 0 || *s.MinReplicas < 0) {
-		errs = append(errs, field.Invalid(p.Child("minReplicas"), *s.MinReplicas, "must be greater than or equal to 1"))
+	if s.MinReplicas != nil && *s.MinReplicas < 0 { // none at all is possible since v1.37 (KEP-2021)
+		errs = append(errs, field.Invalid(p.Child("minReplicas"), *s.MinReplicas, "must be greater than or equal to 0"))
 	}
 	if s.MaxReplicas < 1 {
 		errs = append(errs, field.Required(p.Child("maxReplicas"), "must be set and greater than 0"))

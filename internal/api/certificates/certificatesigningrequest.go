@@ -306,9 +306,6 @@ func validateStatus(r, old *certificatesv1.CertificateSigningRequest, guarded []
 	if old == nil {
 		return errs
 	}
-	if len(old.Status.Certificate) > 0 && string(old.Status.Certificate) != string(s.Certificate) {
-		errs = append(errs, field.Forbidden(p.Child("certificate"), "updates may not modify existing certificate content"))
-	}
 	count := func(list []certificatesv1.CertificateSigningRequestCondition, t certificatesv1.RequestConditionType) int {
 		n := 0
 		for _, c := range list {
@@ -327,6 +324,9 @@ func validateStatus(r, old *certificatesv1.CertificateSigningRequest, guarded []
 		if count(s.Conditions, t) > count(old.Status.Conditions, t) {
 			errs = append(errs, field.Forbidden(p.Child("conditions"), fmt.Sprintf("updates may not add a condition of type %q", t)))
 		}
+	}
+	if len(old.Status.Certificate) > 0 && string(old.Status.Certificate) != string(s.Certificate) {
+		errs = append(errs, field.Forbidden(p.Child("certificate"), "updates may not modify existing certificate content"))
 	}
 	return errs
 }

@@ -15,6 +15,39 @@ import (
 	"github.com/celox/celox/internal/api/podspec"
 )
 
+const inInline = "in the context of inline volumes"
+
+// ValidateInlineVolume checks the volume that an attachment describes itself, where others name an object. It can be of CSI only,
+// and has nothing that a claim would look for.
+func ValidateInlineVolume(spec *corev1.PersistentVolumeSpec, p *field.Path) field.ErrorList {
+	var errs field.ErrorList
+	forbid := func(set bool, name string) {
+		if set {
+			errs = append(errs, field.Forbidden(p.Child(name), "may not be specified "+inInline))
+		}
+	}
+	forbid(spec.ClaimRef != nil, "claimRef")
+	forbid(len(spec.Capacity) > 0, "capacity")
+	if spec.CSI == nil {
+		errs = append(errs, field.Required(p.Child("csi"), "has to be specified "+inInline))
+	}
+	if len(spec.AccessModes) == 0 {
+		errs = append(errs, field.Required(p.Child("accessModes"), ""))
+	}
+	errs = append(errs, validateAccessModes(spec.AccessModes, p.Child("accessModes"))...)
+	if r := spec.PersistentVolumeReclaimPolicy; r != "" && r != corev1.PersistentVolumeReclaimRetain {
+		errs = append(errs, field.Forbidden(p.Child("persistentVolumeReclaimPolicy"), "may only be "+string(corev1.PersistentVolumeReclaimRetain)+" "+inInline))
+	}
+	forbid(spec.NodeAffinity != nil, "nodeAffinity")
+	errs = append(errs, validateVolumeSources(&corev1.PersistentVolume{Spec: *spec}, p)...)
+	errs = append(errs, validateRecycledRoot(spec, p)...)
+	forbid(spec.StorageClassName != "", "storageClassName")
+	if m := spec.VolumeMode; m != nil && *m != corev1.PersistentVolumeFilesystem {
+		errs = append(errs, field.Forbidden(p.Child("volumeMode"), "may not specify volumeMode other than "+string(corev1.PersistentVolumeFilesystem)+" "+inInline))
+	}
+	return append(errs, validateAttributesClassName(spec, p)...)
+}
+
 func validatePersistentVolume(v *corev1.PersistentVolume) field.ErrorList {
 	var errs field.ErrorList
 	p, spec := field.NewPath("spec"), &v.Spec
@@ -46,25 +79,37 @@ func validatePersistentVolume(v *corev1.PersistentVolume) field.ErrorList {
 		}
 	}
 	errs = append(errs, validateVolumeSources(v, p)...)
-	if h := spec.HostPath; h != nil && path.Clean(h.Path) == "/" && spec.PersistentVolumeReclaimPolicy == corev1.PersistentVolumeReclaimRecycle {
-		errs = append(errs, field.Forbidden(p.Child("persistentVolumeReclaimPolicy"), "may not be 'recycle' for a hostPath mount of '/'"))
-	}
+	errs = append(errs, validateRecycledRoot(spec, p)...)
 	if spec.StorageClassName != "" {
 		errs = append(errs, check.DNSSubdomain(spec.StorageClassName, p.Child("storageClassName"))...)
 	}
 	if spec.VolumeMode != nil {
 		errs = append(errs, check.OneOf(*spec.VolumeMode, p.Child("volumeMode"), corev1.PersistentVolumeBlock, corev1.PersistentVolumeFilesystem)...)
 	}
-	if name := spec.VolumeAttributesClassName; name != nil {
-		at := p.Child("volumeAttributesClassName")
-		if *name == "" {
-			errs = append(errs, field.Required(at, "an empty string is disallowed"))
-		} else {
-			errs = append(errs, check.DNSSubdomain(*name, at)...)
-		}
-		if spec.CSI == nil {
-			errs = append(errs, field.Required(p.Child("csi"), "has to be specified when using volumeAttributesClassName"))
-		}
+	return append(errs, validateAttributesClassName(spec, p)...)
+}
+
+// validateRecycledRoot refuses to have the root of a node wiped.
+func validateRecycledRoot(spec *corev1.PersistentVolumeSpec, p *field.Path) field.ErrorList {
+	if h := spec.HostPath; h != nil && path.Clean(h.Path) == "/" && spec.PersistentVolumeReclaimPolicy == corev1.PersistentVolumeReclaimRecycle {
+		return field.ErrorList{field.Forbidden(p.Child("persistentVolumeReclaimPolicy"), "may not be 'recycle' for a hostPath mount of '/'")}
+	}
+	return nil
+}
+
+func validateAttributesClassName(spec *corev1.PersistentVolumeSpec, p *field.Path) field.ErrorList {
+	name, at := spec.VolumeAttributesClassName, p.Child("volumeAttributesClassName")
+	if name == nil {
+		return nil
+	}
+	var errs field.ErrorList
+	if *name == "" {
+		errs = append(errs, field.Required(at, "an empty string is disallowed"))
+	} else {
+		errs = append(errs, check.DNSSubdomain(*name, at)...)
+	}
+	if spec.CSI == nil {
+		errs = append(errs, field.Required(p.Child("csi"), "has to be specified when using volumeAttributesClassName"))
 	}
 	return errs
 }

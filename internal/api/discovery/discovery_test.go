@@ -28,6 +28,8 @@ func TestEndpointSlice(t *testing.T) {
 		{"names", "addressType: FQDN\nendpoints: [{addresses: [a.example]}]", ""},
 		{"no host", v4("addresses: [10.0.0.1], hostname: A_B, nodeName: C_D"), "endpoints[0].nodeName: Invalid value\nendpoints[0].hostname: Invalid value"},
 		{"hints twice", v4("addresses: [10.0.0.1], hints: {forZones: [{name: a}, {name: a}]}"), "endpoints[0].hints.forZones[1].name: Duplicate value: \"a\""},
+		{"too many hints", v4("addresses: [10.0.0.1], hints: {forZones: [" + strings.Repeat("{name: a},", 9) + "], forNodes: [" + strings.Repeat("{name: a},", 9) + "]}"),
+			"endpoints[0].hints.forZones: Too many: 9: must have at most 8 items"},
 		{"ports twice", v4("addresses: [10.0.0.1]") + "\nports: [{port: 80}, {port: 81}]", "ports[1].name: Duplicate value: \"\""},
 		{"port names", v4("addresses: [10.0.0.1]") + "\nports: [{name: A_B, protocol: ICMP}]", "ports[0].name: Invalid value\nports[0].protocol: Unsupported value"},
 		{"too many", "addressType: IPv4\nendpoints: [" + strings.Repeat("{addresses: [10.0.0.1]},", 1001) + "]", "endpoints: Too many: 1001: must have at most 1000 items"},

@@ -26,7 +26,8 @@ const (
 	maxEndpoints = 1000
 	maxAddresses = 100 // of one endpoint
 	maxPorts     = 20000
-	maxHints     = 8 // of one endpoint, for zones and for nodes
+	maxHints     = 8  // of one endpoint, for zones and for nodes
+	maxTopology  = 16 // labels of one endpoint
 )
 
 func endpointSlice() *api.Kind {
@@ -158,7 +159,11 @@ func validateEndpoints(endpoints []discoveryv1.Endpoint, kind discoveryv1.Addres
 		if e.NodeName != nil {
 			errs = append(errs, check.Each(apivalidation.NameIsDNSSubdomain(*e.NodeName, false), at.Child("nodeName"), *e.NodeName)...)
 		}
-		errs = append(errs, check.Labels(e.DeprecatedTopology, at.Child("deprecatedTopology"))...)
+		topology := at.Child("deprecatedTopology")
+		if n := len(e.DeprecatedTopology); n > maxTopology {
+			errs = append(errs, field.TooMany(topology, n, maxTopology))
+		}
+		errs = append(errs, check.Labels(e.DeprecatedTopology, topology)...)
 		if e.Hostname != nil {
 			errs = append(errs, check.DNSLabel(*e.Hostname, at.Child("hostname"))...)
 		}
@@ -207,6 +212,9 @@ func validateHints(h *discoveryv1.EndpointHints, p *field.Path) field.ErrorList 
 	nodes := make([]string, len(h.ForNodes))
 	for i, n := range h.ForNodes {
 		nodes[i] = n.Name
+	}
+	if len(zones) > maxHints {
+		return field.ErrorList{field.TooMany(p.Child("forZones"), len(zones), maxHints)}
 	}
 	errs := validateHintNames(zones, p.Child("forZones"), validation.IsValidLabelValue)
 	return append(errs, validateHintNames(nodes, p.Child("forNodes"), func(s string) []string { return apivalidation.NameIsDNSSubdomain(s, false) })...)

@@ -26,8 +26,23 @@ func TestFlowSchema(t *testing.T) {
 		{"verbs", rule(user + "nonResourceRules: [{verbs: [look], nonResourceURLs: [/a]}]"), "spec.rules[0].nonResourceRules[0].verbs: Unsupported value"},
 		{"all and more", rule(user + "nonResourceRules: [{verbs: ['*', get], nonResourceURLs: [/a]}]"), "if '*' is present, must not specify other verbs"},
 		{"wildcards inside", rule(user + "nonResourceRules: [{verbs: [get], nonResourceURLs: [/a/*/b, b]}]"), "wildcard can only do suffix matching\nmust start with slash"},
+		{"namespaces", rule(user + "resourceRules: [{verbs: [get], apiGroups: [''], resources: [pods], namespaces: [a, B]}]"),
+			"namespaces[1]: Invalid value: \"B\": each member of this list must be '*' or a DNS-1123 label; a lowercase RFC 1123 label"},
 		{"no namespaces", rule(user + "resourceRules: [{verbs: [get], apiGroups: [''], resources: [pods]}]"), "resource rules that are not cluster scoped must supply at least one namespace"},
 	})
+}
+
+func TestStatus(t *testing.T) {
+	for kind, spec := range map[string]string{
+		"FlowSchema":                 "metadata: {name: a}\nspec: {priorityLevelConfiguration: {name: l}}\n",
+		"PriorityLevelConfiguration": "metadata: {name: a}\nspec: {type: Limited, limited: {limitResponse: {type: Reject}}}\n",
+	} {
+		apitest.CheckChanges(t, flowcontrol.Kinds(), kind, "status", []apitest.Change{
+			{"a condition", spec, spec + "status: {conditions: [{type: Dangling, status: 'False'}]}", ""},
+			{"twice, and without a name", spec, spec + "status: {conditions: [{type: a}, {type: a}, {}]}",
+				"status.conditions[1].type: Duplicate value: \"a\"\nstatus.conditions[2].type: Required value: must not be empty"},
+		})
+	}
 }
 
 func TestPriorityLevelConfiguration(t *testing.T) {

@@ -1,6 +1,7 @@
 package flowcontrol
 
 import (
+	"slices"
 	"time"
 
 	flowcontrolv1 "k8s.io/api/flowcontrol/v1"
@@ -41,6 +42,7 @@ func flowSchema() *api.Kind {
 		}),
 		Validate:                 api.Check(validateSchema),
 		ValidateUpdate:           api.CheckUpdate(func(s, _ *flowcontrolv1.FlowSchema) field.ErrorList { return validateSchema(s) }),
+		ValidateStatusUpdate:     api.CheckUpdate(func(s, _ *flowcontrolv1.FlowSchema) field.ErrorList { return validateSchemaStatus(s) }),
 		AllowUnconditionalUpdate: true,
 		Columns: api.Columns(
 			table.Name(),
@@ -93,6 +95,29 @@ func validateSchema(s *flowcontrolv1.FlowSchema) field.ErrorList {
 	}
 	if fixed, ok := mandatorySchema(s.Name); ok && !apiequality.Semantic.DeepEqual(*spec, fixed) {
 		errs = append(errs, field.Invalid(p, check.Rendered(*spec), "spec of '"+s.Name+"' must equal the fixed value"))
+	}
+	return errs
+}
+
+func validateSchemaStatus(s *flowcontrolv1.FlowSchema) field.ErrorList {
+	types := make([]flowcontrolv1.FlowSchemaConditionType, len(s.Status.Conditions))
+	for i := range types {
+		types[i] = s.Status.Conditions[i].Type
+	}
+	return validateConditions(types)
+}
+
+// validateConditions wants each type of condition to have a name, and to be there once.
+func validateConditions[T ~string](types []T) field.ErrorList {
+	var errs field.ErrorList
+	for i, t := range types {
+		at := field.NewPath("status", "conditions").Index(i).Child("type")
+		if slices.Contains(types[:i], t) {
+			errs = append(errs, field.Duplicate(at, t))
+		}
+		if t == "" {
+			errs = append(errs, field.Required(at, "must not be empty"))
+		}
 	}
 	return errs
 }

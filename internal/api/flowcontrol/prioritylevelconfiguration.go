@@ -46,6 +46,7 @@ func priorityLevelConfiguration() *api.Kind {
 		Default:                  api.On(defaultLevel),
 		Validate:                 api.Check(validateLevel),
 		ValidateUpdate:           api.CheckUpdate(func(l, _ *flowcontrolv1.PriorityLevelConfiguration) field.ErrorList { return validateLevel(l) }),
+		ValidateStatusUpdate:     api.CheckUpdate(func(l, _ *flowcontrolv1.PriorityLevelConfiguration) field.ErrorList { return validateLevelStatus(l) }),
 		AllowUnconditionalUpdate: true,
 		Columns: api.Columns(
 			table.Name(),
@@ -141,6 +142,14 @@ func validateLevel(l *flowcontrolv1.PriorityLevelConfiguration) field.ErrorList 
 		}
 	}
 	return errs
+}
+
+func validateLevelStatus(l *flowcontrolv1.PriorityLevelConfiguration) field.ErrorList {
+	types := make([]flowcontrolv1.PriorityLevelConfigurationConditionType, len(l.Status.Conditions))
+	for i := range types {
+		types[i] = l.Status.Conditions[i].Type
+	}
+	return validateConditions(types)
 }
 
 // catchAllLevel is the one spec that the level "catch-all" may have.

@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	flowcontrolv1 "k8s.io/api/flowcontrol/v1"
+	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/celox/celox/internal/api/check"
@@ -128,7 +129,9 @@ func validateResourceRule(r *flowcontrolv1.ResourcePolicyRule, p *field.Path) fi
 		return append(errs, validateAlone(r.Namespaces, "namespaces", namespaces)...)
 	}
 	for i, n := range r.Namespaces {
-		errs = append(errs, check.DNSLabel(n, namespaces.Index(i))...)
+		for _, text := range validation.IsDNS1123Label(n) {
+			errs = append(errs, field.Invalid(namespaces.Index(i), n, "each member of this list must be '*' or a DNS-1123 label; "+text))
+		}
 	}
 	return errs
 }

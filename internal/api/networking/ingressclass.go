@@ -79,7 +79,7 @@ func validateIngressClass(c *networkingv1.IngressClass) field.ErrorList {
 	errs = append(errs, check.OneOf(*p.Scope, at.Child("scope"), networkingv1.IngressClassParametersReferenceScopeCluster, networkingv1.IngressClassParametersReferenceScopeNamespace)...)
 	switch namespace := at.Child("namespace"); *p.Scope {
 	case networkingv1.IngressClassParametersReferenceScopeNamespace:
-		if p.Namespace == nil || *p.Namespace == "" {
+		if p.Namespace == nil {
 			errs = append(errs, field.Required(namespace, "`parameters.scope` is set to 'Namespace'"))
 		} else {
 			errs = append(errs, check.DNSLabel(*p.Namespace, namespace)...)

@@ -90,6 +90,8 @@ func TestNetworkPolicy(t *testing.T) {
 		{"two peers", peer("{podSelector: {}, ipBlock: {cidr: 10.0.0.0/8}}"), "spec.ingress[0].from[0]: Forbidden: may not specify both ipBlock and another peer"},
 		{"pods of namespaces", peer("{podSelector: {}, namespaceSelector: {}}"), ""},
 		{"no block", peer("{ipBlock: {cidr: ten}}"), "spec.ingress[0].from[0].ipBlock.cidr: Invalid value: \"ten\""},
+		{"a block with zeros in front, and an exception outside", peer("{ipBlock: {cidr: 010.0.0.0/8, except: [11.0.0.0/16]}}"), "ipBlock.cidr: Invalid value: \"010.0.0.0/8\"\nipBlock.except[0]: Invalid value: \"11.0.0.0/16\": must be a strict subset"},
+		{"an exception with zeros in front", peer("{ipBlock: {cidr: 10.0.0.0/8, except: [011.0.0.0/16]}}"), "ipBlock.except[0]: Invalid value: \"011.0.0.0/16\"\nipBlock.except[0]: Invalid value: \"011.0.0.0/16\": must be a strict subset"},
 		{"an exception outside", peer("{ipBlock: {cidr: 10.0.0.0/8, except: [11.0.0.0/16]}}"), "ipBlock.except[0]: Invalid value: \"11.0.0.0/16\": must be a strict subset of `cidr`"},
 		{"a range", port("{port: 80, endPort: 90}"), ""},
 		{"a range backwards", port("{port: 80, endPort: 70}"), "must be greater than or equal to `port`"},
@@ -123,6 +125,7 @@ func TestAddresses(t *testing.T) {
 		{"no controller", "spec: {}", "spec.controller: Required value"},
 		{"a controller without a domain", "spec: {controller: a}", "spec.controller: Invalid value: \"a\": must be a domain-prefixed path"},
 		{"parameters of a namespace", "spec: {controller: a.b/c, parameters: {kind: A, name: b, scope: Namespace}}", "spec.parameters.namespace: Required value"},
+		{"parameters of a namespace without a name", "spec: {controller: a.b/c, parameters: {kind: A, name: b, scope: Namespace, namespace: ''}}", "spec.parameters.namespace: Invalid value: \"\": a lowercase RFC 1123 label"},
 		{"parameters of the cluster", "spec: {controller: a.b/c, parameters: {kind: A, name: b, namespace: c}}", "spec.parameters.namespace: Forbidden"},
 	})
 }

@@ -178,20 +178,14 @@ func validateBlock(b *networkingv1.IPBlock, p *field.Path, known []string) field
 	if b.CIDR == "" {
 		return field.ErrorList{field.Required(p.Child("cidr"), "")}
 	}
-	if errs := check.CIDR(b.CIDR, p.Child("cidr"), known...); len(errs) > 0 {
-		return errs
-	}
+	errs := check.CIDR(b.CIDR, p.Child("cidr"), known...)
 	_, outer, err := netutils.ParseCIDRSloppy(b.CIDR)
 	if err != nil {
-		return nil // checked above
+		return errs // which say so
 	}
-	var errs field.ErrorList
 	for i, e := range b.Except {
 		at := p.Child("except").Index(i)
-		if bad := check.CIDR(e, at, known...); len(bad) > 0 {
-			errs = append(errs, bad...)
-			continue
-		}
+		errs = append(errs, check.CIDR(e, at, known...)...)
 		_, inner, err := netutils.ParseCIDRSloppy(e)
 		if err != nil {
 			continue

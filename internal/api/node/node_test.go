@@ -20,6 +20,7 @@ func TestRuntimeClass(t *testing.T) {
 		{"scheduling", with("scheduling: {nodeSelector: {a: b}, tolerations: [{operator: Exists}]}"), ""},
 		{"tolerations", with("scheduling: {tolerations: [{}, {key: a, operator: Exists, value: b}, {key: a, tolerationSeconds: 5}]}"),
 			"tolerations[0].operator: Invalid value: \"\": operator must be Exists when `key` is empty\nvalue must be empty when `operator` is 'Exists'\neffect must be 'NoExecute' when `tolerationSeconds` is set"},
+		{"for another time", with("scheduling: {tolerations: [{key: a, effect: NoExecute, tolerationSeconds: 1}, {key: a, effect: NoExecute, tolerationSeconds: 2}]}"), "scheduling.tolerations[1]: Duplicate value"},
 		{"twice", with("scheduling: {tolerations: [{key: a}, {key: a}]}"), "scheduling.tolerations[1]: Duplicate value"},
 	})
 }

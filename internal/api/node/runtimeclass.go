@@ -6,7 +6,6 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	nodev1 "k8s.io/api/node/v1"
-	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/celox/celox/internal/api"
@@ -72,11 +71,15 @@ func validateRuntimeClass(c *nodev1.RuntimeClass) field.ErrorList {
 	return errs
 }
 
-// validateTolerations checks what pods of a class get. Two equal tolerations are a mistake.
+// validateTolerations checks what pods of a class get. Two tolerations of the same taint are a mistake.
 func validateTolerations(list []corev1.Toleration, p *field.Path) field.ErrorList {
 	errs := podspec.ValidateTolerations(list, p)
 	for i := range list {
-		if slices.ContainsFunc(list[:i], func(t corev1.Toleration) bool { return apiequality.Semantic.DeepEqual(t, list[i]) }) {
+		same := func(t corev1.Toleration) bool {
+			t.TolerationSeconds = list[i].TolerationSeconds
+			return t == list[i]
+		}
+		if slices.ContainsFunc(list[:i], same) {
 			errs = append(errs, field.Duplicate(p.Index(i), check.Rendered(list[i])))
 		}
 	}

@@ -156,27 +156,35 @@ func deviceUsage(claim *resourcev1.ResourceClaim, use corev1.ResourceList) {
 
 // Matches tells whether a quota is about an object; one without scopes is about all.
 func Matches(q *corev1.ResourceQuota, obj runtime.Object) bool {
-	pod, isPod := obj.(*corev1.Pod)
-	claim, isClaim := obj.(*corev1.PersistentVolumeClaim)
-	match := func(r corev1.ScopedResourceSelectorRequirement) bool {
-		if r.ScopeName == corev1.ResourceQuotaScopeVolumeAttributesClass {
-			return isClaim && matchNames(r, claimAttributesClasses(claim))
-		}
-		return isPod && podMatches(r, pod)
-	}
-	for _, scope := range q.Spec.Scopes {
-		if !match(corev1.ScopedResourceSelectorRequirement{ScopeName: scope, Operator: corev1.ScopeSelectorOpExists}) {
+	for _, r := range Scopes(q) {
+		if !MatchesScope(r, obj) {
 			return false
 		}
 	}
-	if q.Spec.ScopeSelector != nil {
-		for _, r := range q.Spec.ScopeSelector.MatchExpressions {
-			if !match(r) {
-				return false
-			}
-		}
-	}
 	return true
+}
+
+// Scopes are what a quota wants of the objects that it counts.
+func Scopes(q *corev1.ResourceQuota) []corev1.ScopedResourceSelectorRequirement {
+	var out []corev1.ScopedResourceSelectorRequirement
+	for _, scope := range q.Spec.Scopes {
+		out = append(out, corev1.ScopedResourceSelectorRequirement{ScopeName: scope, Operator: corev1.ScopeSelectorOpExists})
+	}
+	if q.Spec.ScopeSelector != nil {
+		out = append(out, q.Spec.ScopeSelector.MatchExpressions...)
+	}
+	return out
+}
+
+// MatchesScope says whether an object is in a scope.
+func MatchesScope(r corev1.ScopedResourceSelectorRequirement, obj runtime.Object) bool {
+	switch o := obj.(type) {
+	case *corev1.PersistentVolumeClaim:
+		return r.ScopeName == corev1.ResourceQuotaScopeVolumeAttributesClass && matchNames(r, claimAttributesClasses(o))
+	case *corev1.Pod:
+		return podMatches(r, o)
+	}
+	return false
 }
 
 func claimAttributesClasses(claim *corev1.PersistentVolumeClaim) []string {

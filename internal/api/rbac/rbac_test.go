@@ -50,6 +50,8 @@ func TestBindings(t *testing.T) {
 		{"a role of the namespace", "roleRef: {kind: Role, name: r}\nsubjects: [{kind: ServiceAccount, name: s}]", ""},
 	})
 	apitest.Check(t, rbac.Kinds(), "ClusterRoleBinding", []apitest.Case{
+		{"nothing right", "roleRef: {kind: ClusterRole, name: r}\nsubjects: [{apiGroup: a, kind: ServiceAccount}]",
+			"subjects[0].name: Required value\nsubjects[0].apiGroup: Unsupported value\nsubjects[0].namespace: Required value"},
 		{"a role of no namespace", "roleRef: {kind: Role, name: r}\nsubjects: [{kind: ServiceAccount, name: s}]", "roleRef.kind: Unsupported value\nsubjects[0].namespace: Required value"},
 	})
 }

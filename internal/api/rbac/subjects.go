@@ -58,9 +58,6 @@ func validateSubject(s rbacv1.Subject, namespaced bool, p *field.Path) field.Err
 		if s.Name != "" {
 			errs = append(errs, check.DNSSubdomain(s.Name, p.Child("name"))...)
 		}
-		if !namespaced && s.Namespace == "" {
-			errs = append(errs, field.Required(p.Child("namespace"), ""))
-		}
 	case rbacv1.UserKind, rbacv1.GroupKind:
 		group = rbacv1.GroupName
 	default:
@@ -68,6 +65,9 @@ func validateSubject(s rbacv1.Subject, namespaced bool, p *field.Path) field.Err
 	}
 	if s.APIGroup != group {
 		errs = append(errs, field.NotSupported(p.Child("apiGroup"), s.APIGroup, []string{group}))
+	}
+	if s.Kind == rbacv1.ServiceAccountKind && !namespaced && s.Namespace == "" {
+		errs = append(errs, field.Required(p.Child("namespace"), ""))
 	}
 	return errs
 }

@@ -3,10 +3,12 @@ package resource
 import (
 	"fmt"
 	"regexp"
+	"slices"
+	"strconv"
 	"strings"
 
 	resourcev1 "k8s.io/api/resource/v1"
-	"k8s.io/apimachinery/pkg/util/validation"
+	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/celox/celox/internal/api/check"
@@ -15,8 +17,12 @@ import (
 // semantic is the grammar of semver.org 2.0.0.
 var semantic = regexp.MustCompile(`^(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)(-((0|[1-9]\d*|\d*[a-zA-Z-][0-9a-zA-Z-]*)(\.(0|[1-9]\d*|\d*[a-zA-Z-][0-9a-zA-Z-]*))*))?(\+([0-9a-zA-Z-]+(\.[0-9a-zA-Z-]+)*))?$`)
 
-func validateDevice(d *resourcev1.Device, perDevice bool, p *field.Path) field.ErrorList {
-	errs := validateDeviceName(d.Name, p.Child("name"))
+// validateDevice checks a device; tainted says that its taints were accepted before.
+func validateDevice(d *resourcev1.Device, perDevice, tainted bool, p *field.Path) field.ErrorList {
+	errs := check.DNSLabel(d.Name, p.Child("name"))
+	if n := len(d.Attributes) + len(d.Capacity); n > resourcev1.ResourceSliceMaxAttributesAndCapacitiesPerDevice {
+		errs = append(errs, field.Invalid(p, n, fmt.Sprintf("the total number of attributes and capacities must not exceed %d", resourcev1.ResourceSliceMaxAttributesAndCapacitiesPerDevice)))
+	}
 	attributes, capacity := p.Child("attributes"), p.Child("capacity")
 	for _, k := range check.Keys(d.Attributes) {
 		errs = append(errs, validateName(string(k), attributes)...)
@@ -26,19 +32,13 @@ func validateDevice(d *resourcev1.Device, perDevice bool, p *field.Path) field.E
 		errs = append(errs, validateName(string(k), capacity)...)
 		errs = append(errs, validateCapacity(d, d.Capacity[k], capacity.Key(string(k)))...)
 	}
-	if n := len(d.Attributes) + len(d.Capacity); n > resourcev1.ResourceSliceMaxAttributesAndCapacitiesPerDevice {
-		errs = append(errs, field.Invalid(p, n, fmt.Sprintf("the total number of attributes and capacities must not exceed %d", resourcev1.ResourceSliceMaxAttributesAndCapacitiesPerDevice)))
-	}
-	taints := p.Child("taints")
-	if n := len(d.Taints); n > resourcev1.DeviceTaintsMaxLength {
-		errs = append(errs, field.TooMany(taints, n, resourcev1.DeviceTaintsMaxLength))
-	}
-	for i := range d.Taints {
-		errs = append(errs, validateTaint(&d.Taints[i], taints.Index(i))...)
+	if !tainted {
+		errs = append(errs, validateEach(d.Taints, resourcev1.DeviceTaintsMaxLength, p.Child("taints"),
+			func(t *resourcev1.DeviceTaint, p *field.Path) field.ErrorList { return validateTaint(t, false, p) })...)
 	}
 	errs = append(errs, validateConsumption(d.ConsumesCounters, p.Child("consumesCounters"))...)
 	errs = append(errs, validateDeviceWhere(d, perDevice, p)...)
-	return append(errs, validateBindingConditions(d, p)...)
+	return append(errs, validateBindingConditions(d.BindingConditions, d.BindingFailureConditions, p)...)
 }
 
 // validateDeviceWhere wants a device to say from where it can be used if its slice leaves that to its devices.
@@ -49,7 +49,7 @@ func validateDeviceWhere(d *resourcev1.Device, perDevice bool, p *field.Path) fi
 		}
 		return nil
 	}
-	errs, set := validateNodes(d.NodeName, d.NodeSelector, d.AllNodes, "must not be empty", p)
+	errs, set := validateNodes(d.NodeName, d.NodeSelector, false, d.AllNodes, "must not be empty", p)
 	const one = "exactly one of `nodeName`, `nodeSelector`, or `allNodes` is required when `perDeviceNodeSelection` is set to true in the ResourceSlice spec"
 	switch {
 	case len(set) == 0:
@@ -60,32 +60,31 @@ func validateDeviceWhere(d *resourcev1.Device, perDevice bool, p *field.Path) fi
 	return errs
 }
 
-// validateBindingConditions checks the conditions that a pod's binding waits for; there is no success without a way to fail.
-func validateBindingConditions(d *resourcev1.Device, p *field.Path) field.ErrorList {
-	ready, failed := p.Child("bindingConditions"), p.Child("bindingFailureConditions")
-	errs := validateConditionTypes(d.BindingConditions, resourcev1.BindingConditionsMaxSize, ready)
-	errs = append(errs, validateConditionTypes(d.BindingFailureConditions, resourcev1.BindingFailureConditionsMaxSize, failed)...)
-	switch {
-	case len(d.BindingConditions) == 0 && len(d.BindingFailureConditions) > 0:
-		errs = append(errs, field.Invalid(ready, d.BindingConditions, "bindingConditions are required to use bindingFailureConditions"))
-	case len(d.BindingConditions) > 0 && len(d.BindingFailureConditions) == 0:
-		errs = append(errs, field.Invalid(failed, d.BindingFailureConditions, "bindingFailureConditions are required to use bindingConditions"))
-	}
-	return errs
-}
-
-func validateConditionTypes(list []string, most int, p *field.Path) field.ErrorList {
-	var errs field.ErrorList
-	if n := len(list); n > most {
-		errs = append(errs, field.TooMany(p, n, most))
-	}
-	seen := map[string]bool{}
-	for i, c := range list {
-		errs = append(errs, check.QualifiedName(c, p.Index(i))...)
-		if seen[c] {
-			errs = append(errs, field.Duplicate(p.Index(i), c))
+// validateBindingConditions checks the conditions that a pod's binding waits for; there is no success without a way to fail, and no
+// condition is both.
+func validateBindingConditions(ready, failed []string, p *field.Path) field.ErrorList {
+	readyAt, failedAt := p.Child("bindingConditions"), p.Child("bindingFailureConditions")
+	name := func(c *string, p *field.Path) field.ErrorList { return check.QualifiedName(*c, p) }
+	errs := validateEach(ready, resourcev1.BindingConditionsMaxSize, readyAt, name)
+	errs = append(errs, validateEach(failed, resourcev1.BindingFailureConditionsMaxSize, failedAt, name)...)
+	for i, c := range ready {
+		if slices.Contains(ready[:i], c) {
+			errs = append(errs, field.Duplicate(readyAt.Index(i), c))
 		}
-		seen[c] = true
+	}
+	for i, c := range failed {
+		if slices.Contains(failed[:i], c) {
+			errs = append(errs, field.Duplicate(failedAt.Index(i), c))
+		}
+		if slices.Contains(ready, c) {
+			errs = append(errs, field.Invalid(failedAt.Index(i), c, "bindingFailureConditions must not overlap with bindingConditions"))
+		}
+	}
+	switch {
+	case len(ready) == 0 && len(failed) > 0:
+		errs = append(errs, field.Invalid(readyAt, ready, "bindingConditions are required to use bindingFailureConditions"))
+	case len(ready) > 0 && len(failed) == 0:
+		errs = append(errs, field.Invalid(failedAt, failed, "bindingFailureConditions are required to use bindingConditions"))
 	}
 	return errs
 }
@@ -125,7 +124,7 @@ func validateAttribute(a resourcev1.DeviceAttribute, p *field.Path) field.ErrorL
 	}
 	switch {
 	case set == 0:
-		errs = append(errs, field.Required(p, "exactly one value must be specified"))
+		errs = append(errs, field.Invalid(p, "", "exactly one value must be specified"))
 	case set > 1:
 		errs = append(errs, field.Invalid(p, check.Rendered(a), "exactly one value must be specified"))
 	}
@@ -156,7 +155,6 @@ func validateCapacity(d *resourcev1.Device, c resourcev1.DeviceCapacity, p *fiel
 	if d.AllowMultipleAllocations == nil || !*d.AllowMultipleAllocations {
 		return field.ErrorList{field.Forbidden(at, "allowMultipleAllocations must be true")}
 	}
-	var errs field.ErrorList
 	switch {
 	case len(policy.ValidValues) > 0 && policy.ValidRange != nil:
 		return field.ErrorList{field.Forbidden(at, `exactly one policy can be specified, cannot specify "validValues" and "validRange" at the same time`)}
@@ -164,79 +162,114 @@ func validateCapacity(d *resourcev1.Device, c resourcev1.DeviceCapacity, p *fiel
 		return field.ErrorList{field.Required(at.Child("default"), "required when validValues is defined")}
 	case policy.ValidRange != nil && policy.Default == nil:
 		return field.ErrorList{field.Required(at.Child("default"), "required when validRange is defined")}
-	case policy.ValidRange != nil && policy.ValidRange.Min == nil:
-		return field.ErrorList{field.Required(at.Child("validRange", "min"), "required when validRange is defined")}
+	case len(policy.ValidValues) > 0:
+		return validateValues(policy.ValidValues, *policy.Default, c.Value, at.Child("validValues"))
+	case policy.ValidRange != nil:
+		return validateRange(policy.ValidRange, *policy.Default, c.Value, at.Child("validRange"))
 	}
-	known := len(policy.ValidValues) == 0
-	for i, v := range policy.ValidValues {
-		known = known || v.Cmp(*policy.Default) == 0
-		if v.Cmp(c.Value) > 0 {
-			errs = append(errs, field.Invalid(at.Child("validValues").Index(i), v.String(), "option is larger than capacity value: "+c.Value.String()))
+	return nil
+}
+
+// maxValidValues is how many amounts a policy may list.
+const maxValidValues = 10
+
+// validateValues wants a request's possible amounts in ascending order, none more than there is, the default among them.
+func validateValues(values []resource.Quantity, byDefault, capacity resource.Quantity, p *field.Path) field.ErrorList {
+	var errs field.ErrorList
+	for i := 1; i < len(values); i++ {
+		if values[i-1].Cmp(values[i]) > 0 {
+			errs = append(errs, field.Invalid(p.Index(i), values[i].String(), "values must be sorted in ascending order"))
 		}
-		if i > 0 {
-			switch order := policy.ValidValues[i-1].Cmp(v); {
-			case order == 0:
-				errs = append(errs, field.Duplicate(at.Child("validValues").Index(i), v.String()))
-			case order > 0:
-				errs = append(errs, field.Invalid(at.Child("validValues").Index(i), v.String(), "values must be sorted in ascending order"))
+	}
+	known := false
+	errs = append(errs, validateUnique(values, maxValidValues, p,
+		func(q *resource.Quantity) string { return strconv.FormatInt(q.Value(), 10) },
+		func(q *resource.Quantity, p *field.Path) field.ErrorList {
+			known = known || q.Cmp(byDefault) == 0
+			if q.Cmp(capacity) > 0 {
+				return field.ErrorList{field.Invalid(p, q.String(), "option is larger than capacity value: "+capacity.String())}
 			}
+			return nil
+		})...)
+	if !known {
+		errs = append(errs, field.Invalid(p, byDefault.String(), "default value is not valid according to the requestPolicy"))
+	}
+	return errs
+}
+
+// validateRange wants min <= default <= max <= capacity, and default and max to be whole steps away from min.
+func validateRange(r *resourcev1.CapacityRequestPolicyRange, byDefault, capacity resource.Quantity, p *field.Path) field.ErrorList {
+	least, most, step := p.Child("min"), p.Child("max"), p.Child("step")
+	if r.Min == nil {
+		return field.ErrorList{field.Required(least, "required when validRange is defined")}
+	}
+	var errs field.ErrorList
+	bad := func(is bool, at *field.Path, value resource.Quantity, text string, than resource.Quantity) {
+		if is {
+			errs = append(errs, field.Invalid(at, value.String(), text+": "+than.String()))
 		}
 	}
-	if !known {
-		errs = append(errs, field.Invalid(at.Child("default"), policy.Default.String(), "default value is not valid according to the requestPolicy"))
+	bad(r.Min.Cmp(capacity) > 0, least, *r.Min, "min is larger than capacity value", capacity)
+	bad(byDefault.Cmp(*r.Min) < 0, least, byDefault, "default is less than min", *r.Min)
+	if r.Max != nil {
+		bad(r.Min.Cmp(*r.Max) > 0, most, *r.Min, "min is larger than max", *r.Max)
+		bad(r.Max.Cmp(capacity) > 0, most, *r.Max, "max is larger than capacity value", capacity)
+		bad(byDefault.Cmp(*r.Max) > 0, most, byDefault, "default is more than max", *r.Max)
+	}
+	if r.Step == nil {
+		return errs
+	}
+	first := r.Min.DeepCopy()
+	first.Add(*r.Step)
+	bad(first.Cmp(capacity) > 0, step, *r.Step, "one step "+first.String()+" is larger than capacity value", capacity)
+	whole := func(q resource.Quantity) {
+		// A step that is not positive reaches nothing; upstream's server fails on it.
+		if n := r.Step.Value(); n <= 0 || (q.Value()-r.Min.Value())%n != 0 {
+			errs = append(errs, field.Invalid(step, q.String(), fmt.Sprintf("value is not a multiple of a given step (%s) from (%s)", r.Step.String(), r.Min.String())))
+		}
+	}
+	whole(byDefault)
+	if r.Max != nil {
+		whole(*r.Max)
 	}
 	return errs
 }
 
 // validateCounterSets checks what the devices of a pool consume together (KEP-4815).
 func validateCounterSets(list []resourcev1.CounterSet, p *field.Path) field.ErrorList {
-	var errs field.ErrorList
-	if n := len(list); n > resourcev1.ResourceSliceMaxCounterSets {
-		errs = append(errs, field.TooMany(p, n, resourcev1.ResourceSliceMaxCounterSets))
-	}
-	names := map[string]bool{}
-	for i := range list {
-		s, at := &list[i], p.Index(i)
-		errs = append(errs, validateDeviceName(s.Name, at.Child("name"))...)
-		errs = append(errs, validateCounters(s.Counters, resourcev1.ResourceSliceMaxCountersPerCounterSet, at.Child("counters"))...)
-		if s.Name != "" && names[s.Name] {
-			errs = append(errs, field.Duplicate(at, s.Name))
-		}
-		names[s.Name] = true
-	}
-	return errs
+	return validateUnique(list, resourcev1.ResourceSliceMaxCounterSets, p, func(s *resourcev1.CounterSet) string { return s.Name },
+		func(s *resourcev1.CounterSet, p *field.Path) field.ErrorList {
+			errs := validateCounterName(s.Name, p.Child("name"))
+			return append(errs, validateCounters(s.Counters, resourcev1.ResourceSliceMaxCountersPerCounterSet, p.Child("counters"))...)
+		})
 }
 
 func validateConsumption(list []resourcev1.DeviceCounterConsumption, p *field.Path) field.ErrorList {
-	var errs field.ErrorList
-	if n := len(list); n > resourcev1.ResourceSliceMaxDeviceCounterConsumptionsPerDevice {
-		errs = append(errs, field.TooMany(p, n, resourcev1.ResourceSliceMaxDeviceCounterConsumptionsPerDevice))
+	return validateUnique(list, resourcev1.ResourceSliceMaxDeviceCounterConsumptionsPerDevice, p,
+		func(c *resourcev1.DeviceCounterConsumption) string { return c.CounterSet },
+		func(c *resourcev1.DeviceCounterConsumption, p *field.Path) field.ErrorList {
+			errs := validateCounterName(c.CounterSet, p.Child("counterSet"))
+			return append(errs, validateCounters(c.Counters, resourcev1.ResourceSliceMaxCountersPerDeviceCounterConsumption, p.Child("counters"))...)
+		})
+}
+
+func validateCounterName(name string, p *field.Path) field.ErrorList {
+	if name == "" {
+		return field.ErrorList{field.Required(p, "")}
 	}
-	sets := map[string]bool{}
-	for i := range list {
-		c, at := &list[i], p.Index(i)
-		if c.CounterSet == "" {
-			errs = append(errs, field.Required(at.Child("counterSet"), ""))
-		}
-		errs = append(errs, validateCounters(c.Counters, resourcev1.ResourceSliceMaxCountersPerDeviceCounterConsumption, at.Child("counters"))...)
-		if c.CounterSet != "" && sets[c.CounterSet] {
-			errs = append(errs, field.Duplicate(at, c.CounterSet))
-		}
-		sets[c.CounterSet] = true
-	}
-	return errs
+	return check.DNSLabel(name, p)
 }
 
 func validateCounters(m map[string]resourcev1.Counter, most int, p *field.Path) field.ErrorList {
-	if len(m) == 0 {
+	switch n := len(m); {
+	case n == 0:
 		return field.ErrorList{field.Required(p, "")}
+	case n > most:
+		return field.ErrorList{field.TooMany(p, n, most)}
 	}
 	var errs field.ErrorList
-	if n := len(m); n > most {
-		errs = append(errs, field.TooMany(p, n, most))
-	}
 	for _, k := range check.Keys(m) {
-		errs = append(errs, check.Each(validation.IsDNS1123Label(k), p, k)...)
+		errs = append(errs, check.DNSLabel(k, p)...)
 	}
 	return errs
 }

@@ -16,23 +16,16 @@ import (
 
 func deviceClass() *api.Kind {
 	return &api.Kind{
-		Group:         "resource.k8s.io",
-		Kind:          "DeviceClass",
-		Resource:      "deviceclasses",
-		Singular:      "deviceclass",
-		Prefix:        "deviceclasses",
-		Versions:      []api.Version{api.NewVersion[resourcev1.DeviceClass, resourcev1.DeviceClassList]("v1")},
-		Hub:           "v1",
-		HasGeneration: true,
-		Validate: api.Check(func(c *resourcev1.DeviceClass) field.ErrorList {
-			return validateDeviceClass(c, environment.NewExpressions)
-		}),
-		ValidateUpdate: api.CheckUpdate(func(c, old *resourcev1.DeviceClass) field.ErrorList {
-			if apiequality.Semantic.DeepEqual(c.Spec.Selectors, old.Spec.Selectors) {
-				return validateDeviceClass(c, environment.StoredExpressions)
-			}
-			return validateDeviceClass(c, environment.NewExpressions)
-		}),
+		Group:                    "resource.k8s.io",
+		Kind:                     "DeviceClass",
+		Resource:                 "deviceclasses",
+		Singular:                 "deviceclass",
+		Prefix:                   "deviceclasses",
+		Versions:                 []api.Version{api.NewVersion[resourcev1.DeviceClass, resourcev1.DeviceClassList]("v1")},
+		Hub:                      "v1",
+		HasGeneration:            true,
+		Validate:                 api.Check(func(c *resourcev1.DeviceClass) field.ErrorList { return validateDeviceClass(c, nil) }),
+		ValidateUpdate:           api.CheckUpdate(validateDeviceClass),
 		AllowUnconditionalUpdate: true,
 		ReturnDeleted:            true,
 		Columns:                  api.Columns(table.Name(), table.AgeColumn()),
@@ -40,16 +33,21 @@ func deviceClass() *api.Kind {
 	}
 }
 
-func validateDeviceClass(c *resourcev1.DeviceClass, mode environment.Type) field.ErrorList {
+// validateDeviceClass checks a class; old is nil on create. Selectors and configurations that stay as they are were accepted once.
+func validateDeviceClass(c, old *resourcev1.DeviceClass) field.ErrorList {
 	p, s := field.NewPath("spec"), &c.Spec
+	mode, stored := environment.NewExpressions, false
+	if old != nil {
+		if apiequality.Semantic.DeepEqual(s.Selectors, old.Spec.Selectors) {
+			mode = environment.StoredExpressions
+		}
+		stored = apiequality.Semantic.DeepEqual(s.Config, old.Spec.Config)
+	}
 	errs := validateSelectors(s.Selectors, mode, p.Child("selectors"))
-	config := p.Child("config")
-	if n := len(s.Config); n > resourcev1.DeviceConfigMaxSize {
-		errs = append(errs, field.TooMany(config, n, resourcev1.DeviceConfigMaxSize))
-	}
-	for i := range s.Config {
-		errs = append(errs, validateConfiguration(&s.Config[i].DeviceConfiguration, config.Index(i))...)
-	}
+	errs = append(errs, validateEach(s.Config, resourcev1.DeviceConfigMaxSize, p.Child("config"),
+		func(c *resourcev1.DeviceClassConfiguration, p *field.Path) field.ErrorList {
+			return validateConfiguration(&c.DeviceConfiguration, stored, p)
+		})...)
 	if n := s.ExtendedResourceName; n != nil && !check.IsExtendedResource(corev1.ResourceName(*n)) {
 		errs = append(errs, field.Invalid(p.Child("extendedResourceName"), *n, "must be a valid extended resource name"))
 	}

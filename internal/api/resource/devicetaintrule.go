@@ -38,13 +38,14 @@ func deviceTaintRule() *api.Kind {
 			metav1.ResetObjectMetaForStatus(&r.ObjectMeta, &old.ObjectMeta)
 		}),
 		Validate:       api.Check(validateDeviceTaintRule),
-		ValidateUpdate: api.CheckUpdate(func(r, _ *resourcev1.DeviceTaintRule) field.ErrorList { return validateDeviceTaintRule(r) }),
+		ValidateUpdate: api.CheckUpdate(validateDeviceTaintRuleUpdate),
 		ValidateStatusUpdate: api.CheckUpdate(func(r, _ *resourcev1.DeviceTaintRule) field.ErrorList {
 			p := field.NewPath("status", "conditions")
+			errs := metav1validation.ValidateConditions(r.Status.Conditions, p)
 			if n := len(r.Status.Conditions); n > resourcev1.DeviceTaintRuleStatusMaxConditions {
-				return field.ErrorList{field.TooMany(p, n, resourcev1.DeviceTaintRuleStatusMaxConditions)}
+				errs = append(errs, field.TooMany(p, n, resourcev1.DeviceTaintRuleStatusMaxConditions))
 			}
-			return metav1validation.ValidateConditions(r.Status.Conditions, p)
+			return errs
 		}),
 		AllowUnconditionalUpdate: true,
 		ReturnDeleted:            true,
@@ -64,6 +65,11 @@ func stamp(t *resourcev1.DeviceTaint) {
 }
 
 func validateDeviceTaintRule(r *resourcev1.DeviceTaintRule) field.ErrorList {
+	return validateDeviceTaintRuleUpdate(r, nil)
+}
+
+// validateDeviceTaintRuleUpdate lets an effect stay that a newer release knows.
+func validateDeviceTaintRuleUpdate(r, old *resourcev1.DeviceTaintRule) field.ErrorList {
 	p := field.NewPath("spec")
 	var errs field.ErrorList
 	if s := r.Spec.DeviceSelector; s != nil {
@@ -78,5 +84,6 @@ func validateDeviceTaintRule(r *resourcev1.DeviceTaintRule) field.ErrorList {
 			errs = append(errs, check.DNSLabel(*s.Device, at.Child("device"))...)
 		}
 	}
-	return append(errs, validateTaint(&r.Spec.Taint, p.Child("taint"))...)
+	known := old != nil && old.Spec.Taint.Effect == r.Spec.Taint.Effect
+	return append(errs, validateTaint(&r.Spec.Taint, known, p.Child("taint"))...)
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"math"
 	"strings"
 
 	resourcev1 "k8s.io/api/resource/v1"
@@ -49,82 +50,44 @@ func defaultTolerations(list []resourcev1.DeviceToleration) {
 	}
 }
 
-// validateClaimSpec checks a new spec or, with environment.StoredExpressions, one that was accepted before.
-func validateClaimSpec(s *resourcev1.ResourceClaimSpec, mode environment.Type, p *field.Path) field.ErrorList {
-	var errs field.ErrorList
+// validateClaimSpec checks what a claim asks for. It is checked once: it cannot change.
+func validateClaimSpec(s *resourcev1.ResourceClaimSpec, p *field.Path) field.ErrorList {
+	names := requestNames(s)
 	devices := p.Child("devices")
-	requests := devices.Child("requests")
-	if n := len(s.Devices.Requests); n > resourcev1.DeviceRequestsMaxSize {
-		errs = append(errs, field.TooMany(requests, n, resourcev1.DeviceRequestsMaxSize))
-	}
-	names := map[string]bool{} // of requests, and "request/subrequest"
-	for i := range s.Devices.Requests {
-		r, at := &s.Devices.Requests[i], requests.Index(i)
-		errs = append(errs, validateRequest(r, mode, at)...)
-		if r.Name != "" && names[r.Name] {
-			errs = append(errs, field.Duplicate(at, r.Name))
-		}
-		names[r.Name] = true
-		for n := range r.FirstAvailable {
-			names[r.Name+"/"+r.FirstAvailable[n].Name] = true
-		}
-	}
-	constraints := devices.Child("constraints")
-	if n := len(s.Devices.Constraints); n > resourcev1.DeviceConstraintsMaxSize {
-		errs = append(errs, field.TooMany(constraints, n, resourcev1.DeviceConstraintsMaxSize))
-	}
-	for i := range s.Devices.Constraints {
-		errs = append(errs, validateConstraint(&s.Devices.Constraints[i], names, constraints.Index(i))...)
-	}
-	config := devices.Child("config")
-	if n := len(s.Devices.Config); n > resourcev1.DeviceConfigMaxSize {
-		errs = append(errs, field.TooMany(config, n, resourcev1.DeviceConfigMaxSize))
-	}
-	for i := range s.Devices.Config {
-		c, at := &s.Devices.Config[i], config.Index(i)
-		errs = append(errs, validateReferences(c.Requests, names, at.Child("requests"))...)
-		errs = append(errs, validateConfiguration(&c.DeviceConfiguration, at)...)
-	}
-	return errs
+	errs := validateUnique(s.Devices.Requests, resourcev1.DeviceRequestsMaxSize, devices.Child("requests"),
+		func(r *resourcev1.DeviceRequest) string { return r.Name }, validateRequest)
+	errs = append(errs, validateEach(s.Devices.Constraints, resourcev1.DeviceConstraintsMaxSize, devices.Child("constraints"),
+		func(c *resourcev1.DeviceConstraint, p *field.Path) field.ErrorList {
+			return validateConstraint(c, names, p)
+		})...)
+	return append(errs, validateEach(s.Devices.Config, resourcev1.DeviceConfigMaxSize, devices.Child("config"),
+		func(c *resourcev1.DeviceClaimConfiguration, p *field.Path) field.ErrorList {
+			errs := validateReferences(c.Requests, names, p.Child("requests"))
+			return append(errs, validateConfiguration(&c.DeviceConfiguration, false, p)...)
+		})...)
 }
 
-func validateRequest(r *resourcev1.DeviceRequest, mode environment.Type, p *field.Path) field.ErrorList {
+func validateRequest(r *resourcev1.DeviceRequest, p *field.Path) field.ErrorList {
 	errs := validateRequestName(r.Name, p.Child("name"))
 	const one = "exactly one of `exactly` or `firstAvailable` is required"
-	if len(r.FirstAvailable) > 0 {
-		subs := p.Child("firstAvailable")
-		if n := len(r.FirstAvailable); n > resourcev1.FirstAvailableDeviceRequestMaxSize {
-			errs = append(errs, field.TooMany(subs, n, resourcev1.FirstAvailableDeviceRequestMaxSize))
-		}
-		names := map[string]bool{}
-		for i := range r.FirstAvailable {
-			s, at := &r.FirstAvailable[i], subs.Index(i)
-			errs = append(errs, validateRequestName(s.Name, at.Child("name"))...)
-			errs = append(errs, wanted{s.DeviceClassName, s.Selectors, s.AllocationMode, s.Count, s.Tolerations, s.Capacity}.validate(mode, at)...)
-			if names[s.Name] {
-				errs = append(errs, field.Duplicate(at, s.Name))
-			}
-			names[s.Name] = true
-		}
+	switch e := r.Exactly; {
+	case e == nil && len(r.FirstAvailable) == 0:
+		return append(errs, field.Required(p, one))
+	case e != nil && len(r.FirstAvailable) > 0:
+		return append(errs, field.Invalid(p, nil, one+", but multiple fields are set"))
+	case e != nil:
+		return append(errs, wanted{e.DeviceClassName, e.Selectors, e.AllocationMode, e.Count, e.Tolerations, e.Capacity}.validate(p.Child("exactly"))...)
 	}
-	if e := r.Exactly; e != nil {
-		errs = append(errs, wanted{e.DeviceClassName, e.Selectors, e.AllocationMode, e.Count, e.Tolerations, e.Capacity}.validate(mode, p.Child("exactly"))...)
-	}
-	switch {
-	case r.Exactly == nil && len(r.FirstAvailable) == 0:
-		errs = append(errs, field.Required(p, one))
-	case r.Exactly != nil && len(r.FirstAvailable) > 0:
-		errs = append(errs, field.Invalid(p, nil, one+", but multiple fields are set"))
-	}
-	return errs
+	return append(errs, validateUnique(r.FirstAvailable, resourcev1.FirstAvailableDeviceRequestMaxSize, p.Child("firstAvailable"),
+		func(s *resourcev1.DeviceSubRequest) string { return s.Name },
+		func(s *resourcev1.DeviceSubRequest, p *field.Path) field.ErrorList {
+			errs := validateRequestName(s.Name, p.Child("name"))
+			return append(errs, wanted{s.DeviceClassName, s.Selectors, s.AllocationMode, s.Count, s.Tolerations, s.Capacity}.validate(p)...)
+		})...)
 }
 
-func validateRequestName(name string, p *field.Path) field.ErrorList {
-	if name == "" {
-		return field.ErrorList{field.Required(p, "")}
-	}
-	return check.DNSLabel(name, p)
-}
+// validateRequestName wants a label, which "" is not.
+func validateRequestName(name string, p *field.Path) field.ErrorList { return check.DNSLabel(name, p) }
 
 // wanted is what exact requests and the alternatives of others have in common.
 type wanted struct {
@@ -136,14 +99,14 @@ type wanted struct {
 	capacity    *resourcev1.CapacityRequirements
 }
 
-func (w wanted) validate(mode environment.Type, p *field.Path) field.ErrorList {
+func (w wanted) validate(p *field.Path) field.ErrorList {
 	var errs field.ErrorList
 	if w.class == "" {
 		errs = append(errs, field.Required(p.Child("deviceClassName"), ""))
 	} else {
 		errs = append(errs, check.DNSSubdomain(w.class, p.Child("deviceClassName"))...)
 	}
-	errs = append(errs, validateSelectors(w.selectors, mode, p.Child("selectors"))...)
+	errs = append(errs, validateSelectors(w.selectors, environment.NewExpressions, p.Child("selectors"))...)
 	count := p.Child("count")
 	switch w.mode {
 	case resourcev1.DeviceAllocationModeAll:
@@ -155,13 +118,7 @@ func (w wanted) validate(mode environment.Type, p *field.Path) field.ErrorList {
 	default:
 		errs = append(errs, check.OneOf(w.mode, p.Child("allocationMode"), resourcev1.DeviceAllocationModeAll, resourcev1.DeviceAllocationModeExactCount)...)
 	}
-	tolerations := p.Child("tolerations")
-	if n := len(w.tolerations); n > resourcev1.DeviceTolerationsMaxLength {
-		errs = append(errs, field.TooMany(tolerations, n, resourcev1.DeviceTolerationsMaxLength))
-	}
-	for i := range w.tolerations {
-		errs = append(errs, validateToleration(&w.tolerations[i], tolerations.Index(i))...)
-	}
+	errs = append(errs, validateEach(w.tolerations, resourcev1.DeviceTolerationsMaxLength, p.Child("tolerations"), validateToleration)...)
 	if w.capacity != nil {
 		errs = append(errs, validateNames(w.capacity.Requests, p.Child("capacity", "requests"))...)
 	}
@@ -169,18 +126,12 @@ func (w wanted) validate(mode environment.Type, p *field.Path) field.ErrorList {
 }
 
 func validateSelectors(list []resourcev1.DeviceSelector, mode environment.Type, p *field.Path) field.ErrorList {
-	var errs field.ErrorList
-	if n := len(list); n > resourcev1.DeviceSelectorsMaxSize {
-		errs = append(errs, field.TooMany(p, n, resourcev1.DeviceSelectorsMaxSize))
-	}
-	for i, s := range list {
+	return validateEach(list, resourcev1.DeviceSelectorsMaxSize, p, func(s *resourcev1.DeviceSelector, p *field.Path) field.ErrorList {
 		if s.CEL == nil {
-			errs = append(errs, field.Required(p.Index(i).Child("cel"), ""))
-			continue
+			return field.ErrorList{field.Required(p.Child("cel"), "")}
 		}
-		errs = append(errs, validateExpression(s.CEL.Expression, mode, p.Index(i).Child("cel", "expression"))...)
-	}
-	return errs
+		return validateExpression(s.CEL.Expression, mode, p.Child("cel", "expression"))
+	})
 }
 
 func validateToleration(t *resourcev1.DeviceToleration, p *field.Path) field.ErrorList {
@@ -208,10 +159,14 @@ func validateEffect(e resourcev1.DeviceTaintEffect, p *field.Path) field.ErrorLi
 	return check.Enum(e, p, resourcev1.DeviceTaintEffectNoExecute, resourcev1.DeviceTaintEffectNoSchedule, resourcev1.DeviceTaintEffectNone)
 }
 
-func validateTaint(t *resourcev1.DeviceTaint, p *field.Path) field.ErrorList {
+// validateTaint checks a taint; known says that its effect was accepted before.
+func validateTaint(t *resourcev1.DeviceTaint, known bool, p *field.Path) field.ErrorList {
 	errs := check.QualifiedName(t.Key, p.Child("key"))
 	if t.Value != "" {
 		errs = append(errs, check.Each(validation.IsValidLabelValue(t.Value), p.Child("value"), t.Value)...)
+	}
+	if known {
+		return errs
 	}
 	return append(errs, validateEffect(t.Effect, p.Child("effect"))...)
 }
@@ -219,43 +174,45 @@ func validateTaint(t *resourcev1.DeviceTaint, p *field.Path) field.ErrorList {
 func validateConstraint(c *resourcev1.DeviceConstraint, names map[string]bool, p *field.Path) field.ErrorList {
 	errs := validateReferences(c.Requests, names, p.Child("requests"))
 	switch {
-	case (c.MatchAttribute == nil) == (c.DistinctAttribute == nil):
-		return append(errs, field.Required(p, `exactly one of "matchAttribute" or "distinctAttribute" is required, but multiple fields are set`))
 	case c.MatchAttribute != nil:
 		return append(errs, validateFullName(string(*c.MatchAttribute), p.Child("matchAttribute"))...)
+	case c.DistinctAttribute != nil:
+		return append(errs, validateFullName(string(*c.DistinctAttribute), p.Child("distinctAttribute"))...)
 	}
-	return append(errs, validateFullName(string(*c.DistinctAttribute), p.Child("distinctAttribute"))...)
+	return append(errs, field.Required(p, `exactly one of "matchAttribute" or "distinctAttribute" is required, but multiple fields are set`))
 }
 
 const notARequest = "must be the name of a request in the claim or the name of a request and a subrequest separated by '/'"
 
+// validateReferences wants the names of requests, or of requests and their alternatives ("request/alternative").
 func validateReferences(list []string, names map[string]bool, p *field.Path) field.ErrorList {
-	var errs field.ErrorList
-	if n := len(list); n > resourcev1.DeviceRequestsMaxSize {
-		errs = append(errs, field.TooMany(p, n, resourcev1.DeviceRequestsMaxSize))
+	return validateUnique(list, resourcev1.DeviceRequestsMaxSize, p, itself, func(name *string, p *field.Path) field.ErrorList {
+		return validateReference(*name, names, p)
+	})
+}
+
+func validateReference(name string, names map[string]bool, p *field.Path) field.ErrorList {
+	parts := strings.Split(name, "/")
+	if len(parts) > 2 {
+		return field.ErrorList{field.Invalid(p, name, notARequest)}
 	}
-	seen := map[string]bool{}
-	for i, r := range list {
-		if !names[r] {
-			errs = append(errs, field.Invalid(p.Index(i), r, notARequest))
-		}
-		if seen[r] {
-			errs = append(errs, field.Duplicate(p.Index(i), r))
-		}
-		seen[r] = true
+	var errs field.ErrorList
+	for _, part := range parts {
+		errs = append(errs, validateRequestName(part, p)...)
+	}
+	if !names[name] {
+		errs = append(errs, field.Invalid(p, name, notARequest))
 	}
 	return errs
 }
 
 // validateFullName wants a domain and an identifier.
 func validateFullName(name string, p *field.Path) field.ErrorList {
-	if name == "" {
-		return field.ErrorList{field.Required(p, "name required")}
-	}
+	errs := validateName(name, p)
 	if !strings.Contains(name, "/") {
-		return field.ErrorList{field.Invalid(p, name, "a fully qualified name must be a domain and a name separated by a slash")}
+		errs = append(errs, field.Invalid(p, name, "a fully qualified name must be a domain and a name separated by a slash"))
 	}
-	return validateName(name, p)
+	return errs
 }
 
 // validateNames checks the names of capacities.
@@ -267,25 +224,27 @@ func validateNames[V any](m map[resourcev1.QualifiedName]V, p *field.Path) field
 	return errs
 }
 
-// validateName wants the name of an attribute or capacity: an identifier (as in C), with or without a domain.
+// validateName wants the name of an attribute or capacity: an identifier (as in C), with or without a domain. Upstream lets
+// names with several slashes pass; stored ones may have them.
 func validateName(name string, p *field.Path) field.ErrorList {
-	if name == "" {
-		return field.ErrorList{field.Required(p, "name required")}
-	}
-	domain, id, ok := strings.Cut(name, "/")
-	if !ok {
+	parts := strings.Split(name, "/")
+	switch len(parts) {
+	case 1:
 		return validateIdentifier(name, p)
+	case 2:
+	default:
+		return nil
 	}
 	var errs field.ErrorList
-	if domain == "" {
-		errs = append(errs, field.Required(p, "the domain must not be empty"))
+	if parts[0] == "" {
+		errs = append(errs, field.Invalid(p, "", "the domain must not be empty"))
 	} else {
-		errs = append(errs, validateDriver(domain, p)...)
+		errs = append(errs, validateDriver(parts[0], p)...)
 	}
-	if id == "" {
-		return append(errs, field.Required(p, "the name must not be empty"))
+	if parts[1] == "" {
+		return append(errs, field.Invalid(p, "", "the name must not be empty"))
 	}
-	return append(errs, validateIdentifier(id, p)...)
+	return append(errs, validateIdentifier(parts[1], p)...)
 }
 
 func validateIdentifier(id string, p *field.Path) field.ErrorList {
@@ -308,25 +267,27 @@ func validateDriver(name string, p *field.Path) field.ErrorList {
 	return append(errs, check.Each(validation.IsDNS1123Subdomain(strings.ToLower(name)), p, name)...)
 }
 
-// maxParameters limits the parameters of a driver, in bytes.
-const maxParameters = 10 << 10
-
-func validateConfiguration(c *resourcev1.DeviceConfiguration, p *field.Path) field.ErrorList {
+// validateConfiguration checks what a driver is told; the size of stored parameters was not always limited.
+func validateConfiguration(c *resourcev1.DeviceConfiguration, stored bool, p *field.Path) field.ErrorList {
 	at := p.Child("opaque")
 	if c.Opaque == nil {
 		return field.ErrorList{field.Required(at, "")}
 	}
 	errs := validateDriver(c.Opaque.Driver, at.Child("driver"))
-	return append(errs, validateRaw(c.Opaque.Parameters.Raw, at.Child("parameters"))...)
+	most := resourcev1.OpaqueParametersMaxLength
+	if stored {
+		most = math.MaxInt
+	}
+	return append(errs, validateRaw(c.Opaque.Parameters.Raw, most, at.Child("parameters"))...)
 }
 
-// validateRaw wants a JSON object of bounded size.
-func validateRaw(data []byte, p *field.Path) field.ErrorList {
+// validateRaw wants a JSON object of at most so many bytes.
+func validateRaw(data []byte, most int, p *field.Path) field.ErrorList {
 	switch data = bytes.TrimSpace(data); {
 	case len(data) == 0:
 		return field.ErrorList{field.Required(p, "")}
-	case len(data) > maxParameters:
-		return field.ErrorList{field.TooLong(p, "", maxParameters)}
+	case len(data) > most:
+		return field.ErrorList{field.TooLong(p, "", most)}
 	case !json.Valid(data):
 		return field.ErrorList{field.Invalid(p, "<value omitted>", fmt.Sprintf("error parsing data as JSON: %v", json.Unmarshal(data, new(any))))}
 	case string(data) == "null":

@@ -1,18 +1,19 @@
 package resource
 
 import (
+	"math"
 	"slices"
 	"strings"
 	"time"
 
-	corev1 "k8s.io/api/core/v1"
+	"github.com/google/uuid"
 	resourcev1 "k8s.io/api/resource/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	metav1validation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
-	"k8s.io/apiserver/pkg/cel/environment"
 
 	"github.com/celox/celox/internal/api"
 	"github.com/celox/celox/internal/api/check"
@@ -47,7 +48,7 @@ func resourceClaim() *api.Kind {
 		}),
 		Default: api.On(func(c *resourcev1.ResourceClaim) { defaultClaim(&c.Spec) }),
 		Validate: api.Check(func(c *resourcev1.ResourceClaim) field.ErrorList {
-			return validateClaimSpec(&c.Spec, environment.NewExpressions, field.NewPath("spec"))
+			return validateClaimSpec(&c.Spec, field.NewPath("spec"))
 		}),
 		ValidateInNamespace:      api.CheckInNamespace(validateClaimAdmin),
 		ValidateUpdate:           api.CheckUpdate(validateClaimUpdate),
@@ -84,11 +85,10 @@ func state(c *resourcev1.ResourceClaim) string {
 }
 
 func validateClaimUpdate(c, old *resourcev1.ResourceClaim) field.ErrorList {
-	var errs field.ErrorList
-	if !apiequality.Semantic.DeepEqual(c.Spec, old.Spec) {
-		errs = append(errs, field.Invalid(field.NewPath("spec"), check.Rendered(c.Spec), check.ImmutableText))
+	if apiequality.Semantic.DeepEqual(c.Spec, old.Spec) {
+		return nil
 	}
-	return append(errs, validateClaimSpec(&c.Spec, environment.StoredExpressions, field.NewPath("spec"))...)
+	return field.ErrorList{field.Invalid(field.NewPath("spec"), check.Rendered(c.Spec), check.ImmutableText)}
 }
 
 func validateClaimStatus(c, old *resourcev1.ResourceClaim) field.ErrorList {
@@ -132,27 +132,17 @@ func requestNames(s *resourcev1.ResourceClaimSpec) map[string]bool {
 }
 
 func validateReserved(list []resourcev1.ResourceClaimConsumerReference, p *field.Path) field.ErrorList {
-	var errs field.ErrorList
-	if n := len(list); n > resourcev1.ResourceClaimReservedForMaxSize {
-		errs = append(errs, field.TooMany(p, n, resourcev1.ResourceClaimReservedForMaxSize))
-	}
-	users := map[types.UID]bool{}
-	for i, r := range list {
-		at := p.Index(i)
-		if r.Resource == "" {
-			errs = append(errs, field.Required(at.Child("resource"), ""))
-		}
-		if r.Name == "" {
-			errs = append(errs, field.Required(at.Child("name"), ""))
-		}
-		if r.UID == "" {
-			errs = append(errs, field.Required(at.Child("uid"), ""))
-		} else if users[r.UID] {
-			errs = append(errs, field.Duplicate(at, string(r.UID)))
-		}
-		users[r.UID] = true
-	}
-	return errs
+	return validateUnique(list, resourcev1.ResourceClaimReservedForMaxSize, p,
+		func(r *resourcev1.ResourceClaimConsumerReference) types.UID { return r.UID },
+		func(r *resourcev1.ResourceClaimConsumerReference, p *field.Path) field.ErrorList {
+			var errs field.ErrorList
+			for _, f := range []struct{ name, value string }{{"resource", r.Resource}, {"name", r.Name}, {"uid", string(r.UID)}} {
+				if f.value == "" {
+					errs = append(errs, field.Required(p.Child(f.name), ""))
+				}
+			}
+			return errs
+		})
 }
 
 const notAdmin = "admin access to devices requires the `" + resourcev1.DRAAdminNamespaceLabelKey + ": true` label on the containing namespace"
@@ -188,53 +178,43 @@ func validateClaimAdmin(c, old *resourcev1.ResourceClaim, labels map[string]stri
 	return nil
 }
 
+// maxAllocationConfig is how many configurations come with an allocation: those of the claim and of the classes.
+const maxAllocationConfig = 2 * resourcev1.DeviceConfigMaxSize
+
 func validateAllocation(a *resourcev1.AllocationResult, names map[string]bool, p *field.Path) field.ErrorList {
-	var errs field.ErrorList
-	results := p.Child("devices", "results")
-	if n := len(a.Devices.Results); n > resourcev1.AllocationResultsMaxSize {
-		errs = append(errs, field.TooMany(results, n, resourcev1.AllocationResultsMaxSize))
-	}
-	for i, r := range a.Devices.Results {
-		at := results.Index(i)
-		if !names[r.Request] {
-			errs = append(errs, field.Invalid(at.Child("request"), r.Request, notARequest))
-		}
-		errs = append(errs, validateDriver(r.Driver, at.Child("driver"))...)
-		errs = append(errs, validatePool(r.Pool, at.Child("pool"))...)
-		errs = append(errs, validateDeviceName(r.Device, at.Child("device"))...)
-	}
-	for i := range a.Devices.Config {
-		c, at := &a.Devices.Config[i], p.Child("devices", "config").Index(i)
-		switch c.Source {
-		case resourcev1.AllocationConfigSourceClaim, resourcev1.AllocationConfigSourceClass:
-		case "":
-			errs = append(errs, field.Required(at.Child("source"), ""))
-		default:
-			errs = append(errs, field.NotSupported(at.Child("source"), c.Source, []resourcev1.AllocationConfigSource{resourcev1.AllocationConfigSourceClaim, resourcev1.AllocationConfigSourceClass}))
-		}
-		errs = append(errs, validateReferences(c.Requests, names, at.Child("requests"))...)
-		errs = append(errs, validateConfiguration(&c.DeviceConfiguration, at)...)
-	}
+	errs := validateEach(a.Devices.Results, resourcev1.AllocationResultsMaxSize, p.Child("devices", "results"),
+		func(r *resourcev1.DeviceRequestAllocationResult, p *field.Path) field.ErrorList {
+			errs := validateReference(r.Request, names, p.Child("request"))
+			errs = append(errs, validateDriver(r.Driver, p.Child("driver"))...)
+			errs = append(errs, validatePool(r.Pool, p.Child("pool"))...)
+			errs = append(errs, check.DNSLabel(r.Device, p.Child("device"))...)
+			errs = append(errs, validateBindingConditions(r.BindingConditions, r.BindingFailureConditions, p)...)
+			if r.ShareID != nil {
+				errs = append(errs, validateShare(string(*r.ShareID), p.Child("shareID"))...)
+			}
+			return errs
+		})
+	errs = append(errs, validateEach(a.Devices.Config, maxAllocationConfig, p.Child("devices", "config"),
+		func(c *resourcev1.DeviceAllocationConfiguration, p *field.Path) field.ErrorList {
+			errs := check.Enum(c.Source, p.Child("source"), resourcev1.AllocationConfigSourceClaim, resourcev1.AllocationConfigSourceClass)
+			errs = append(errs, validateReferences(c.Requests, names, p.Child("requests"))...)
+			return append(errs, validateConfiguration(&c.DeviceConfiguration, false, p)...)
+		})...)
 	if a.NodeSelector != nil {
-		errs = append(errs, validateNodeSelector(a.NodeSelector, false, p.Child("nodeSelector"))...)
+		errs = append(errs, podspec.ValidateNodeSelector(a.NodeSelector, false, p.Child("nodeSelector"))...)
 	}
 	return errs
 }
 
-// validateNodeSelector wants one term, so that the selectors of several slices can be merged; oneTerm is off for their merger.
-func validateNodeSelector(s *corev1.NodeSelector, oneTerm bool, p *field.Path) field.ErrorList {
-	errs := podspec.ValidateNodeSelector(s, false, p)
-	if oneTerm && len(s.NodeSelectorTerms) != 1 {
-		errs = append(errs, field.Invalid(p.Child("nodeSelectorTerms"), check.Rendered(s.NodeSelectorTerms), "must have exactly one node selector term"))
+// validateShare wants a UUID in its one normal form.
+func validateShare(id string, p *field.Path) field.ErrorList {
+	if err := uuid.Validate(id); err != nil {
+		return field.ErrorList{field.Invalid(p, id, "error validating uid: "+err.Error())}
 	}
-	return errs
-}
-
-func validateDeviceName(name string, p *field.Path) field.ErrorList {
-	if name == "" {
-		return field.ErrorList{field.Required(p, "")}
+	if len(id) != len(uuid.Nil.String()) || id != strings.ToLower(id) {
+		return field.ErrorList{field.Invalid(p, id, "uid must be in RFC 4122 normalized form, `xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx` with lowercase hexadecimal characters")}
 	}
-	return check.DNSLabel(name, p)
+	return nil
 }
 
 // maxPool limits the name of a pool, in bytes; each of its parts is a domain.
@@ -291,28 +271,40 @@ func dropDeallocated(c, old *resourcev1.ResourceClaim) {
 // validateDeviceStatuses wants statuses of allocated devices only.
 func validateDeviceStatuses(s *resourcev1.ResourceClaimStatus, p *field.Path) field.ErrorList {
 	allocated := allocatedDevices(s)
-	var errs field.ErrorList
-	seen := map[deviceID]bool{}
-	for i := range s.Devices {
-		d, at := &s.Devices[i], p.Index(i)
-		errs = append(errs, validateDriver(d.Driver, at.Child("driver"))...)
-		errs = append(errs, validatePool(d.Pool, at.Child("pool"))...)
-		errs = append(errs, validateDeviceName(d.Device, at.Child("device"))...)
-		key := idOf(d)
-		if !allocated[key] {
-			errs = append(errs, field.Invalid(at, key, "must be an allocated device in the claim"))
+	return validateUnique(s.Devices, math.MaxInt, p, idOf, func(d *resourcev1.AllocatedDeviceStatus, p *field.Path) field.ErrorList {
+		errs := validateDriver(d.Driver, p.Child("driver"))
+		errs = append(errs, validatePool(d.Pool, p.Child("pool"))...)
+		errs = append(errs, check.DNSLabel(d.Device, p.Child("device"))...)
+		if d.ShareID != nil {
+			errs = append(errs, validateShare(*d.ShareID, p.Child("shareID"))...)
 		}
-		if seen[key] {
-			errs = append(errs, field.Duplicate(at, key))
+		if id := idOf(d); !allocated[id] {
+			errs = append(errs, field.Invalid(p, id, "must be an allocated device in the claim"))
 		}
-		seen[key] = true
+		conditions := p.Child("conditions")
 		if n := len(d.Conditions); n > resourcev1.AllocatedDeviceStatusMaxConditions {
-			errs = append(errs, field.TooMany(at.Child("conditions"), n, resourcev1.AllocatedDeviceStatusMaxConditions))
+			errs = append(errs, field.TooMany(conditions, n, resourcev1.AllocatedDeviceStatusMaxConditions))
 		}
-		errs = append(errs, metav1validation.ValidateConditions(d.Conditions, at.Child("conditions"))...)
+		errs = append(errs, metav1validation.ValidateConditions(d.Conditions, conditions)...)
 		if d.Data != nil && len(d.Data.Raw) > 0 {
-			errs = append(errs, validateRaw(d.Data.Raw, at.Child("data"))...)
+			errs = append(errs, validateRaw(d.Data.Raw, resourcev1.AllocatedDeviceStatusDataMaxLength, p.Child("data"))...)
 		}
+		return append(errs, validateNetwork(d.NetworkData, p.Child("networkData"))...)
+	})
+}
+
+// validateNetwork checks what a driver tells of a network device (KEP-4817).
+func validateNetwork(d *resourcev1.NetworkDeviceData, p *field.Path) field.ErrorList {
+	if d == nil {
+		return nil
 	}
-	return errs
+	var errs field.ErrorList
+	if len(d.InterfaceName) > resourcev1.NetworkDeviceDataInterfaceNameMaxLength {
+		errs = append(errs, field.TooLong(p.Child("interfaceName"), "", resourcev1.NetworkDeviceDataInterfaceNameMaxLength))
+	}
+	if len(d.HardwareAddress) > resourcev1.NetworkDeviceDataHardwareAddressMaxLength {
+		errs = append(errs, field.TooLong(p.Child("hardwareAddress"), "", resourcev1.NetworkDeviceDataHardwareAddressMaxLength))
+	}
+	return append(errs, validateUnique(d.IPs, resourcev1.NetworkDeviceDataMaxIPs, p.Child("ips"), itself,
+		func(ip *string, p *field.Path) field.ErrorList { return validation.IsValidInterfaceAddress(p, *ip) })...)
 }

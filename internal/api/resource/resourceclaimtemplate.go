@@ -8,7 +8,6 @@ import (
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/validation/field"
-	"k8s.io/apiserver/pkg/cel/environment"
 
 	"github.com/celox/celox/internal/api"
 	"github.com/celox/celox/internal/api/check"
@@ -29,10 +28,8 @@ func resourceClaimTemplate() *api.Kind {
 		PrepareForUpdate: api.OnUpdate(func(t, old *resourcev1.ResourceClaimTemplate) {
 			dropFromClaim(&t.Spec.Spec, &old.Spec.Spec)
 		}),
-		Default: api.On(func(t *resourcev1.ResourceClaimTemplate) { defaultClaim(&t.Spec.Spec) }),
-		Validate: api.Check(func(t *resourcev1.ResourceClaimTemplate) field.ErrorList {
-			return validateTemplate(t, environment.NewExpressions)
-		}),
+		Default:  api.On(func(t *resourcev1.ResourceClaimTemplate) { defaultClaim(&t.Spec.Spec) }),
+		Validate: api.Check(validateTemplate),
 		ValidateInNamespace: api.CheckInNamespace(func(t, old *resourcev1.ResourceClaimTemplate, labels map[string]string) field.ErrorList {
 			if old != nil {
 				return nil // it cannot change
@@ -50,7 +47,7 @@ func resourceClaimTemplate() *api.Kind {
 }
 
 // validateTemplate checks a template; of metadata, claims inherit labels and annotations alone.
-func validateTemplate(t *resourcev1.ResourceClaimTemplate, mode environment.Type) field.ErrorList {
+func validateTemplate(t *resourcev1.ResourceClaimTemplate) field.ErrorList {
 	p, meta := field.NewPath("spec"), &t.Spec.ObjectMeta
 	at := p.Child("metadata")
 	errs := check.Labels(meta.Labels, at.Child("labels"))
@@ -67,17 +64,16 @@ func validateTemplate(t *resourcev1.ResourceClaimTemplate, mode environment.Type
 			errs = append(errs, field.Forbidden(at.Child(f.name), "cannot be set"))
 		}
 	}
-	return append(errs, validateClaimSpec(&t.Spec.Spec, mode, p.Child("spec"))...)
+	return append(errs, validateClaimSpec(&t.Spec.Spec, p.Child("spec"))...)
 }
 
 func validateTemplateUpdate(t, old *resourcev1.ResourceClaimTemplate) field.ErrorList {
-	var errs field.ErrorList
-	if !apiequality.Semantic.DeepEqual(t.Spec, old.Spec) {
-		shown := struct {
-			metav1.ObjectMeta
-			Spec json.Marshaler
-		}{t.Spec.ObjectMeta, check.Rendered(t.Spec.Spec)}
-		errs = append(errs, field.Invalid(field.NewPath("spec"), shown, check.ImmutableText))
+	if apiequality.Semantic.DeepEqual(t.Spec, old.Spec) {
+		return nil
 	}
-	return append(errs, validateTemplate(t, environment.StoredExpressions)...)
+	shown := struct {
+		metav1.ObjectMeta
+		Spec json.Marshaler
+	}{t.Spec.ObjectMeta, check.Rendered(t.Spec.Spec)}
+	return field.ErrorList{field.Invalid(field.NewPath("spec"), shown, check.ImmutableText)}
 }

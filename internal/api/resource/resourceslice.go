@@ -7,11 +7,13 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	resourcev1 "k8s.io/api/resource/v1"
+	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/celox/celox/internal/api"
 	"github.com/celox/celox/internal/api/check"
+	"github.com/celox/celox/internal/api/podspec"
 	"github.com/celox/celox/internal/api/table"
 )
 
@@ -71,7 +73,10 @@ func nodeOf(s *resourcev1.ResourceSlice) string {
 	return *s.Spec.NodeName
 }
 
-func validateSlice(o *resourcev1.ResourceSlice) field.ErrorList {
+func validateSlice(o *resourcev1.ResourceSlice) field.ErrorList { return validateSliceUpdate(o, nil) }
+
+// validateSliceUpdate checks a slice; old is nil on create.
+func validateSliceUpdate(o, old *resourcev1.ResourceSlice) field.ErrorList {
 	p, s := field.NewPath("spec"), &o.Spec
 	errs := validateDriver(s.Driver, p.Child("driver"))
 	pool := p.Child("pool")
@@ -80,24 +85,27 @@ func validateSlice(o *resourcev1.ResourceSlice) field.ErrorList {
 	if s.Pool.Generation < 0 {
 		errs = append(errs, field.Invalid(pool.Child("generation"), s.Pool.Generation, "must be greater than or equal to zero"))
 	}
+	taints := map[string][]resourcev1.DeviceTaint{} // stored ones, by device
+	if old != nil {
+		was := &old.Spec
+		errs = append(errs, check.Immutable(s.Pool.Name, was.Pool.Name, pool.Child("name"))...)
+		errs = append(errs, check.Immutable(s.Driver, was.Driver, p.Child("driver"))...)
+		errs = append(errs, check.Immutable(s.NodeName, was.NodeName, p.Child("nodeName"))...)
+		for i := range was.Devices {
+			taints[was.Devices[i].Name] = was.Devices[i].Taints
+		}
+	}
 	errs = append(errs, validateWhere(s, p)...)
-	if len(s.SharedCounters) > 0 && len(s.Devices) > 0 {
-		errs = append(errs, field.Invalid(p, "{`sharedCounters`, `devices`}", "only one of `sharedCounters` or `devices` is allowed"))
+	if s.SharedCounters != nil && s.Devices != nil {
+		errs = append(errs, field.Invalid(p, "", "only one of `sharedCounters` or `devices` is allowed"))
 	}
 	perDevice := s.PerDeviceNodeSelection != nil && *s.PerDeviceNodeSelection
-	devices := p.Child("devices")
-	if n, most := len(s.Devices), maxDevices(s.Devices); n > most {
-		errs = append(errs, field.TooMany(devices, n, most))
-	}
-	names := map[string]bool{}
-	for i := range s.Devices {
-		d, at := &s.Devices[i], devices.Index(i)
-		errs = append(errs, validateDevice(d, perDevice, at)...)
-		if d.Name != "" && names[d.Name] {
-			errs = append(errs, field.Duplicate(at, d.Name))
-		}
-		names[d.Name] = true
-	}
+	errs = append(errs, validateUnique(s.Devices, maxDevices(s.Devices), p.Child("devices"),
+		func(d *resourcev1.Device) string { return d.Name },
+		func(d *resourcev1.Device, p *field.Path) field.ErrorList {
+			was, ok := taints[d.Name]
+			return validateDevice(d, perDevice, ok && apiequality.Semantic.DeepEqual(was, d.Taints), p)
+		})...)
 	return append(errs, validateCounterSets(s.SharedCounters, p.Child("sharedCounters"))...)
 }
 
@@ -113,7 +121,7 @@ func maxDevices(list []resourcev1.Device) int {
 
 // validateWhere wants a slice to say in exactly one way from where its devices can be used.
 func validateWhere(s *resourcev1.ResourceSliceSpec, p *field.Path) field.ErrorList {
-	errs, set := validateNodes(s.NodeName, s.NodeSelector, s.AllNodes, "must be either unset or set to a non-empty string", p)
+	errs, set := validateNodes(s.NodeName, s.NodeSelector, true, s.AllNodes, "must be either unset or set to a non-empty string", p)
 	if v := s.PerDeviceNodeSelection; v != nil {
 		if *v {
 			set = append(set, "`perDeviceNodeSelection`")
@@ -131,8 +139,9 @@ func validateWhere(s *resourcev1.ResourceSliceSpec, p *field.Path) field.ErrorLi
 	return errs
 }
 
-// validateNodes checks the three ways in which slices and devices alike name nodes, and returns those that are used.
-func validateNodes(name *string, selector *corev1.NodeSelector, all *bool, empty string, p *field.Path) (errs field.ErrorList, set []string) {
+// validateNodes checks the three ways in which slices and devices alike name nodes, and returns those that are used. One says that
+// a selector has a single term, so that those of several slices can be merged.
+func validateNodes(name *string, selector *corev1.NodeSelector, one bool, all *bool, empty string, p *field.Path) (errs field.ErrorList, set []string) {
 	if name != nil {
 		if *name == "" {
 			errs = append(errs, field.Invalid(p.Child("nodeName"), *name, empty))
@@ -143,7 +152,10 @@ func validateNodes(name *string, selector *corev1.NodeSelector, all *bool, empty
 	}
 	if selector != nil {
 		set = append(set, "`nodeSelector`")
-		errs = append(errs, validateNodeSelector(selector, true, p.Child("nodeSelector"))...)
+		errs = append(errs, podspec.ValidateNodeSelector(selector, false, p.Child("nodeSelector"))...)
+		if one && len(selector.NodeSelectorTerms) != 1 {
+			errs = append(errs, field.Invalid(p.Child("nodeSelector", "nodeSelectorTerms"), check.Rendered(selector.NodeSelectorTerms), "must have exactly one node selector term"))
+		}
 	}
 	if all != nil {
 		if *all {
@@ -153,12 +165,4 @@ func validateNodes(name *string, selector *corev1.NodeSelector, all *bool, empty
 		}
 	}
 	return errs, set
-}
-
-func validateSliceUpdate(o, old *resourcev1.ResourceSlice) field.ErrorList {
-	p, s, was := field.NewPath("spec"), &o.Spec, &old.Spec
-	errs := validateSlice(o)
-	errs = append(errs, check.Immutable(s.Driver, was.Driver, p.Child("driver"))...)
-	errs = append(errs, check.Immutable(s.Pool.Name, was.Pool.Name, p.Child("pool", "name"))...)
-	return append(errs, check.Immutable(s.NodeName, was.NodeName, p.Child("nodeName"))...)
 }

@@ -62,6 +62,9 @@ func validateCSINode(n *storagev1.CSINode) field.ErrorList {
 		names[d.Name] = true
 		keys := map[string]bool{}
 		for _, k := range d.TopologyKeys {
+			if k == "" {
+				errs = append(errs, field.Required(p, ""))
+			}
 			if keys[k] {
 				errs = append(errs, field.Duplicate(p, k))
 			}
@@ -73,7 +76,7 @@ func validateCSINode(n *storagev1.CSINode) field.ErrorList {
 }
 
 func validateCSINodeUpdate(n, old *storagev1.CSINode) field.ErrorList {
-	var errs field.ErrorList
+	errs := validateCSINode(n)
 	for _, before := range old.Spec.Drivers {
 		for _, d := range n.Spec.Drivers {
 			if d.Name != before.Name {
@@ -85,5 +88,5 @@ func validateCSINodeUpdate(n, old *storagev1.CSINode) field.ErrorList {
 			}
 		}
 	}
-	return append(errs, validateCSINode(n)...)
+	return errs
 }

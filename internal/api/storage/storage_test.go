@@ -1,6 +1,7 @@
 package storage_test
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -10,6 +11,15 @@ import (
 	"github.com/celox/celox/internal/api/apitest"
 	"github.com/celox/celox/internal/api/storage"
 )
+
+// many are so many parameters.
+func many(n int) string {
+	var b strings.Builder
+	for i := range n {
+		fmt.Fprintf(&b, "k%d: v, ", i)
+	}
+	return b.String()
+}
 
 func TestStorageClass(t *testing.T) {
 	apitest.Check(t, storage.Kinds(), "StorageClass", []apitest.Case{
@@ -22,6 +32,14 @@ func TestStorageClass(t *testing.T) {
 			"values[1]: Duplicate value: \"a\"\nvalues: Required value\nkey: Duplicate value: \"zone\""},
 		{"topology twice", "provisioner: a.b/c\nallowedTopologies: [{matchLabelExpressions: [{key: zone, values: [a]}]}, {matchLabelExpressions: [{key: zone, values: [a]}]}]",
 			"allowedTopologies[1].matchLabelExpressions: Duplicate value"},
+		{"topology in another order", "provisioner: a.b/c\nallowedTopologies: [{matchLabelExpressions: [{key: zone, values: [a, b]}, {key: rack, values: [c]}]}, {matchLabelExpressions: [{key: rack, values: [c]}, {key: zone, values: [b, a]}]}]",
+			"allowedTopologies[1].matchLabelExpressions: Duplicate value"},
+		{"other topologies", "provisioner: a.b/c\nallowedTopologies: [{matchLabelExpressions: [{key: zone, values: [a]}]}, {matchLabelExpressions: [{key: zone, values: [b]}]}]", ""},
+		{"an empty topology", "provisioner: a.b/c\nallowedTopologies: [{}]", "allowedTopologies[0].matchLabelExpressions: Duplicate value"},
+		{"a bad key twice", "provisioner: a.b/c\nallowedTopologies: [{matchLabelExpressions: [{key: '-', values: [a]}, {key: '-', values: [b]}]}]",
+			"matchLabelExpressions[0].key: Invalid value\nmatchLabelExpressions[1].key: Invalid value\nmatchLabelExpressions[1].key: Duplicate value"},
+		{"no reclaim policy", "provisioner: a.b/c\nreclaimPolicy: ''", ""},
+		{"too many parameters", "provisioner: a.b/c\nparameters: {'': x, " + many(513) + "}", "parameters: Too long: may not be more than 512 bytes"},
 	})
 	c := apitest.Catalogue(t, storage.Kinds())
 	k := apitest.Kind(t, c.Kinds(), "StorageClass")
@@ -55,6 +73,41 @@ func TestOthers(t *testing.T) {
 		{"minimal", "metadata: {name: a}\nspec: {drivers: [{name: a.b, nodeID: n1}]}", ""},
 		{"twice", "metadata: {name: a}\nspec: {drivers: [{name: a.b, nodeID: n1}, {name: a.b, nodeID: n1}]}", "Duplicate value: \"a.b\""},
 		{"no node", "metadata: {name: a}\nspec: {drivers: [{name: a.b, nodeID: ''}]}", "nodeID: Required value"},
+		{"an empty key", "metadata: {name: a}\nspec: {drivers: [{name: a.b, nodeID: n, topologyKeys: ['', '']}]}",
+			"spec.drivers[0]: Required value\nname part must be non-empty\nname part must consist of\nspec.drivers[0]: Required value\nspec.drivers[0]: Duplicate value: \"\"\nname part must be non-empty\nname part must consist of"},
+	})
+	apitest.CheckChanges(t, storage.Kinds(), "CSINode", "", []apitest.Change{
+		{"another node", "metadata: {name: a}\nspec: {drivers: [{name: a.b, nodeID: n1}]}", "metadata: {name: a}\nspec: {drivers: [{name: a.b, nodeID: n2, allocatable: {count: -1}}]}",
+			"allocatable.count: Invalid value: -1\nspec.drivers: Invalid value: {\"Name\":\"a.b\",\"NodeID\":\"n2\",\"TopologyKeys\":null,\"Allocatable\":null}: field is immutable"},
+		{"more volumes", "metadata: {name: a}\nspec: {drivers: [{name: a.b, nodeID: n1}]}", "metadata: {name: a}\nspec: {drivers: [{name: a.b, nodeID: n1, allocatable: {count: 1}}]}", ""},
+	})
+	inline := func(s string) string {
+		return "metadata: {name: a}\nspec: {attacher: a.b, nodeName: n1, source: {inlineVolumeSpec: {" + s + "}}}"
+	}
+	const csi = "accessModes: [ReadWriteOnce], csi: {driver: a.b, volumeHandle: h}"
+	apitest.Check(t, storage.Kinds(), "VolumeAttachment", []apitest.Case{
+		{"inline", inline(csi + ", persistentVolumeReclaimPolicy: Retain, volumeMode: Filesystem"), ""},
+		{"inline, nothing", inline(""), "source.inlineVolumeSpec.csi: Required value: has to be specified in the context of inline volumes\ninlineVolumeSpec.accessModes: Required value\nspec.source.inlineVolumeSpec: Required value: must specify a volume type"},
+		{"inline, with all that a claim looks for", inline(csi + ", capacity: {storage: 1Gi}, claimRef: {name: c}, storageClassName: s, nodeAffinity: {}, volumeMode: Block, persistentVolumeReclaimPolicy: Delete"),
+			"inlineVolumeSpec.claimRef: Forbidden: may not be specified in the context of inline volumes\ncapacity: Forbidden\npersistentVolumeReclaimPolicy: Forbidden: may only be Retain in the context of inline volumes\n" +
+				"nodeAffinity: Forbidden\nstorageClassName: Forbidden\nvolumeMode: Forbidden: may not specify volumeMode other than Filesystem in the context of inline volumes"},
+		{"inline, of two sorts", inline(csi + ", hostPath: {path: /a}"), "inlineVolumeSpec.csi: Forbidden: may not specify more than 1 volume type"},
+		{"inline, a driver", inline("accessModes: [Sometimes], csi: {driver: A_B}"), "accessModes: Unsupported value\ncsi.driver: Invalid value\ncsi.volumeHandle: Required value"},
+		{"no node", "metadata: {name: a}\nspec: {attacher: a.b, source: {persistentVolumeName: ''}}",
+			"spec.source.persistentVolumeName: Required value: must specify non empty\nspec.nodeName: Invalid value\nspec.source.persistentVolumeName: Invalid value"},
+	})
+	const attached = "metadata: {name: a}\nspec: {attacher: a.b, nodeName: n1, source: {persistentVolumeName: v}}\n"
+	apitest.CheckChanges(t, storage.Kinds(), "VolumeAttachment", "status", []apitest.Change{
+		{"attached", attached, attached + "status: {attached: true, attachmentMetadata: {a: b}, attachError: {message: m, errorCode: 8}}", ""},
+		{"a long message", attached, attached + "status: {detachError: {message: " + strings.Repeat("x", 1025) + "}}", "status.detachError.message: Too long: may not be more than 262144 bytes"},
+		{"a negative code", attached, attached + "status: {attachError: {errorCode: -1}}", "status.attachError.errorCode: Invalid value: -1: must be between 0 and 2147483647, inclusive"},
+	})
+	apitest.CheckChanges(t, storage.Kinds(), "VolumeAttachment", "", []apitest.Change{
+		{"another attacher", attached, strings.Replace(attached, "a.b", "A_B", 1), "spec.attacher: Invalid value\nspec: Invalid value: {\"Attacher\":\"A_B\""},
+	})
+	apitest.CheckChanges(t, storage.Kinds(), "VolumeAttributesClass", "", []apitest.Change{
+		{"no parameters any more", "metadata: {name: a}\ndriverName: a.b\nparameters: {a: b}", "metadata: {name: a}\ndriverName: ''",
+			"driverName: Forbidden: updates to driverName are forbidden.\nparameters: Forbidden: updates to parameters are forbidden.\ndriverName: Required value\nparameters: Required value"},
 	})
 	apitest.Check(t, storage.Kinds(), "VolumeAttachment", []apitest.Case{
 		{"minimal", "metadata: {name: a}\nspec: {attacher: a.b, nodeName: n1, source: {persistentVolumeName: v}}", ""},

@@ -98,7 +98,7 @@ func defaultStorageClass(c *storagev1.StorageClass) {
 func validateStorageClass(c *storagev1.StorageClass) field.ErrorList {
 	errs := validateProvisioner(c.Provisioner, field.NewPath("provisioner"))
 	errs = append(errs, validateParameters(c.Parameters, false, field.NewPath("parameters"))...)
-	if c.ReclaimPolicy != nil {
+	if c.ReclaimPolicy != nil && *c.ReclaimPolicy != "" {
 		errs = append(errs, check.OneOf(*c.ReclaimPolicy, field.NewPath("reclaimPolicy"), corev1.PersistentVolumeReclaimDelete, corev1.PersistentVolumeReclaimRetain)...)
 	}
 	if c.VolumeBindingMode == nil {
@@ -118,13 +118,13 @@ func validateProvisioner(name string, p *field.Path) field.ErrorList {
 }
 
 func validateParameters(params map[string]string, wanted bool, p *field.Path) field.ErrorList {
-	var errs field.ErrorList
 	if len(params) > maxParameters {
-		errs = append(errs, field.TooLong(p, "", maxParameters))
+		return field.ErrorList{field.TooLong(p, "", maxParameters)}
 	}
 	if wanted && len(params) == 0 {
-		errs = append(errs, field.Required(p, "must contain at least one key/value pair"))
+		return field.ErrorList{field.Required(p, "must contain at least one key/value pair")}
 	}
+	var errs field.ErrorList
 	size := 0
 	for _, k := range check.Keys(params) {
 		if k == "" {
@@ -138,11 +138,14 @@ func validateParameters(params map[string]string, wanted bool, p *field.Path) fi
 	return errs
 }
 
+// validateTopologies wants each term to select other nodes than those before it. Upstream compares a term with as many empty
+// ones first as there are terms, so an empty one is a duplicate from the start.
 func validateTopologies(terms []corev1.TopologySelectorTerm, p *field.Path) field.ErrorList {
 	var errs field.ErrorList
+	before := make([]map[string]map[string]bool, len(terms), 2*len(terms)) // the values of each key
 	for i := range terms {
 		at := p.Index(i).Child("matchLabelExpressions")
-		keys := map[string]bool{}
+		keys := map[string]map[string]bool{}
 		for j, e := range terms[i].MatchLabelExpressions {
 			expr := at.Index(j)
 			if len(e.Values) == 0 {
@@ -155,18 +158,18 @@ func validateTopologies(terms []corev1.TopologySelectorTerm, p *field.Path) fiel
 				}
 				values[v] = true
 			}
-			if keys[e.Key] {
+			errs = append(errs, check.QualifiedName(e.Key, expr.Child("key"))...)
+			if keys[e.Key] != nil {
 				errs = append(errs, field.Duplicate(expr.Child("key"), e.Key))
 			}
-			keys[e.Key] = true
-			errs = append(errs, check.QualifiedName(e.Key, expr.Child("key"))...)
+			keys[e.Key] = values
 		}
-		for j := range i {
-			if apiequality.Semantic.DeepEqual(terms[i], terms[j]) {
+		for _, b := range before {
+			if apiequality.Semantic.DeepEqual(keys, b) {
 				errs = append(errs, field.Duplicate(at, ""))
-				break
 			}
 		}
+		before = append(before, keys)
 	}
 	return errs
 }

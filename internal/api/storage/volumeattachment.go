@@ -1,14 +1,17 @@
 package storage
 
 import (
+	"math"
 	"time"
 
 	storagev1 "k8s.io/api/storage/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/celox/celox/internal/api"
 	"github.com/celox/celox/internal/api/check"
+	"github.com/celox/celox/internal/api/core"
 	"github.com/celox/celox/internal/api/table"
 )
 
@@ -66,14 +69,18 @@ func validateAttachment(a *storagev1.VolumeAttachment) field.ErrorList {
 		errs = append(errs, field.Forbidden(source, one))
 	case v != nil && *v == "":
 		errs = append(errs, field.Required(source.Child("persistentVolumeName"), "must specify non empty persistentVolumeName"))
-	case v != nil:
+	case inline != nil:
+		errs = append(errs, core.ValidateInlineVolume(inline, source.Child("inlineVolumeSpec"))...)
+	}
+	errs = append(errs, check.DNSSubdomain(s.NodeName, p.Child("nodeName"))...)
+	if v := s.Source.PersistentVolumeName; v != nil {
 		errs = append(errs, check.DNSSubdomain(*v, source.Child("persistentVolumeName"))...)
 	}
-	return append(errs, check.DNSSubdomain(s.NodeName, p.Child("nodeName"))...)
+	return errs
 }
 
 func validateAttachmentUpdate(a, old *storagev1.VolumeAttachment) field.ErrorList {
-	var errs field.ErrorList
+	errs := validateAttachment(a)
 	p := field.NewPath("status")
 	size := 0
 	for k, v := range a.Status.AttachmentMetadata {
@@ -86,8 +93,15 @@ func validateAttachmentUpdate(a, old *storagev1.VolumeAttachment) field.ErrorLis
 		name string
 		err  *storagev1.VolumeError
 	}{{"attachError", a.Status.AttachError}, {"detachError", a.Status.DetachError}} {
-		if f.err != nil && len(f.err.Message) > maxAttachError {
-			errs = append(errs, field.TooLong(p.Child(f.name, "message"), f.err.Message, maxAttachError))
+		if f.err == nil {
+			continue
+		}
+		if len(f.err.Message) > maxAttachError {
+			// Upstream names the limit of the metadata here.
+			errs = append(errs, field.TooLong(p.Child(f.name, "message"), "", maxAttachMetadata))
+		}
+		if code := f.err.ErrorCode; code != nil && *code < 0 {
+			errs = append(errs, field.Invalid(p.Child(f.name, "errorCode"), *code, validation.InclusiveRangeError(0, math.MaxInt32)))
 		}
 	}
 	if !apiequality.Semantic.DeepEqual(a.Spec, old.Spec) {

@@ -22,10 +22,7 @@ func volumeAttributesClass() *api.Kind {
 		Prefix:     "volumeattributesclasses",
 		Versions:   []api.Version{api.NewVersion[storagev1.VolumeAttributesClass, storagev1.VolumeAttributesClassList]("v1")},
 		Hub:        "v1",
-		Validate: api.Check(func(c *storagev1.VolumeAttributesClass) field.ErrorList {
-			errs := validateProvisioner(c.DriverName, field.NewPath("driverName"))
-			return append(errs, validateParameters(c.Parameters, true, field.NewPath("parameters"))...)
-		}),
+		Validate:   api.Check(validateAttributesClass),
 		ValidateUpdate: api.CheckUpdate(func(c, old *storagev1.VolumeAttributesClass) field.ErrorList {
 			var errs field.ErrorList
 			if c.DriverName != old.DriverName {
@@ -34,7 +31,7 @@ func volumeAttributesClass() *api.Kind {
 			if !apiequality.Semantic.DeepEqual(c.Parameters, old.Parameters) {
 				errs = append(errs, field.Forbidden(field.NewPath("parameters"), "updates to parameters are forbidden."))
 			}
-			return errs
+			return append(errs, validateAttributesClass(c)...)
 		}),
 		AllowUnconditionalUpdate: true,
 		ReturnDeleted:            true,
@@ -47,6 +44,11 @@ func volumeAttributesClass() *api.Kind {
 			return []any{c.Name, c.DriverName, table.Age(c, now)}
 		}),
 	}
+}
+
+func validateAttributesClass(c *storagev1.VolumeAttributesClass) field.ErrorList {
+	errs := validateProvisioner(c.DriverName, field.NewPath("driverName"))
+	return append(errs, validateParameters(c.Parameters, true, field.NewPath("parameters"))...)
 }
 
 // named marks a column as holding names of objects.

@@ -29,3 +29,25 @@ func TestStorageVersionMigration(t *testing.T) {
 		t.Error(apitest.Text(errs))
 	}
 }
+
+func TestStatus(t *testing.T) {
+	const spec = "metadata: {name: a}\nspec: {resource: {resource: pods}}\n"
+	with := func(version string, types ...string) string {
+		s := spec + "status: {resourceVersion: '" + version + "', conditions: ["
+		for _, typ := range types {
+			s += "{type: " + typ + ", status: 'True', reason: R, lastTransitionTime: '2026-01-02T03:04:05Z'},"
+		}
+		return s + "]}"
+	}
+	apitest.CheckChanges(t, storagemigration.Kinds(), "StorageVersionMigration", "status", []apitest.Change{
+		{"runs", spec, with("5", "Running"), ""},
+		{"has succeeded", with("5", "Running"), with("5", "Succeeded"), ""},
+		{"no number", spec, with("x"), "status.resourceVersion: Invalid value: \"x\": failed to parse resource version"},
+		{"a negative number", spec, with("-1"), "status.resourceVersion: Invalid value: -1: must be greater than or equal to 0"},
+		{"another number", with("5"), with("6"), "status.resourceVersion: Invalid value: \"6\": resourceVersion cannot be updated"},
+		{"both", spec, with("", "Succeeded", "Failed", "Running"),
+			"Both success and failed conditions cannot be true at the same time\nRunning condition cannot be true when success\nRunning condition cannot be true when failed"},
+		{"not any more", with("5", "Succeeded"), with("5"), "Success condition cannot be set to false once it is true"},
+		{"nor failed", with("5", "Failed"), with("5"), "Failed condition cannot be set to false once it is true"},
+	})
+}

@@ -8,11 +8,17 @@ import (
 	"slices"
 
 	"sigs.k8s.io/yaml"
+
+	"github.com/celox/celox/internal/apiserver/webhook"
 )
 
 // Configuration is what an AdmissionConfiguration says of the plugins that take one.
 type Configuration struct {
 	PodSecurity *PodSecurityConfig // nil: nothing
+	// LimitedResources are what nobody may use without a quota.
+	LimitedResources []LimitedResource
+	// MutatingWebhooks and ValidatingWebhooks say who the server is towards webhooks; nil is nobody.
+	MutatingWebhooks, ValidatingWebhooks *webhook.Identities
 }
 
 // configurationVersions are the versions of the file; they have one shape.
@@ -46,7 +52,7 @@ func LoadConfiguration(path string) (c Configuration, err error) {
 			return c, fmt.Errorf("%s: the plugin %s is there twice", path, p.Name)
 		}
 		seen[p.Name] = true
-		own := []byte(p.Configuration)
+		own, dir := []byte(p.Configuration), filepath.Dir(path)
 		if len(own) == 0 && p.Path != "" {
 			at := p.Path
 			if !filepath.IsAbs(at) {
@@ -55,15 +61,25 @@ func LoadConfiguration(path string) (c Configuration, err error) {
 			if own, err = os.ReadFile(at); err != nil {
 				return c, fmt.Errorf("configuration of %s: %w", p.Name, err)
 			}
+			dir = filepath.Dir(at)
 		}
-		switch {
-		case len(own) == 0:
-		case p.Name == "PodSecurity":
-			if c.PodSecurity, err = readPodSecurity(own); err != nil {
-				return c, fmt.Errorf("configuration of %s: %w", p.Name, err)
-			}
+		if len(own) == 0 {
+			continue
+		}
+		switch p.Name {
+		case "PodSecurity":
+			c.PodSecurity, err = readPodSecurity(own)
+		case "ResourceQuota":
+			c.LimitedResources, err = readQuota(own)
+		case "MutatingAdmissionWebhook":
+			c.MutatingWebhooks, err = readWebhooks(own, dir)
+		case "ValidatingAdmissionWebhook":
+			c.ValidatingWebhooks, err = readWebhooks(own, dir)
 		default:
 			return c, fmt.Errorf("%s: the plugin %q takes no configuration", path, p.Name)
+		}
+		if err != nil {
+			return c, fmt.Errorf("configuration of %s: %w", p.Name, err)
 		}
 	}
 	return c, nil

@@ -14,11 +14,16 @@ import (
 
 func configuration(t *testing.T, text string) (Configuration, error) {
 	t.Helper()
-	path := filepath.Join(t.TempDir(), "admission.yaml")
-	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
+	dir := t.TempDir()
+	for name, data := range map[string]string{
+		"admission.yaml":   text,
+		"hooks.kubeconfig": "apiVersion: v1\nkind: Config\nusers: [{name: '*', user: {token: t}}]\n",
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(data), 0o600); err != nil {
+			t.Fatal(err)
+		}
 	}
-	return LoadConfiguration(path)
+	return LoadConfiguration(filepath.Join(dir, "admission.yaml"))
 }
 
 const head = "apiVersion: apiserver.config.k8s.io/v1\nkind: AdmissionConfiguration\nplugins:\n"
@@ -31,12 +36,27 @@ const exempting = `- name: PodSecurity
     exemptions: {usernames: [alice], namespaces: [kube-system], runtimeClasses: [kata]}
 `
 
+const calling = `- name: MutatingAdmissionWebhook
+  configuration:
+    apiVersion: apiserver.config.k8s.io/v1
+    kind: WebhookAdmissionConfiguration
+    kubeConfigFile: hooks.kubeconfig
+`
+
 func TestLoadConfiguration(t *testing.T) {
 	for _, c := range []struct{ name, text, err string }{
 		{"nothing", head, ""},
 		{"podsecurity", head + exempting, ""},
 		{"no configuration", "apiVersion: v1\nkind: ConfigMap\n", "is no AdmissionConfiguration of apiserver.config.k8s.io/v1"},
 		{"another plugin", head + "- name: EventRateLimit\n  configuration: {a: b}\n", `the plugin "EventRateLimit" takes no configuration`},
+		{"quotas", head + limiting, ""},
+		{"another kind of quotas", head + strings.Replace(limiting, "ResourceQuotaConfiguration", "Quotas", 1), "is no ResourceQuotaConfiguration of apiserver.config.k8s.io/v1"},
+		{"a limit of nothing", head + strings.Replace(limiting, "resource: pods, ", "", 1), "limitedResources[1]: resource is empty"},
+		{"a word that quotas don't know", head + strings.Replace(limiting, "matchContains", "contains", 1), `unknown field "contains"`},
+		{"webhooks", head + calling, ""},
+		{"webhooks without a file", head + strings.Replace(calling, "kubeConfigFile: hooks.kubeconfig", "", 1), ""},
+		{"another kind of webhooks", head + strings.Replace(calling, "WebhookAdmissionConfiguration", "Webhooks", 1), "is no WebhookAdmissionConfiguration of apiserver.config.k8s.io/v1"},
+		{"no kubeconfig", head + strings.Replace(calling, "hooks.kubeconfig", "nosuch", 1), "configuration of MutatingAdmissionWebhook: open "},
 		{"twice", head + "- name: PodSecurity\n- name: PodSecurity\n", "the plugin PodSecurity is there twice"},
 		{"no file", head + "- name: PodSecurity\n  path: nosuch.yaml\n", "configuration of PodSecurity: open "},
 		{"unknown field", head + strings.Replace(exempting, "defaults", "default", 1), `unknown field "default"`},
@@ -47,6 +67,9 @@ func TestLoadConfiguration(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			got, err := configuration(t, c.text)
+			if c.name == "webhooks" && (got.MutatingWebhooks.For("a.b.svc:443") == nil || got.ValidatingWebhooks != nil) {
+				t.Errorf("got %+v", got)
+			}
 			if c.err == "" && err != nil || c.err != "" && !strings.Contains(text(err), c.err) {
 				t.Fatalf("got %v, want %q", err, c.err)
 			}

@@ -40,6 +40,8 @@ type Deps struct {
 	PodSecurity *PodSecurityConfig
 	// Charger writes the usage of quotas; nil turns quotas off.
 	Charger Charger
+	// LimitedResources are what nobody may use without a quota.
+	LimitedResources []LimitedResource
 }
 
 // Default returns the plugins that upstream turns on by default, in upstream's order. An error means that a library refused its own
@@ -72,7 +74,7 @@ func Default(d Deps) (Chain, error) {
 		chain = append(chain, NewEscalation(d.Guard))
 	}
 	if d.Charger != nil {
-		chain = append(chain, NewResourceQuota(d.Objects, d.Charger))
+		chain = append(chain, NewResourceQuota(d.Objects, d.Charger, d.LimitedResources))
 	}
 	return chain, nil
 }

@@ -30,11 +30,12 @@ type Charger interface {
 type ResourceQuota struct {
 	objects Quotas
 	charger Charger
+	limited []LimitedResource
 }
 
-// NewResourceQuota returns the plugin.
-func NewResourceQuota(objects Quotas, charger Charger) *ResourceQuota {
-	return &ResourceQuota{objects: objects, charger: charger}
+// NewResourceQuota returns the plugin; limited are the resources that nobody may use without a quota.
+func NewResourceQuota(objects Quotas, charger Charger, limited []LimitedResource) *ResourceQuota {
+	return &ResourceQuota{objects: objects, charger: charger, limited: limited}
 }
 
 // Validate checks and charges; it stands last, so that nothing is charged that another plugin refuses.
@@ -43,13 +44,16 @@ func (p *ResourceQuota) Validate(ctx context.Context, a *Attributes) error {
 		return nil
 	}
 	quotas, err := p.objects.ResourceQuotas(ctx, a.Namespace)
-	if err != nil || len(quotas) == 0 {
+	if err != nil || len(quotas) == 0 && len(p.limited) == 0 {
 		return err
 	}
 	now := time.Now()
 	gr := a.groupResource()
 	usage := quota.Usage(gr, a.Object, now)
 	if err := negative(a, usage); err != nil {
+		return err
+	}
+	if err := p.uncovered(gr, a, usage, quotas); err != nil {
 		return err
 	}
 	grown := usage

@@ -18,7 +18,9 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"slices"
+	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -127,7 +129,7 @@ func backend(t *testing.T, serving *tls.Certificate, clients *authority) *httpte
 		}
 		switch {
 		case r.URL.Path == "/apis/things.example/v1":
-			fmt.Fprint(w, `{"kind":"APIResourceList","groupVersion":"things.example/v1","resources":[{"name":"things","kind":"Thing","namespaced":true,"verbs":["get"]}]}`)
+			fmt.Fprint(w, `{"kind":"APIResourceList","groupVersion":"things.example/v1","resources":[{"name":"things","kind":"Thing","namespaced":true,"verbs":["get","list","delete"]},{"name":"things/status","kind":"Thing","namespaced":true,"verbs":["get"]},{"name":"places","kind":"Place","verbs":["list","delete"]},{"name":"shadows","kind":"Shadow","namespaced":true,"verbs":["list"]}]}`)
 		case r.URL.Path == "/openapi/v3/apis/things.example/v1":
 			w.Header().Set("Etag", `"1"`)
 			fmt.Fprint(w, `{"openapi":"3.0.0"}`)
@@ -164,6 +166,8 @@ type world struct {
 	client apiregistrationclient.APIServiceInterface
 	target *target
 	docs   *discovery.Handler
+	config aggregate.Config
+	agg    *aggregate.Aggregator
 }
 
 func newWorld(t *testing.T, cert *tls.Certificate) *world {
@@ -194,15 +198,20 @@ func newWorld(t *testing.T, cert *tls.Certificate) *world {
 		return c
 	}
 	w := &world{t: t, target: &target{}}
-	agg, err := aggregate.New(ctx, aggregate.Config{
+	w.config = aggregate.Config{
 		APIServices: col("apiregistration.k8s.io", "apiservices"), Definitions: col("apiextensions.k8s.io", "customresourcedefinitions"),
 		Services: col("", "services"), EndpointSlices: col("discovery.k8s.io", "endpointslices"),
 		Objects: w.target, Resolver: w.target, Certificate: func() *tls.Certificate { return cert },
-		Local: []aggregate.Local{{GroupVersion: schema.GroupVersion{Group: "apps", Version: "v1"}, GroupPriority: 17800, VersionPriority: 15}},
-	})
+		Local: []aggregate.Local{
+			{GroupVersion: schema.GroupVersion{Group: "apps", Version: "v1"}, GroupPriority: 17800, VersionPriority: 15},
+			{GroupVersion: yielding, GroupPriority: 100, VersionPriority: 100, Yields: true},
+		},
+	}
+	agg, err := aggregate.New(ctx, w.config)
 	if err != nil {
 		t.Fatal(err)
 	}
+	w.agg = agg
 	if w.docs, err = discovery.New(cat, ""); err != nil {
 		t.Fatal(err)
 	}
@@ -259,7 +268,7 @@ func (w *world) call(method, path, body string, header ...string) (int, string) 
 // becomes waits until a condition holds.
 func (w *world) becomes(what string, f func() bool) {
 	w.t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
 		if f() {
 			return
 		}
@@ -283,6 +292,53 @@ func (w *world) reason(name, want string) {
 }
 
 const things = "/apis/things.example/v1"
+
+// yielding is a group version of this server that another one may take over.
+var yielding = schema.GroupVersion{Group: "yields.example", Version: "v1"}
+
+func TestAnotherServerTakesOver(t *testing.T) {
+	t.Cleanup(http.DefaultTransport.(*http.Transport).CloseIdleConnections)
+	w := newWorld(t, nil)
+	const path = "/apis/apiregistration.k8s.io/v1/apiservices/v1.yields.example"
+	w.becomes("the group has an APIService", func() bool {
+		code, body := w.call("GET", path, "")
+		return code == 200 && strings.Contains(body, "Local APIServices are always available")
+	})
+	if w.agg.Has(yielding) {
+		t.Error("another server is said to have the group version")
+	}
+	// As kubectl apply does, which leaves labels that it does not name.
+	if code, body := w.call("PATCH", path, `{"spec":{"service":{"namespace":"ns","name":"svc"},"insecureSkipTLSVerify":true}}`, "Content-Type", "application/merge-patch+json"); code != 200 {
+		t.Fatal(code, body)
+	}
+	w.becomes("the other server has the group version", func() bool { return w.agg.Has(yielding) })
+
+	// The next start of the server, with the group version and without, leaves the other one's APIService alone.
+	for n, locals := range [][]aggregate.Local{w.config.Local, w.config.Local[:1]} {
+		mark := schema.GroupVersion{Group: "mark" + strconv.Itoa(n) + ".example", Version: "v1"}
+		w.config.Local = append(slices.Clone(locals), aggregate.Local{GroupVersion: mark, GroupPriority: 1, VersionPriority: 1})
+		agg, err := aggregate.New(t.Context(), w.config)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		var running sync.WaitGroup
+		running.Go(func() { agg.Run(ctx, w.client) })
+		w.becomes("the next start is through", func() bool {
+			code, _ := w.call("GET", "/apis/apiregistration.k8s.io/v1/apiservices/v1."+mark.Group, "")
+			return code == 200
+		})
+		cancel()
+		running.Wait()
+		if code, body := w.call("GET", path, ""); code != 200 || !strings.Contains(body, `"name":"svc"`) {
+			t.Errorf("after start %d the other server's APIService is %d %s", n, code, body)
+		}
+	}
+	if code, body := w.call("DELETE", path, ""); code != 200 {
+		t.Fatal(code, body)
+	}
+	w.becomes("the group version is ours again", func() bool { return !w.agg.Has(yielding) })
+}
 
 func TestRemote(t *testing.T) {
 	t.Cleanup(http.DefaultTransport.(*http.Transport).CloseIdleConnections)
@@ -343,6 +399,9 @@ func TestRemote(t *testing.T) {
 		_, body := w.call("GET", "/apis", "", "Accept", "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList")
 		return strings.Contains(body, `"resource":"things"`)
 	})
+	if found, unknown := w.agg.Namespaced(); fmt.Sprint(found) != "[things.example/v1, Resource=things]" || len(unknown) != 0 {
+		t.Errorf("in namespaces there are %v, unknown %v", found, unknown)
+	}
 	if code, body := w.call("GET", "/apis/things.example", ""); code != 200 || !strings.Contains(body, `"preferredVersion":{"groupVersion":"things.example/v1"`) {
 		t.Errorf("group: %d %s", code, body)
 	}
@@ -351,6 +410,13 @@ func TestRemote(t *testing.T) {
 	w.target.ready.Store(false)
 	if code, body := w.call("GET", things+"/x", ""); code != 503 || body != "service unavailable\n" {
 		t.Errorf("no endpoints: %d %q", code, body)
+	}
+	if code, body := w.call("DELETE", "/apis/discovery.k8s.io/v1/namespaces/backend/endpointslices/api-1", ""); code != 200 {
+		t.Fatal(code, body)
+	}
+	w.reason("v1.things.example", "MissingEndpoints")
+	if found, unknown := w.agg.Namespaced(); len(found) != 0 || fmt.Sprint(unknown) != "[things.example/v1]" {
+		t.Errorf("in namespaces there are %v, unknown %v", found, unknown)
 	}
 	if code, body := w.call("DELETE", "/apis/apiregistration.k8s.io/v1/apiservices/v1.things.example", ""); code != 200 {
 		t.Fatal(code, body)

@@ -49,6 +49,8 @@ type Config struct {
 type Local struct {
 	schema.GroupVersion
 	GroupPriority, VersionPriority int32
+	// Yields says that another server may take the place of this one, by its own APIService; for as long as there is that one.
+	Yields bool
 }
 
 // pause is how long to wait before a watch that broke is begun again.

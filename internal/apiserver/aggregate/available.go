@@ -197,16 +197,23 @@ func (b *backend) discover(ctx context.Context) error {
 	if err := json.Unmarshal(body, &list); err == nil {
 		next.resources = list.APIResources
 	}
-	// A server without OpenAPI is none the worse for it.
-	if doc, etag, _, err := b.fetch(ctx, "/openapi/v3"+path, next.etag); err == nil && doc != nil {
+	// A server without OpenAPI is none the worse for it; one that only has v2, as old ones do, has its v3 made of that.
+	doc, etag, _, err := b.fetch(ctx, "/openapi/v3"+path, next.etag)
+	if err == nil && doc != nil {
 		next.openAPI, next.etag = doc, etag
 	}
+	old := err != nil && next.etag == ""
 	if doc, etag, _, err := b.fetch(ctx, "/openapi/v2", next.v2Tag); err == nil && doc != nil {
 		if next.v2, err = openapi.Cut(doc, path+"/"); err != nil {
 			b.a.log.Debug("reading the OpenAPI v2 document of an aggregated server", "apiService", b.name, "error", err)
 		}
 		sum := sha256.Sum256(slices.Concat(next.v2.Paths, next.v2.Definitions, next.v2.Parameters))
 		next.v2Tag, next.v2Hash = etag, hex.EncodeToString(sum[:])
+		if old && len(next.v2.Paths) > 0 {
+			if next.openAPI, err = next.v2.V3(); err != nil {
+				b.a.log.Debug("converting the OpenAPI v2 document of an aggregated server", "apiService", b.name, "error", err)
+			}
+		}
 	}
 	if before == nil || before.etag != next.etag || before.v2Hash != next.v2Hash || !equalResources(before.resources, next.resources) {
 		b.found.Store(next)

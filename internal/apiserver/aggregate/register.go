@@ -69,11 +69,16 @@ func (a *Aggregator) registerOnce(ctx context.Context) error {
 		want := automatic(local.GroupVersion, local.GroupPriority, local.VersionPriority, onStart)
 		have := old[want.Name]
 		delete(old, want.Name)
+		if local.Yields && have != nil && have.Spec.Service != nil {
+			continue // somebody has applied his own over this server's, whose label has stayed
+		}
 		wg.Go(func() { errs[i] = a.ensure(ctx, want, have) })
 	}
 	wg.Wait()
 	for _, s := range old {
-		errs = append(errs, a.drop(ctx, s))
+		if s.Spec.Service == nil {
+			errs = append(errs, a.drop(ctx, s))
+		}
 	}
 	for _, err := range errs {
 		if err != nil {

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/version"
 
 	"github.com/celox/celox/internal/apiserver/discovery"
@@ -52,6 +53,30 @@ func (a *Aggregator) Group(name string) discovery.Group {
 		g.Versions = append(g.Versions, v)
 	}
 	return g
+}
+
+// Namespaced returns the resources of other servers whose objects are in namespaces and can be listed and deleted, each in the version that
+// is preferred, and the group versions of servers that do not say at the moment what they have.
+func (a *Aggregator) Namespaced() (found []schema.GroupVersionResource, unknown []schema.GroupVersion) {
+	groups := a.Groups()
+	slices.Sort(groups)
+	for _, name := range groups {
+		seen := map[string]bool{}
+		for _, v := range a.Group(name).Versions {
+			gv := schema.GroupVersion{Group: name, Version: v.Version}
+			if v.Stale {
+				unknown = append(unknown, gv)
+				continue
+			}
+			for _, r := range v.Resources {
+				if r.Namespaced && !seen[r.Name] && !strings.Contains(r.Name, "/") && slices.Contains(r.Verbs, "list") && slices.Contains(r.Verbs, "delete") {
+					seen[r.Name] = true
+					found = append(found, gv.WithResource(r.Name))
+				}
+			}
+		}
+	}
+	return found, unknown
 }
 
 // Documents implements openapi.Source: the names of the documents that other servers have.
@@ -110,6 +135,9 @@ func (a *Aggregator) described() []*found {
 	}
 	return out
 }
+
+// Has says whether another server has a group version.
+func (a *Aggregator) Has(gv schema.GroupVersion) bool { return (*a.table.Load())[gv] != nil }
 
 // HasGroup says whether another server has a version of the group.
 func (a *Aggregator) HasGroup(name string) bool { return a.GroupRevision(name) != 0 }

@@ -10,15 +10,16 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/managedfields"
-	"k8s.io/client-go/applyconfigurations"
 	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
+	"sigs.k8s.io/structured-merge-diff/v6/typed"
 
 	"github.com/celox/celox/internal/api"
+	"github.com/celox/celox/internal/apiserver/apply/builtin"
 	"github.com/celox/celox/internal/apiserver/apply/owners"
 	"github.com/celox/celox/internal/apiserver/openapi"
 )
 
-// Tracker makes the managers of managed fields for the kinds of a catalogue. The schema of all built-in types is parsed once,
+// Tracker makes the managers of managed fields for the kinds of a catalogue. The schema of all built-in types is read once,
 // when the first manager needs it.
 type Tracker struct {
 	catalogue *api.Catalogue
@@ -29,7 +30,9 @@ type Tracker struct {
 // NewTracker returns a tracker for the kinds of c.
 func NewTracker(c *api.Catalogue) *Tracker {
 	return &Tracker{catalogue: c, types: sync.OnceValue(func() managedfields.TypeConverter {
-		return applyconfigurations.NewTypeConverter(c.Scheme())
+		parser := &typed.Parser{}
+		parser.Schema.Types = builtin.Schema().Types
+		return managedfields.NewSchemeTypeConverter(c.Scheme(), parser)
 	})}
 }
 
@@ -67,9 +70,6 @@ func typesOf(sample runtime.Object) managedfields.TypeConverter {
 	}
 	return types
 }
-
-// Warm parses the schema now, so that the first write does not wait for it.
-func (t *Tracker) Warm() { t.types() }
 
 // Manager keeps the managed fields of one version of a kind, as seen through one subresource ("" is the object itself).
 func (t *Tracker) Manager(k *api.Kind, v *api.Version, sub string) *Manager {

@@ -36,6 +36,8 @@ type Config struct {
 	ServiceAccounts *ServiceAccounts
 	// Tokens are fixed tokens (see ParseTokens).
 	Tokens Tokens
+	// Bootstrap are the tokens of nodes that join; nil refuses them.
+	Bootstrap *BootstrapTokens
 	// AnonymousPaths are the paths that may be asked without saying who one is, together with everything below them; "/" is
 	// all. Elsewhere such requests are not authenticated.
 	AnonymousPaths []string
@@ -108,6 +110,14 @@ type Authenticated struct {
 // AuthenticateToken tells whom a token stands for. Audiences are whom it is shown to; nil is this API server.
 func (a *Authenticator) AuthenticateToken(ctx context.Context, token string, audiences []string) (Authenticated, error) {
 	if u, ok := a.config.Tokens.lookup(token); ok {
+		if len(audiences) == 0 && a.config.ServiceAccounts != nil {
+			audiences = a.config.ServiceAccounts.issuer.audiences[:1]
+		}
+		return Authenticated{User: u, Audiences: audiences}, nil
+	}
+	if u, ok, err := a.config.Bootstrap.authenticate(ctx, token); err != nil {
+		return Authenticated{}, err
+	} else if ok {
 		if len(audiences) == 0 && a.config.ServiceAccounts != nil {
 			audiences = a.config.ServiceAccounts.issuer.audiences[:1]
 		}

@@ -168,7 +168,7 @@ func TestChangesCount(t *testing.T) {
 
 func eventually(t *testing.T, ok func() bool) {
 	t.Helper()
-	for range 5000 {
+	for range 60000 {
 		if ok() {
 			return
 		}

@@ -193,6 +193,35 @@ func TestKubernetesService(t *testing.T) {
 	}
 }
 
+func TestDNSService(t *testing.T) {
+	c := newClient()
+	ctx := t.Context()
+	for _, step := range []struct {
+		what string
+		do   func() error
+		want string
+	}{
+		{"first start", func() error { return EnsureDNSService(ctx, c, "10.96.0.10") }, "create services"},
+		{"second start", func() error { return EnsureDNSService(ctx, c, "10.96.0.10") }, ""},
+		{"another range", func() error { return EnsureDNSService(ctx, c, "10.97.0.10") }, "delete services, create services"},
+		{"without", func() error { return RemoveDNSService(ctx, c) }, "delete services"},
+		{"still without", func() error { return RemoveDNSService(ctx, c) }, ""},
+		{"somebody else's", func() error {
+			_, err := c.CoreV1().Services("kube-system").Create(ctx, &corev1.Service{ObjectMeta: metav1.ObjectMeta{Name: "kube-dns"}}, metav1.CreateOptions{})
+			return err
+		}, "create services"},
+		{"stays", func() error { return RemoveDNSService(ctx, c) }, ""},
+		{"stays as it is", func() error { return EnsureDNSService(ctx, c, "10.97.0.10") }, ""},
+	} {
+		if err := step.do(); err != nil {
+			t.Fatal(err)
+		}
+		if got := strings.Join(writes(c), ", "); got != step.want {
+			t.Errorf("%s: wrote %q, want %q", step.what, got, step.want)
+		}
+	}
+}
+
 func TestAuthenticationConfig(t *testing.T) {
 	c := newClient()
 	for i, want := range []int{1, 0} {

@@ -168,12 +168,16 @@ func merged(wanted, there map[string]string) (map[string]string, bool) {
 }
 
 func planClusterRoles(ctx context.Context, client kubernetes.Interface) ([]func() error, error) {
+	wanted := clusterRoles()
+	fillAggregated(wanted)
+	return planClusterRolesOf(ctx, client, wanted)
+}
+
+func planClusterRolesOf(ctx context.Context, client kubernetes.Interface, wanted []*rbacv1.ClusterRole) ([]func() error, error) {
 	l, err := client.RbacV1().ClusterRoles().List(ctx, cached())
 	if err != nil {
 		return nil, err
 	}
-	wanted := clusterRoles()
-	fillAggregated(wanted)
 	return plan(ctx, wanted, pointers(l.Items),
 		func(string) api[*rbacv1.ClusterRole] { return client.RbacV1().ClusterRoles() },
 		func(want, got *rbacv1.ClusterRole) *rbacv1.ClusterRole {
@@ -243,11 +247,15 @@ func addSubjects(wanted, there []rbacv1.Subject) ([]rbacv1.Subject, bool) {
 }
 
 func planClusterRoleBindings(ctx context.Context, client kubernetes.Interface) ([]func() error, error) {
+	return planClusterRoleBindingsOf(ctx, client, clusterRoleBindings())
+}
+
+func planClusterRoleBindingsOf(ctx context.Context, client kubernetes.Interface, wanted []*rbacv1.ClusterRoleBinding) ([]func() error, error) {
 	l, err := client.RbacV1().ClusterRoleBindings().List(ctx, cached())
 	if err != nil {
 		return nil, err
 	}
-	return plan(ctx, clusterRoleBindings(), pointers(l.Items),
+	return plan(ctx, wanted, pointers(l.Items),
 		func(string) api[*rbacv1.ClusterRoleBinding] {
 			return client.RbacV1().ClusterRoleBindings()
 		},

@@ -76,14 +76,14 @@ func (n fakeNode) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 		o := &criremote.Options{Stdin: q.Get("input") == "1", Stdout: q.Get("output") == "1", Stderr: q.Get("error") == "1", TTY: q.Get("tty") == "1"}
-		criremote.ServeExec(w, r, n, parts[2], "", parts[3], q["command"], o, time.Minute, 10*time.Second, criremote.SupportedStreamingProtocols)
+		criremote.ServeExec(w, r, n, parts[2], "", parts[3], q["command"], o, time.Minute, time.Minute, criremote.SupportedStreamingProtocols)
 	case "portForward":
 		o, err := criportforward.NewV4Options(r)
 		if err != nil {
 			http.Error(w, err.Error(), http.StatusBadRequest)
 			return
 		}
-		criportforward.ServePortForward(w, r, n, parts[2], "", o, time.Minute, 10*time.Second, criportforward.SupportedProtocols)
+		criportforward.ServePortForward(w, r, n, parts[2], "", o, time.Minute, time.Minute, criportforward.SupportedProtocols)
 	default:
 		fmt.Fprintf(w, "node says %s?%s", r.URL.Path, r.URL.RawQuery)
 	}

@@ -2,6 +2,7 @@ package custom
 
 import (
 	"math"
+	"reflect"
 	"regexp"
 	"unicode/utf8"
 
@@ -95,7 +96,7 @@ func (c surely) valid(v any, s *structuralschema.Structural) bool {
 	}
 	// What an int or a string is, its schema says once more with anyOf.
 	if s.XIntOrString {
-		if len(p.AllOf) > 0 || len(p.OneOf) > 0 || p.Not != nil {
+		if len(p.AllOf) > 0 || len(p.AnyOf) > 0 && !isIntOrString(p.AnyOf) || len(p.OneOf) > 0 || p.Not != nil {
 			return false
 		}
 	} else if junctors(p) {
@@ -109,7 +110,7 @@ func (c surely) valid(v any, s *structuralschema.Structural) bool {
 	case bool:
 		return s.Type == "boolean" && len(p.Enum) == 0
 	case int64:
-		return (s.Type == "integer" || s.XIntOrString) && fitsFormat(v, p.Format) && number(float64(v), p)
+		return (s.Type == "integer" || s.XIntOrString) && fitsFormat(v, p.Format) && integer(v, p)
 	case float64:
 		return s.Type == "number" && p.Format == "" && number(v, p)
 	case []any:
@@ -173,6 +174,41 @@ func fitsFormat(v int64, format string) bool {
 		return v >= math.MinInt32 && v <= math.MaxInt32
 	}
 	return false
+}
+
+// isIntOrString knows the one anyOf that says nothing new of an int or a string; others can name their bounds.
+func isIntOrString(anyOf []structuralschema.NestedValueValidation) bool {
+	if len(anyOf) != 2 {
+		return false
+	}
+	for i, name := range [...]string{"integer", "string"} {
+		if !reflect.DeepEqual(anyOf[i], structuralschema.NestedValueValidation{ForbiddenGenerics: structuralschema.Generic{Type: name}}) {
+			return false
+		}
+	}
+	return true
+}
+
+// maxExact is how far a float counts every integer.
+const maxExact = 1 << 53
+
+// integer compares with bounds that are integers of the same format. Of others the library has something to say.
+func integer(v int64, p *structuralschema.ValueValidation) bool {
+	if p.MultipleOf != nil || len(p.Enum) > 0 {
+		return false
+	}
+	for _, bound := range [...]*float64{p.Maximum, p.Minimum} {
+		if bound != nil && (*bound != math.Trunc(*bound) || math.Abs(*bound) > maxExact || !fitsFormat(int64(*bound), p.Format)) {
+			return false
+		}
+	}
+	switch {
+	case p.Maximum != nil && (v > int64(*p.Maximum) || p.ExclusiveMaximum && v == int64(*p.Maximum)):
+		return false
+	case p.Minimum != nil && (v < int64(*p.Minimum) || p.ExclusiveMinimum && v == int64(*p.Minimum)):
+		return false
+	}
+	return true
 }
 
 func number(v float64, p *structuralschema.ValueValidation) bool {

@@ -9,6 +9,9 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"k8s.io/kube-openapi/pkg/openapiconv"
+	"k8s.io/kube-openapi/pkg/validation/spec"
 )
 
 // parts are the objects of a v2 document that other servers add to, by name.
@@ -58,6 +61,18 @@ func Cut(document []byte, below string) (Addition, error) {
 	a := kept.addition()
 	a.Foreign = true
 	return a, nil
+}
+
+// V3 says the same as OpenAPI v3, for servers that don't.
+func (a Addition) V3() ([]byte, error) {
+	var v2 spec.Swagger
+	err := json.Unmarshal(slices.Concat([]byte(`{"swagger":"2.0","paths":{`), a.Paths, []byte(`},"definitions":{`), a.Definitions, []byte(`},"parameters":{`), a.Parameters, []byte("}}")), &v2)
+	if err != nil {
+		return nil, fmt.Errorf("reading a part of OpenAPI v2: %w", err)
+	}
+	v3 := openapiconv.ConvertV2ToV3(&v2)
+	v3.Info = &spec.Info{InfoProps: spec.InfoProps{Title: "converted from OpenAPI v2", Version: "unversioned"}} // the format requires both
+	return json.Marshal(v3)
 }
 
 const (

@@ -2,6 +2,7 @@ package openapi_test
 
 import (
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"strings"
 	"testing"
@@ -130,6 +131,44 @@ func TestForeignV2(t *testing.T) {
 	node, err := json.Marshal(doc.Definitions["Node"])
 	if err != nil || !strings.Contains(string(node), `"#/definitions/`+status+`_v2"`) || !strings.Contains(string(node), `v1.ObjectMeta"`) {
 		t.Errorf("Node is %s, %v", node, err)
+	}
+}
+
+// What an old server says in v2 can be read as v3.
+func TestV3OfV2(t *testing.T) {
+	a, err := openapi.Cut([]byte(`{"swagger":"2.0",
+	"paths": {"/apis/metrics.example.com/v1/nodes": {"parameters":[{"$ref":"#/parameters/pretty-0"}], "post":{"consumes":["application/json"],"produces":["application/json"],
+		"parameters":[{"name":"body","in":"body","schema":{"$ref":"#/definitions/Node"}}],"responses":{"200":{"description":"OK","schema":{"$ref":"#/definitions/Node"}}},
+		"x-kubernetes-group-version-kind":{"group":"metrics.example.com","version":"v1","kind":"Node"}}}},
+	"definitions": {"Node": {"type":"object","description":"A node.","properties":{"load":{"$ref":"#/definitions/Load"}}}, "Load": {"type":"integer"}},
+	"parameters": {"pretty-0": {"name":"pretty","in":"query","type":"string"}}
+}`), "/apis/metrics.example.com/v1/")
+	if err != nil {
+		t.Fatal(err)
+	}
+	v3, err := a.V3()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var doc struct {
+		OpenAPI    string
+		Info       struct{ Title, Version string }
+		Components struct {
+			Schemas map[string]struct {
+				Description string
+				Properties  map[string]map[string]any
+			}
+		}
+		Paths map[string]map[string]json.RawMessage
+	}
+	if err := json.Unmarshal(v3, &doc); err != nil {
+		t.Fatal(err)
+	}
+	node := doc.Components.Schemas["Node"]
+	post := string(doc.Paths["/apis/metrics.example.com/v1/nodes"]["post"])
+	if doc.OpenAPI != "3.0.0" || doc.Info.Title == "" || doc.Info.Version == "" || node.Description != "A node." || !strings.Contains(fmt.Sprint(node.Properties["load"]), "#/components/schemas/Load") ||
+		!strings.Contains(post, `"requestBody"`) || !strings.Contains(post, `"#/components/schemas/Node"`) || !strings.Contains(post, `"x-kubernetes-group-version-kind"`) {
+		t.Errorf("%s", v3)
 	}
 }
 

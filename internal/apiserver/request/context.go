@@ -95,6 +95,19 @@ func NewContext(parent context.Context, s *Scope, deadline time.Time) *Context {
 // SetUser says who asks. It must be called before the context is handed to other goroutines.
 func (c *Context) SetUser(u user.Info) { c.user = u }
 
+// Limit has the context end after a time, if not before. It says false, and does nothing, if somebody waits for the end already.
+func (c *Context) Limit(d time.Duration) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.timed != nil {
+		return false
+	}
+	if at := time.Now().Add(d); c.deadline.IsZero() || at.Before(c.deadline) {
+		c.deadline = at
+	}
+	return true
+}
+
 // Value returns what the context knows of the request, or what its parent knows.
 func (c *Context) Value(key any) any {
 	switch key.(type) {
@@ -115,7 +128,11 @@ func (c *Context) Value(key any) any {
 }
 
 // Deadline says when the context ends.
-func (c *Context) Deadline() (time.Time, bool) { return c.deadline, !c.deadline.IsZero() }
+func (c *Context) Deadline() (time.Time, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.deadline, !c.deadline.IsZero()
+}
 
 // Done returns a channel that is closed when the context ends.
 func (c *Context) Done() <-chan struct{} {

@@ -22,6 +22,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/transport"
 )
 
 const (
@@ -60,6 +61,8 @@ type Target struct {
 	CABundle []byte
 	// Limit is how many bytes an answer has at most; 0 is DefaultLimit.
 	Limit int64
+	// Identities say who the server is towards the target; nil is nobody.
+	Identities *Identities
 }
 
 // Resolver finds an address (host and port) behind a port of a service. Its errors are shown to users.
@@ -79,9 +82,10 @@ type Client struct {
 
 // key names a transport: what decides whom it trusts and where it goes.
 type key struct {
-	service bool
-	host    string
-	bundle  [sha256.Size]byte
+	service  bool
+	host     string
+	bundle   [sha256.Size]byte
+	identity *Identity
 }
 
 type entry struct {
@@ -151,6 +155,7 @@ func (c *Client) For(t Target) (*Caller, error) {
 	default:
 		return nil, errors.New("webhook configuration must have either service or URL")
 	}
+	k.identity = t.Identities.For(withPort(k.host))
 	rt, err := c.transport(k, t, server)
 	if err != nil {
 		return nil, err
@@ -160,6 +165,14 @@ func (c *Client) For(t Target) (*Caller, error) {
 		return http.ErrUseLastResponse
 	}}
 	return caller, nil
+}
+
+// withPort adds the port of HTTPS to a host that names none.
+func withPort(host string) string {
+	if _, _, err := net.SplitHostPort(host); err == nil {
+		return host
+	}
+	return net.JoinHostPort(strings.Trim(host, "[]"), "443")
 }
 
 // transport finds or makes the transport of a destination.
@@ -180,6 +193,15 @@ func (c *Client) transport(k key, t Target, server string) (http.RoundTripper, e
 			return nil, fmt.Errorf("unable to load root certificates: %w", errors.New("unable to parse bytes as PEM block"))
 		}
 	}
+	if k.identity != nil {
+		own, err := transport.TLSConfigFor(k.identity.config)
+		if err != nil {
+			return nil, err
+		}
+		if own != nil {
+			config.Certificates, config.GetClientCertificate = own.Certificates, own.GetClientCertificate
+		}
+	}
 	e := &entry{key: k, http: &http.Transport{
 		TLSClientConfig:     config,
 		ForceAttemptHTTP2:   true,
@@ -194,6 +216,13 @@ func (c *Client) transport(k key, t Target, server string) (http.RoundTripper, e
 		e.rt = &resolving{to: e.http, resolver: c.resolver, service: Service{Namespace: t.Service.Namespace, Name: t.Service.Name, Port: t.Service.Port}}
 	} else {
 		e.http.Proxy = http.ProxyFromEnvironment
+	}
+	if k.identity != nil {
+		rt, err := k.identity.wrap(e.rt)
+		if err != nil {
+			return nil, err
+		}
+		e.rt = rt
 	}
 	c.byKey[k] = c.recent.PushFront(e)
 	for c.recent.Len() > kept {

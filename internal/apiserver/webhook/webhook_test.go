@@ -110,6 +110,25 @@ func TestPost(t *testing.T) {
 	}
 }
 
+// hour is a context of an hour that is over when over is closed.
+type hour struct {
+	context.Context
+	began time.Time
+	over  chan struct{}
+}
+
+func (h hour) Deadline() (time.Time, bool) { return h.began.Add(time.Hour), true }
+func (h hour) Done() <-chan struct{}       { return h.over }
+
+func (h hour) Err() error {
+	select {
+	case <-h.over:
+		return context.DeadlineExceeded
+	default:
+		return nil
+	}
+}
+
 func TestDeadlineIsTold(t *testing.T) {
 	release := make(chan struct{})
 	query := make(chan string, 1)
@@ -123,13 +142,19 @@ func TestDeadlineIsTold(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
-	defer cancel()
-	_, err = caller.Post(ctx, nil)
-	if want := fmt.Sprintf(`Post "https://%s/slow?timeout=1s": context deadline exceeded`, address); err == nil || err.Error() != want {
+	ctx := hour{t.Context(), time.Now(), make(chan struct{})}
+	result := make(chan error, 1)
+	go func() {
+		_, err := caller.Post(ctx, nil)
+		result <- err
+	}()
+	q := <-query
+	close(ctx.over)
+	if err, want := <-result, fmt.Sprintf(`Post "https://%s/slow?%s": context deadline exceeded`, address, q); err == nil || err.Error() != want {
 		t.Errorf("got %v, want %s", err, want)
 	}
-	if q := <-query; q != "timeout=1s" {
+	// The time is that when it was called, rounded up.
+	if left, err := time.ParseDuration(strings.TrimPrefix(q, "timeout=")); err != nil || left > time.Hour || left < time.Hour/2 || left%time.Second != 0 {
 		t.Errorf("query %q", q)
 	}
 }

@@ -229,6 +229,10 @@ func (v batchV1) Jobs() Kind[batchlisters.JobLister] {
 
 func (g certificatesGroup) V1() certificatesV1 { return certificatesV1(g) }
 
+func (v certificatesV1) ClusterTrustBundles() Kind[certificateslisters.ClusterTrustBundleLister] {
+	return Kind[certificateslisters.ClusterTrustBundleLister]{v.f, &certificatesv1.ClusterTrustBundle{}, through(v.f.client.CertificatesV1().ClusterTrustBundles()), certificateslisters.NewClusterTrustBundleLister}
+}
+
 func (v certificatesV1) CertificateSigningRequests() Kind[certificateslisters.CertificateSigningRequestLister] {
 	return Kind[certificateslisters.CertificateSigningRequestLister]{v.f, &certificatesv1.CertificateSigningRequest{}, through(v.f.client.CertificatesV1().CertificateSigningRequests()), certificateslisters.NewCertificateSigningRequestLister}
 }

@@ -3,18 +3,16 @@ package config
 import (
 	"errors"
 	"fmt"
-	"log/slog"
 	"net/netip"
 	"net/url"
-	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/pflag"
-	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/apimachinery/pkg/util/validation"
 
-	"github.com/celox/celox/internal/node/pressure"
 	schedulerconfig "github.com/celox/celox/internal/scheduler/config"
 )
 
@@ -23,12 +21,12 @@ const DefaultDataDir = "/var/lib/celox"
 
 // Server is what `celox server` can be told.
 type Server struct {
-	DataDir     string
+	Node
 	BindAddress string
-	HTTPSPort   int
-	NodeName    string
-	NodeIP      string
-	DisableNode bool
+	// AdvertiseAddress is where agents and pods reach the API; empty is the address of the node.
+	AdvertiseAddress string
+	HTTPSPort        int
+	DisableNode      bool
 
 	EtcdServers  []string
 	EtcdCAFile   string
@@ -38,18 +36,22 @@ type Server struct {
 
 	WriteKubeconfig string
 	TLSSANs         []string
-	LogLevel        string
 
-	ClusterCIDR   string
-	ServiceCIDR   string
-	ClusterDomain string
-	KubeletPort   int
+	ClusterCIDR                                      string
+	NodeCIDRMask, NodeCIDRMaskIPv4, NodeCIDRMaskIPv6 int
+	ServiceCIDR                                      string
+	ClusterDomain                                    string
+
+	// Disable names parts that others are to take the place of, see Disables.
+	Disable []string
 
 	// Controllers says which controllers run: "*" is all, a name that one, a name after "-" all but that one.
 	Controllers []string
 
 	// SchedulerConfig is the file that configures the scheduler; empty is none.
 	SchedulerConfig string
+	// CrashMemory is the time after which the scheduler's memory of a node on which an owner's pods crashed has faded to a half; 0 is no memory.
+	CrashMemory time.Duration
 
 	// AdmissionConfig is the file that configures plugins of admission; empty is none.
 	AdmissionConfig string
@@ -57,24 +59,13 @@ type Server struct {
 	AuditPolicyFile                                    string
 	AuditLogPath                                       string
 	AuditLogMaxAge, AuditLogMaxBackup, AuditLogMaxSize int
-
-	RegistryMirrors    []string
-	InsecureRegistries []string
-	RuntimeEndpoint    string
-
-	ContainerLogMaxSize  string
-	ContainerLogMaxFiles int
-
-	EvictionHard                              string
-	ImageGCHighThreshold, ImageGCLowThreshold int
 }
 
 // Bind declares the keys as flags of fs, with their defaults.
 func (s *Server) Bind(fs *pflag.FlagSet) {
-	fs.StringVar(&s.DataDir, "data-dir", DefaultDataDir, "directory that holds everything the cluster keeps")
+	s.bind(fs)
 	fs.StringVar(&s.BindAddress, "bind-address", "0.0.0.0", "address that the API is served on")
 	fs.IntVar(&s.HTTPSPort, "https-port", 6443, "port that the API is served on")
-	fs.StringVar(&s.NodeName, "node-name", "", "name of this node (default: the host name)")
 	fs.StringVar(&s.NodeIP, "node-ip", "", "address of this node (default: that of the default route)")
 	fs.BoolVar(&s.DisableNode, "disable-node", false, "run the control plane only, no containers")
 	fs.StringSliceVar(&s.EtcdServers, "etcd-servers", nil, "external etcd to use instead of the embedded one, e.g. https://10.0.0.1:2379")
@@ -84,34 +75,47 @@ func (s *Server) Bind(fs *pflag.FlagSet) {
 	fs.Int64Var(&s.EtcdQuota, "etcd-quota-bytes", 8<<30, "size of the embedded database at which writes are refused")
 	fs.StringVar(&s.WriteKubeconfig, "write-kubeconfig", "", "file to write the administrator's kubeconfig to (default: DATA-DIR/admin.kubeconfig)")
 	fs.StringSliceVar(&s.TLSSANs, "tls-san", nil, "further names and addresses that the API's certificate is good for")
-	fs.StringVar(&s.LogLevel, "log-level", "warn", "debug, info, warn or error")
-	fs.StringVar(&s.ClusterCIDR, "cluster-cidr", "10.42.0.0/24", "addresses of pods on this node")
+	fs.StringVar(&s.AdvertiseAddress, "advertise-address", "", "address at which agents and pods reach the API (default: the node's address)")
+	fs.StringVar(&s.ClusterCIDR, "cluster-cidr", "10.42.0.0/16", "addresses of pods, of which each node gets a part; two networks of different families, with a comma between them, give dual-stack pods")
+	fs.IntVar(&s.NodeCIDRMask, "node-cidr-mask-size", 0, "size of a node's part of --cluster-cidr, as the length of its prefix; 0 is that of the family below")
+	fs.IntVar(&s.NodeCIDRMaskIPv4, "node-cidr-mask-size-ipv4", 24, "size of a node's part of an IPv4 network")
+	fs.IntVar(&s.NodeCIDRMaskIPv6, "node-cidr-mask-size-ipv6", 64, "size of a node's part of an IPv6 network")
 	fs.StringVar(&s.ServiceCIDR, "service-cidr", "10.43.0.0/16", "addresses of services; two networks of different families, with a comma between them, give dual-stack services")
 	fs.StringVar(&s.ClusterDomain, "cluster-domain", "cluster.local", "DNS domain of the cluster")
-	fs.IntVar(&s.KubeletPort, "kubelet-port", 10250, "port of the node's own API")
+	fs.StringSliceVar(&s.Disable, "disable", nil, "built-in parts to leave out, to put others in their place: metrics-server, dns, service-proxy")
 	fs.StringSliceVar(&s.Controllers, "controllers", []string{"*"}, "controllers to run: * is all, NAME is that one, -NAME all but that one, \"\" none; the scheduler counts as one")
 	fs.StringVar(&s.SchedulerConfig, "scheduler-config", "", "KubeSchedulerConfiguration (kubescheduler.config.k8s.io/v1) with the scheduler's profiles, plugins and extenders; none is the defaults")
-	fs.StringVar(&s.AdmissionConfig, "admission-control-config-file", "", "AdmissionConfiguration (apiserver.config.k8s.io/v1) with the defaults and exemptions of PodSecurity; none is the defaults")
+	fs.DurationVar(&s.CrashMemory, "scheduler-crash-memory", 0, "let the scheduler remember on which nodes the pods of an owner crashed and prefer others for its next ones; half of the memory is gone after this time; 0 is no memory")
+	fs.StringVar(&s.AdmissionConfig, "admission-control-config-file", "", "AdmissionConfiguration (apiserver.config.k8s.io/v1) of PodSecurity, ResourceQuota and the webhooks; none is the defaults")
 	fs.StringVar(&s.AuditPolicyFile, "audit-policy-file", "", "audit policy (audit.k8s.io/v1) that says which requests are written to the audit log; none is no audit")
 	fs.StringVar(&s.AuditLogPath, "audit-log-path", "", "file that audit events are written to, a line of JSON each; - is the standard output")
 	fs.IntVar(&s.AuditLogMaxAge, "audit-log-maxage", 366, "days that full audit logs are kept; 0 is for ever")
 	fs.IntVar(&s.AuditLogMaxBackup, "audit-log-maxbackup", 100, "full audit logs that are kept; 0 is all")
 	fs.IntVar(&s.AuditLogMaxSize, "audit-log-maxsize", 100, "megabytes at which an audit log is full; 0 is never")
-	fs.StringSliceVar(&s.RegistryMirrors, "registry-mirror", nil, "where to look first for images of a registry, e.g. docker.io=https://mirror.example.com")
-	fs.StringSliceVar(&s.InsecureRegistries, "insecure-registry", nil, "registry hosts that are spoken to without checking certificates")
-	fs.StringVar(&s.ContainerLogMaxSize, "container-log-max-size", "10Mi", "size at which a container's log goes on in a new file, e.g. 10Mi; -1 is never")
-	fs.IntVar(&s.ContainerLogMaxFiles, "container-log-max-files", 5, "files that are kept of a container's log, the one in use included; at least 2")
-	fs.StringVar(&s.EvictionHard, "eviction-hard", "memory.available<100Mi,nodefs.available<10%,nodefs.inodesFree<5%,imagefs.available<15%,imagefs.inodesFree<5%",
-		"what has to be left on the node, else pods are evicted; what isn't named isn't watched")
-	fs.IntVar(&s.ImageGCHighThreshold, "image-gc-high-threshold", 85, "percentage of the images' disk in use at which unused images are removed; 100 is never")
-	fs.IntVar(&s.ImageGCLowThreshold, "image-gc-low-threshold", 80, "percentage of the images' disk in use down to which unused images are removed")
-	fs.StringVar(&s.RuntimeEndpoint, "container-runtime-endpoint", "", "CRI socket to use instead of the embedded runtime, e.g. unix:///run/containerd/containerd.sock")
 }
 
 // ServiceCIDRs are the networks of services, the primary one first.
-func (s *Server) ServiceCIDRs() ([]netip.Prefix, error) {
+func (s *Server) ServiceCIDRs() ([]netip.Prefix, error) { return networks(s.ServiceCIDR) }
+
+// ClusterCIDRs are the networks of pods, the primary one first.
+func (s *Server) ClusterCIDRs() ([]netip.Prefix, error) { return networks(s.ClusterCIDR) }
+
+// NodeCIDRBits is how long the prefix of a node's part of a network of pods is. One that is no larger than that is for one node.
+func (s *Server) NodeCIDRBits(p netip.Prefix) int {
+	bits := s.NodeCIDRMaskIPv6
+	if p.Addr().Is4() {
+		bits = s.NodeCIDRMaskIPv4
+	}
+	if s.NodeCIDRMask != 0 {
+		return s.NodeCIDRMask
+	}
+	return max(bits, p.Bits())
+}
+
+// networks are one network, or one of each family.
+func networks(list string) ([]netip.Prefix, error) {
 	var out []netip.Prefix
-	for text := range strings.SplitSeq(s.ServiceCIDR, ",") {
+	for text := range strings.SplitSeq(list, ",") {
 		p, err := network(text)
 		if err != nil {
 			return nil, err
@@ -119,9 +123,15 @@ func (s *Server) ServiceCIDRs() ([]netip.Prefix, error) {
 		out = append(out, p)
 	}
 	if len(out) > 2 || len(out) == 2 && out[0].Addr().Is4() == out[1].Addr().Is4() {
-		return nil, fmt.Errorf("%q: give one network, or one of IPv4 and one of IPv6", s.ServiceCIDR)
+		return nil, fmt.Errorf("%q: give one network, or one of IPv4 and one of IPv6", list)
 	}
 	return out, nil
+}
+
+func checkAddress(bad func(key, format string, args ...any), key, address string) {
+	if _, err := netip.ParseAddr(address); err != nil {
+		bad(key, "%q is no IP address", address)
+	}
 }
 
 func network(cidr string) (netip.Prefix, error) {
@@ -141,33 +151,13 @@ func (s *Server) Complete() error {
 	bad := func(key, format string, args ...any) {
 		errs = append(errs, fmt.Errorf("--%s: %s", key, fmt.Sprintf(format, args...)))
 	}
-	dir, err := filepath.Abs(s.DataDir)
-	if err != nil || s.DataDir == "" {
-		bad("data-dir", "%q is no directory name", s.DataDir)
+	s.complete(bad)
+	checkAddress(bad, "bind-address", s.BindAddress)
+	if s.AdvertiseAddress != "" {
+		checkAddress(bad, "advertise-address", s.AdvertiseAddress)
 	}
-	s.DataDir = dir
-	if _, err := netip.ParseAddr(s.BindAddress); err != nil {
-		bad("bind-address", "%q is no IP address", s.BindAddress)
-	}
-	for key, port := range map[string]int{"https-port": s.HTTPSPort, "kubelet-port": s.KubeletPort} {
-		if port < 1 || port > 65535 {
-			bad(key, "%d is no port: use 1 to 65535", port)
-		}
-	}
-	if s.NodeName == "" {
-		host, err := os.Hostname()
-		if err != nil {
-			bad("node-name", "not given, and the host name cannot be read: %v", err)
-		}
-		s.NodeName = strings.ToLower(host)
-	}
-	if msgs := validation.IsDNS1123Subdomain(s.NodeName); len(msgs) > 0 {
-		bad("node-name", "%q: %s", s.NodeName, strings.Join(msgs, "; "))
-	}
-	if s.NodeIP != "" {
-		if _, err := netip.ParseAddr(s.NodeIP); err != nil {
-			bad("node-ip", "%q is no IP address", s.NodeIP)
-		}
+	if s.HTTPSPort < 1 || s.HTTPSPort > 65535 {
+		bad("https-port", "%d is no port: use 1 to 65535", s.HTTPSPort)
 	}
 	for _, e := range s.EtcdServers {
 		if u, err := url.Parse(e); err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
@@ -177,8 +167,14 @@ func (s *Server) Complete() error {
 	if (s.EtcdCertFile == "") != (s.EtcdKeyFile == "") {
 		bad("etcd-certfile", "give it together with --etcd-keyfile")
 	}
-	if _, err := network(s.ClusterCIDR); err != nil {
+	if cidrs, err := s.ClusterCIDRs(); err != nil {
 		bad("cluster-cidr", "%v", err)
+	} else {
+		for _, p := range cidrs {
+			if bits := s.NodeCIDRBits(p); bits < p.Bits() || bits > p.Addr().BitLen()-2 || bits-p.Bits() > 16 {
+				bad("node-cidr-mask-size", "networks of /%d cannot be cut out of %v: use %d to %d", bits, p, p.Bits(), min(p.Bits()+16, p.Addr().BitLen()-2))
+			}
+		}
 	}
 	if _, err := s.ServiceCIDRs(); err != nil {
 		bad("service-cidr", "%v", err)
@@ -194,35 +190,37 @@ func (s *Server) Complete() error {
 			bad(key, "%d is negative: use 0 or more", n)
 		}
 	}
+	for _, part := range s.Disable {
+		if !slices.Contains(parts(), part) {
+			bad("disable", "%q is no part that can be left out: use %s", part, strings.Join(parts(), ", "))
+		}
+	}
 	if _, err := s.Scheduler(); err != nil {
 		bad("scheduler-config", "%v", err)
 	}
-	if _, err := s.Level(); err != nil {
-		bad("log-level", "%q: use debug, info, warn or error", s.LogLevel)
-	}
-	if _, err := s.Mirrors(); err != nil {
-		bad("registry-mirror", "%v", err)
-	}
-	if _, err := s.LogMaxBytes(); err != nil {
-		bad("container-log-max-size", "%v", err)
-	}
-	if s.ContainerLogMaxFiles < 2 {
-		bad("container-log-max-files", "%d is too few: use 2 or more", s.ContainerLogMaxFiles)
-	}
-	if _, err := s.Eviction(); err != nil {
-		bad("eviction-hard", "%v", err)
-	}
-	if s.ImageGCHighThreshold < 1 || s.ImageGCHighThreshold > 100 {
-		bad("image-gc-high-threshold", "%d is no percentage: use 1 to 100", s.ImageGCHighThreshold)
-	}
-	if s.ImageGCLowThreshold < 1 || s.ImageGCLowThreshold >= s.ImageGCHighThreshold {
-		bad("image-gc-low-threshold", "%d is not between 1 and --image-gc-high-threshold", s.ImageGCLowThreshold)
+	if s.CrashMemory < 0 {
+		bad("scheduler-crash-memory", "%v is negative: use 0 for none, or e.g. 1h", s.CrashMemory)
 	}
 	if s.WriteKubeconfig == "" {
 		s.WriteKubeconfig = filepath.Join(s.DataDir, "admin.kubeconfig")
 	}
 	return errors.Join(errs...)
 }
+
+// Parts that can be left out.
+const (
+	// MetricsServer serves metrics.k8s.io.
+	MetricsServer = "metrics-server"
+	// DNS is the cluster's name server, and the service kube-dns.
+	DNS = "dns"
+	// ServiceProxy makes the addresses of services work.
+	ServiceProxy = "service-proxy"
+)
+
+func parts() []string { return []string{MetricsServer, DNS, ServiceProxy} }
+
+// Disables says whether a part is to be left out.
+func (s *Server) Disables(part string) bool { return slices.Contains(s.Disable, part) }
 
 // Runs says whether the controller of that name is wanted. Of two words about it the first counts; without a list all are wanted.
 func (s *Server) Runs(controller string) bool {
@@ -246,45 +244,4 @@ func (s *Server) Scheduler() (*schedulerconfig.Scheduler, error) {
 		return schedulerconfig.Default(), nil
 	}
 	return schedulerconfig.Load(s.SchedulerConfig)
-}
-
-// Level is the log level.
-func (s *Server) Level() (slog.Level, error) {
-	var l slog.Level
-	err := l.UnmarshalText([]byte(s.LogLevel))
-	return l, err
-}
-
-// LogMaxBytes is the size at which a container's log is rotated; negative is never.
-func (s *Server) LogMaxBytes() (int64, error) {
-	q, err := resource.ParseQuantity(s.ContainerLogMaxSize)
-	if err != nil {
-		return 0, fmt.Errorf("%q is no size like 10Mi", s.ContainerLogMaxSize)
-	}
-	if q.IsZero() {
-		return 0, fmt.Errorf("%q: use a size like 10Mi, or -1 for no rotation", s.ContainerLogMaxSize)
-	}
-	return q.Value(), nil
-}
-
-// Eviction is what has to be left on the node.
-func (s *Server) Eviction() (pressure.Thresholds, error) {
-	t, err := pressure.Parse(s.EvictionHard)
-	if t == (pressure.Thresholds{}) {
-		t.Off = true // nothing is named
-	}
-	return t, err
-}
-
-// Mirrors are the registry mirrors by the registry's host.
-func (s *Server) Mirrors() (map[string][]string, error) {
-	out := map[string][]string{}
-	for _, m := range s.RegistryMirrors {
-		host, mirror, ok := strings.Cut(m, "=")
-		if !ok || host == "" || mirror == "" {
-			return nil, fmt.Errorf("%q is not REGISTRY=URL", m)
-		}
-		out[host] = append(out[host], mirror)
-	}
-	return out, nil
 }

@@ -85,7 +85,7 @@ func TestCompleteNamesTheKey(t *testing.T) {
 	for key, value := range map[string]string{
 		"bind-address": "localhost", "https-port": "0", "node-name": "A_b", "node-ip": "x", "etcd-servers": "localhost", "cluster-cidr": "10.42.0.1/24",
 		"service-cidr": "x", "log-level": "loud", "registry-mirror": "x", "etcd-certfile": "only.crt", "cluster-domain": "-",
-		"audit-policy-file": "policy.yaml", "scheduler-config": "/nowhere/scheduler.yaml", "audit-log-maxage": "-1", "audit-log-maxbackup": "-1", "audit-log-maxsize": "-1",
+		"disable": "the-node", "audit-policy-file": "policy.yaml", "scheduler-config": "/nowhere/scheduler.yaml", "scheduler-crash-memory": "-1h", "audit-log-maxage": "-1", "audit-log-maxbackup": "-1", "audit-log-maxsize": "-1",
 		"container-log-max-size": "lots", "container-log-max-files": "1",
 		"eviction-hard": "memory<1", "image-gc-high-threshold": "101", "image-gc-low-threshold": "85",
 	} {

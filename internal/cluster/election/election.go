@@ -145,14 +145,28 @@ func (c *candidate) release(ctx context.Context) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, retryPeriod)
 	defer cancel()
-	next := c.seen.DeepCopy()
+	err := c.vacate(ctx, c.seen)
+	if apierrors.IsConflict(err) { // perhaps by a renewal of ours whose answer came too late
+		var lease *coordinationv1.Lease
+		if lease, err = c.Leases.Get(ctx, c.Name, metav1.GetOptions{}); err == nil && ptr.Deref(lease.Spec.HolderIdentity, "") == c.Identity {
+			err = c.vacate(ctx, lease)
+		}
+	}
+	if err != nil {
+		c.Log.Warn("could not release the lease", "lease", c.Name, "err", err)
+	}
+}
+
+// vacate writes a lease that nobody holds.
+func (c *candidate) vacate(ctx context.Context, lease *coordinationv1.Lease) error {
+	next := lease.DeepCopy()
 	now := metav1.NowMicro()
 	next.Spec = coordinationv1.LeaseSpec{HolderIdentity: ptr.To(""), LeaseDurationSeconds: ptr.To(int32(1)), AcquireTime: &now, RenewTime: &now, LeaseTransitions: next.Spec.LeaseTransitions}
-	if got, err := c.Leases.Update(ctx, next, metav1.UpdateOptions{}); err == nil {
+	got, err := c.Leases.Update(ctx, next, metav1.UpdateOptions{})
+	if err == nil {
 		c.saw(got)
-	} else {
-		c.Log.Debug("could not release the lease", "lease", c.Name, "err", err)
 	}
+	return err
 }
 
 // try gets or renews the lease if it may. The error says why nobody knows.

@@ -159,6 +159,31 @@ func TestStandbyTakesOver(t *testing.T) {
 	})
 }
 
+// A leader that goes while its renewal is under way does not know of the newest state of the lease, and gives it up all the same.
+func TestReleaseAfterALostAnswer(t *testing.T) {
+	hold(t, func(c *court, e *controllertest.Env) {
+		var late atomic.Bool
+		c.run(e, "a", func() time.Duration {
+			if late.Load() {
+				return 1500 * time.Millisecond
+			}
+			return 0
+		})
+		if got := c.now(); got != "a" {
+			t.Fatalf("%q leads", got)
+		}
+		late.Store(true) // from the renewal after 2 s on: it is written after 3.5 s, and answered after 5
+		time.Sleep(4 * time.Second)
+		c.clients["a"].calm.Store(true)
+		c.stop["a"]()
+		time.Sleep(2 * time.Second)
+		lease, err := e.Client.CoordinationV1().Leases("default").Get(context.Background(), "l", metav1.GetOptions{})
+		if err != nil || ptr.Deref(lease.Spec.HolderIdentity, "") != "" {
+			t.Errorf("the lease is not given up: %+v, %v", lease, err)
+		}
+	})
+}
+
 func TestWhatIsLedFails(t *testing.T) {
 	hold(t, func(c *court, e *controllertest.Env) {
 		broken := errors.New("broken")

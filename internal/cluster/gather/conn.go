@@ -53,9 +53,10 @@ type conn struct {
 	state   tls.ConnectionState
 	remote  string
 
-	framer   *http2.Framer // for reading only
-	settled  bool          // the peer's first settings have come; of serve
-	handlers sync.WaitGroup
+	framer    *http2.Framer // for reading only
+	settled   bool          // the peer's first settings have come; of serve
+	increment [4]byte       // of the window update that is being read; of serve
+	handlers  sync.WaitGroup
 
 	mu      sync.Mutex
 	idle    sync.Cond          // with mu: signalled when a writer is done
@@ -148,16 +149,19 @@ func (c *conn) preface() error {
 
 // readFrame reads and obeys one frame. An error ends the connection.
 func (c *conn) readFrame() error {
-	f, err := c.framer.ReadFrame()
+	head, err := c.framer.ReadFrameHeader()
+	if err == nil && head.Type == http2.FrameWindowUpdate && head.Length == uint32(len(c.increment)) && c.settled {
+		return c.judge(c.windowUpdate(head.StreamID)) // most of what the peers of watches say
+	}
+	var f http2.Frame
+	if err == nil {
+		f, err = c.framer.ReadFrameForHeader(head)
+	}
+	if errors.Is(err, http2.ErrFrameTooLarge) {
+		return http2.ConnectionError(http2.ErrCodeFrameSize)
+	}
 	if err != nil {
-		var se http2.StreamError
-		if errors.As(err, &se) {
-			return c.streamError(se)
-		}
-		if errors.Is(err, http2.ErrFrameTooLarge) {
-			return http2.ConnectionError(http2.ErrCodeFrameSize)
-		}
-		return err
+		return c.judge(err)
 	}
 	if !c.settled {
 		if s, ok := f.(*http2.SettingsFrame); !ok || s.IsAck() {
@@ -176,8 +180,6 @@ func (c *conn) readFrame() error {
 		err = c.data(f)
 	case *http2.SettingsFrame:
 		err = c.settings(f)
-	case *http2.WindowUpdateFrame:
-		err = c.windowUpdate(f)
 	case *http2.PingFrame:
 		err = c.ping(f)
 	case *http2.RSTStreamFrame:
@@ -189,6 +191,14 @@ func (c *conn) readFrame() error {
 	case *http2.PushPromiseFrame:
 		err = http2.ConnectionError(http2.ErrCodeProtocol)
 	case *http2.GoAwayFrame: // the peer makes no more requests; it closes when it has its answers
+	}
+	return c.judge(err)
+}
+
+// judge returns what ends the connection, and ends the stream for what concerns that alone.
+func (c *conn) judge(err error) error {
+	if err == nil {
+		return nil
 	}
 	var se http2.StreamError
 	if errors.As(err, &se) {
@@ -252,24 +262,35 @@ func (c *conn) settings(f *http2.SettingsFrame) error {
 	return nil
 }
 
-func (c *conn) windowUpdate(f *http2.WindowUpdateFrame) error {
+// windowUpdate reads the rest of a frame that widens a window: the framer would put each on the heap.
+func (c *conn) windowUpdate(id uint32) error {
+	if _, err := io.ReadFull(c.tls, c.increment[:]); err != nil {
+		return err
+	}
+	n := int64(binary.BigEndian.Uint32(c.increment[:]) & maxWindow)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if f.StreamID == 0 {
-		if c.window += int64(f.Increment); c.window > maxWindow {
+	switch {
+	case id == 0 && n == 0:
+		return http2.ConnectionError(http2.ErrCodeProtocol)
+	case id == 0:
+		if c.window += n; c.window > maxWindow {
 			return http2.ConnectionError(http2.ErrCodeFlowControl)
 		}
 		c.unblock()
 		return nil
-	}
-	if f.StreamID > c.newest {
+	case n == 0:
+		return streamError(id, http2.ErrCodeProtocol)
+	case id > c.newest:
 		return http2.ConnectionError(http2.ErrCodeProtocol)
 	}
-	if s := c.streams[f.StreamID]; s != nil {
-		if s.window += int64(f.Increment); s.window > maxWindow {
-			return streamError(f.StreamID, http2.ErrCodeFlowControl)
+	if s := c.streams[id]; s != nil {
+		if s.window += n; s.window > maxWindow {
+			return streamError(id, http2.ErrCodeFlowControl)
 		}
-		s.signal()
+		if s.window >= s.wants {
+			s.signal()
+		}
 	}
 	return nil
 }

@@ -11,6 +11,7 @@
 //	WriteShared(bufs ...[]byte) error   // as Write, without a copy: nobody may ever change the bytes
 //	Offer(p []byte) bool                // queues p without a copy, or, if that would have to wait, does nothing; from any goroutine
 //	Kick()                              // writes what was offered
+//	Continue(f func())                  // f goes on with the answer when the handler has returned, in a goroutine with a small stack
 //
 // The goroutines that run handlers are used again, so that their stacks need to grow once only.
 //

@@ -20,8 +20,8 @@ const (
 	turns = 64
 	// compactFrom is from how many written pieces on a queue that never becomes empty is moved to its beginning.
 	compactFrom = 256
-	// queueKept is how many places an idle queue keeps.
-	queueKept = 16
+	// queueBegin and queueKept are how many pieces a borrowed queue has room for at first, and at most when it is given back.
+	queueBegin, queueKept = 64, 1024
 )
 
 // piece is a part of what is to be written: the head of a frame, bytes, or both.
@@ -51,10 +51,16 @@ var (
 		b := make([]byte, 0, batchSize+frameSize+9)
 		return &b
 	}}
+	// queues are lent to connections that have something to write.
+	queues = sync.Pool{New: func() any {
+		q := make([]piece, 0, queueBegin)
+		return &q
+	}}
 )
 
 // queue is what waits to be written to a connection. Everything is guarded by the connection's mu.
 type queue struct {
+	lent    *[]piece // where pieces began; nil while there are none
 	pieces  []piece
 	next    int // the first piece that nobody writes yet
 	bytes   int // of all pieces that were not written
@@ -63,6 +69,10 @@ type queue struct {
 }
 
 func (q *queue) push(p piece) {
+	if q.lent == nil {
+		q.lent = queues.Get().(*[]piece) //nolint:forcetypeassert // nothing else is in the pool
+		q.pieces = *q.lent
+	}
 	q.pieces = append(q.pieces, p)
 	q.bytes += p.size()
 }
@@ -108,10 +118,7 @@ func (c *conn) written(batch []piece) {
 	clear(batch)
 	q.control = 0
 	if q.next == len(q.pieces) {
-		q.pieces, q.next = q.pieces[:0], 0
-		if cap(q.pieces) > queueKept && len(c.blocked) == 0 {
-			q.pieces = nil
-		}
+		q.giveBack()
 	} else if q.next >= compactFrom && 2*q.next >= len(q.pieces) {
 		n := copy(q.pieces, q.pieces[q.next:])
 		clear(q.pieces[n:])
@@ -120,6 +127,16 @@ func (c *conn) written(batch []piece) {
 	if q.bytes < queueLimit/2 {
 		c.unblock()
 	}
+}
+
+// giveBack returns the memory of a queue whose pieces have all been written.
+func (q *queue) giveBack() {
+	clear(q.pieces) // also what was written from another place, before the queue grew
+	if q.lent != nil && cap(q.pieces) <= queueKept {
+		*q.lent = q.pieces[:0]
+		queues.Put(q.lent)
+	}
+	q.lent, q.pieces, q.next = nil, nil, 0
 }
 
 // flush writes what is queued, unless somebody else does already. It does not wait for the peer. mu is held, and let go meanwhile.

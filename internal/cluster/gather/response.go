@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"strconv"
 	"strings"
@@ -25,6 +26,7 @@ type response struct {
 	blk    *block
 	used   int         // of blk
 	begun  bool        // the header has been queued
+	onward func()      // what goes on when the handler has returned
 	open   atomic.Bool // Offer may be used: the header is queued and no bytes of the handler wait
 }
 
@@ -109,6 +111,39 @@ func (w *response) Write(p []byte) (int, error) {
 }
 
 func (w *response) WriteString(p string) (int, error) { return w.Write([]byte(p)) }
+
+// ReadFrom is io.ReaderFrom: io.Copy reads straight to where frames are gathered.
+func (w *response) ReadFrom(r io.Reader) (n int64, err error) {
+	for err == nil {
+		if w.blk == nil {
+			w.blk, w.used = blocks.Get().(*block), 0 //nolint:forcetypeassert // nothing else is in the pool
+		}
+		var k int
+		if k, err = r.Read(w.blk.buf[w.used:]); k > 0 {
+			if err := w.admit(k); err != nil {
+				return n, err
+			}
+			n += int64(k)
+			if w.s.r.Method == http.MethodHead {
+				continue
+			}
+			w.open.Store(false)
+			if w.used += k; w.used == frameSize {
+				if err := w.flushBlock(false); err != nil {
+					return n, err
+				}
+			}
+		}
+	}
+	if w.blk != nil && w.used == 0 {
+		blocks.Put(w.blk)
+		w.blk = nil
+	}
+	if err == io.EOF { //nolint:errorlint // as io.Copy has it
+		err = nil
+	}
+	return n, err
+}
 
 // WriteShared writes bufs, which nobody may ever change, without a copy.
 func (w *response) WriteShared(bufs ...[]byte) error {
@@ -226,6 +261,9 @@ func (w *response) Offer(p []byte) bool {
 	}
 	return true
 }
+
+// Continue has f go on with the answer in a goroutine of its own when the handler has returned, unless that panics. The answer ends when f returns.
+func (w *response) Continue(f func()) { w.onward = f }
 
 // Kick writes what was offered, for all streams of the connection.
 func (w *response) Kick() {

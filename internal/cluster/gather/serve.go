@@ -42,7 +42,14 @@ func HTTP2(srv *http.Server) error {
 	if srv.TLSNextProto == nil {
 		srv.TLSNextProto = map[string]func(*http.Server, *tls.Conn, http.Handler){}
 	}
-	srv.TLSNextProto[protocol] = s.serve
+	// Serves one connection, after its handshake, until it ends and all of its handlers have returned. What begins a connection is elsewhere: this goroutine
+	// reads until then, and how deep its stack is decides whether it can shrink again after the handshake.
+	srv.TLSNextProto[protocol] = func(hs *http.Server, t *tls.Conn, h http.Handler) {
+		if c := s.begin(hs, t, h); c != nil {
+			c.serve()
+			s.forget(c)
+		}
+	}
 	srv.RegisterOnShutdown(s.shutdown)
 	return nil
 }
@@ -58,16 +65,18 @@ type server struct {
 	stopping bool               // guarded by mu
 }
 
-// serve serves one connection, after its handshake, until it ends and all of its handlers have returned.
-func (s *server) serve(hs *http.Server, t *tls.Conn, h http.Handler) {
+// begin makes the connection; nil if it cannot be served.
+//
+//go:noinline
+func (s *server) begin(hs *http.Server, t *tls.Conn, h http.Handler) *conn {
 	sock, ok := t.NetConn().(*socket)
 	if !ok {
 		_ = t.Close() // it did not come from Listen
-		return
+		return nil
 	}
 	if !secure(t.ConnectionState()) {
 		refuse(t, http2.ErrCodeInadequateSecurity)
-		return
+		return nil
 	}
 	ctx := context.Background()
 	if b, ok := h.(interface{ BaseContext() context.Context }); ok {
@@ -81,7 +90,11 @@ func (s *server) serve(hs *http.Server, t *tls.Conn, h http.Handler) {
 	if stopping {
 		c.goAway()
 	}
-	c.serve()
+	return c
+}
+
+// forget is the end of a connection.
+func (s *server) forget(c *conn) {
 	s.mu.Lock()
 	delete(s.conns, c)
 	last := len(s.conns) == 0

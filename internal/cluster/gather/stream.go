@@ -24,6 +24,8 @@ type stream struct {
 	window  int64         // what we may send
 	wake    chan struct{} // holds a token when a writer may go on; made by the first who waits
 	blocked bool          // it is in the connection's list
+	wants   int64         // how wide the window must become for the writer to be woken; 0 is at all
+	hurried bool          // the writer has waited long enough for a wider window
 	limit   deadline      // of writing
 	sentEnd bool
 	done    bool  // the handler has returned
@@ -76,14 +78,7 @@ func (s *stream) wakeReader() { poke(s.reader) }
 func (s *stream) serve() {
 	c := s.c
 	w := &response{s: s}
-	defer c.handlers.Done()
-	defer func() {
-		p := recover()
-		if p != nil && p != http.ErrAbortHandler { //nolint:errorlint // net/http compares it so
-			c.logf("http2: panic serving %s: %v\n%s", c.remote, p, debug.Stack())
-		}
-		w.finish(p != nil)
-	}()
+	defer s.left(w)
 	if s.tooLarge {
 		w.WriteHeader(http.StatusRequestHeaderFieldsTooLarge)
 		return
@@ -93,6 +88,25 @@ func (s *stream) serve() {
 		return
 	}
 	c.handler.ServeHTTP(w, s.r)
+}
+
+// left is deferred by what runs a handler's code: it goes on with what the handler has left to do, or ends the answer.
+func (s *stream) left(w *response) {
+	p := recover()
+	if f := w.onward; f != nil && p == nil {
+		w.onward = nil
+		go func() { // a new one, not a worker's: with a small stack
+			defer s.left(w)
+			f()
+		}()
+		return
+	}
+	c := s.c
+	defer c.handlers.Done()
+	if p != nil && p != http.ErrAbortHandler { //nolint:errorlint // net/http compares it so
+		c.logf("http2: panic serving %s: %v\n%s", c.remote, p, debug.Stack())
+	}
+	w.finish(p != nil)
 }
 
 // over ends the stream after its handler; the last frame is queued already.
@@ -162,6 +176,13 @@ func (s *stream) send(bufs [][]byte, blk *block, end bool) error {
 			}
 			continue
 		}
+		if wants := int64(min(left, batchSize)); s.window < wants && c.streamsBegin >= ampleWindow && !s.hurried {
+			if err := s.hold(wants); err != nil {
+				return err
+			}
+			continue
+		}
+		s.hurried = false
 		left -= n
 		var flags http2.Flags
 		var last *block
@@ -234,6 +255,42 @@ func (s *stream) wait() error {
 	c.mu.Unlock()
 	<-s.wake
 	c.mu.Lock()
+	return nil
+}
+
+const (
+	// ampleWindow is how wide a peer's windows are, at least, for us not to send as soon as there is room for a byte. Peers widen a window again when half of
+	// it has been read at the latest, many for every 4 KiB: each of these would become a record, a system call and a goroutine that wakes.
+	ampleWindow = 4 * batchSize
+	// holdLimit bounds the wait for peers that do otherwise.
+	holdLimit = 20 * time.Millisecond
+)
+
+// hold waits for the window to become as wide as wanted, while there is room for less: most of what was sent before is still to be read by the peer.
+func (s *stream) hold(wants int64) error {
+	c := s.c
+	if s.limit.passed() {
+		return os.ErrDeadlineExceeded
+	}
+	if s.wake == nil {
+		s.wake = make(chan struct{}, 1)
+	}
+	c.flush()
+	if s.window >= wants || s.broken() != nil {
+		return nil
+	}
+	s.wants = wants
+	limit := time.AfterFunc(holdLimit, func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		s.hurried = true
+		s.signal()
+	})
+	c.mu.Unlock()
+	<-s.wake
+	limit.Stop()
+	c.mu.Lock()
+	s.wants = 0
 	return nil
 }
 

@@ -72,6 +72,31 @@ func TestAnswers(t *testing.T) {
 			if err != nil {
 				t.Error(err)
 			}
+		case "/copied":
+			n, err := io.Copy(w, io.MultiReader(strings.NewReader("one "), strings.NewReader(big), strings.NewReader(" two")))
+			if n != int64(len(big)+8) || err != nil {
+				t.Errorf("copied %d bytes: %v", n, err)
+			}
+		case "/copiedNothing":
+			w.WriteHeader(http.StatusNoContent)
+			if _, err := io.Copy(w, strings.NewReader("")); err != nil {
+				t.Error(err)
+			}
+		case "/onward":
+			_, _ = io.WriteString(w, "one ")
+			goOn := w.(interface{ Continue(f func()) })
+			goOn.Continue(func() {
+				if r.Context().Err() != nil {
+					t.Error("the request is over when its handler has returned")
+				}
+				_, _ = io.WriteString(w, "two ")
+				goOn.Continue(func() { _, _ = io.WriteString(w, "three") })
+			})
+		case "/onwardPanic":
+			w.(interface{ Continue(f func()) }).Continue(func() { panic(http.ErrAbortHandler) })
+		case "/panicBefore":
+			w.(interface{ Continue(f func()) }).Continue(func() { t.Error("called after a panic") })
+			panic(http.ErrAbortHandler)
 		case "/declared":
 			w.Header().Set("Content-Length", "5")
 			if _, err := io.WriteString(w, "small and more"); !errors.Is(err, http.ErrContentLength) {
@@ -107,6 +132,12 @@ func TestAnswers(t *testing.T) {
 		{path: "/small", method: http.MethodHead, code: 200, length: -1},
 		{path: "/big", code: 200, length: -1, body: big},
 		{path: "/shared", code: 200, length: -1, body: "one " + big + " two"},
+		{path: "/copied", code: 200, length: -1, body: "one " + big + " two"},
+		{path: "/copied", method: http.MethodHead, code: 200, length: -1},
+		{path: "/copiedNothing", code: 204},
+		{path: "/onward", code: 200, length: 13, body: "one two three"},
+		{path: "/onwardPanic", fails: true},
+		{path: "/panicBefore", fails: true},
 		{path: "/declared", code: 200, length: 5, body: "small"},
 		{path: "/trailer", code: 200, length: 4, body: "body"},
 		{path: "/panic", fails: true},
@@ -248,7 +279,7 @@ func (p *rawPeer) get(t *testing.T, id uint32, path string) {
 // next reads until a frame that want accepts.
 func (p *rawPeer) next(t *testing.T, want func(http2.Frame) bool) http2.Frame {
 	t.Helper()
-	_ = p.SetReadDeadline(time.Now().Add(10 * time.Second))
+	_ = p.SetReadDeadline(time.Now().Add(time.Minute))
 	for {
 		f, err := p.ReadFrame()
 		if err != nil {
@@ -297,6 +328,56 @@ func TestNoWindow(t *testing.T) {
 	_ = p.Close()
 	if err := <-ended; err == nil {
 		t.Error("no error when the peer has gone")
+	}
+}
+
+// A peer with wide windows that widens one by a few bytes only gets these, and one that goes on widening it gets the rest.
+func TestScantWindow(t *testing.T) {
+	const first, body = 4 * batchSize, 6 * batchSize
+	client, url, _ := serve(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		if _, err := w.Write(make([]byte, body)); err != nil {
+			t.Error(err)
+		}
+	}))
+	p := dialRaw(t, client, url, http2.Setting{ID: http2.SettingInitialWindowSize, Val: first})
+	if err := p.WriteWindowUpdate(0, 1<<30); err != nil {
+		t.Fatal(err)
+	}
+	p.get(t, 1, "/")
+	got, ended := 0, false
+	until := func(enough func() bool) {
+		for !enough() {
+			p.next(t, func(f http2.Frame) bool {
+				d, ok := f.(*http2.DataFrame)
+				if ok {
+					got += int(d.Length)
+					ended = d.StreamEnded()
+				}
+				return ok
+			})
+		}
+	}
+	until(func() bool { return got == first })
+	if err := p.WriteWindowUpdate(1, 100); err != nil {
+		t.Fatal(err)
+	}
+	until(func() bool { return got == first+100 })
+	for range 2*batchSize/4096 + 1 {
+		if err := p.WriteWindowUpdate(1, 4096); err != nil {
+			t.Fatal(err)
+		}
+	}
+	until(func() bool { return ended })
+	if got != body {
+		t.Errorf("%d bytes of %d", got, body)
+	}
+	p.AllowIllegalWrites = true
+	if err := p.WriteWindowUpdate(0, 0); err != nil {
+		t.Fatal(err)
+	}
+	end := p.next(t, func(f http2.Frame) bool { _, ok := f.(*http2.GoAwayFrame); return ok }).(*http2.GoAwayFrame)
+	if end.ErrCode != http2.ErrCodeProtocol {
+		t.Errorf("a window that widens by nothing ends the connection with %v", end.ErrCode)
 	}
 }
 
@@ -364,7 +445,7 @@ func TestResetFlood(t *testing.T) {
 // A connection that has been idle for long is closed, politely.
 func TestIdle(t *testing.T) {
 	client, url, srv := serve(t, http.NotFoundHandler())
-	srv.IdleTimeout = 50 * time.Millisecond
+	srv.IdleTimeout = time.Second // enough for us to have said all that we say
 	p := dialRaw(t, client, url)
 	f := p.next(t, func(f http2.Frame) bool { _, ok := f.(*http2.GoAwayFrame); return ok }).(*http2.GoAwayFrame)
 	if f.ErrCode != http2.ErrCodeNo {
@@ -424,6 +505,36 @@ func BenchmarkGet(b *testing.B) {
 			}
 		}
 	})
+}
+
+// BenchmarkBig is an answer of 5,000 pieces of 2.5 KB that are shared, and what the client does to read it.
+func BenchmarkBig(b *testing.B) {
+	piece := bytes.Repeat([]byte("x"), 2500)
+	client, url, _ := serve(b, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header()["Content-Type"] = []string{"application/json"}
+		out := w.(interface{ WriteShared(bufs ...[]byte) error })
+		bufs := make([][]byte, 50)
+		for range 100 {
+			for i := range bufs {
+				bufs[i] = piece
+			}
+			if out.WriteShared(bufs...) != nil {
+				return
+			}
+		}
+	}))
+	b.ReportAllocs()
+	b.SetBytes(5000 * 2500)
+	for b.Loop() {
+		resp, err := client.Get(url)
+		if err != nil {
+			b.Fatal(err)
+		}
+		if _, err := io.Copy(io.Discard, resp.Body); err != nil {
+			b.Fatal(err)
+		}
+		_ = resp.Body.Close()
+	}
 }
 
 // discardPeer reads whatever comes on n streams of one connection.

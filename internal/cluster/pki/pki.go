@@ -279,6 +279,12 @@ func (p *PKI) Server() *Pair { return p.leaves[leafServer] }
 // verified: whoever authenticates does that, and can answer a foreign one as HTTP.
 func (p *PKI) ServerTLSConfig() *tls.Config {
 	c := p.serving(p.Server())
+	c.GetCertificate = func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+		// With its authority: who knows no more of the cluster than that one's hash can check it by that (package join).
+		own := *p.Server().Certificate()
+		own.Certificate = append(own.Certificate[:len(own.Certificate):len(own.Certificate)], p.cluster.cert.Raw)
+		return &own, nil
+	}
 	c.ClientCAs.AddCert(p.frontProxy.cert)
 	c.ClientAuth = tls.RequestClientCert
 	c.NextProtos = []string{"h2", "http/1.1"}

@@ -27,7 +27,7 @@ import (
 )
 
 // Patience is how long Eventually waits: for the right answer it is never reached.
-const Patience = 20 * time.Second
+const Patience = time.Minute
 
 // Env is a running API.
 type Env struct {

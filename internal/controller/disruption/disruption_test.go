@@ -28,7 +28,7 @@ var app = map[string]string{"app": "a"}
 // TestBudgetAgainstTheAPI has the budget granted by the controller and spent by evictions through the API.
 func TestBudgetAgainstTheAPI(t *testing.T) {
 	e := controllertest.Start(t)
-	ctl, err := New(e.Client, e.Informers, NewWorkloads(e.Informers, nil, nil), e.Recorder, clock.RealClock{}, nil, nil)
+	ctl, err := New(e.Client, e.Informers, NewWorkloads(e.Informers, nil), e.Recorder, clock.RealClock{}, nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

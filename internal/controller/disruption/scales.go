@@ -4,13 +4,14 @@ import (
 	"context"
 	"fmt"
 
+	autoscalingv1 "k8s.io/api/autoscaling/v1"
+	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	appslisters "k8s.io/client-go/listers/apps/v1"
 	corelisters "k8s.io/client-go/listers/core/v1"
-	"k8s.io/client-go/scale"
 	"k8s.io/utils/ptr"
 
 	"github.com/celox/celox/internal/client/informers"
@@ -22,15 +23,20 @@ type Workloads struct {
 	deployments appslisters.DeploymentLister
 	stateful    appslisters.StatefulSetLister
 	replication corelisters.ReplicationControllerLister
-	mapper      meta.RESTMapper
-	others      scale.ScalesGetter
+	others      Others
 }
 
-// NewWorkloads makes it over the informers, which the caller starts. Others and mapper may be nil: then custom resources have no scale.
-func NewWorkloads(f *informers.Factory, mapper meta.RESTMapper, others scale.ScalesGetter) *Workloads {
+// Others reads the scale of workloads that are not built in. Their kinds come and go: a kind that there is none of now is an error that
+// meta.IsNoMatchError knows.
+type Others interface {
+	Scale(ctx context.Context, namespace string, target *autoscalingv2.CrossVersionObjectReference) (*autoscalingv1.Scale, error)
+}
+
+// NewWorkloads makes it over the informers, which the caller starts. Others may be nil: then custom resources have no scale.
+func NewWorkloads(f *informers.Factory, others Others) *Workloads {
 	return &Workloads{
 		sets: f.Apps().V1().ReplicaSets().Lister(), deployments: f.Apps().V1().Deployments().Lister(), stateful: f.Apps().V1().StatefulSets().Lister(),
-		replication: f.Core().V1().ReplicationControllers().Lister(), mapper: mapper, others: others,
+		replication: f.Core().V1().ReplicationControllers().Lister(), others: others,
 	}
 }
 
@@ -69,7 +75,7 @@ func (w *Workloads) Expected(ctx context.Context, namespace string, ref metav1.O
 		}
 		return string(rc.UID), ptr.Deref(rc.Spec.Replicas, 1), true, nil
 	default:
-		return w.other(ctx, namespace, gk.WithVersion(gv.Version), ref)
+		return w.other(ctx, namespace, ref)
 	}
 }
 
@@ -80,19 +86,13 @@ func none(ref metav1.OwnerReference, err error) (string, int32, bool, error) {
 	return string(ref.UID), 0, true, nil
 }
 
-func (w *Workloads) other(ctx context.Context, namespace string, gvk schema.GroupVersionKind, ref metav1.OwnerReference) (string, int32, bool, error) {
-	if w.mapper == nil || w.others == nil {
+func (w *Workloads) other(ctx context.Context, namespace string, ref metav1.OwnerReference) (string, int32, bool, error) {
+	if w.others == nil {
 		return "", 0, false, nil
 	}
-	mapping, err := w.mapper.RESTMapping(gvk.GroupKind(), gvk.Version)
-	if meta.IsNoMatchError(err) {
-		return "", 0, false, nil
-	} else if err != nil {
-		return "", 0, false, fmt.Errorf("find resource of %s: %w", gvk.Kind, err)
-	}
-	s, err := w.others.Scales(namespace).Get(ctx, mapping.Resource.GroupResource(), ref.Name, metav1.GetOptions{})
-	if apierrors.IsNotFound(err) {
-		return "", 0, false, nil // gone, or without a scale
+	s, err := w.others.Scale(ctx, namespace, &autoscalingv2.CrossVersionObjectReference{APIVersion: ref.APIVersion, Kind: ref.Kind, Name: ref.Name})
+	if meta.IsNoMatchError(err) || apierrors.IsNotFound(err) {
+		return "", 0, false, nil // no such kind, gone, or without a scale
 	} else if err != nil {
 		return "", 0, false, fmt.Errorf("get scale of %s %s: %w", ref.Kind, ref.Name, err)
 	}

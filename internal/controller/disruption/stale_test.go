@@ -16,7 +16,7 @@ import (
 func TestAnnouncementsRunOut(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := controllertest.Start(t)
-		c, err := New(e.Client, e.Informers, NewWorkloads(e.Informers, nil, nil), e.Recorder, clock.RealClock{}, nil, nil)
+		c, err := New(e.Client, e.Informers, NewWorkloads(e.Informers, nil), e.Recorder, clock.RealClock{}, nil, nil)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -14,6 +14,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/discovery"
 	"k8s.io/client-go/kubernetes"
 	corelisters "k8s.io/client-go/listers/core/v1"
 	"k8s.io/client-go/metadata"
@@ -34,15 +35,16 @@ const gather = 20 * time.Millisecond
 type Controller struct {
 	client     kubernetes.Interface
 	metadata   metadata.Interface
-	resources  func() []schema.GroupVersionResource
+	resources  func() ([]schema.GroupVersionResource, error)
 	namespaces corelisters.NamespaceLister
 	clock      clock.PassiveClock
 	loop       *controller.Loop
 }
 
-// New makes the controller. resources lists the namespaced resources that can be listed and deleted, one version of each; contents are informers
-// of them, whose deletions tell when to look again.
-func New(c kubernetes.Interface, m metadata.Interface, resources func() []schema.GroupVersionResource, contents []cache.SharedIndexInformer, f *informers.Factory, clk clock.PassiveClock, log *slog.Logger, metrics *controller.Metrics) (*Controller, error) {
+// New makes the controller. resources lists the namespaced resources that can be listed and deleted, one version of each, and says by an error
+// that those of another server are not known at the moment: a namespace then stays. contents are informers of them, whose deletions tell when
+// to look again.
+func New(c kubernetes.Interface, m metadata.Interface, resources func() ([]schema.GroupVersionResource, error), contents []cache.SharedIndexInformer, f *informers.Factory, clk clock.PassiveClock, log *slog.Logger, metrics *controller.Metrics) (*Controller, error) {
 	namespaces := f.Core().V1().Namespaces()
 	ctl := &Controller{client: c, metadata: m, resources: resources, namespaces: namespaces.Lister(), clock: clk}
 	ctl.loop = controller.NewLoop("namespace", ctl.Reconcile, controller.Options{
@@ -92,12 +94,13 @@ func (c *Controller) Reconcile(ctx context.Context, key string) error {
 			return ignoreGone(fmt.Errorf("mark terminating: %w", err))
 		}
 	}
-	left, deleteErr := c.empty(ctx, ns.Name)
-	if err := c.report(ctx, ns, left, deleteErr); err != nil {
+	resources, unknown := c.resources()
+	left, deleteErr := c.empty(ctx, resources, ns.Name)
+	if err := c.report(ctx, ns, left, unknown, deleteErr); err != nil {
 		return ignoreGone(err)
 	}
-	if deleteErr != nil {
-		return deleteErr
+	if err := errors.Join(unknown, deleteErr); err != nil {
+		return err
 	}
 	if left.total > 0 {
 		c.loop.AddAfter(key, lookAgain)
@@ -132,10 +135,10 @@ type remains struct {
 }
 
 // empty asks for the deletion of everything in a namespace and says what is left.
-func (c *Controller) empty(ctx context.Context, namespace string) (remains, error) {
+func (c *Controller) empty(ctx context.Context, resources []schema.GroupVersionResource, namespace string) (remains, error) {
 	left := remains{finalizers: map[string]int{}}
 	var errs []error
-	for _, gvr := range c.resources() {
+	for _, gvr := range resources {
 		client := c.metadata.Resource(gvr).Namespace(namespace)
 		list, err := client.List(ctx, metav1.ListOptions{})
 		if err != nil {
@@ -145,8 +148,7 @@ func (c *Controller) empty(ctx context.Context, namespace string) (remains, erro
 		if len(list.Items) == 0 {
 			continue
 		}
-		background := metav1.DeletePropagationBackground
-		if err := client.DeleteCollection(ctx, metav1.DeleteOptions{PropagationPolicy: &background}, metav1.ListOptions{}); err != nil {
+		if err := deleteAll(ctx, client, list); err != nil {
 			errs = append(errs, fmt.Errorf("delete %s: %w", gvr.GroupResource(), err))
 			continue
 		}
@@ -168,8 +170,23 @@ func (c *Controller) empty(ctx context.Context, namespace string) (remains, erro
 	return left, errors.Join(errs...)
 }
 
+// deleteAll deletes what was listed: at once, or one by one where another server has no deletion of collections.
+func deleteAll(ctx context.Context, client metadata.ResourceInterface, list *metav1.PartialObjectMetadataList) error {
+	background := metav1.DeletePropagationBackground
+	opts := metav1.DeleteOptions{PropagationPolicy: &background}
+	err := client.DeleteCollection(ctx, opts, metav1.ListOptions{})
+	if !apierrors.IsMethodNotSupported(err) {
+		return err
+	}
+	var errs []error
+	for i := range list.Items {
+		errs = append(errs, ignoreGone(client.Delete(ctx, list.Items[i].Name, opts)))
+	}
+	return errors.Join(errs...)
+}
+
 // report writes the conditions that say what the deletion waits for.
-func (c *Controller) report(ctx context.Context, ns *corev1.Namespace, left remains, deleteErr error) error {
+func (c *Controller) report(ctx context.Context, ns *corev1.Namespace, left remains, unknown, deleteErr error) error {
 	updated := ns.DeepCopy()
 	set := func(t corev1.NamespaceConditionType, bad bool, badReason, badMessage, goodReason, goodMessage string) {
 		cond := corev1.NamespaceCondition{Type: t, Status: corev1.ConditionFalse, Reason: goodReason, Message: goodMessage, LastTransitionTime: metav1.NewTime(c.clock.Now())}
@@ -194,11 +211,17 @@ func (c *Controller) report(ctx context.Context, ns *corev1.Namespace, left rema
 		finalizers = append(finalizers, fmt.Sprintf("%s in %d resource instances", f, n))
 	}
 	slices.Sort(finalizers)
-	failure := ""
+	failure, missing := "", ""
 	if deleteErr != nil {
 		failure = deleteErr.Error()
 	}
-	set(corev1.NamespaceDeletionDiscoveryFailure, false, "", "", "ResourcesDiscovered", "All resources successfully discovered")
+	if unknown != nil {
+		missing = unknown.Error()
+		if groups, ok := discovery.GroupDiscoveryFailedErrorGroups(unknown); ok {
+			missing = fmt.Sprintf("Discovery failed for some groups, %d failing: %v", len(groups), unknown)
+		}
+	}
+	set(corev1.NamespaceDeletionDiscoveryFailure, unknown != nil, "DiscoveryFailed", missing, "ResourcesDiscovered", "All resources successfully discovered")
 	set(corev1.NamespaceDeletionGVParsingFailure, false, "", "", "ParsedGroupVersions", "All legacy kube types successfully parsed")
 	set(corev1.NamespaceDeletionContentFailure, deleteErr != nil, "ContentDeletionFailed", failure,
 		"ContentDeleted", "All content successfully deleted, may be waiting on finalization")
@@ -210,7 +233,7 @@ func (c *Controller) report(ctx context.Context, ns *corev1.Namespace, left rema
 		return nil
 	}
 	// A namespace that empties at once is not worth a write: it is finalized in the same step.
-	if left.total == 0 && deleteErr == nil {
+	if left.total == 0 && unknown == nil && deleteErr == nil {
 		return nil
 	}
 	if _, err := c.client.CoreV1().Namespaces().UpdateStatus(ctx, updated, metav1.UpdateOptions{}); err != nil {

@@ -2,8 +2,10 @@ package namespace
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"go.uber.org/goleak"
@@ -12,6 +14,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/discovery"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/utils/clock"
 
@@ -39,7 +42,15 @@ func TestLifeOfANamespace(t *testing.T) {
 	for _, src := range e.Sources {
 		contents = append(contents, client.InformerFor(e.Informers, src))
 	}
-	ctl, err := New(e.Client, e.Metadata, resources, contents, e.Informers, clock.RealClock{}, nil, nil)
+	var missing atomic.Bool // another server, whose resources nobody knows
+	known := func() ([]schema.GroupVersionResource, error) {
+		if missing.Load() {
+			gv := schema.GroupVersion{Group: "example.com", Version: "v1"}
+			return resources(), &discovery.ErrGroupDiscoveryFailed{Groups: map[schema.GroupVersion]error{gv: errors.New("no answer")}}
+		}
+		return resources(), nil
+	}
+	ctl, err := New(e.Client, e.Metadata, known, contents, e.Informers, clock.RealClock{}, nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -84,6 +95,7 @@ func TestLifeOfANamespace(t *testing.T) {
 	if _, err := maps.Create(ctx, held, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
+	missing.Store(true)
 	if err := e.Client.CoreV1().Namespaces().Delete(ctx, "n", metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
 	}
@@ -102,6 +114,24 @@ func TestLifeOfANamespace(t *testing.T) {
 	if _, err := maps.Patch(ctx, "held", types.MergePatchType, []byte(`{"metadata":{"finalizers":null}}`), metav1.PatchOptions{}); err != nil {
 		t.Fatal(err)
 	}
+	// All that is known is gone, but who knows what the other server has: the namespace stays until that is known.
+	controllertest.Eventually(t, func() error {
+		ns, err := e.Client.CoreV1().Namespaces().Get(ctx, "n", metav1.GetOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		said, empty := false, false
+		for _, c := range ns.Status.Conditions {
+			said = said || c.Type == corev1.NamespaceDeletionDiscoveryFailure && c.Status == corev1.ConditionTrue && c.Reason == "DiscoveryFailed" &&
+				strings.HasPrefix(c.Message, "Discovery failed for some groups, 1 failing: unable to retrieve the complete list of server APIs: example.com/v1: no answer")
+			empty = empty || c.Type == corev1.NamespaceContentRemaining && c.Status == corev1.ConditionFalse
+		}
+		if !said || !empty {
+			return fmt.Errorf("conditions %+v", ns.Status.Conditions)
+		}
+		return nil
+	})
+	missing.Store(false)
 	controllertest.Eventually(t, func() error {
 		_, err := e.Client.CoreV1().Namespaces().Get(ctx, "n", metav1.GetOptions{})
 		if apierrors.IsNotFound(err) {

@@ -29,10 +29,12 @@ type Claim[T Object] struct {
 func Decide[T Object](ctl metav1.Object, selector labels.Selector, candidates []T) Claim[T] {
 	var c Claim[T]
 	for _, obj := range candidates {
-		ref := metav1.GetControllerOf(obj)
+		ref := metav1.GetControllerOfNoCopy(obj)
+		if ref != nil && ref.UID != ctl.GetUID() {
+			continue
+		}
 		matches := selector.Matches(labels.Set(obj.GetLabels()))
 		switch {
-		case ref != nil && ref.UID != ctl.GetUID():
 		case ref != nil && matches:
 			c.Owned = append(c.Owned, obj)
 		case ref != nil:

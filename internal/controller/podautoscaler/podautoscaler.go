@@ -225,9 +225,32 @@ func (r *round) run(ctx context.Context) error {
 	r.set(autoscalingv2.AbleToScale, isTrue("SucceededRescale", "the HPA controller was able to update the target scale to %d", desired))
 	r.Recorder.Eventf(h, corev1.EventTypeNormal, "SuccessfulRescale", "New size: %d; reason: %s", desired, reason)
 	hist.changed(h.Spec.Behavior, current, desired, r.now.Time)
+	if current > 0 && desired == 0 && r.bounds().least == 0 && hasOutside(h) {
+		r.set(autoscalingv2.ScaledToZero, isTrue("ScaledToZero", "the HPA controller scaled the workload to zero"))
+	} else {
+		r.set(autoscalingv2.ScaledToZero, isFalse("NotScaledToZero", "the HPA controller did not scale the workload to zero"))
+	}
 	r.status(current, desired, statuses)
 	h.Status.LastScaleTime = &r.now
 	return err
+}
+
+func (r *round) bounds() bounds {
+	return bounds{ptr.Deref(r.h.Spec.MinReplicas, 1), r.h.Spec.MaxReplicas}
+}
+
+// isSetToZero says that the workload has no pods because its autoscaler wanted that, and not somebody else: only then it grows again (KEP-2021).
+func isSetToZero(h *autoscalingv2.HorizontalPodAutoscaler) bool {
+	return slices.ContainsFunc(h.Status.Conditions, func(c autoscalingv2.HorizontalPodAutoscalerCondition) bool {
+		return c.Type == autoscalingv2.ScaledToZero && c.Status == corev1.ConditionTrue
+	})
+}
+
+// hasOutside says that there is a metric that can be known without pods.
+func hasOutside(h *autoscalingv2.HorizontalPodAutoscaler) bool {
+	return slices.ContainsFunc(h.Spec.Metrics, func(m autoscalingv2.MetricSpec) bool {
+		return m.Type == autoscalingv2.ObjectMetricSourceType || m.Type == autoscalingv2.ExternalMetricSourceType
+	})
 }
 
 func (r *round) scale(ctx context.Context) (*autoscalingv1.Scale, error) {
@@ -247,11 +270,12 @@ func (undecided) Is(target error) bool { return target == errNoDecision }
 
 // decide says what size the workload should have, why it is another one if it is, and what was measured. It may decide although some metrics failed.
 func (r *round) decide(ctx context.Context, scale *autoscalingv1.Scale) (int32, string, []autoscalingv2.MetricStatus, error) {
-	current, within := scale.Spec.Replicas, bounds{ptr.Deref(r.h.Spec.MinReplicas, 1), r.h.Spec.MaxReplicas}
+	current, within := scale.Spec.Replicas, r.bounds()
 	switch {
-	case current == 0 && within.least != 0:
+	case current == 0 && !(isSetToZero(r.h) && (within.least != 0 || hasOutside(r.h))): // somebody else wants no pods
 		r.set(autoscalingv2.ScalingActive, isFalse("ScalingDisabled", "scaling is disabled since the replica count of the target is zero"))
 		return 0, "", nil, nil
+	case current == 0: // it is for the metrics to say
 	case current > within.most:
 		return within.most, "Current number of replicas above Spec.MaxReplicas", nil, nil
 	case current < within.least:
@@ -262,6 +286,9 @@ func (r *round) decide(ctx context.Context, scale *autoscalingv1.Scale) (int32, 
 		return current, "", statuses, err
 	}
 	out := r.memory.history.limit(r.h.Spec.Behavior, current, wanted, within, r.now.Time)
+	if current == 0 {
+		out.replicas = max(out.replicas, within.least) // there was no least when it shrank
+	}
 	r.set(autoscalingv2.AbleToScale, out.able)
 	r.set(autoscalingv2.ScalingLimited, out.limited)
 	reason := "All metrics below target"

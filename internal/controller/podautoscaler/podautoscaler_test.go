@@ -15,6 +15,7 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -34,6 +35,7 @@ type load struct {
 	total int64
 	err   error
 	asked int
+	queue int64
 }
 
 func (l *load) set(total int64, err error) {
@@ -72,7 +74,19 @@ func (l *load) Object(context.Context, string, string, *autoscalingv2.CrossVersi
 }
 
 func (l *load) External(context.Context, string, string, labels.Selector) ([]int64, error) {
-	return nil, errors.New("not measured")
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.queue < 0 {
+		return nil, errors.New("not measured")
+	}
+	return []int64{1000 * l.queue}, nil
+}
+
+// enqueue sets how much there is to do; if it is negative nobody knows.
+func (l *load) enqueue(n int64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.queue = n
 }
 
 func aSet(name string, replicas int32) *appsv1.ReplicaSet {
@@ -298,5 +312,54 @@ func TestQuietWhileNothingChanges(t *testing.T) {
 		if n := s.load.count() - asked; n != 240 {
 			t.Errorf("asked %d times in an hour", n)
 		}
+	})
+}
+
+// A workload without work has no pods, until there is some; one that somebody else has taken the pods from stays as it is (KEP-2021).
+func TestToNothingAndBack(t *testing.T) {
+	onStage(t, func(s *stage) {
+		ctx := context.Background()
+		h := anAutoscaler("h", "a")
+		h.Spec.MinReplicas = ptr.To(int32(0))
+		h.Spec.Metrics = []autoscalingv2.MetricSpec{{Type: "External", External: &autoscalingv2.ExternalMetricSource{
+			Metric: autoscalingv2.MetricIdentifier{Name: "queue"}, Target: autoscalingv2.MetricTarget{Type: "AverageValue", AverageValue: resource.NewQuantity(10, resource.DecimalSI)}}}}
+		h.Spec.Behavior = &autoscalingv2.HorizontalPodAutoscalerBehavior{ScaleDown: &autoscalingv2.HPAScalingRules{StabilizationWindowSeconds: ptr.To(int32(0))}}
+		size := func(n int) {
+			t.Helper()
+			if _, err := s.Client.AppsV1().ReplicaSets("default").Patch(ctx, "a", "application/merge-patch+json", fmt.Appendf(nil, `{"spec":{"replicas":%d}}`, n), metav1.PatchOptions{}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		s.load.enqueue(15)
+		s.create(aSet("a", 1), h)
+		s.pass(time.Minute)
+		s.expect("h", "a", 2, "ScaledToZero=False NotScaledToZero")
+		s.load.enqueue(0)
+		s.pass(time.Minute)
+		s.expect("h", "a", 0, "ScaledToZero=True ScaledToZero", "ScalingActive=True ValidMetricFound")
+		s.load.enqueue(-1)
+		s.pass(time.Minute)
+		s.expect("h", "a", 0, "ScaledToZero=True ScaledToZero", "ScalingActive=False FailedGetExternalMetric")
+		s.load.enqueue(21)
+		s.pass(time.Minute)
+		s.expect("h", "a", 3, "ScaledToZero=False NotScaledToZero", "ScalingActive=True ValidMetricFound")
+
+		size(0)
+		s.pass(time.Hour)
+		s.expect("h", "a", 0, "ScaledToZero=False NotScaledToZero", "ScalingActive=False ScalingDisabled")
+		size(1)
+		s.pass(time.Minute)
+		s.expect("h", "a", 3, "ScalingActive=True ValidMetricFound")
+
+		// Who wants pods again gets them, whatever there is to do.
+		s.load.enqueue(0)
+		s.pass(time.Minute)
+		now := s.expect("h", "a", 0, "ScaledToZero=True ScaledToZero")
+		now.Spec.MinReplicas = ptr.To(int32(2))
+		if _, err := s.Client.AutoscalingV2().HorizontalPodAutoscalers("default").Update(ctx, now, metav1.UpdateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		s.pass(time.Minute)
+		s.expect("h", "a", 2, "ScaledToZero=False NotScaledToZero")
 	})
 }

@@ -299,7 +299,8 @@ func (k *Keeper) DeleteAll(ctx context.Context, key string, o Owner, pods []*cor
 	return errors.Join(errs...)
 }
 
-// Delete deletes a pod and says so in an event. One that is gone already, or a namesake in its place, is no error.
+// Delete deletes a pod and says so in an event. One that is gone already is no error. A conflict is one: a namesake may be in its place, of which
+// the next look knows, but the server may also have meant that it should be tried again, and nothing else would bring the next look about.
 func (k *Keeper) Delete(ctx context.Context, key string, o Owner, p *corev1.Pod) error {
 	err := k.pending.Delete(key, p.UID, func() error {
 		return k.Client.CoreV1().Pods(p.Namespace).Delete(ctx, p.Name, metav1.DeleteOptions{Preconditions: metav1.NewUIDPreconditions(string(p.UID))})
@@ -307,7 +308,9 @@ func (k *Keeper) Delete(ctx context.Context, key string, o Owner, p *corev1.Pod)
 	switch {
 	case err == nil:
 		k.Recorder.Eventf(o, corev1.EventTypeNormal, "SuccessfulDelete", "Deleted pod: %v", p.Name)
-	case apierrors.IsNotFound(err), apierrors.IsConflict(err):
+	case apierrors.IsNotFound(err):
+	case apierrors.IsConflict(err):
+		return fmt.Errorf("delete pod %s: %w", p.Name, err)
 	default:
 		k.Recorder.Eventf(o, corev1.EventTypeWarning, "FailedDelete", "Error deleting: %v", err)
 		return fmt.Errorf("delete pod %s: %w", p.Name, err)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -47,6 +48,24 @@ type Controller struct {
 	pods  *pods.Keeper
 	clock clock.PassiveClock
 	loop  *controller.Loop
+	large sync.Map // by key: how many pods a set had that is large
+}
+
+const (
+	// largeSet is from how many pods on a set isn't looked at after each change of a pod, but after a while for several: looking costs so much per pod.
+	largeSet    = 100
+	restPerPod  = 10 * time.Microsecond
+	longestRest = time.Second / 2
+)
+
+// podChanged has a set looked at because of a pod.
+func (c *Controller) podChanged(key string) {
+	n, ok := c.large.Load(key)
+	if !ok {
+		c.loop.Add(key)
+		return
+	}
+	c.loop.AddAfter(key, min(time.Duration(n.(int))*restPerPod, longestRest))
 }
 
 // New makes the controller and registers it with the informers, which the caller starts.
@@ -81,7 +100,7 @@ func start(c kubernetes.Interface, f *informers.Factory, recorder record.EventRe
 	var err error
 	ctl.pods, err = pods.New(pods.Config{
 		Client: c, Informers: f, Recorder: recorder, Clock: clk, Kind: s.kind,
-		Queue:    func(key string) { ctl.loop.Add(key) },
+		Queue:    func(key string) { ctl.podChanged(key) },
 		Matching: ctl.matching,
 		Fresh: func(ctx context.Context, namespace, name string) (metav1.Object, error) {
 			return s.fresh(ctx, namespace, name)
@@ -114,6 +133,7 @@ func (c *Controller) Reconcile(ctx context.Context, key string) error {
 	rs, err := c.sets.get(namespace, name)
 	if apierrors.IsNotFound(err) {
 		c.pods.Forget(key)
+		c.large.Delete(key)
 		return nil
 	} else if err != nil {
 		return fmt.Errorf("get %s: %w", c.sets.kind.Kind, err)
@@ -126,6 +146,11 @@ func (c *Controller) Reconcile(ctx context.Context, key string) error {
 	active, err := c.pods.Claim(ctx, rs, selector, pods.Active)
 	if err != nil {
 		return err
+	}
+	if len(active) >= largeSet {
+		c.large.Store(key, len(active))
+	} else {
+		c.large.Delete(key)
 	}
 	var manageErr error
 	if settled && rs.DeletionTimestamp == nil {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -29,9 +30,8 @@ import (
 const (
 	// recount is how often each quota is counted whether something happened or not.
 	recount = 5 * time.Minute
-	// settle is when a quota that was lowered is counted once more: admission may have charged for an object that was not to be
-	// seen yet.
-	settle = time.Second
+	// settle is how long less than what is written must have been counted before it is believed.
+	settle = 200 * time.Millisecond
 	// unknown is how long a quota of a kind that nobody serves waits for it.
 	unknown = 30 * time.Second
 )
@@ -63,12 +63,22 @@ type Controller struct {
 	others  *others
 	clock   clock.WithTicker
 	loop    *controller.Loop
+
+	mu     sync.Mutex
+	doubts map[string]doubt // by key; guarded by mu
+}
+
+// doubt is a count that was lower than what the quota said.
+type doubt struct {
+	version string // of the quota
+	used    corev1.ResourceList
+	since   time.Time
 }
 
 // New makes the controller and registers it with the informers, which the caller starts.
 func New(cfg Config) (*Controller, error) {
 	q := cfg.Informers.Core().V1().ResourceQuotas()
-	c := &Controller{client: cfg.Client, quotas: q.Lister(), indexes: map[schema.GroupResource]cache.Indexer{}, clock: cfg.Clock}
+	c := &Controller{client: cfg.Client, quotas: q.Lister(), indexes: map[schema.GroupResource]cache.Indexer{}, clock: cfg.Clock, doubts: map[string]doubt{}}
 	c.others = newOthers(cfg.Metadata, cfg.Resolve, c.replenish)
 	synced := []cache.InformerSynced{q.Informer().HasSynced}
 	errs := []error{controller.Watch(q.Informer(), controller.Handlers[*corev1.ResourceQuota]{
@@ -85,7 +95,7 @@ func New(cfg Config) (*Controller, error) {
 		synced = append(synced, r.Informer.HasSynced)
 		errs = append(errs, controller.Watch(r.Informer, controller.Handlers[metav1.Object]{
 			Update: func(old, obj metav1.Object) {
-				if c.lessens(r.GroupResource, old, obj) {
+				if c.limited(obj.GetNamespace()) && c.lessens(r.GroupResource, old, obj) {
 					c.replenish(r.GroupResource, obj.GetNamespace())
 				}
 			},
@@ -97,6 +107,12 @@ func New(cfg Config) (*Controller, error) {
 		return nil, fmt.Errorf("resourcequota: %w", err)
 	}
 	return c, nil
+}
+
+// limited says whether a namespace has quotas. One that comes later is counted anyway.
+func (c *Controller) limited(namespace string) bool {
+	list, err := c.quotas.ResourceQuotas(namespace).List(labels.Everything())
+	return err == nil && len(list) > 0
 }
 
 // lessens says whether an update gives something back: only kinds whose usage depends on more than their being there can.
@@ -183,6 +199,7 @@ func (c *Controller) Reconcile(ctx context.Context, key string) error {
 	}
 	q, err := c.quotas.ResourceQuotas(namespace).Get(name)
 	if apierrors.IsNotFound(err) {
+		c.believe(key)
 		return nil
 	} else if err != nil {
 		return fmt.Errorf("get quota: %w", err)
@@ -194,6 +211,7 @@ func (c *Controller) Reconcile(ctx context.Context, key string) error {
 	if !complete {
 		c.loop.AddAfter(key, unknown)
 	}
+	used = c.settled(key, q, used)
 	if q.Status.Used != nil && equality.Semantic.DeepEqual(q.Spec.Hard, q.Status.Hard) && equality.Semantic.DeepEqual(used, q.Status.Used) {
 		return nil
 	}
@@ -205,8 +223,46 @@ func (c *Controller) Reconcile(ctx context.Context, key string) error {
 		}
 		return fmt.Errorf("write usage: %w", err)
 	}
-	c.loop.AddAfter(key, settle)
 	return nil
+}
+
+// settled returns what of a count may be written down. Admission charges a quota before the object is stored, and the object is seen
+// here some time after that: a count that knows of the charge and not of the object would give away what is taken. So less than the
+// quota says is believed only if it was counted so for some time in which nobody was charged; what is written then must still be of
+// that version of the quota. Until then the higher amounts stay.
+func (c *Controller) settled(key string, q *corev1.ResourceQuota, used corev1.ResourceList) corev1.ResourceList {
+	whole, less := used.DeepCopy(), false
+	for name, n := range whole {
+		if was, ok := q.Status.Used[name]; ok && n.Cmp(was) < 0 {
+			whole[name], less = was, true
+		}
+	}
+	if !less {
+		c.believe(key)
+		return used
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	now := c.clock.Now()
+	d, known := c.doubts[key]
+	switch {
+	case !known || d.version != q.ResourceVersion || !equality.Semantic.DeepEqual(d.used, used):
+		c.doubts[key] = doubt{version: q.ResourceVersion, used: used, since: now}
+		c.loop.AddAfter(key, settle)
+		return whole
+	case now.Sub(d.since) < settle:
+		c.loop.AddAfter(key, settle-now.Sub(d.since))
+		return whole
+	}
+	delete(c.doubts, key)
+	return used
+}
+
+// believe forgets what was in doubt.
+func (c *Controller) believe(key string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.doubts, key)
 }
 
 // count sums up what the objects of the quota's namespace use of it. Complete is false if a kind that it counts is not served.

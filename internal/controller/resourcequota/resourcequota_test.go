@@ -4,7 +4,9 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"go.uber.org/goleak"
 	corev1 "k8s.io/api/core/v1"
@@ -12,6 +14,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/utils/clock"
+	testingclock "k8s.io/utils/clock/testing"
 
 	"github.com/celox/celox/internal/client"
 	"github.com/celox/celox/internal/controller/controllertest"
@@ -23,9 +26,14 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // start runs the controller; the resources in apart have no shared informer.
 func start(t *testing.T, apart ...string) *controllertest.Env {
 	t.Helper()
+	return startAt(t, clock.RealClock{}, apart...)
+}
+
+func startAt(t *testing.T, now clock.WithTicker, apart ...string) *controllertest.Env {
+	t.Helper()
 	e := controllertest.Start(t)
 	cfg := resourcequota.Config{
-		Client: e.Client, Metadata: e.Metadata, Informers: e.Informers, Clock: clock.RealClock{},
+		Client: e.Client, Metadata: e.Metadata, Informers: e.Informers, Clock: now,
 		Resolve: func(gr schema.GroupResource) (schema.GroupVersionResource, bool) {
 			k, ok := e.Catalogue.ByGroupResource(gr)
 			if !ok {
@@ -110,6 +118,87 @@ func TestCounting(t *testing.T) {
 	now.Spec.Hard = amounts("count/pods", "3")
 	must(core.ResourceQuotas("default").Update(t.Context(), now, metav1.UpdateOptions{}))
 	wants(t, e, "q", "count/pods=1")
+}
+
+// asked is a clock that stands still and knows how often it was looked at: twice for each count that is lower than what is written.
+type asked struct {
+	*testingclock.FakeClock
+	times atomic.Int64
+}
+
+func (c *asked) Now() time.Time {
+	c.times.Add(1)
+	return c.FakeClock.Now()
+}
+
+// TestChargedFirst: what admission charged for an object that is not to be seen yet is not given away.
+func TestChargedFirst(t *testing.T) {
+	c := &asked{FakeClock: testingclock.NewFakeClock(time.Now())}
+	e := startAt(t, c)
+	core := e.Client.CoreV1()
+	q := &corev1.ResourceQuota{ObjectMeta: metav1.ObjectMeta{Name: "q"}, Spec: corev1.ResourceQuotaSpec{Hard: amounts("configmaps", "2", "secrets", "5")}}
+	if _, err := core.ResourceQuotas("default").Create(t.Context(), q, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	wants(t, e, "q", "configmaps=0,secrets=0")
+	// Admission charges for a ConfigMap; then a Secret goes, so that all is counted.
+	charge := func(n string) {
+		t.Helper()
+		controllertest.Eventually(t, func() error {
+			q, err := core.ResourceQuotas("default").Get(t.Context(), "q", metav1.GetOptions{})
+			if err != nil {
+				return err
+			}
+			q.Status.Used[corev1.ResourceConfigMaps] = resource.MustParse(n)
+			_, err = core.ResourceQuotas("default").UpdateStatus(t.Context(), q, metav1.UpdateOptions{})
+			return err
+		})
+	}
+	recount := func(secret string) {
+		t.Helper()
+		if _, err := core.Secrets("default").Create(t.Context(), &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: secret}}, metav1.CreateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		if err := core.Secrets("default").Delete(t.Context(), secret, metav1.DeleteOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// counted waits until some more counts have ended.
+	counted := func() {
+		t.Helper()
+		from := c.times.Load()
+		controllertest.Eventually(t, func() error {
+			if n := c.times.Load() - from; n < 8 {
+				return fmt.Errorf("the clock was asked %d times", n)
+			}
+			return nil
+		})
+	}
+	charge("1")
+	recount("a")
+	counted()
+	wants(t, e, "q", "configmaps=1,secrets=0")
+	// What more is used counts at once, even while something is in doubt.
+	if _, err := core.Secrets("default").Create(t.Context(), &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: "b"}}, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	wants(t, e, "q", "configmaps=1,secrets=1")
+	counted()
+	// Another charge, and the time that has passed until then does not count.
+	c.Step(time.Minute)
+	charge("2")
+	// The charged objects are never stored: when nobody was charged for some time, what is counted is believed.
+	controllertest.Eventually(t, func() error {
+		c.Step(time.Second)
+		q, err := core.ResourceQuotas("default").Get(t.Context(), "q", metav1.GetOptions{})
+		if err != nil {
+			return err
+		}
+		if n := q.Status.Used[corev1.ResourceConfigMaps]; !n.IsZero() {
+			return fmt.Errorf("still %s", n.String())
+		}
+		return nil
+	})
 }
 
 func TestScopes(t *testing.T) {

@@ -5,12 +5,15 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
+	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 	corelisters "k8s.io/client-go/listers/core/v1"
 	"k8s.io/client-go/tools/cache"
@@ -31,12 +34,23 @@ type Controller struct {
 	clock    clock.PassiveClock
 	logger   klog.Logger
 	loop     *controller.Loop
+
+	mu sync.Mutex
+	// since is when a pod was first seen under taints that do not say when they were added, by the pod's key. Guarded by mu.
+	since map[string]seen
+}
+
+// seen is when a pod was first seen under a taint of its node.
+type seen struct {
+	pod  types.UID
+	node string
+	at   time.Time
 }
 
 // New makes the controller and registers it with the informers, which the caller starts.
 func New(c kubernetes.Interface, f *informers.Factory, recorder record.EventRecorder, clk clock.PassiveClock, log *slog.Logger, m *controller.Metrics) (*Controller, error) {
 	pods, nodes := f.Core().V1().Pods(), f.Core().V1().Nodes()
-	ctl := &Controller{client: c, pods: pods.Lister(), nodes: nodes.Lister(), recorder: recorder, clock: clk, logger: klog.Background()}
+	ctl := &Controller{client: c, pods: pods.Lister(), nodes: nodes.Lister(), recorder: recorder, clock: clk, logger: klog.Background(), since: map[string]seen{}}
 	ctl.loop = controller.NewLoop("taint-eviction", ctl.Reconcile, controller.Options{
 		Workers: 8, Synced: []cache.InformerSynced{pods.Informer().HasSynced, nodes.Informer().HasSynced}, Log: log, Metrics: m,
 	})
@@ -46,7 +60,7 @@ func New(c kubernetes.Interface, f *informers.Factory, recorder record.EventReco
 		}
 	}
 	if err := errors.Join(
-		controller.Watch(pods.Informer(), controller.Handlers[*corev1.Pod]{Changed: pod}),
+		controller.Watch(pods.Informer(), controller.Handlers[*corev1.Pod]{Changed: pod, Delete: func(p *corev1.Pod) { ctl.forget(cache.MetaObjectToName(p).String()) }}),
 		controller.Watch(nodes.Informer(), controller.Handlers[*corev1.Node]{Changed: ctl.nodeChanged}),
 	); err != nil {
 		return nil, fmt.Errorf("tainteviction: %w", err)
@@ -69,6 +83,9 @@ func noExecute(node *corev1.Node) []corev1.Taint {
 
 func (c *Controller) nodeChanged(node *corev1.Node) {
 	if len(noExecute(node)) == 0 {
+		c.mu.Lock()
+		maps.DeleteFunc(c.since, func(_ string, s seen) bool { return s.node == node.Name })
+		c.mu.Unlock()
 		return
 	}
 	pods, err := c.pods.List(labels.Everything())
@@ -82,11 +99,31 @@ func (c *Controller) nodeChanged(node *corev1.Node) {
 	}
 }
 
-// patience says how long a pod may stay under the given taints: forever is false. The time runs from when a taint was added.
-func patience(logger klog.Logger, p *corev1.Pod, taints []corev1.Taint, now time.Time) (deadline time.Time, ends bool) {
+// first returns when the pod was first seen under taints: now, if it was not.
+func (c *Controller) first(key string, p *corev1.Pod) time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	s, ok := c.since[key]
+	if !ok || s.pod != p.UID {
+		s = seen{p.UID, p.Spec.NodeName, c.clock.Now()}
+		c.since[key] = s
+	}
+	return s.at
+}
+
+// forget is first's opposite.
+func (c *Controller) forget(key string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.since, key)
+}
+
+// patience says how long a pod may stay under the given taints: forever is false. The time runs from when a taint was added, or where that is
+// not said, as nobody does who taints a node by hand, from when the pod was first seen under it.
+func patience(logger klog.Logger, p *corev1.Pod, taints []corev1.Taint, first time.Time) (deadline time.Time, ends bool) {
 	for i := range taints {
 		t := &taints[i]
-		added := now
+		added := first
 		if t.TimeAdded != nil {
 			added = t.TimeAdded.Time
 		}
@@ -119,6 +156,7 @@ func (c *Controller) Reconcile(ctx context.Context, key string) error {
 	}
 	pod, err := c.pods.Pods(namespace).Get(name)
 	if apierrors.IsNotFound(err) || err == nil && (pod.DeletionTimestamp != nil || pod.Spec.NodeName == "") {
+		c.forget(key)
 		return nil
 	} else if err != nil {
 		return fmt.Errorf("get pod: %w", err)
@@ -129,10 +167,12 @@ func (c *Controller) Reconcile(ctx context.Context, key string) error {
 	}
 	taints := noExecute(node)
 	if len(taints) == 0 {
+		c.forget(key)
 		return nil
 	}
-	deadline, ends := patience(c.logger, pod, taints, c.clock.Now())
+	deadline, ends := patience(c.logger, pod, taints, c.first(key, pod))
 	if !ends {
+		c.forget(key)
 		return nil
 	}
 	if left := deadline.Sub(c.clock.Now()); left > 0 {

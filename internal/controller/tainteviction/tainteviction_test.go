@@ -1,14 +1,90 @@
 package tainteviction
 
 import (
+	"context"
+	"fmt"
 	"testing"
 	"time"
 
+	"go.uber.org/goleak"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/tools/record"
 	"k8s.io/klog/v2"
+	"k8s.io/utils/clock"
 	"k8s.io/utils/ptr"
+
+	"github.com/celox/celox/internal/controller/controllertest"
 )
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// A taint that somebody puts on a node by hand does not say since when it is there: the time that a pod tolerates it comes to an end all the
+// same, once, and not for who got rid of the taint before.
+func TestTaintByHand(t *testing.T) {
+	e := controllertest.Start(t)
+	ctl, err := New(e.Client, e.Informers, record.NewFakeRecorder(100), clock.RealClock{}, nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	e.Run(t, ctl)
+	ctx := context.Background()
+	for _, node := range []string{"tainted", "clean"} {
+		if _, err := e.Client.CoreV1().Nodes().Create(ctx, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: node}}, metav1.CreateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	pods := e.Client.CoreV1().Pods("default")
+	for name, p := range map[string]struct {
+		node    string
+		seconds *int64
+	}{"brief": {"tainted", ptr.To[int64](1)}, "patient": {"tainted", ptr.To[int64](3600)}, "forever": {"tainted", nil}, "elsewhere": {"clean", ptr.To[int64](1)}} {
+		pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: corev1.PodSpec{NodeName: p.node, Containers: []corev1.Container{{Name: "c", Image: "x"}},
+			TerminationGracePeriodSeconds: ptr.To[int64](0),
+			Tolerations:                   []corev1.Toleration{{Key: "k", Operator: corev1.TolerationOpExists, Effect: corev1.TaintEffectNoExecute, TolerationSeconds: p.seconds}}}}
+		if _, err := pods.Create(ctx, pod, metav1.CreateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	taint := func(node, taints string) {
+		t.Helper()
+		if _, err := e.Client.CoreV1().Nodes().Patch(ctx, node, types.MergePatchType, []byte(`{"spec":{"taints":`+taints+`}}`), metav1.PatchOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	taint("tainted", `[{"key":"k","effect":"NoExecute"}]`)
+	controllertest.Eventually(t, func() error {
+		p, err := pods.Get(ctx, "brief", metav1.GetOptions{})
+		if apierrors.IsNotFound(err) {
+			return nil
+		}
+		if err == nil && p.DeletionTimestamp == nil {
+			err = fmt.Errorf("it is there: %+v", p.Status)
+		}
+		return err
+	})
+	for _, name := range []string{"patient", "forever", "elsewhere"} {
+		if p, err := pods.Get(ctx, name, metav1.GetOptions{}); err != nil || p.DeletionTimestamp != nil {
+			t.Errorf("%s: %+v, %v", name, p, err)
+		}
+	}
+	remembered := func(want int) {
+		t.Helper()
+		controllertest.Eventually(t, func() error {
+			ctl.mu.Lock()
+			defer ctl.mu.Unlock()
+			if len(ctl.since) != want {
+				return fmt.Errorf("%v is remembered", ctl.since)
+			}
+			return nil
+		})
+	}
+	remembered(1) // the patient one
+	taint("tainted", "null")
+	remembered(0)
+}
 
 func TestPatience(t *testing.T) {
 	added := time.Unix(1000, 0)

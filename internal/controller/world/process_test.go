@@ -243,7 +243,7 @@ func boot(t *testing.T, e *controllertest.Env, p *plan, clk clock.Clock, nodes b
 	add(job.New(c, f, quiet, clk, log, nil))
 	add(cronjob.New(c, f, quiet, clk, log, nil))
 	add(ttlafterfinished.New(c, f, clk, log, nil))
-	add(disruption.New(c, f, disruption.NewWorkloads(f, nil, nil), quiet, clk, log, nil))
+	add(disruption.New(c, f, disruption.NewWorkloads(f, nil), quiet, clk, log, nil))
 	add(endpoints.New(c, f, log, nil))
 	add(endpointslice.New(c, f, quiet, log, nil))
 	add(serviceaccount.New(c, f, log, nil))

@@ -26,6 +26,7 @@ type ContainerInput struct {
 	Env          []env.Var
 	Mounts       []*runtimeapi.Mount
 	Devices      []*runtimeapi.Device // block volumes
+	CDIDevices   []string             // of claims
 	Groups       []int64              // extra groups that volumes ask for
 	TargetID     string               // the container whose processes an ephemeral container sees
 	MemoryBytes  int64                // of the node
@@ -69,6 +70,9 @@ func Container(in ContainerInput) (*runtimeapi.ContainerConfig, error) {
 		Tty:         c.TTY,
 	}
 	out.Labels[observed.LabelContainerName] = c.Name
+	for _, name := range in.CDIDevices {
+		out.CDIDevices = append(out.CDIDevices, &runtimeapi.CDIDevice{Name: name})
+	}
 	for _, v := range in.Env {
 		values[v.Name] = v.Value
 		out.Envs = append(out.Envs, &runtimeapi.KeyValue{Key: v.Name, Value: []byte(v.Value)})

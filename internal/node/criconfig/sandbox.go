@@ -13,6 +13,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/celox/celox/internal/node/observed"
+	"github.com/celox/celox/internal/node/sysctl"
 )
 
 // SandboxInput is what a sandbox is made of besides the pod.
@@ -101,7 +102,7 @@ func sandboxLinux(in SandboxInput) *runtimeapi.LinuxPodSandboxConfig {
 			if out.Sysctls == nil {
 				out.Sysctls = map[string]string{}
 			}
-			out.Sysctls[strings.ReplaceAll(s.Name, "/", ".")] = s.Value
+			out.Sysctls[sysctl.Name(s.Name)] = s.Value
 		}
 	}
 	if len(pod.Spec.Overhead) > 0 {

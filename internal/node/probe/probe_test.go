@@ -25,6 +25,9 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
+// patience, in seconds, is for a machine that is busy with other things.
+const patience = 60
+
 type execFunc func(cmd []string) (string, int, error)
 
 func (f execFunc) ExecSync(_ context.Context, _ string, cmd []string, _ time.Duration) ([]byte, []byte, error) {
@@ -52,7 +55,7 @@ func TestCheckHTTP(t *testing.T) {
 	host, port, _ := net.SplitHostPort(s.Listener.Addr().String())
 	ask := func(path string) (outcome, string) {
 		c := &corev1.Container{Name: "c"}
-		p := &corev1.Probe{ProbeHandler: corev1.ProbeHandler{HTTPGet: &corev1.HTTPGetAction{
+		p := &corev1.Probe{TimeoutSeconds: patience, ProbeHandler: corev1.ProbeHandler{HTTPGet: &corev1.HTTPGetAction{
 			Path: path, Port: intstr.FromString(port), HTTPHeaders: []corev1.HTTPHeader{{Name: "X-A", Value: "1"}, {Name: "Host", Value: "named"}},
 		}}}
 		return check(t.Context(), nil, c, "", host, p)
@@ -86,7 +89,7 @@ func TestCheckTCPAndGRPC(t *testing.T) {
 	defer s.Stop()
 	port := l.Addr().(*net.TCPAddr).Port
 	c := &corev1.Container{Ports: []corev1.ContainerPort{{Name: "web", ContainerPort: int32(port)}}}
-	tcp := &corev1.Probe{ProbeHandler: corev1.ProbeHandler{TCPSocket: &corev1.TCPSocketAction{Port: intstr.FromString("web")}}}
+	tcp := &corev1.Probe{TimeoutSeconds: patience, ProbeHandler: corev1.ProbeHandler{TCPSocket: &corev1.TCPSocketAction{Port: intstr.FromString("web")}}}
 	if got, text := check(t.Context(), nil, c, "", "127.0.0.1", tcp); got != success {
 		t.Errorf("%v %s", got, text)
 	}
@@ -94,7 +97,7 @@ func TestCheckTCPAndGRPC(t *testing.T) {
 	if got, _ := check(t.Context(), nil, c, "", "127.0.0.1", tcp); got != unknown {
 		t.Errorf("%v", got)
 	}
-	rpc := &corev1.Probe{TimeoutSeconds: 5, ProbeHandler: corev1.ProbeHandler{GRPC: &corev1.GRPCAction{Port: int32(port)}}}
+	rpc := &corev1.Probe{TimeoutSeconds: patience, ProbeHandler: corev1.ProbeHandler{GRPC: &corev1.GRPCAction{Port: int32(port)}}}
 	if got, text := check(t.Context(), nil, c, "", "127.0.0.1", rpc); got != success {
 		t.Errorf("%v %s", got, text)
 	}

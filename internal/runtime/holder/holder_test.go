@@ -51,7 +51,7 @@ func newFixture(t testing.TB) *fixture {
 	f := &fixture{t: t, rootfs: holdertest.Rootfs(t), cgroup: holdertest.Cgroup(t), layout: holder.Layout(holdertest.Dir(t))}
 	f.open(holdertest.Binary(t), "v1")
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
 		f.close()
 		if err := holder.Destroy(ctx, f.layout); err != nil {
@@ -98,7 +98,7 @@ func (f *fixture) close() {
 // until waits for a state of the task that ok accepts.
 func (f *fixture) until(id string, ok func(holder.State) bool) holder.State {
 	f.t.Helper()
-	deadline := time.After(20 * time.Second)
+	deadline := time.After(time.Minute)
 	for {
 		f.mu.Lock()
 		st, moved := f.states[id], f.moved
@@ -233,7 +233,7 @@ func TestSignals(t *testing.T) {
 	if st := f.exited("kill"); st.ExitCode != 137 {
 		t.Errorf("exit code %d, want 137", st.ExitCode)
 	}
-	if st := f.exited("term"); st.ExitCode != 3 && st.ExitCode != 143 {
+	if st := f.exited("term"); st.ExitCode != 3 {
 		t.Errorf("exit code %d, want 3", st.ExitCode)
 	}
 	err := f.client.Kill(context.Background(), "kill", unix.SIGKILL, false)
@@ -243,6 +243,57 @@ func TestSignals(t *testing.T) {
 	err = f.client.Kill(context.Background(), "nobody", unix.SIGKILL, false)
 	if !holder.HasCode(err, holder.CodeNotFound) {
 		t.Errorf("signal to nobody: %v", err)
+	}
+}
+
+// lateTrap can only take a TERM after a while: until then the kernel would drop it.
+const lateTrap = "sleep 0.3; trap 'exit 3' TERM; while :; do sleep 0.05; done"
+
+func TestSignalIsHeldUntilItCanBeTaken(t *testing.T) {
+	f := newFixture(t)
+	ctx := context.Background()
+	term := func(id string) {
+		t.Helper()
+		if err := f.client.Kill(ctx, id, unix.SIGTERM, false); err != nil {
+			t.Fatal(err)
+		}
+	}
+	f.start("late", nil, "sh", "-c", lateTrap)
+	term("late")
+	term("late")
+	f.start("never", nil, "sleep", "1000")
+	term("never")
+	f.start("any", func(task *holder.Task) { task.Spec.Linux.Namespaces = task.Spec.Linux.Namespaces[1:] }, "sleep", "1000")
+	term("any") // no init of a process namespace: it ends by TERM as soon as it is a program, whatever libcontainer's init would do
+	if st := f.exited("any"); st.ExitCode != 143 {
+		t.Errorf("exit code %d, want 143", st.ExitCode)
+	}
+	if st := f.exited("late"); st.ExitCode != 3 {
+		t.Errorf("exit code %d, want 3", st.ExitCode)
+	}
+	if err := f.client.Kill(ctx, "never", unix.SIGKILL, true); err != nil {
+		t.Fatal(err)
+	}
+	if st := f.exited("never"); st.ExitCode != 137 || st.Held != 0 {
+		t.Errorf("exit code %d, held %x", st.ExitCode, st.Held)
+	}
+
+	f.start("upgrade", nil, "sh", "-c", lateTrap)
+	term("upgrade")
+	f.close()
+	f.open(holdertest.Second(t), "v2")
+	if st := f.exited("upgrade"); st.ExitCode != 3 {
+		t.Errorf("exit code %d after an upgrade, want 3", st.ExitCode)
+	}
+	f.start("killed", nil, "sh", "-c", lateTrap)
+	term("killed")
+	old := f.holderPid()
+	if err := syscall.Kill(old, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	f.successor(old)
+	if st := f.exited("killed"); st.ExitCode != 3 && st.Reason != holder.ReasonUnknown {
+		t.Errorf("exit code %d, reason %q after the holder was killed", st.ExitCode, st.Reason)
 	}
 }
 
@@ -358,6 +409,43 @@ func TestExec(t *testing.T) {
 			t.Errorf("exit code %d, %v", code, err)
 		}
 	})
+}
+
+// An exec that comes while its container ends fails half-way. What it leaves must not keep the container from ending, nor stay.
+func TestExecIntoAnEndingContainer(t *testing.T) {
+	f := newFixture(t)
+	ctx := context.Background()
+	for i := range 8 {
+		id := "c" + itoa(i)
+		f.start(id, nil, "sleep", "1000")
+		var execs sync.WaitGroup
+		for range 4 {
+			execs.Go(func() {
+				if p, err := f.client.Exec(ctx, holder.ExecSpec{ID: id, Args: []string{"true"}, Env: []string{"PATH=/bin"}, Cwd: "/"}, nil, nil, nil); err == nil {
+					_, _ = p.Wait(ctx) // its end or that of the container: both are right
+				}
+			})
+		}
+		time.Sleep(time.Duration(i) * 4 * time.Millisecond) // another moment each time
+		if err := f.client.Kill(ctx, id, unix.SIGKILL, true); err != nil {
+			t.Fatal(err)
+		}
+		execs.Wait()
+		f.exited(id)
+	}
+	var left []string
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+		left = nil
+		files, _ := filepath.Glob("/proc/" + itoa(f.holderPid()) + "/task/*/children")
+		for _, file := range files {
+			data, _ := os.ReadFile(file)
+			left = append(left, strings.Fields(string(data))...)
+		}
+		if len(left) == 0 {
+			return
+		}
+	}
+	t.Errorf("children of the holder are left: %v", left)
 }
 
 func TestAttach(t *testing.T) {
@@ -495,7 +583,7 @@ func (f *fixture) hello() (int, error) {
 // successor waits for a holder other than old.
 func (f *fixture) successor(old int) {
 	f.t.Helper()
-	for range 2000 {
+	for range 12000 {
 		if pid, err := f.hello(); err == nil && pid != old {
 			return
 		}

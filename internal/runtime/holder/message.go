@@ -122,6 +122,9 @@ type State struct {
 	StdinOnce bool   `json:"stdinOnce,omitempty"`
 	Pause     bool   `json:"pause,omitempty"`
 	SharedPID bool   `json:"sharedPID,omitempty"`
+	// Held are the signals that wait until the program can take them: bit n-1 is
+	// signal n.
+	Held uint64 `json:"held,omitempty"`
 	// KeeperPid and KeeperTicks name the process that keeps the terminal open
 	// should the holder die.
 	KeeperPid   int    `json:"keeperPid,omitempty"`

@@ -124,7 +124,7 @@ func FuzzDecode(f *testing.F) {
 
 func TestProcStat(t *testing.T) {
 	own, err := ReadProcStat(os.Getpid())
-	if err != nil || own.StartTicks == 0 {
+	if err != nil || own.StartTicks == 0 || own.StartCode == 0 || own.Parent != os.Getppid() || !strings.HasPrefix(filepath.Base(os.Args[0]), own.Name) {
 		t.Fatalf("%+v, %v", own, err)
 	}
 }

@@ -15,7 +15,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-const busybox = "/bin/busybox"
+const (
+	busybox = "/bin/busybox"
+	// patience is how long what was told to end may take on a busy machine.
+	patience = time.Minute
+)
 
 // Binary builds celox-runtime once per test process and returns its path.
 func Binary(t testing.TB) string {
@@ -77,7 +81,11 @@ func Main(m *testing.M) int {
 	if built.dir != "" {
 		_ = os.RemoveAll(built.dir)
 	}
-	for _, problem := range leaks() {
+	problems := leaks()
+	for deadline := time.Now().Add(patience); len(problems) > 0 && time.Now().Before(deadline); problems = leaks() {
+		time.Sleep(10 * time.Millisecond) // a holder says that it is done right before it ends
+	}
+	for _, problem := range problems {
 		fmt.Fprintln(os.Stderr, "left behind:", problem)
 		code = 1
 	}
@@ -198,8 +206,13 @@ func removeTree(dir string) error {
 		}
 		return nil
 	})
+	deadline := time.Now().Add(patience)
 	for i := len(all) - 1; i >= 0; i-- {
-		if rerr := unix.Rmdir(all[i]); rerr != nil && rerr != unix.ENOENT {
+		rerr := unix.Rmdir(all[i])
+		for ; rerr == unix.EBUSY && time.Now().Before(deadline); rerr = unix.Rmdir(all[i]) {
+			time.Sleep(5 * time.Millisecond) // the kernel lets go of dead processes a little later
+		}
+		if rerr != nil && rerr != unix.ENOENT {
 			err = fmt.Errorf("removing cgroup %s: %w", all[i], rerr)
 		}
 	}

@@ -56,7 +56,7 @@ func (w *world) advise(pod *v1.Pod, nodeName string, r scheduler.Refusal) (strin
 	case scheduler.NameVolumeZone, scheduler.NameVolumeBinding, scheduler.NameVolumeRestrictions, scheduler.NameNodeVolumeLimits:
 		return volumes(r), far
 	case scheduler.NameDynamicResources:
-		return "the devices that the pod has claimed can't be reached from the node", hopeless
+		return devices(pod, r), far
 	}
 	return strings.Join(r.Reasons, ", "), far
 }
@@ -294,4 +294,16 @@ func volumes(r scheduler.Refusal) string {
 		return "the node has as many volumes as it can: move pods with volumes away (" + text + ")"
 	}
 	return "a volume that the pod needs can't be had on the node (" + text + ")"
+}
+
+// devices says what to do about claims to devices.
+func devices(pod *v1.Pod, r scheduler.Refusal) string {
+	text := strings.Join(r.Reasons, ", ")
+	switch text {
+	case "resourceclaim not available on the node":
+		return "the devices that the pod's claims have can't be reached from the node"
+	case "cannot allocate all claims":
+		return fmt.Sprintf("the node has no free devices that satisfy all claims of the pod: see kubectl get resourceslices, and who has them: kubectl get resourceclaims -A; or ask for others in the claims of %s/%s", pod.Namespace, pod.Name)
+	}
+	return "no devices can be looked for on the node: " + text
 }

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	v1 "k8s.io/api/core/v1"
+	resourcev1 "k8s.io/api/resource/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
@@ -220,7 +221,12 @@ func read(ctx context.Context, c kubernetes.Interface, r *Report) (*world, error
 		gather(w, r, "csinodes", func() (runtime.Object, error) { return storage.CSINodes().List(ctx, o) }, (*scheduler.Snapshot).SetCSINode),
 		gather(w, r, "csidrivers", func() (runtime.Object, error) { return storage.CSIDrivers().List(ctx, o) }, (*scheduler.Snapshot).SetCSIDriver),
 		gather(w, r, "csistoragecapacities", func() (runtime.Object, error) { return storage.CSIStorageCapacities("").List(ctx, o) }, (*scheduler.Snapshot).SetStorageCapacity),
-		gather(w, r, "resourceclaims", func() (runtime.Object, error) { return c.ResourceV1().ResourceClaims("").List(ctx, o) }, (*scheduler.Snapshot).SetResourceClaim),
+		gather(w, r, "resourceclaims", func() (runtime.Object, error) { return c.ResourceV1().ResourceClaims("").List(ctx, o) }, func(s *scheduler.Snapshot, c *resourcev1.ResourceClaim) {
+			s.SetResourceClaim(c)
+		}),
+		gather(w, r, "resourceslices", func() (runtime.Object, error) { return c.ResourceV1().ResourceSlices().List(ctx, o) }, (*scheduler.Snapshot).SetResourceSlice),
+		gather(w, r, "deviceclasses", func() (runtime.Object, error) { return c.ResourceV1().DeviceClasses().List(ctx, o) }, func(s *scheduler.Snapshot, c *resourcev1.DeviceClass) { s.SetDeviceClass(c) }),
+		gather(w, r, "devicetaintrules", func() (runtime.Object, error) { return c.ResourceV1().DeviceTaintRules().List(ctx, o) }, (*scheduler.Snapshot).SetDeviceTaintRule),
 		// What selects the pod together with others: only its own namespace matters.
 		collect(services, r, "services", func() (runtime.Object, error) { return core.Services(r.Namespace).List(ctx, o) }),
 		collect(controllers, r, "replicationcontrollers", func() (runtime.Object, error) { return core.ReplicationControllers(r.Namespace).List(ctx, o) }),

@@ -175,7 +175,17 @@ func TestObstacles(t *testing.T) {
 	claim := "c"
 	waiting := func(p *v1.Pod) { p.Spec.ResourceClaims = []v1.PodResourceClaim{{Name: "d", ResourceClaimName: &claim}} }
 	device := &resourcev1.ResourceClaim{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: claim}}
-	if r := explain(t, "p", pod("p", waiting), node("a"), device); !strings.Contains(r.Summary, `resourceclaim "c" has no devices allocated`) || !strings.Contains(r.Advice, "describe resourceclaims") {
+	device.Spec.Devices.Requests = []resourcev1.DeviceRequest{{Name: "r", Exactly: &resourcev1.ExactDeviceRequest{DeviceClassName: "gpu"}}}
+	if r := explain(t, "p", pod("p", waiting), node("a"), device); !strings.Contains(r.Summary, "request r: device class gpu does not exist") || !strings.Contains(r.Advice, "describe resourceclaims") {
+		t.Errorf("got %+v", r)
+	}
+	class := &resourcev1.DeviceClass{ObjectMeta: metav1.ObjectMeta{Name: "gpu"}}
+	if r := explain(t, "p", pod("p", waiting), node("a"), device, class); len(r.Nodes) != 1 || len(r.Nodes[0].Problems) != 1 || !strings.Contains(r.Nodes[0].Problems[0].Change, "the node has no free devices that satisfy all claims of the pod") {
+		t.Errorf("got %+v", r)
+	}
+	all := true
+	devices := &resourcev1.ResourceSlice{ObjectMeta: metav1.ObjectMeta{Name: "s"}, Spec: resourcev1.ResourceSliceSpec{Driver: "d.example.com", AllNodes: &all, Pool: resourcev1.ResourcePool{Name: "x", ResourceSliceCount: 1}, Devices: []resourcev1.Device{{Name: "one"}}}}
+	if r := explain(t, "p", pod("p", waiting), node("a"), device, class, devices); r.Fitting != 1 {
 		t.Errorf("got %+v", r)
 	}
 	if r := explain(t, "p", pod("p")); !strings.Contains(r.Summary, "there are no nodes") || r.Advice != "add a node" {

@@ -149,13 +149,30 @@ func (m *Machine) Kubeconfig() string { return filepath.Join(m.DataDir, "admin.k
 
 // Start starts `celox server` and waits for the line that says it is up: the node is Ready, or for a control plane the API.
 func (m *Machine) Start(args ...string) error {
+	up := " is Ready after "
+	for _, a := range args {
+		if a == "--disable-node" {
+			up = "kubeconfig is "
+		}
+	}
+	return m.start("server", up, args)
+}
+
+// StartAgent starts `celox agent` and waits until its node is Ready.
+func (m *Machine) StartAgent(args ...string) error { return m.start("agent", " is Ready after ", args) }
+
+// Begin starts `celox agent` and waits for a line with a word of its own.
+func (m *Machine) Begin(word string, args ...string) error { return m.start("agent", word, args) }
+
+// start starts celox and waits until it has said that it is up.
+func (m *Machine) start(command, up string, args []string) error {
 	m.mu.Lock()
 	if m.server != nil {
 		m.mu.Unlock()
 		return errors.New("the server runs already")
 	}
 	// How full this machine's disk is must not matter.
-	cmd := m.Command(m.bin, append([]string{"server", "--data-dir", m.DataDir, "--node-name", m.name, "--log-level", "info",
+	cmd := m.Command(m.bin, append([]string{command, "--data-dir", m.DataDir, "--node-name", m.name, "--log-level", "info",
 		"--eviction-hard", "memory.available<100Mi", "--image-gc-high-threshold", "100"}, args...)...)
 	out := &output{wake: make(chan struct{})}
 	if m.output != nil {
@@ -174,12 +191,6 @@ func (m *Machine) Start(args ...string) error {
 		_ = cmd.Wait() // how it ended is in cmd.ProcessState
 		close(done)
 	}()
-	up := " is Ready after "
-	for _, a := range args {
-		if a == "--disable-node" {
-			up = "kubeconfig is "
-		}
-	}
 	timeout := time.NewTimer(startTimeout)
 	defer timeout.Stop()
 	for {
@@ -293,17 +304,15 @@ func (m *Machine) HTTP() *http.Client {
 
 // Import gives the machine an image under a name.
 func (m *Machine) Import(tag string, img v1.Image) error {
-	file := filepath.Join(filepath.Dir(m.DataDir), "image.tar")
-	f, err := os.Create(file)
+	f, err := os.CreateTemp(filepath.Dir(m.DataDir), "image-*.tar") // tests that share the machine do this at the same time
 	if err != nil {
 		return err
 	}
 	err = errors.Join(image.WriteArchive(f, map[string]v1.Image{tag: img}), f.Close())
-	if err != nil {
-		return err
+	if err == nil {
+		_, err = m.Celox("image", "import", "--data-dir", m.DataDir, f.Name())
 	}
-	_, err = m.Celox("image", "import", "--data-dir", m.DataDir, file)
-	return err
+	return errors.Join(err, os.Remove(f.Name()))
 }
 
 // Remove ends the server, resets the machine and says if anything was left behind.
@@ -350,7 +359,7 @@ func (m *Machine) leftovers() error {
 			return err
 		}
 		for _, l := range links {
-			if l != "lo" {
+			if l != "lo" && l != Interface {
 				return fmt.Errorf("network interface left: %s", l)
 			}
 		}

@@ -65,7 +65,9 @@ func (c *Config) call(ctx context.Context, h *hook, a *admission.Attributes, d a
 	if err != nil {
 		return nil, failed("could not create admission objects", err, http.StatusBadRequest)
 	}
-	caller, err := c.Client.For(h.target)
+	target := h.target
+	target.Identities = c.Identities
+	caller, err := c.Client.For(target)
 	if err != nil {
 		return nil, failed("could not get REST client", err, http.StatusInternalServerError)
 	}

@@ -139,8 +139,9 @@ func view(c live.Collection, hooks func(store.Object) []*hook) *live.View[config
 
 // Config is what both plugins need.
 type Config struct {
-	// Client makes the calls.
-	Client *calls.Client
+	// Client makes the calls; Identities say who the server is in them, nil is nobody.
+	Client     *calls.Client
+	Identities *calls.Identities
 	// Configurations are the collection of the plugin's configurations.
 	Configurations live.Collection
 	Namespaces     match.Namespaces

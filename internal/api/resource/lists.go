@@ -1,0 +1,40 @@
+package resource
+
+import (
+	"k8s.io/apimachinery/pkg/util/validation/field"
+)
+
+// Lists of this group are judged in one way: one that is too long is not looked at, whatever is wrong inside it; else each item is
+// checked, and then, where items have a key, that none is there twice.
+
+// validateEach checks the items of a list.
+func validateEach[T any](list []T, most int, p *field.Path, validate func(item *T, p *field.Path) field.ErrorList) field.ErrorList {
+	if n := len(list); n > most {
+		return field.ErrorList{field.TooMany(p, n, most)}
+	}
+	var errs field.ErrorList
+	for i := range list {
+		errs = append(errs, validate(&list[i], p.Index(i))...)
+	}
+	return errs
+}
+
+// validateUnique is validateEach for items with a key.
+func validateUnique[T any, K comparable](list []T, most int, p *field.Path, key func(*T) K, validate func(item *T, p *field.Path) field.ErrorList) field.ErrorList {
+	errs := validateEach(list, most, p, validate)
+	if len(list) > most {
+		return errs
+	}
+	seen := make(map[K]bool, len(list))
+	for i := range list {
+		k := key(&list[i])
+		if seen[k] {
+			errs = append(errs, field.Duplicate(p.Index(i), k))
+		}
+		seen[k] = true
+	}
+	return errs
+}
+
+// itself is the key of items that are their own.
+func itself[T any](item *T) T { return *item }

@@ -1,0 +1,64 @@
+package client
+
+import (
+	"io"
+	"net/http"
+	"strings"
+	"testing"
+
+	v1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apiserver/pkg/authentication/user"
+	"k8s.io/client-go/kubernetes/scheme"
+
+	"github.com/celox/celox/internal/apiserver/request"
+)
+
+func TestPost(t *testing.T) {
+	const path = "/api/v1/namespaces/n/pods/p/binding"
+	var answer func(w http.ResponseWriter)
+	h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if u, ok := request.UserFrom(r.Context()); !ok || u.GetName() != "somebody" || r.Method != http.MethodPost || r.URL.Path != path || r.RequestURI != path || r.UserAgent() != "agent" {
+			t.Errorf("%v %s %s by %q", u, r.Method, r.URL, r.UserAgent())
+		}
+		if !strings.HasPrefix(r.Header.Get("Accept"), runtime.ContentTypeProtobuf+";as=PartialObjectMetadata") || r.Header.Get("Content-Type") != runtime.ContentTypeProtobuf {
+			t.Errorf("%v", r.Header)
+		}
+		body, err := io.ReadAll(r.Body)
+		if err != nil || int64(len(body)) != r.ContentLength {
+			t.Errorf("%d bytes of %d: %v", len(body), r.ContentLength, err)
+		}
+		obj, _, err := scheme.Codecs.UniversalDeserializer().Decode(body, nil, nil)
+		if b, ok := obj.(*v1.Binding); err != nil || !ok || b.Target.Name != "node" || b.Name != "p" {
+			t.Errorf("%v %v", obj, err)
+		}
+		answer(w)
+	})
+	binding := &v1.Binding{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Binding"}, ObjectMeta: metav1.ObjectMeta{Name: "p"}, Target: v1.ObjectReference{Name: "node"}}
+	p := NewPoster(h, &user.DefaultInfo{Name: "somebody"}, "agent")
+	for name, tt := range map[string]struct {
+		answer func(w http.ResponseWriter)
+		want   func(error) bool
+	}{
+		"created":     {func(w http.ResponseWriter) { w.WriteHeader(http.StatusCreated) }, func(err error) bool { return err == nil }},
+		"no words":    {func(http.ResponseWriter) {}, func(err error) bool { return err == nil }},
+		"a status":    {status(http.StatusConflict, `{"kind":"Status","apiVersion":"v1","status":"Failure","reason":"Conflict","code":409}`), apierrors.IsConflict},
+		"other words": {status(http.StatusNotFound, "nothing here"), apierrors.IsNotFound},
+	} {
+		t.Run(name, func(t *testing.T) {
+			answer = tt.answer
+			if err := p.Post(t.Context(), path, binding); !tt.want(err) {
+				t.Errorf("%v", err)
+			}
+		})
+	}
+}
+
+func status(code int, body string) func(http.ResponseWriter) {
+	return func(w http.ResponseWriter) {
+		w.WriteHeader(code)
+		_, _ = io.WriteString(w, body) // to memory
+	}
+}

@@ -1,0 +1,357 @@
+package cluster
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"net/netip"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/cache"
+	"k8s.io/klog/v2"
+	"k8s.io/utils/clock"
+
+	"github.com/celox/celox/internal/apiserver/bootstrap"
+	"github.com/celox/celox/internal/client/informers"
+	"github.com/celox/celox/internal/cluster/config"
+	"github.com/celox/celox/internal/cluster/join"
+	"github.com/celox/celox/internal/cluster/version"
+	"github.com/celox/celox/internal/node"
+)
+
+const (
+	// factsFile, in the directory of an agent's identity, has what the cluster said of itself last.
+	factsFile = "cluster.json"
+	// What cannot be reached is tried again after joinRetry, doubling to joinRetryLast.
+	joinRetry, joinRetryLast = time.Second, 30 * time.Second
+	// factsTimeout is how long an agent that has a copy waits for newer words of the cluster.
+	factsTimeout = 5 * time.Second
+)
+
+// Agent is a node whose API server is elsewhere.
+type Agent struct {
+	cfg     config.Agent
+	log     *slog.Logger
+	say     Say
+	started time.Time
+}
+
+// NewAgent returns an agent for a complete configuration (config.Agent.Complete). Nothing is started or written yet.
+func NewAgent(cfg config.Agent, log *slog.Logger, say Say) (*Agent, error) {
+	if os.Geteuid() != 0 {
+		return nil, errors.New("a node needs root: run as root")
+	}
+	return &Agent{cfg: cfg, log: log, say: say}, nil
+}
+
+// Run joins the cluster if the machine has not joined yet, runs the node, and stops it when ctx ends; containers go on. It returns early with what kept
+// the node from running.
+func (a *Agent) Run(ctx context.Context) error {
+	a.started = time.Now()
+	klog.SetSlogLogger(a.log) // as a server
+	tuneGC()
+	if err := checkOwn(a.cfg.DataDir); err != nil {
+		return err
+	}
+	release, err := lock(a.cfg.DataDir)
+	if err != nil {
+		return err
+	}
+	defer release()
+	if err := Mark(a.cfg.DataDir); err != nil {
+		return err
+	}
+	a.say("starting celox %s (Kubernetes %s): node %s, data in %s", version.Build, version.Kubernetes, a.cfg.NodeName, a.cfg.DataDir)
+	id, err := a.identity(ctx)
+	if err != nil {
+		return ended(ctx, err)
+	}
+	run := newGroup(ctx)
+	err = run.to(func() {
+		if err := a.start(run, id); err != nil {
+			run.fail(err)
+		}
+	})
+	if ctx.Err() != nil && (err == nil || errors.Is(err, context.Canceled)) {
+		a.say("stopped; containers go on running (celox reset removes them)")
+		return nil
+	}
+	return err
+}
+
+// ended forgives what an end that was asked for has left.
+func ended(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
+
+func (a *Agent) since() time.Duration { return time.Since(a.started).Round(time.Millisecond) }
+
+// identity loads what the node is to the cluster, or joins.
+func (a *Agent) identity(ctx context.Context) (*join.Identity, error) {
+	dir := filepath.Join(a.cfg.DataDir, agentDir)
+	id, err := join.Load(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return a.join(ctx, dir)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if since, expired := id.ClientExpired(time.Now()); expired {
+		if a.cfg.Token == "" && a.cfg.TokenFile == "" {
+			return nil, fmt.Errorf("the certificate of this node expired on %s (the clock says %s): give a new --token (from `celox token create` on the server)",
+				since.UTC().Format(time.RFC3339), time.Now().UTC().Format(time.RFC3339))
+		}
+		if a.cfg.Server == "" {
+			a.cfg.Server = id.Server
+		}
+		return a.join(ctx, dir)
+	}
+	if name := id.NodeName(); name != a.cfg.NodeName {
+		return nil, fmt.Errorf("this machine has joined as node %s: start it with --node-name %s, or remove it with `celox reset` before it joins as %s", name, name, a.cfg.NodeName)
+	}
+	if a.cfg.Server != "" {
+		server, err := join.ServerURL(a.cfg.Server)
+		if err != nil {
+			return nil, fmt.Errorf("--server: %w", err)
+		}
+		if server.String() != id.Server {
+			if err := id.SetServer(server.String()); err != nil {
+				return nil, err
+			}
+		}
+	}
+	a.say("node %s of the cluster at %s", a.cfg.NodeName, id.Server)
+	return id, nil
+}
+
+// token reads the token from where it is.
+func (a *Agent) token() (join.Token, error) {
+	text := a.cfg.Token
+	if a.cfg.TokenFile != "" {
+		data, err := os.ReadFile(a.cfg.TokenFile)
+		if err != nil {
+			return join.Token{}, fmt.Errorf("--token-file: %w", err)
+		}
+		text = strings.TrimSpace(string(data))
+	}
+	if text == "" || a.cfg.Server == "" {
+		return join.Token{}, errors.New("this machine has not joined a cluster yet: give --server https://HOST:6443 and --token (from `celox token create` on the server)")
+	}
+	t, err := join.ParseToken(text, a.cfg.CAHash)
+	if err != nil {
+		return join.Token{}, fmt.Errorf("--token: %w", err)
+	}
+	return t, nil
+}
+
+// join gets the node its first certificate. It is patient with a server that cannot be reached, not with one that says no.
+func (a *Agent) join(ctx context.Context, dir string) (*join.Identity, error) {
+	t, err := a.token()
+	if err != nil {
+		return nil, err
+	}
+	server, err := join.ServerURL(a.cfg.Server)
+	if err != nil {
+		return nil, fmt.Errorf("--server: %w", err)
+	}
+	a.say("joining the cluster at %s", server)
+	said := ""
+	for wait := joinRetry; ; wait = min(2*wait, joinRetryLast) {
+		id, err := a.tryJoin(ctx, dir, server, t)
+		if err == nil {
+			a.say("joined as node %s after %s", a.cfg.NodeName, a.since())
+			return id, nil
+		}
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		if !errors.Is(err, join.ErrUnreachable) {
+			return nil, err
+		}
+		if err.Error() != said {
+			said = err.Error()
+			a.say("%v; trying again", err)
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(wait):
+		}
+	}
+}
+
+func (a *Agent) tryJoin(ctx context.Context, dir string, server *url.URL, t join.Token) (*join.Identity, error) {
+	found, err := join.Discover(ctx, server, t.CAHash, time.Now())
+	if err != nil {
+		return nil, err
+	}
+	cert, key, err := join.First(ctx, server, found.CA, t, a.cfg.NodeName)
+	if err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("data directory: %w", err)
+	}
+	return join.Create(dir, server.String(), found.CA, cert, key)
+}
+
+// start brings the node up. What it starts, it gives to run.
+func (a *Agent) start(run *group, id *join.Identity) error {
+	ctx := run.parent
+	server, err := join.ServerURL(id.Server)
+	if err != nil {
+		return err
+	}
+	rest, reconnect := id.Config("kubelet")
+	rest.Wrap(watchServer(server, a.say))
+	client, err := kubernetes.NewForConfig(rest)
+	if err != nil {
+		return fmt.Errorf("client: %w", err)
+	}
+	about, err := a.facts(ctx, client, server)
+	if err != nil {
+		return err
+	}
+	addr, err := a.address(ctx, server)
+	if err != nil {
+		return err
+	}
+	ips := []net.IP{net.IP(addr.AsSlice())}
+	renewal := &join.Renewal{Identity: id, Client: client, NodeName: a.cfg.NodeName, IPs: ips, Renewed: reconnect, Clock: clock.RealClock{}, Log: a.log}
+	access := newKubeletAccess(client)
+	f := informers.New(client)
+	own := fields.OneTermEqualSelector("spec.nodeName", a.cfg.NodeName).String()
+	pods := cache.NewSharedIndexInformerWithOptions(
+		cache.NewFilteredListWatchFromClient(client.CoreV1().RESTClient(), "pods", metav1.NamespaceAll, func(o *metav1.ListOptions) { o.FieldSelector = own }),
+		&corev1.Pod{}, cache.SharedIndexInformerOptions{ObjectDescription: "pods of this node"})
+	h := &host{
+		cfg: &a.cfg.Node, bind: a.cfg.BindAddress, log: a.log, say: a.say, since: a.since,
+		facts: about, addrs: []netip.Addr{addr}, client: client, informers: f, pods: pods,
+		servingTLS: id.ServingTLS(), authenticate: access.authenticate, authorize: access.authorize, heartbeat: heartbeat,
+	}
+	if err := h.start(run, func(*node.Node) {}, func(context.Context) {}); err != nil {
+		return err
+	}
+	run.run("client certificate", func(ctx context.Context) error {
+		renewal.RunClient(ctx)
+		return nil
+	})
+	run.run("serving certificate", func(ctx context.Context) error {
+		renewal.RunServing(ctx)
+		return nil
+	})
+	run.run("pods", func(ctx context.Context) error {
+		pods.RunWithContext(ctx)
+		return nil
+	})
+	run.run("informers", func(ctx context.Context) error {
+		f.StartWithContext(ctx)
+		<-ctx.Done()
+		f.Shutdown()
+		return nil
+	})
+	return nil
+}
+
+// facts asks the cluster about itself. An agent that has asked before can do without an answer.
+func (a *Agent) facts(ctx context.Context, client kubernetes.Interface, server *url.URL) (facts, error) {
+	path := filepath.Join(a.cfg.DataDir, agentDir, factsFile)
+	kept, err := readFacts(path)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return facts{}, err
+	}
+	known := err == nil
+	for wait := joinRetry; ; wait = min(2*wait, joinRetryLast) {
+		asked, cancel := context.WithTimeout(ctx, factsTimeout)
+		got, err := client.CoreV1().ConfigMaps(metav1.NamespaceSystem).Get(asked, bootstrap.ClusterConfigMap, metav1.GetOptions{})
+		cancel()
+		switch {
+		case err == nil:
+			f, err := factsFrom(got.Data)
+			if err != nil {
+				return facts{}, err
+			}
+			data, err := json.Marshal(got.Data)
+			if err != nil {
+				return facts{}, err
+			}
+			if err := writeFile(path, data, 0o600); err != nil {
+				return facts{}, fmt.Errorf("keep what the cluster says of itself: %w", err)
+			}
+			return f, nil
+		case ctx.Err() != nil:
+			return facts{}, ctx.Err()
+		case apierrors.IsUnauthorized(err):
+			return facts{}, fmt.Errorf("the server at %s does not accept this node's certificate (any more): is it the cluster that the node joined? `celox reset` and a new token let it join another", server.Host)
+		case apierrors.IsNotFound(err), apierrors.IsForbidden(err):
+			return facts{}, fmt.Errorf("the server at %s does not tell about its cluster: is it a celox server of this version? %w", server.Host, err)
+		case known:
+			return kept, nil
+		}
+		a.log.Debug("the cluster does not tell about itself yet", "err", err)
+		select {
+		case <-ctx.Done():
+			return facts{}, ctx.Err()
+		case <-time.After(wait):
+		}
+	}
+}
+
+func readFacts(path string) (facts, error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return facts{}, err
+	}
+	var values map[string]string
+	if err := json.Unmarshal(data, &values); err != nil {
+		return facts{}, fmt.Errorf("%s is damaged: %w", path, err)
+	}
+	return factsFrom(values)
+}
+
+// address is the node's: as configured, or the one that this machine reaches the server from.
+func (a *Agent) address(ctx context.Context, server *url.URL) (netip.Addr, error) {
+	if a.cfg.NodeIP != "" {
+		return netip.ParseAddr(a.cfg.NodeIP)
+	}
+	said := false
+	for wait := joinRetry; ; wait = min(2*wait, joinRetryLast) {
+		conn, err := (&net.Dialer{}).DialContext(ctx, "udp", server.Host) // sends nothing
+		if err == nil {
+			local, ok := conn.LocalAddr().(*net.UDPAddr)
+			_ = conn.Close()
+			if ip, valid := netip.AddrFromSlice(local.IP); ok && valid {
+				return ip.Unmap(), nil
+			}
+			return netip.Addr{}, errors.New("the address of this node cannot be found: give --node-ip")
+		}
+		if ctx.Err() != nil {
+			return netip.Addr{}, ctx.Err()
+		}
+		if !said {
+			said = true
+			a.say("%v; waiting for a way", join.Explain(err, server, time.Now()))
+		}
+		select {
+		case <-ctx.Done():
+			return netip.Addr{}, ctx.Err()
+		case <-time.After(wait):
+		}
+	}
+}

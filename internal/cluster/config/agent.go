@@ -1,0 +1,46 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/spf13/pflag"
+)
+
+// Agent is what `celox agent` can be told.
+type Agent struct {
+	Node
+	// Server is where the API is, e.g. https://10.0.0.1:6443; an agent that has joined knows.
+	Server string
+	// Token lets the agent join; TokenFile is a file with it.
+	Token, TokenFile string
+	// CAHash is the hash of the cluster's authority, for tokens that do not have it.
+	CAHash string
+	// BindAddress is what the node's own API is served on.
+	BindAddress string
+}
+
+// Bind declares the keys as flags of fs, with their defaults.
+func (a *Agent) Bind(fs *pflag.FlagSet) {
+	a.bind(fs)
+	fs.StringVar(&a.Server, "server", "", "address of the cluster's API, e.g. https://10.0.0.1:6443; needed the first time")
+	fs.StringVar(&a.Token, "token", "", "token that lets this machine join, from `celox token create`; needed the first time")
+	fs.StringVar(&a.TokenFile, "token-file", "", "file that holds the token")
+	fs.StringVar(&a.CAHash, "ca-hash", "", "hash of the cluster's authority (sha256:...), for tokens without it")
+	fs.StringVar(&a.NodeIP, "node-ip", "", "address of this node (default: the one that reaches the server)")
+	fs.StringVar(&a.BindAddress, "bind-address", "0.0.0.0", "address that the node's own API is served on")
+}
+
+// Complete fills in what depends on the machine and checks every value. The error names the key.
+func (a *Agent) Complete() error {
+	var errs []error
+	bad := func(key, format string, args ...any) {
+		errs = append(errs, fmt.Errorf("--%s: %s", key, fmt.Sprintf(format, args...)))
+	}
+	a.complete(bad)
+	if a.Token != "" && a.TokenFile != "" {
+		bad("token", "give it or --token-file, not both")
+	}
+	checkAddress(bad, "bind-address", a.BindAddress)
+	return errors.Join(errs...)
+}

@@ -1,0 +1,152 @@
+package config
+
+import (
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/spf13/pflag"
+	"k8s.io/apimachinery/pkg/api/resource"
+	"k8s.io/apimachinery/pkg/util/validation"
+
+	"github.com/celox/celox/internal/node/pressure"
+	"github.com/celox/celox/internal/node/sysctl"
+)
+
+// Node is what a server and an agent can both be told: all that is about one machine.
+type Node struct {
+	DataDir     string
+	NodeName    string
+	NodeIP      string
+	KubeletPort int
+	LogLevel    string
+
+	RegistryMirrors    []string
+	InsecureRegistries []string
+	RuntimeEndpoint    string
+
+	ContainerLogMaxSize  string
+	ContainerLogMaxFiles int
+
+	// AllowedUnsafeSysctls are the kernel settings that pods may change besides the safe ones.
+	AllowedUnsafeSysctls []string
+
+	EvictionHard                              string
+	ImageGCHighThreshold, ImageGCLowThreshold int
+}
+
+// bind declares the keys as flags of fs, with their defaults.
+func (n *Node) bind(fs *pflag.FlagSet) {
+	fs.StringVar(&n.DataDir, "data-dir", DefaultDataDir, "directory that holds everything the cluster keeps")
+	fs.StringVar(&n.NodeName, "node-name", "", "name of this node (default: the host name)")
+	fs.IntVar(&n.KubeletPort, "kubelet-port", 10250, "port of the node's own API")
+	fs.StringVar(&n.LogLevel, "log-level", "warn", "debug, info, warn or error")
+	fs.StringSliceVar(&n.RegistryMirrors, "registry-mirror", nil, "where to look first for images of a registry, e.g. docker.io=https://mirror.example.com")
+	fs.StringSliceVar(&n.InsecureRegistries, "insecure-registry", nil, "registry hosts that are spoken to without checking certificates")
+	fs.StringVar(&n.ContainerLogMaxSize, "container-log-max-size", "10Mi", "size at which a container's log goes on in a new file, e.g. 10Mi; -1 is never")
+	fs.IntVar(&n.ContainerLogMaxFiles, "container-log-max-files", 5, "files that are kept of a container's log, the one in use included; at least 2")
+	fs.StringSliceVar(&n.AllowedUnsafeSysctls, "allowed-unsafe-sysctls", nil, "kernel settings that pods may change besides the safe ones: names, or beginnings of names with a * (net.core.*)")
+	fs.StringVar(&n.EvictionHard, "eviction-hard", "memory.available<100Mi,nodefs.available<10%,nodefs.inodesFree<5%,imagefs.available<15%,imagefs.inodesFree<5%",
+		"what has to be left on the node, else pods are evicted; what isn't named isn't watched")
+	fs.IntVar(&n.ImageGCHighThreshold, "image-gc-high-threshold", 85, "percentage of the images' disk in use at which unused images are removed; 100 is never")
+	fs.IntVar(&n.ImageGCLowThreshold, "image-gc-low-threshold", 80, "percentage of the images' disk in use down to which unused images are removed")
+	fs.StringVar(&n.RuntimeEndpoint, "container-runtime-endpoint", "", "CRI socket to use instead of the embedded runtime, e.g. unix:///run/containerd/containerd.sock")
+}
+
+// complete fills in what depends on the machine and tells bad about every value that is wrong.
+func (n *Node) complete(bad func(key, format string, args ...any)) {
+	dir, err := filepath.Abs(n.DataDir)
+	if err != nil || n.DataDir == "" {
+		bad("data-dir", "%q is no directory name", n.DataDir)
+	}
+	n.DataDir = dir
+	if n.KubeletPort < 1 || n.KubeletPort > 65535 {
+		bad("kubelet-port", "%d is no port: use 1 to 65535", n.KubeletPort)
+	}
+	if n.NodeName == "" {
+		host, err := os.Hostname()
+		if err != nil {
+			bad("node-name", "not given, and the host name cannot be read: %v", err)
+		}
+		n.NodeName = strings.ToLower(host)
+	}
+	if msgs := validation.IsDNS1123Subdomain(n.NodeName); len(msgs) > 0 {
+		bad("node-name", "%q: %s", n.NodeName, strings.Join(msgs, "; "))
+	}
+	if n.NodeIP != "" {
+		if _, err := netip.ParseAddr(n.NodeIP); err != nil {
+			bad("node-ip", "%q is no IP address", n.NodeIP)
+		}
+	}
+	if _, err := n.Level(); err != nil {
+		bad("log-level", "%q: use debug, info, warn or error", n.LogLevel)
+	}
+	if _, err := n.Mirrors(); err != nil {
+		bad("registry-mirror", "%v", err)
+	}
+	if _, err := n.LogMaxBytes(); err != nil {
+		bad("container-log-max-size", "%v", err)
+	}
+	if n.ContainerLogMaxFiles < 2 {
+		bad("container-log-max-files", "%d is too few: use 2 or more", n.ContainerLogMaxFiles)
+	}
+	if _, err := n.Sysctls(); err != nil {
+		bad("allowed-unsafe-sysctls", "%v", err)
+	}
+	if _, err := n.Eviction(); err != nil {
+		bad("eviction-hard", "%v", err)
+	}
+	if n.ImageGCHighThreshold < 1 || n.ImageGCHighThreshold > 100 {
+		bad("image-gc-high-threshold", "%d is no percentage: use 1 to 100", n.ImageGCHighThreshold)
+	}
+	if n.ImageGCLowThreshold < 1 || n.ImageGCLowThreshold >= n.ImageGCHighThreshold {
+		bad("image-gc-low-threshold", "%d is not between 1 and --image-gc-high-threshold", n.ImageGCLowThreshold)
+	}
+}
+
+// Level is the log level.
+func (n *Node) Level() (slog.Level, error) {
+	var l slog.Level
+	err := l.UnmarshalText([]byte(n.LogLevel))
+	return l, err
+}
+
+// LogMaxBytes is the size at which a container's log is rotated; negative is never.
+func (n *Node) LogMaxBytes() (int64, error) {
+	q, err := resource.ParseQuantity(n.ContainerLogMaxSize)
+	if err != nil {
+		return 0, fmt.Errorf("%q is no size like 10Mi", n.ContainerLogMaxSize)
+	}
+	if q.IsZero() {
+		return 0, fmt.Errorf("%q: use a size like 10Mi, or -1 for no rotation", n.ContainerLogMaxSize)
+	}
+	return q.Value(), nil
+}
+
+// Sysctls are the kernel settings that pods may change.
+func (n *Node) Sysctls() (sysctl.Allowed, error) { return sysctl.Parse(n.AllowedUnsafeSysctls) }
+
+// Eviction is what has to be left on the node.
+func (n *Node) Eviction() (pressure.Thresholds, error) {
+	t, err := pressure.Parse(n.EvictionHard)
+	if t == (pressure.Thresholds{}) {
+		t.Off = true // nothing is named
+	}
+	return t, err
+}
+
+// Mirrors are the registry mirrors by the registry's host.
+func (n *Node) Mirrors() (map[string][]string, error) {
+	out := map[string][]string{}
+	for _, m := range n.RegistryMirrors {
+		host, mirror, ok := strings.Cut(m, "=")
+		if !ok || host == "" || mirror == "" {
+			return nil, fmt.Errorf("%q is not REGISTRY=URL", m)
+		}
+		out[host] = append(out[host], mirror)
+	}
+	return out, nil
+}

@@ -1,0 +1,164 @@
+package dra
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	resourcev1 "k8s.io/api/resource/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	drapb "k8s.io/kubelet/pkg/apis/dra/v1"
+
+	"github.com/celox/celox/internal/node/plugins"
+)
+
+const (
+	// callTimeout is how long a driver may take, as in upstream.
+	callTimeout = 45 * time.Second
+	// wipeDelay is how long a driver may be gone before what it published is deleted: it may be being updated.
+	wipeDelay = 30 * time.Second
+)
+
+// driver is a plugin that serves.
+type driver struct {
+	plugin plugins.Plugin
+	conn   *grpc.ClientConn
+	client drapb.DRAPluginClient
+}
+
+// drivers are those that are registered.
+type drivers struct {
+	mu sync.Mutex // guards what follows
+	// byName are the instances of each; the newest is the last. There are two while one is being updated.
+	byName  map[string][]*driver
+	missing map[string]time.Time // when what drivers published is to be deleted
+}
+
+func (ds *drivers) init() {
+	ds.byName, ds.missing = map[string][]*driver{}, map[string]time.Time{}
+}
+
+// Register implements plugins.Handler.
+func (m *Manager) Register(p plugins.Plugin) error {
+	if p.Name == "" {
+		return errors.New("DRA driver name is empty")
+	}
+	if !slices.Contains(p.Versions, drapb.DRAPluginService) {
+		return fmt.Errorf("DRA driver %s supports none of the services that this node speaks (%s): %v", p.Name, drapb.DRAPluginService, p.Versions)
+	}
+	conn, err := grpc.NewClient("unix://"+p.Endpoint, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		return fmt.Errorf("DRA driver %s: %w", p.Name, err)
+	}
+	ds := &m.drivers
+	ds.mu.Lock()
+	ds.byName[p.Name] = append(ds.byName[p.Name], &driver{p, conn, drapb.NewDRAPluginClient(conn)})
+	delete(ds.missing, p.Name)
+	ds.mu.Unlock()
+	m.poke() // somebody may have waited for it
+	return nil
+}
+
+// Deregister implements plugins.Handler.
+func (m *Manager) Deregister(p plugins.Plugin) {
+	ds := &m.drivers
+	ds.mu.Lock()
+	list := ds.byName[p.Name]
+	if i := slices.IndexFunc(list, func(d *driver) bool { return d.plugin.Endpoint == p.Endpoint }); i >= 0 {
+		if err := list[i].conn.Close(); err != nil {
+			m.cfg.Log.Debug("close the connection of a driver", "driver", p.Name, "error", err)
+		}
+		ds.byName[p.Name] = slices.Delete(list, i, i+1)
+	}
+	if len(ds.byName[p.Name]) == 0 {
+		delete(ds.byName, p.Name)
+		ds.missing[p.Name] = m.cfg.Clock.Now().Add(wipeDelay)
+	}
+	ds.mu.Unlock()
+	m.poke()
+}
+
+func (ds *drivers) get(name string) (*driver, error) {
+	ds.mu.Lock()
+	defer ds.mu.Unlock()
+	list := ds.byName[name]
+	if len(list) == 0 {
+		return nil, fmt.Errorf("DRA driver %s is not registered", name)
+	}
+	return list[len(list)-1], nil
+}
+
+func (ds *drivers) miss(name string, now time.Time) { ds.missAgain(name, now.Add(wipeDelay)) }
+
+func (ds *drivers) missAgain(name string, at time.Time) {
+	ds.mu.Lock()
+	defer ds.mu.Unlock()
+	if len(ds.byName[name]) == 0 {
+		ds.missing[name] = at
+	}
+}
+
+// due are the drivers that have been gone for long enough; they are forgotten. next is how long it is to the next one, 0 if there is none.
+func (ds *drivers) due(now time.Time) (out []string, next time.Duration) {
+	ds.mu.Lock()
+	defer ds.mu.Unlock()
+	for name, at := range ds.missing {
+		if left := at.Sub(now); left > 0 {
+			if next == 0 || left < next {
+				next = left
+			}
+			continue
+		}
+		delete(ds.missing, name)
+		out = append(out, name)
+	}
+	return out, next
+}
+
+func (ds *drivers) registered(name string) bool {
+	ds.mu.Lock()
+	defer ds.mu.Unlock()
+	return len(ds.byName[name]) > 0
+}
+
+func (ds *drivers) close() {
+	ds.mu.Lock()
+	defer ds.mu.Unlock()
+	for _, list := range ds.byName {
+		for _, d := range list {
+			_ = d.conn.Close() // the process ends, or the node does
+		}
+	}
+	clear(ds.byName)
+}
+
+// wipe deletes what a driver published for this node, or all drivers that aren't registered if the name is empty.
+func (m *Manager) wipe(ctx context.Context, name string) error {
+	api := m.cfg.Client.ResourceV1().ResourceSlices()
+	selector := fields.Set{resourcev1.ResourceSliceSelectorNodeName: m.cfg.NodeName}
+	if name != "" {
+		selector[resourcev1.ResourceSliceSelectorDriver] = name
+	}
+	list, err := api.List(ctx, metav1.ListOptions{FieldSelector: selector.String()})
+	if err != nil {
+		return err
+	}
+	for i := range list.Items {
+		s := &list.Items[i]
+		if s.Spec.NodeName == nil || *s.Spec.NodeName != m.cfg.NodeName || name != "" && s.Spec.Driver != name || m.drivers.registered(s.Spec.Driver) {
+			continue
+		}
+		m.cfg.Log.Info("the driver is gone: deleting its ResourceSlice", "slice", s.Name, "driver", s.Spec.Driver)
+		if err := api.Delete(ctx, s.Name, metav1.DeleteOptions{Preconditions: metav1.NewUIDPreconditions(string(s.UID))}); err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
+			return err
+		}
+	}
+	return nil
+}
