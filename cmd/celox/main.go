@@ -59,6 +59,6 @@ func newRoot() *cobra.Command {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(newServer(), newAgent(), newToken(), newKubectl(), newImage(), newExplain(), newSimulate(), newReset(), newVersion())
+	root.AddCommand(newServer(), newAgent(), newToken(), newNode(), newKubectl(), newImage(), newExplain(), newSimulate(), newReset(), newVersion())
 	return root
 }

@@ -3,6 +3,7 @@ package apiserver
 import (
 	"context"
 	"fmt"
+	"strings"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
@@ -109,4 +110,19 @@ func TestServiceAllocationComesFirst(t *testing.T) {
 	want(t, h, 201, "POST", networking+"ipaddresses", `{"metadata":{"name":"10.200.0.2"},"spec":{"parentRef":{"resource":"gateways","name":"g","group":"x.y"}}}`)
 	want(t, h, 201, "POST", services, `{"metadata":{"name":"a"},"spec":{"clusterIP":"10.200.0.1","ports":[{"port":80}]}}`)
 	want(t, h, 422, "POST", services, `{"metadata":{"name":"b"},"spec":{"clusterIP":"10.200.0.2","ports":[{"port":80}]}}`)
+}
+
+// What stands as a node port in a service of the type ExternalName keeps nothing from anybody, and is no claim once the type changes.
+func TestNodePortOfAnExternalName(t *testing.T) {
+	h := newServer(t).Handler()
+	const services = "/api/v1/namespaces/n/services"
+	want(t, h, 201, "POST", services, `{"metadata":{"name":"has"},"spec":{"type":"NodePort","ports":[{"port":80,"nodePort":30001}]}}`)
+	want(t, h, 201, "POST", services, `{"metadata":{"name":"says"},"spec":{"type":"ExternalName","externalName":"a.b","ports":[{"port":80,"nodePort":30001}]}}`)
+	change := `{"spec":{"type":"NodePort","ports":[{"port":80,"nodePort":30001}]}}`
+	w := call(t, h, "PATCH", services+"/says", change, "Content-Type", "application/merge-patch+json")
+	if w.Code != 422 || !strings.Contains(w.Body.String(), "provided port is already allocated") {
+		t.Errorf("a port that is taken: %d %s", w.Code, w.Body)
+	}
+	want(t, h, 200, "DELETE", services+"/has", "")
+	want(t, h, 200, "PATCH", services+"/says", change, "Content-Type", "application/merge-patch+json")
 }

@@ -291,10 +291,20 @@ func (s *Server) controllers(run *group, p *controlPlane, f *informers.Factory, 
 			return daemonset.New(c, f, s.recorder(run, c, name), clk, s.log, m)
 		})},
 		{"job-controller", with(func(c kubernetes.Interface, name string) (runner, error) {
-			return job.New(c, f, s.recorder(run, c, name), clk, s.log, m)
+			ctl, err := job.New(c, f, s.recorder(run, c, name), clk, s.log, m)
+			if err != nil {
+				return nil, err
+			}
+			ctl.Metrics = job.NewMetrics(metrics)
+			return ctl, nil
 		})},
 		{"cronjob-controller", with(func(c kubernetes.Interface, name string) (runner, error) {
-			return cronjob.New(c, f, s.recorder(run, c, name), clk, s.log, m)
+			ctl, err := cronjob.New(c, f, s.recorder(run, c, name), clk, s.log, m)
+			if err != nil {
+				return nil, err
+			}
+			ctl.Metrics = cronjob.NewMetrics(metrics)
+			return ctl, nil
 		})},
 		{"ttl-after-finished-controller", with(func(c kubernetes.Interface, _ string) (runner, error) {
 			return ttlafterfinished.New(c, f, clk, s.log, m)
@@ -313,7 +323,7 @@ func (s *Server) controllers(run *group, p *controlPlane, f *informers.Factory, 
 				local = "" // which of several servers leads may change: the nodes of all have heartbeats
 			}
 			return nodelifecycle.New(nodelifecycle.Config{
-				Client: c, Informers: f, Recorder: s.recorder(run, c, name), Clock: clk, Log: s.log, Metrics: m, Local: local,
+				Client: c, Informers: f, Recorder: s.recorder(run, c, name), Clock: clk, Log: s.log, Metrics: m, Registry: metrics, Local: local,
 			})
 		})},
 		{"taint-eviction-controller", func(name string) (runner, error) {

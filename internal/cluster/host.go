@@ -116,7 +116,8 @@ func (h *host) newNode(rt *nodeRuntime, listener net.Listener) (*node.Node, erro
 	return node.New(node.Config{
 		NodeName: h.cfg.NodeName, Client: h.client, Informers: h.informers, Pods: h.pods,
 		Runtime: rt.runtime, Images: rt.images, Streaming: rt.streams,
-		RootDir: filepath.Join(h.cfg.DataDir, nodeDir), LogDir: filepath.Join(h.cfg.DataDir, podLogDir), CgroupRoot: cgroupRoot(h.cfg.DataDir),
+		RootDir: filepath.Join(h.cfg.DataDir, nodeDir), PluginDir: filepath.Join(h.cfg.DataDir, nodeDir, pluginDir),
+		LogDir: filepath.Join(h.cfg.DataDir, podLogDir), CgroupRoot: cgroupRoot(h.cfg.DataDir),
 		NodeIPs: ips, ClusterDNS: []string{h.facts.dns().String()}, ClusterDomain: h.facts.domain,
 		Port: int32(h.cfg.KubeletPort), Listener: listener, ServingTLS: h.servingTLS,
 		Authenticate: h.authenticate, Authorize: h.authorize,

@@ -28,6 +28,7 @@ const (
 	networkDir = "network"
 	agentDir   = "agent"
 	nodeDir    = "node"
+	pluginDir  = "plugins_registry" // below nodeDir
 	podLogDir  = "log/pods"
 	lockFile   = "lock"
 	markFile   = "celox"

@@ -2,6 +2,7 @@ package node
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 
@@ -81,7 +82,7 @@ func admissible(pod *corev1.Pod, requests corev1.ResourceList, others map[types.
 			continue
 		}
 		have, known := allocatable[name]
-		if !known && extended(name) {
+		if !known && (extended(name) || claimed(pod, name)) {
 			// Somebody else says in the node's status how much of it there is; what nobody says is the cluster's and not the node's business.
 			if node != nil {
 				have, known = node.Status.Allocatable[name]
@@ -109,6 +110,12 @@ func admissible(pod *corev1.Pod, requests corev1.ResourceList, others map[types.
 		}
 	}
 	return nil
+}
+
+// claimed says whether the scheduler got a claim to devices for an extended resource of a pod (KEP-5004).
+func claimed(pod *corev1.Pod, name corev1.ResourceName) bool {
+	st := pod.Status.ExtendedResourceClaimStatus
+	return st != nil && slices.ContainsFunc(st.RequestMappings, func(r corev1.ContainerExtendedResourceRequest) bool { return r.ResourceName == string(name) })
 }
 
 // extended says whether a resource is one that Kubernetes itself knows nothing of.

@@ -94,3 +94,17 @@ func TestPortsTaken(t *testing.T) {
 		}
 	}
 }
+
+// TestDevicesInsteadOfResources: an extended resource for which the scheduler got a claim needn't be on the node.
+func TestDevicesInsteadOfResources(t *testing.T) {
+	const name = "deviceclass.resource.kubernetes.io/gpu"
+	requests := corev1.ResourceList{name: resource.MustParse("1")}
+	pod := &corev1.Pod{}
+	if r := admissible(pod, requests, nil, corev1.ResourceList{}, &corev1.Node{}, 10, sysctl.Allowed{}); r == nil || r.reason != "OutOf"+name {
+		t.Errorf("got %+v", r)
+	}
+	pod.Status.ExtendedResourceClaimStatus = &corev1.PodExtendedResourceClaimStatus{RequestMappings: []corev1.ContainerExtendedResourceRequest{{ResourceName: name}}}
+	if r := admissible(pod, requests, nil, corev1.ResourceList{}, &corev1.Node{}, 10, sysctl.Allowed{}); r != nil {
+		t.Errorf("got %+v", r)
+	}
+}

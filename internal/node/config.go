@@ -89,7 +89,7 @@ type Config struct {
 	// never.
 	ImageGCHighPercent, ImageGCLowPercent int
 
-	// PluginDir is where drivers register, by default <RootDir>/plugins_registry.
+	// PluginDir is where drivers register; without one, none do.
 	PluginDir string
 
 	StaticPodDir  string // "" for none
@@ -136,7 +136,6 @@ func (c *Config) complete() error {
 		}
 	}
 	set(&c.LogDir, filepath.Join(filepath.Dir(root), "log", "pods"))
-	set(&c.PluginDir, filepath.Join(root, "plugins_registry"))
 	set(&c.ClusterDomain, "cluster.local")
 	set(&c.ResolvConf, "/etc/resolv.conf")
 	set(&c.HostsFile, "/etc/hosts")

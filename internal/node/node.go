@@ -191,12 +191,14 @@ func (n *Node) Run(ctx context.Context) error {
 	n.mu.Unlock()
 	wg.Go(func() { n.registrar.Run(ctx) })
 	wg.Go(func() { n.rotator.Run(ctx) })
-	wg.Go(func() { n.devices.Run(ctx) })
-	wg.Go(func() {
-		if err := n.plugins.Run(ctx); err != nil {
-			n.log.Error("drivers cannot register", "error", err)
-		}
-	})
+	if n.cfg.PluginDir != "" {
+		wg.Go(func() { n.devices.Run(ctx) })
+		wg.Go(func() {
+			if err := n.plugins.Run(ctx); err != nil {
+				n.log.Error("drivers cannot register", "error", err)
+			}
+		})
+	}
 	wg.Go(func() { n.followRuntime(ctx) })
 	wg.Go(func() { n.static.Run(ctx) })
 	wg.Go(func() { n.watchPressure(ctx) })

@@ -187,6 +187,42 @@ func TestImagePullBackOff(t *testing.T) {
 	})
 }
 
+// A container that ends before its start is told of is what it is, whatever hindered the attempts before: a pod that succeeded has not failed.
+func TestShortLifeAfterFailures(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		var fine atomic.Bool
+		r.runtime.Pull = func(context.Context, string, *runtimeapi.AuthConfig) error {
+			if fine.Load() {
+				return nil
+			}
+			return errors.New("registry says: manifest unknown")
+		}
+		r.runtime.Life = func(*runtimeapi.ContainerConfig) (time.Duration, fakecri.Exit, bool) {
+			return time.Second, fakecri.Exit{}, true
+		}
+		r.start()
+		defer func() { r.stop() }()
+		r.create(testPod("short", func(p *corev1.Pod) {
+			p.Spec.RestartPolicy = corev1.RestartPolicyNever
+			// The attempt lasts until the hook is done, long after the container's end.
+			p.Spec.Containers[0].Lifecycle = &corev1.Lifecycle{PostStart: &corev1.LifecycleHandler{Sleep: &corev1.SleepAction{Seconds: 5}}}
+		}))
+		pass(time.Second)
+		waiting(t, r.get("short").Status.ContainerStatuses[0], "ErrImagePull", "manifest unknown")
+		fine.Store(true)
+		for range 30 {
+			pass(time.Second)
+			if pod := r.get("short"); pod.Status.Phase == corev1.PodFailed {
+				t.Fatalf("phase %s: %+v", pod.Status.Phase, pod.Status.ContainerStatuses)
+			}
+		}
+		if pod := r.get("short"); pod.Status.Phase != corev1.PodSucceeded || pod.Status.ContainerStatuses[0].State.Terminated == nil {
+			t.Errorf("phase %s: %+v", pod.Status.Phase, pod.Status.ContainerStatuses)
+		}
+	})
+}
+
 func TestMissingConfigMapCures(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)
@@ -404,6 +440,36 @@ func TestPreStopAndShorterGrace(t *testing.T) {
 		pass(3 * time.Second)
 		if r.exists("slow") {
 			t.Error("the shorter grace period was not obeyed")
+		}
+	})
+}
+
+// Whoever deletes a pod by force means its place to be free: the next one is not refused because the first one's container still ends.
+func TestPlaceOfADeletedPod(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		r.runtime.Stop = func(*runtimeapi.ContainerConfig) (time.Duration, fakecri.Exit) { return time.Hour, fakecri.Exit{} }
+		r.start()
+		defer func() { r.stop() }()
+		port := func(p *corev1.Pod) {
+			p.Spec.Containers[0].Ports = []corev1.ContainerPort{{ContainerPort: 80, HostPort: 80, Protocol: corev1.ProtocolTCP}}
+		}
+		r.create(testPod("first", port))
+		pass(time.Second)
+		r.create(testPod("refused", port))
+		pass(time.Second)
+		if p := r.get("refused"); p.Status.Phase != corev1.PodFailed {
+			t.Errorf("a second pod with the port: %s", p.Status.Phase)
+		}
+		r.remove("first", 30) // its container takes all of that
+		pass(time.Second)
+		if err := r.client.CoreV1().Pods("default").Delete(t.Context(), "first", metav1.DeleteOptions{GracePeriodSeconds: new(int64)}); err != nil {
+			t.Fatal(err)
+		}
+		r.create(testPod("next", port))
+		pass(2 * time.Second)
+		if p := r.get("next"); p.Status.Phase != corev1.PodRunning {
+			t.Errorf("the next pod with the port: %s %s %s", p.Status.Phase, p.Status.Reason, p.Status.Message)
 		}
 	})
 }

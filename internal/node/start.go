@@ -225,6 +225,10 @@ func (w *worker) spawnStart(ctx context.Context, st start, now time.Time) {
 		}
 	}
 	old := w.discards(name, st)
+	before := ""
+	if l := w.observed.Latest(name); l != nil {
+		before = l.ID
+	}
 	w.spawn(ctx, containerKey(name), false, func(ctx context.Context) func() {
 		result := w.startContainer(ctx, f, st, targetID)
 		if result.failure == nil {
@@ -243,6 +247,7 @@ func (w *worker) spawnStart(ctx context.Context, st start, now time.Time) {
 				delete(w.backoffs, name)
 				return
 			}
+			result.failure.early, result.failure.before = !result.created, before
 			if ctx.Err() == nil || w.stage == stageRun {
 				w.noteFailure(name, *result.failure)
 			}

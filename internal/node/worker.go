@@ -124,6 +124,14 @@ type failure struct {
 	retryAt time.Time
 	config  bool // it may be cured by a config map, a secret, or the pod's own fields
 	delay   time.Duration
+	// early: no container was made. It is old news as soon as there is another container than the one before.
+	early  bool
+	before string // the newest container when the attempt began, "" if there was none
+}
+
+// outdated says that a container was made since, by an attempt whose own end is not yet told: what that one shows is what counts.
+func (f failure) outdated(latest *observed.Container) bool {
+	return f.early && latest != nil && latest.ID != f.before
 }
 
 // eviction is the node's wish to end a pod.
@@ -595,7 +603,9 @@ func (w *worker) input(now time.Time) status.Input {
 	}
 	if w.stage <= stageStop {
 		for name, f := range w.failures {
-			in.Waiting[name] = f.Waiting
+			if !f.outdated(w.observed.Latest(name)) {
+				in.Waiting[name] = f.Waiting
+			}
 		}
 	}
 	for i := range w.observed.Containers {

@@ -63,7 +63,8 @@ func scheduling(ctx context.Context, b *bench) error {
 		}
 		f := figure{
 			Name: w.name, Value: r.Scheduling.PodsPerSecond, Unit: podsUnit, Upstream: w.floor,
-			Detail: fmt.Sprintf("%d nodes, %d pods, %.2f ms of CPU a pod in all, %.0f MB", r.Nodes, r.PodBinding.Count, r.CPUSeconds*1000/float64(max(r.PodBinding.Count, 1)), float64(r.PeakResident)/1e6),
+			Detail: fmt.Sprintf("%d nodes, %d pods, %.2f ms of CPU per measured pod (%.0f pods/s if the CPUs had nothing else to do), %.0f MB", r.Nodes, r.PodBinding.Count,
+				r.Scheduling.CPUPerPod, r.Scheduling.IdlePodsPerSecond, float64(r.PeakResident)/1e6),
 		}
 		if b.opt.nodes == 0 {
 			f.Target = w.target // it is for the full size

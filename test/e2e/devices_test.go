@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	resourcev1 "k8s.io/api/resource/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -53,8 +54,13 @@ func (u *user) toys(driver string, devices ...string) *dradriver.Driver {
 		}
 		u.kubectl("delete", "--ignore-not-found", "resourceslice/"+slice.Name, "deviceclass/"+driver)
 	})
-	if st := <-d.Told(); !st.PluginRegistered {
-		u.t.Fatalf("the driver isn't registered: %s", st.Error)
+	select {
+	case st := <-d.Told():
+		if !st.PluginRegistered {
+			u.t.Fatalf("the driver isn't registered: %s", st.Error)
+		}
+	case <-time.After(patience):
+		u.t.Fatal("the node doesn't register the driver")
 	}
 	return d
 }

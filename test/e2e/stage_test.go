@@ -247,15 +247,15 @@ func (s *fleet) pods(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.reachable(t, 6, 3)
-	for i, want := range []string{"VXLAN", "VXLAN", "VXLAN"} {
-		if !strings.Contains(s.machines[i].Output(), want) {
-			t.Errorf("machine %d says nothing of %s", i, want)
-		}
-	}
-	for i, want := range []string{"by 10.7.1.2", "by 10.7.1.1"} {
-		if !strings.Contains(s.machines[i].Output(), want) {
-			t.Errorf("machine %d does not go to its neighbour straight", i)
-		}
+	for i, wants := range [][]string{{"by 10.7.1.2", "by VXLAN"}, {"by 10.7.1.1", "by VXLAN"}, {"by VXLAN"}} {
+		machine.Wait(t, fmt.Sprintf("machine %d to say how it goes to the others", i), func(context.Context) error {
+			for _, want := range wants {
+				if !strings.Contains(s.machines[i].Output(), want) {
+					return fmt.Errorf("it does not say %q", want)
+				}
+			}
+			return nil
+		})
 	}
 }
 
@@ -400,9 +400,7 @@ func (s *fleet) withoutServer(t *testing.T) {
 		}
 		return err
 	}
-	if err := fetch(); err != nil {
-		t.Errorf("without the server: %v", err)
-	}
+	machine.Wait(t, "a pod, without the server", func(context.Context) error { return fetch() })
 	machine.Wait(t, "the agent to notice", func(context.Context) error {
 		if !strings.Contains(s.machines[1].Output(), "pods and services go on as they are") {
 			return errors.New("it says nothing")
@@ -416,9 +414,7 @@ func (s *fleet) withoutServer(t *testing.T) {
 	if err := s.machines[1].Begin("node stage-1 of the cluster at "); err != nil {
 		t.Fatal(err)
 	}
-	if err := fetch(); err != nil {
-		t.Errorf("without the server, and with a new agent: %v", err)
-	}
+	machine.Wait(t, "a pod, without the server and with a new agent", func(context.Context) error { return fetch() })
 	if err := s.machines[0].Start("--service-cidr", "10.43.0.0/16"); err != nil {
 		t.Fatal(err)
 	}
@@ -436,16 +432,19 @@ func (s *fleet) withoutServer(t *testing.T) {
 }
 
 func (s *fleet) leave(t *testing.T) {
-	ctx := t.Context()
-	nodes, err := s.nodes(ctx, 3)
-	if err != nil {
-		t.Fatal(err)
-	}
+	var nodes map[string]*corev1.Node
+	machine.Wait(t, "all nodes", func(ctx context.Context) (err error) {
+		nodes, err = s.nodes(ctx, 3)
+		return err
+	})
 	gone := nodes["stage-1"].Spec.PodCIDR
+	if out, err := s.machines[0].Celox("node", "drain", "stage-1"); err != nil || !strings.Contains(out, "node stage-1 is drained") {
+		t.Fatalf("%s, %v", out, err)
+	}
 	if err := s.machines[1].Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.client.CoreV1().Nodes().Delete(ctx, "stage-1", metav1.DeleteOptions{}); err != nil {
+	if _, err := s.machines[0].Celox("node", "remove", "stage-1"); err != nil {
 		t.Fatal(err)
 	}
 	machine.Wait(t, "the way to the node to go", func(context.Context) error {

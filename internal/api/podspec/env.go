@@ -36,14 +36,13 @@ const (
 func (v *specValidation) validateEnv(env []corev1.EnvVar, p *field.Path) field.ErrorList {
 	var errs field.ErrorList
 	for i := range env {
-		at := p.Index(i)
 		if env[i].Name == "" {
-			errs = append(errs, field.Required(at.Child("name"), ""))
-		} else {
-			errs = append(errs, check.Each(validation.IsRelaxedEnvVarName(env[i].Name), at.Child("name"), env[i].Name)...)
+			errs = append(errs, field.Required(p.Index(i).Child("name"), ""))
+		} else if wrong := validation.IsRelaxedEnvVarName(env[i].Name); len(wrong) > 0 {
+			errs = append(errs, check.Each(wrong, p.Index(i).Child("name"), env[i].Name)...)
 		}
 		if env[i].ValueFrom != nil {
-			errs = append(errs, v.validateEnvSource(&env[i], at.Child("valueFrom"))...)
+			errs = append(errs, v.validateEnvSource(&env[i], p.Index(i).Child("valueFrom"))...)
 		}
 	}
 	return errs

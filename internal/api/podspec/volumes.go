@@ -19,7 +19,7 @@ func (v *specValidation) validateVolumes(p *field.Path) field.ErrorList {
 	made := sets.New[string]() // claims that are made for the pod
 	for i := range v.spec.Volumes {
 		vol, at := &v.spec.Volumes[i], p.Index(i)
-		own := v.validateVolumeSource(vol, at)
+		own := validateVolumeSource(vol, at)
 		if vol.Name == "" {
 			own = append(own, field.Required(at.Child("name"), ""))
 		} else {
@@ -47,18 +47,19 @@ func (v *specValidation) validateVolumes(p *field.Path) field.ErrorList {
 
 // source is one of the many that a volume can come from.
 type source struct {
-	set      bool
+	set      func(*corev1.VolumeSource) bool
 	name     string
 	path     string // as complaints name it, where that isn't name
-	validate func(*field.Path) field.ErrorList
+	validate func(*corev1.Volume, *field.Path) field.ErrorList
 }
 
 // validateVolumeSource wants exactly one source, and that to be valid.
-func (v *specValidation) validateVolumeSource(vol *corev1.Volume, p *field.Path) field.ErrorList {
+func validateVolumeSource(vol *corev1.Volume, p *field.Path) field.ErrorList {
 	var errs field.ErrorList
 	some := false
-	for _, s := range v.sources(vol) {
-		if !s.set {
+	for i := range sources {
+		s := &sources[i]
+		if !s.set(&vol.VolumeSource) {
 			continue
 		}
 		if some {
@@ -70,7 +71,7 @@ func (v *specValidation) validateVolumeSource(vol *corev1.Volume, p *field.Path)
 		if s.path != "" {
 			at = s.path
 		}
-		errs = append(errs, s.validate(p.Child(at))...)
+		errs = append(errs, s.validate(vol, p.Child(at))...)
 	}
 	if !some {
 		errs = append(errs, field.Required(p, "must specify a volume type"))
@@ -78,49 +79,64 @@ func (v *specValidation) validateVolumeSource(vol *corev1.Volume, p *field.Path)
 	return errs
 }
 
-// sources lists all that vol may come from, in the order in which they are looked at.
-func (v *specValidation) sources(vol *corev1.Volume) []source {
-	s := &vol.VolumeSource
-	type p = *field.Path
-	type errors = field.ErrorList
-	return []source{
-		{set: s.EmptyDir != nil, name: "emptyDir", validate: func(p p) errors { return validateEmptyDir(s.EmptyDir, p) }},
-		{set: s.HostPath != nil, name: "hostPath", validate: func(p p) errors { return ValidateHostPath(s.HostPath, p) }},
-		{set: s.GitRepo != nil, name: "gitRepo", validate: func(p p) errors { return validateGitRepo(s.GitRepo, p) }},
-		{set: s.GCEPersistentDisk != nil, name: "gcePersistentDisk", path: "persistentDisk", validate: func(p p) errors { return ValidateGCEDisk(s.GCEPersistentDisk, p) }},
-		{set: s.AWSElasticBlockStore != nil, name: "awsElasticBlockStore", validate: func(p p) errors { return ValidateAWSDisk(s.AWSElasticBlockStore, p) }},
-		{set: s.Secret != nil, name: "secret", validate: func(p p) errors { return validateSecretVolume(s.Secret, p) }},
-		{set: s.NFS != nil, name: "nfs", validate: func(p p) errors { return ValidateNFS(s.NFS, p) }},
-		{set: s.ISCSI != nil, name: "iscsi", validate: func(p p) errors { return validateISCSI(s.ISCSI, vol.Name, p) }},
-		{set: s.Glusterfs != nil, name: "glusterfs", validate: func(p p) errors {
-			return required(p, "endpoints", s.Glusterfs.EndpointsName, "path", s.Glusterfs.Path)
-		}},
-		{set: s.Flocker != nil, name: "flocker", validate: func(p p) errors { return ValidateFlocker(s.Flocker, p) }},
-		{set: s.PersistentVolumeClaim != nil, name: "persistentVolumeClaim", validate: func(p p) errors { return required(p, "claimName", s.PersistentVolumeClaim.ClaimName) }},
-		{set: s.RBD != nil, name: "rbd", validate: func(p p) errors { return validateRBD(s.RBD, p) }},
-		{set: s.Cinder != nil, name: "cinder", validate: func(p p) errors { return validateCinder(s.Cinder, p) }},
-		{set: s.CephFS != nil, name: "cephfs", validate: func(p p) errors { return validateMonitors(s.CephFS.Monitors, p) }},
-		{set: s.Quobyte != nil, name: "quobyte", validate: func(p p) errors { return ValidateQuobyte(s.Quobyte, p) }},
-		{set: s.DownwardAPI != nil, name: "downwardAPI", validate: func(p p) errors { return validateDownwardVolume(s.DownwardAPI, p) }},
-		{set: s.FC != nil, name: "fc", validate: func(p p) errors { return ValidateFC(s.FC, p) }},
-		{set: s.FlexVolume != nil, name: "flexVolume", validate: func(p p) errors { return ValidateFlex(s.FlexVolume.Driver, s.FlexVolume.Options, p) }},
-		{set: s.ConfigMap != nil, name: "configMap", validate: func(p p) errors { return validateConfigMapVolume(s.ConfigMap, p) }},
-		{set: s.AzureFile != nil, name: "azureFile", validate: func(p p) errors {
-			return required(p, "secretName", s.AzureFile.SecretName, "shareName", s.AzureFile.ShareName)
-		}},
-		{set: s.VsphereVolume != nil, name: "vsphereVolume", validate: func(p p) errors { return required(p, "volumePath", s.VsphereVolume.VolumePath) }},
-		{set: s.PhotonPersistentDisk != nil, name: "photonPersistentDisk", validate: func(p p) errors { return required(p, "pdID", s.PhotonPersistentDisk.PdID) }},
-		{set: s.PortworxVolume != nil, name: "portworxVolume", validate: func(p p) errors { return required(p, "volumeID", s.PortworxVolume.VolumeID) }},
-		{set: s.AzureDisk != nil, name: "azureDisk", validate: func(p p) errors { return ValidateAzureDisk(s.AzureDisk, p) }},
-		{set: s.StorageOS != nil, name: "storageos", validate: func(p p) errors { return validateStorageOS(s.StorageOS, p) }},
-		{set: s.Projected != nil, name: "projected", validate: func(p p) errors { return validateProjected(s.Projected, p) }},
-		{set: s.ScaleIO != nil, name: "scaleIO", validate: func(p p) errors {
-			return required(p, "gateway", s.ScaleIO.Gateway, "system", s.ScaleIO.System, "volumeName", s.ScaleIO.VolumeName)
-		}},
-		{set: s.CSI != nil, name: "csi", validate: func(p p) errors { return validateCSI(s.CSI, p) }},
-		{set: s.Ephemeral != nil, name: "ephemeral", validate: func(p p) errors { return validateEphemeral(s.Ephemeral, p) }},
-		{set: s.Image != nil, name: "image", validate: func(p p) errors { return validateImageVolume(s.Image, p) }},
-	}
+// sources lists all that a volume may come from, in the order in which they are looked at.
+var sources = [...]source{
+	{set: func(s *corev1.VolumeSource) bool { return s.EmptyDir != nil }, name: "emptyDir", validate: func(vol *corev1.Volume, p *field.Path) field.ErrorList { return validateEmptyDir(vol.EmptyDir, p) }},
+	{set: func(s *corev1.VolumeSource) bool { return s.HostPath != nil }, name: "hostPath", validate: func(vol *corev1.Volume, p *field.Path) field.ErrorList { return ValidateHostPath(vol.HostPath, p) }},
+	{set: func(s *corev1.VolumeSource) bool { return s.GitRepo != nil }, name: "gitRepo", validate: func(vol *corev1.Volume, p *field.Path) field.ErrorList { return validateGitRepo(vol.GitRepo, p) }},
+	{set: func(s *corev1.VolumeSource) bool { return s.GCEPersistentDisk != nil }, name: "gcePersistentDisk", path: "persistentDisk", validate: func(vol *corev1.Volume, p *field.Path) field.ErrorList {
+		return ValidateGCEDisk(vol.GCEPersistentDisk, p)
+	}},
+	{set: func(s *corev1.VolumeSource) bool { return s.AWSElasticBlockStore != nil }, name: "awsElasticBlockStore", validate: func(vol *corev1.Volume, p *field.Path) field.ErrorList {
+		return ValidateAWSDisk(vol.AWSElasticBlockStore, p)
+	}},
+	{set: func(s *corev1.VolumeSource) bool { return s.Secret != nil }, name: "secret", validate: func(vol *corev1.Volume, p *field.Path) field.ErrorList { return validateSecretVolume(vol.Secret, p) }},
+	{set: func(s *corev1.VolumeSource) bool { return s.NFS != nil }, name: "nfs", validate: func(vol *corev1.Volume, p *field.Path) field.ErrorList { return ValidateNFS(vol.NFS, p) }},
+	{set: func(s *corev1.VolumeSource) bool { return s.ISCSI != nil }, name: "iscsi", validate: func(vol *corev1.Volume, p *field.Path) field.ErrorList { return validateISCSI(vol.ISCSI, vol.Name, p) }},
+	{set: func(s *corev1.VolumeSource) bool { return s.Glusterfs != nil }, name: "glusterfs", validate: func(vol *corev1.Volume, p *field.Path) field.ErrorList {
+		return required(p, "endpoints", vol.Glusterfs.EndpointsName, "path", vol.Glusterfs.Path)
+	}},
+	{set: func(s *corev1.VolumeSource) bool { return s.Flocker != nil }, name: "flocker", validate: func(vol *corev1.Volume, p *field.Path) field.ErrorList { return ValidateFlocker(vol.Flocker, p) }},
+	{set: func(s *corev1.VolumeSource) bool { return s.PersistentVolumeClaim != nil }, name: "persistentVolumeClaim", validate: func(vol *corev1.Volume, p *field.Path) field.ErrorList {
+		return required(p, "claimName", vol.PersistentVolumeClaim.ClaimName)
+	}},
+	{set: func(s *corev1.VolumeSource) bool { return s.RBD != nil }, name: "rbd", validate: func(vol *corev1.Volume, p *field.Path) field.ErrorList { return validateRBD(vol.RBD, p) }},
+	{set: func(s *corev1.VolumeSource) bool { return s.Cinder != nil }, name: "cinder", validate: func(vol *corev1.Volume, p *field.Path) field.ErrorList { return validateCinder(vol.Cinder, p) }},
+	{set: func(s *corev1.VolumeSource) bool { return s.CephFS != nil }, name: "cephfs", validate: func(vol *corev1.Volume, p *field.Path) field.ErrorList {
+		return validateMonitors(vol.CephFS.Monitors, p)
+	}},
+	{set: func(s *corev1.VolumeSource) bool { return s.Quobyte != nil }, name: "quobyte", validate: func(vol *corev1.Volume, p *field.Path) field.ErrorList { return ValidateQuobyte(vol.Quobyte, p) }},
+	{set: func(s *corev1.VolumeSource) bool { return s.DownwardAPI != nil }, name: "downwardAPI", validate: func(vol *corev1.Volume, p *field.Path) field.ErrorList {
+		return validateDownwardVolume(vol.DownwardAPI, p)
+	}},
+	{set: func(s *corev1.VolumeSource) bool { return s.FC != nil }, name: "fc", validate: func(vol *corev1.Volume, p *field.Path) field.ErrorList { return ValidateFC(vol.FC, p) }},
+	{set: func(s *corev1.VolumeSource) bool { return s.FlexVolume != nil }, name: "flexVolume", validate: func(vol *corev1.Volume, p *field.Path) field.ErrorList {
+		return ValidateFlex(vol.FlexVolume.Driver, vol.FlexVolume.Options, p)
+	}},
+	{set: func(s *corev1.VolumeSource) bool { return s.ConfigMap != nil }, name: "configMap", validate: func(vol *corev1.Volume, p *field.Path) field.ErrorList {
+		return validateConfigMapVolume(vol.ConfigMap, p)
+	}},
+	{set: func(s *corev1.VolumeSource) bool { return s.AzureFile != nil }, name: "azureFile", validate: func(vol *corev1.Volume, p *field.Path) field.ErrorList {
+		return required(p, "secretName", vol.AzureFile.SecretName, "shareName", vol.AzureFile.ShareName)
+	}},
+	{set: func(s *corev1.VolumeSource) bool { return s.VsphereVolume != nil }, name: "vsphereVolume", validate: func(vol *corev1.Volume, p *field.Path) field.ErrorList {
+		return required(p, "volumePath", vol.VsphereVolume.VolumePath)
+	}},
+	{set: func(s *corev1.VolumeSource) bool { return s.PhotonPersistentDisk != nil }, name: "photonPersistentDisk", validate: func(vol *corev1.Volume, p *field.Path) field.ErrorList {
+		return required(p, "pdID", vol.PhotonPersistentDisk.PdID)
+	}},
+	{set: func(s *corev1.VolumeSource) bool { return s.PortworxVolume != nil }, name: "portworxVolume", validate: func(vol *corev1.Volume, p *field.Path) field.ErrorList {
+		return required(p, "volumeID", vol.PortworxVolume.VolumeID)
+	}},
+	{set: func(s *corev1.VolumeSource) bool { return s.AzureDisk != nil }, name: "azureDisk", validate: func(vol *corev1.Volume, p *field.Path) field.ErrorList { return ValidateAzureDisk(vol.AzureDisk, p) }},
+	{set: func(s *corev1.VolumeSource) bool { return s.StorageOS != nil }, name: "storageos", validate: func(vol *corev1.Volume, p *field.Path) field.ErrorList { return validateStorageOS(vol.StorageOS, p) }},
+	{set: func(s *corev1.VolumeSource) bool { return s.Projected != nil }, name: "projected", validate: func(vol *corev1.Volume, p *field.Path) field.ErrorList { return validateProjected(vol.Projected, p) }},
+	{set: func(s *corev1.VolumeSource) bool { return s.ScaleIO != nil }, name: "scaleIO", validate: func(vol *corev1.Volume, p *field.Path) field.ErrorList {
+		return required(p, "gateway", vol.ScaleIO.Gateway, "system", vol.ScaleIO.System, "volumeName", vol.ScaleIO.VolumeName)
+	}},
+	{set: func(s *corev1.VolumeSource) bool { return s.CSI != nil }, name: "csi", validate: func(vol *corev1.Volume, p *field.Path) field.ErrorList { return validateCSI(vol.CSI, p) }},
+	{set: func(s *corev1.VolumeSource) bool { return s.Ephemeral != nil }, name: "ephemeral", validate: func(vol *corev1.Volume, p *field.Path) field.ErrorList { return validateEphemeral(vol.Ephemeral, p) }},
+	{set: func(s *corev1.VolumeSource) bool { return s.Image != nil }, name: "image", validate: func(vol *corev1.Volume, p *field.Path) field.ErrorList { return validateImageVolume(vol.Image, p) }},
 }
 
 // required wants values not to be empty; they come as name, value, name, value.

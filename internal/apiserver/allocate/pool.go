@@ -194,7 +194,8 @@ func has(s *corev1.Service, address func(netip.Addr), port func(int32)) {
 			address(a)
 		}
 	}
-	for i := range s.Spec.Ports {
+	// What stands there in a service of another type was never given out.
+	for i := 0; usesPorts(s) && i < len(s.Spec.Ports); i++ {
 		if n := s.Spec.Ports[i].NodePort; n != 0 {
 			port(n)
 		}

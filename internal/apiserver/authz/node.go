@@ -323,7 +323,8 @@ func usesResourceClaim(pod *corev1.Pod, name string) bool {
 			return true
 		}
 	}
-	return false
+	st := pod.Status.ExtendedResourceClaimStatus
+	return st != nil && st.ResourceClaimName == name
 }
 
 // ownSlices lets a node work on resource slices; NodeRestriction sees to it that they are its own.

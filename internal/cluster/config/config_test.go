@@ -87,7 +87,7 @@ func TestCompleteNamesTheKey(t *testing.T) {
 		"service-cidr": "x", "log-level": "loud", "registry-mirror": "x", "etcd-certfile": "only.crt", "cluster-domain": "-",
 		"disable": "the-node", "audit-policy-file": "policy.yaml", "scheduler-config": "/nowhere/scheduler.yaml", "scheduler-crash-memory": "-1h", "audit-log-maxage": "-1", "audit-log-maxbackup": "-1", "audit-log-maxsize": "-1",
 		"container-log-max-size": "lots", "container-log-max-files": "1",
-		"eviction-hard": "memory<1", "image-gc-high-threshold": "101", "image-gc-low-threshold": "85",
+		"eviction-hard": "memory<1", "allowed-unsafe-sysctls": "vm.*", "image-gc-high-threshold": "101", "image-gc-low-threshold": "85",
 	} {
 		s, _, err := flags("--" + key + "=" + value)
 		if err != nil {

@@ -36,6 +36,8 @@ var kind = batchv1.SchemeGroupVersion.WithKind("CronJob")
 
 // Controller reconciles CronJobs.
 type Controller struct {
+	// Metrics, if set before Run, measures.
+	Metrics  *Metrics
 	client   kubernetes.Interface
 	crons    batchlisters.CronJobLister
 	jobs     batchlisters.JobLister
@@ -229,6 +231,7 @@ func (c *Controller) start(ctx context.Context, key string, cj *batchv1.CronJob)
 		c.recorder.Eventf(cj, corev1.EventTypeWarning, "FailedCreate", "Error creating job: %v", err)
 		return fmt.Errorf("create job: %w", err)
 	default:
+		c.Metrics.created(j.CreationTimestamp.Sub(at))
 		c.recorder.Eventf(cj, corev1.EventTypeNormal, "SuccessfulCreate", "Created job %v", j.Name)
 	}
 	ref, err := reference.GetReference(scheme.Scheme, j)

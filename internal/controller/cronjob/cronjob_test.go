@@ -8,6 +8,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -85,6 +86,8 @@ func world(t *testing.T, cj func(now time.Time) *batchv1.CronJob, lasts time.Dur
 		if err != nil {
 			t.Fatal(err)
 		}
+		counted := prometheus.NewRegistry()
+		ctl.Metrics = NewMetrics(counted)
 		jobs := f.Batch().V1().Jobs().Lister()
 		f.StartWithContext(ctx)
 		f.WaitForCacheSync(ctx)
@@ -117,6 +120,13 @@ func world(t *testing.T, cj func(now time.Time) *batchv1.CronJob, lasts time.Dur
 			t.Fatal(err)
 		}
 		check(all, got)
+		families, err := counted.Gather()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if h := families[0].GetMetric()[0].GetHistogram(); families[0].GetName() != "cronjob_controller_job_creation_skew_duration_seconds" || h.GetSampleCount() < uint64(len(all)) {
+			t.Errorf("%d jobs, measured %v", len(all), families)
+		}
 		cancel()
 		if err := <-done; err != nil {
 			t.Error(err)

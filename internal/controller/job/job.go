@@ -35,8 +35,10 @@ var kind = batchv1.SchemeGroupVersion.WithKind("Job")
 
 // Controller reconciles Jobs.
 type Controller struct {
-	client   kubernetes.Interface
-	jobs     batchlisters.JobLister
+	client kubernetes.Interface
+	jobs   batchlisters.JobLister
+	// Metrics, if set before Run, counts.
+	Metrics  *Metrics
 	allPods  corelisters.PodLister
 	pods     *pods.Keeper
 	recorder record.EventRecorder
@@ -136,11 +138,15 @@ func (c *Controller) Reconcile(ctx context.Context, key string) error {
 	r.suspension()
 	var manageErr error
 	if end := r.end(); end != nil {
+		r.action = podsDeleted
 		manageErr = r.finish(ctx, end)
 	} else if settled && cached.DeletionTimestamp == nil {
+		r.action = tracking
 		manageErr = r.manage(ctx)
 	}
-	return errors.Join(manageErr, r.write(ctx, cached))
+	err = errors.Join(manageErr, r.write(ctx, cached))
+	c.Metrics.synced(cached, r.action, c.clock.Since(r.now), err)
+	return err
 }
 
 func (c *Controller) forget(key string) {
@@ -310,6 +316,7 @@ func (r *round) manage(ctx context.Context) error {
 			made = append(made, r.pod())
 		}
 	}
+	r.action = podsCreated
 	created, err := r.c.pods.CreateAll(ctx, r.key, j, made)
 	r.created = created
 	return err
@@ -410,6 +417,9 @@ func (r *round) indexedPods(n int) []*corev1.Pod {
 
 // retire deletes pods that are in the way: they lose the finalizer first, so that they do not count as failed.
 func (r *round) retire(ctx context.Context, remove []*corev1.Pod) error {
+	if len(remove) > 0 {
+		r.action = podsDeleted
+	}
 	if err := r.releaseAll(ctx, remove); err != nil {
 		return err
 	}

@@ -40,13 +40,14 @@ type round struct {
 	failJob                  string // the message of a FailJob rule that matched
 	created                  int
 	events                   []event
+	action                   string // what was done, for the metrics
 }
 
 type event struct{ level, reason, message string }
 
 // count sorts the pods of a Job and counts those that have ended.
 func (c *Controller) count(key string, j *batchv1.Job, all []*corev1.Pod) *round {
-	r := &round{c: c, key: key, job: j, now: c.clock.Now(), lastFailed: map[int]*corev1.Pod{}}
+	r := &round{c: c, key: key, job: j, now: c.clock.Now(), lastFailed: map[int]*corev1.Pod{}, action: reconciling}
 	s := &j.Status
 	if s.StartTime == nil && !isSuspended(j) {
 		s.StartTime = ptr.To(metav1.NewTime(r.now))
@@ -279,6 +280,7 @@ func (r *round) write(ctx context.Context, cached *batchv1.Job) error {
 		if err != nil {
 			return err
 		}
+		r.c.Metrics.wrote(cached, got)
 		r.job = got
 		if r.job.Status.UncountedTerminatedPods == nil {
 			r.job.Status.UncountedTerminatedPods = &batchv1.UncountedTerminatedPods{}
@@ -292,7 +294,7 @@ func (r *round) write(ctx context.Context, cached *batchv1.Job) error {
 		return err
 	}
 	s, uncounted := &r.job.Status, r.job.Status.UncountedTerminatedPods
-	before := r.job.Status.DeepCopy()
+	before := r.job.DeepCopy()
 	gone := map[types.UID]bool{}
 	for _, p := range r.release {
 		gone[p.UID] = true
@@ -304,12 +306,14 @@ func (r *round) write(ctx context.Context, cached *batchv1.Job) error {
 	s.Succeeded += settle(&uncounted.Succeeded, still)
 	s.Failed += settle(&uncounted.Failed, still)
 	r.conclude()
-	if equality.Semantic.DeepEqual(before, s) {
+	if equality.Semantic.DeepEqual(&before.Status, s) {
 		return nil
 	}
-	if _, err := r.c.updateStatus(ctx, r.key, r.job); err != nil {
+	got, err := r.c.updateStatus(ctx, r.key, r.job)
+	if err != nil {
 		return err
 	}
+	r.c.Metrics.wrote(before, got)
 	r.tell()
 	if r.more {
 		r.c.loop.Add(r.key)

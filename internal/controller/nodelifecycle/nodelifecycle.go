@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
@@ -41,6 +42,7 @@ type Config struct {
 	Clock     clock.PassiveClock
 	Log       *slog.Logger
 	Metrics   *controller.Metrics
+	Registry  prometheus.Registerer // nil: nothing is counted
 	// Local names the node that lives in this process, which needs no heartbeat: while this controller runs, so does the node. "" is none.
 	Local string
 }
@@ -57,6 +59,8 @@ type Controller struct {
 	// back is set when nodes are to get another grace, because it was us who could not see them.
 	back atomic.Bool
 	loop *controller.Loop
+
+	counters *counters
 }
 
 // heartbeat is the latest sign of life: a renewed lease, or a status.
@@ -69,7 +73,7 @@ type heartbeat struct {
 // New makes the controller and registers it with the informers, which the caller starts.
 func New(cfg Config) (*Controller, error) {
 	nodes, pods, leases := cfg.Informers.Core().V1().Nodes(), cfg.Informers.Core().V1().Pods(), cfg.Informers.Coordination().V1().Leases()
-	c := &Controller{Config: cfg, nodes: nodes.Lister(), pods: pods.Lister(), leases: leases.Lister(), seen: map[string]heartbeat{}, zones: newZones()}
+	c := &Controller{Config: cfg, nodes: nodes.Lister(), pods: pods.Lister(), leases: leases.Lister(), seen: map[string]heartbeat{}, zones: newZones(), counters: newCounters(cfg.Registry)}
 	c.loop = controller.NewLoop("node-lifecycle", c.Reconcile, controller.Options{
 		Workers: 1, Log: cfg.Log, Metrics: cfg.Metrics,
 		Synced: []cache.InformerSynced{nodes.Informer().HasSynced, pods.Informer().HasSynced, leases.Informer().HasSynced},
@@ -309,6 +313,7 @@ func (c *Controller) taint(ctx context.Context, node *corev1.Node) error {
 	if _, err := c.Client.CoreV1().Nodes().Update(ctx, updated, metav1.UpdateOptions{}); err != nil {
 		return fmt.Errorf("update taints: %w", err)
 	}
+	c.counters.tainted(node, updated)
 	return nil
 }
 

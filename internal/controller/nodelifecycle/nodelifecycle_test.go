@@ -6,6 +6,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -36,7 +37,8 @@ func TestLeaseRunsOut(t *testing.T) {
 			&corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "p", Namespace: "default"}, Spec: corev1.PodSpec{NodeName: "remote"},
 				Status: corev1.PodStatus{Conditions: []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue}}}})
 		f := informers.New(c)
-		ctl, err := New(Config{Client: c, Informers: f, Recorder: record.NewFakeRecorder(100), Clock: clock.RealClock{}, Local: "local"})
+		counted := prometheus.NewRegistry()
+		ctl, err := New(Config{Client: c, Informers: f, Recorder: record.NewFakeRecorder(100), Clock: clock.RealClock{}, Local: "local", Registry: counted})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -72,6 +74,13 @@ func TestLeaseRunsOut(t *testing.T) {
 		n, _ := c.CoreV1().Nodes().Get(ctx, "remote", metav1.GetOptions{})
 		if len(n.Spec.Taints) != 2 || n.Spec.Taints[0].Key != corev1.TaintNodeUnreachable {
 			t.Errorf("taints %+v", n.Spec.Taints)
+		}
+		families, err := counted.Gather()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(families) != 1 || families[0].GetName() != "node_collector_evictions_total" || len(families[0].GetMetric()) != 1 || families[0].GetMetric()[0].GetCounter().GetValue() != 1 {
+			t.Errorf("counted %v", families)
 		}
 		p, _ := c.CoreV1().Pods("default").Get(ctx, "p", metav1.GetOptions{})
 		if p.Status.Conditions[0].Status != corev1.ConditionFalse {

@@ -54,7 +54,7 @@ type Controller struct {
 const (
 	// largeSet is from how many pods on a set isn't looked at after each change of a pod, but after a while for several: looking costs so much per pod.
 	largeSet    = 100
-	restPerPod  = 10 * time.Microsecond
+	restPerPod  = 30 * time.Microsecond
 	longestRest = time.Second / 2
 )
 

@@ -93,12 +93,22 @@ func TestReplicaSetAgainstTheAPI(t *testing.T) {
 		}
 		return err
 	})
-	for _, n := range []int{3, 7, 0} {
+	for _, n := range []int{3, largeSet + 20, 7, 0} {
 		patch := fmt.Appendf(nil, `{"spec":{"replicas":%d}}`, n)
 		if _, err := sets.Patch(ctx, "rs", types.MergePatchType, patch, metav1.PatchOptions{}); err != nil {
 			t.Fatal(err)
 		}
 		owned(n)
+		if n >= largeSet {
+			list, err := pods.List(ctx, metav1.ListOptions{LabelSelector: "app=a", Limit: 1})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := pods.Delete(ctx, list.Items[0].Name, metav1.DeleteOptions{}); err != nil {
+				t.Fatal(err)
+			}
+			owned(n)
+		}
 	}
 }
 
