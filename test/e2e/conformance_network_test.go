@@ -130,7 +130,7 @@ func TestConformanceServices(t *testing.T) {
 	s := newStage(t)
 	s.apply(named("web", 2))
 	c := s.newClient()
-	names, ips := s.podsOf("web", 2)
+	names, _ := s.podsOf("web", 2)
 	selector := map[string]string{"app": "web"}
 
 	// One port number, two protocols, from pods and from the machine, by address and by name.
@@ -157,10 +157,10 @@ func TestConformanceServices(t *testing.T) {
 
 	// Pods come and go.
 	s.kubectl("scale", "deployment", "web", "--replicas=1")
-	names, ips = s.podsOf("web", 1)
+	names, _ = s.podsOf("web", 1)
 	c.fetches("http://both", names...)
 	s.kubectl("scale", "deployment", "web", "--replicas=2")
-	names, ips = s.podsOf("web", 2)
+	names, ips := s.podsOf("web", 2)
 	c.fetches("http://both", names...)
 
 	// Without an address of its own, the name is the pods'.
