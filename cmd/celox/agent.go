@@ -1,9 +1,8 @@
 package main
 
 import (
-	"fmt"
+	"context"
 	"log/slog"
-	"os"
 
 	"github.com/spf13/cobra"
 
@@ -12,10 +11,7 @@ import (
 )
 
 func newAgent() *cobra.Command {
-	var (
-		cfg  config.Agent
-		file string
-	)
+	var cfg config.Agent
 	cmd := &cobra.Command{
 		Use:   "agent",
 		Short: "Join a cluster and run a node of it, in the foreground",
@@ -29,32 +25,12 @@ that over the file.`,
 		Example: `  celox agent --server https://10.0.0.1:6443 --token abcdef.0123456789abcdef.HASH
   celox agent --server https://10.0.0.1:6443 --token-file /run/token --node-name rack7-2 --node-ip 10.0.0.7
   celox agent`,
-		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			if file == "" {
-				file = os.Getenv(config.EnvPrefix + "CONFIG")
-			}
-			if err := config.Apply(cmd.Flags(), os.Environ(), file); err != nil {
-				return err
-			}
-			if err := cfg.Complete(); err != nil {
-				return err
-			}
-			level, err := cfg.Level()
-			if err != nil {
-				return err
-			}
-			log := slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), &slog.HandlerOptions{Level: level}))
-			a, err := cluster.NewAgent(cfg, log, func(format string, args ...any) {
-				_, _ = fmt.Fprintf(cmd.OutOrStdout(), format+"\n", args...) // a closed terminal must not end the node
-			})
-			if err != nil {
-				return err
-			}
-			return a.Run(cmd.Context())
-		},
 	}
-	cfg.Bind(cmd.Flags())
-	cmd.Flags().StringVar(&file, "config", "", "YAML file with the same keys as the flags")
-	return cmd
+	return inForeground(cmd, &cfg, func(ctx context.Context, log *slog.Logger, say cluster.Say) error {
+		a, err := cluster.NewAgent(cfg, log, say)
+		if err != nil {
+			return err
+		}
+		return a.Run(ctx)
+	})
 }

@@ -1,22 +1,21 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"os"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/celox/celox/internal/cluster"
 	"github.com/celox/celox/internal/cluster/config"
 )
 
 func newServer() *cobra.Command {
-	var (
-		cfg  config.Server
-		file string
-	)
+	var cfg config.Server
 	cmd := &cobra.Command{
 		Use:   "server",
 		Short: "Run control plane and node in one process, in the foreground",
@@ -27,30 +26,45 @@ the environment, and that over the file. SIGTERM stops Celox and leaves the cont
 		Example: `  celox server
   celox server --data-dir /srv/celox --https-port 7443
   celox server --disable-node --etcd-servers https://10.0.0.5:2379 --etcd-cafile ca.crt --etcd-certfile client.crt --etcd-keyfile client.key`,
-		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			if file == "" {
-				file = os.Getenv(config.EnvPrefix + "CONFIG")
-			}
-			if err := config.Apply(cmd.Flags(), os.Environ(), file); err != nil {
-				return err
-			}
-			if err := cfg.Complete(); err != nil {
-				return err
-			}
-			level, err := cfg.Level()
-			if err != nil {
-				return err
-			}
-			log := slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), &slog.HandlerOptions{Level: level}))
-			s, err := cluster.NewServer(cfg, log, func(format string, args ...any) {
-				_, _ = fmt.Fprintf(cmd.OutOrStdout(), format+"\n", args...) // a closed terminal must not end the cluster
-			})
-			if err != nil {
-				return err
-			}
-			return s.Run(cmd.Context())
-		},
+	}
+	return inForeground(cmd, &cfg, func(ctx context.Context, log *slog.Logger, say cluster.Say) error {
+		s, err := cluster.NewServer(cfg, log, say)
+		if err != nil {
+			return err
+		}
+		return s.Run(ctx)
+	})
+}
+
+// settings are what a command that runs until it is told to stop can be told.
+type settings interface {
+	Bind(*pflag.FlagSet)
+	Complete() error
+	Level() (slog.Level, error)
+}
+
+// inForeground completes such a command: its flags, and before it runs its configuration, its log and its voice.
+func inForeground(cmd *cobra.Command, cfg settings, run func(context.Context, *slog.Logger, cluster.Say) error) *cobra.Command {
+	var file string
+	cmd.Args = cobra.NoArgs
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		if file == "" {
+			file = os.Getenv(config.EnvPrefix + "CONFIG")
+		}
+		if err := config.Apply(cmd.Flags(), os.Environ(), file); err != nil {
+			return err
+		}
+		if err := cfg.Complete(); err != nil {
+			return err
+		}
+		level, err := cfg.Level()
+		if err != nil {
+			return err
+		}
+		log := slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), &slog.HandlerOptions{Level: level}))
+		return run(cmd.Context(), log, func(format string, args ...any) {
+			_, _ = fmt.Fprintf(cmd.OutOrStdout(), format+"\n", args...) // a closed terminal must not end the cluster
+		})
 	}
 	cfg.Bind(cmd.Flags())
 	cmd.Flags().StringVar(&file, "config", "", "YAML file with the same keys as the flags")
