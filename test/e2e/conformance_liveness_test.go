@@ -31,7 +31,13 @@ func TestConformanceLiveness(t *testing.T) {
 		if name == "grpc-unknown" {
 			volumes, mounts = "", ""
 		}
-		s.run("bad-"+name, fmt.Sprintf("terminationGracePeriodSeconds: 0\ncontainers: [{name: c, image: pulse:1, livenessProbe: {%s, %s}, %s}]\n%s", probe, often, mounts, volumes))
+		// It has to listen before it can answer badly.
+		listens := 5000
+		if name == "http" {
+			listens = 8080
+		}
+		startup := fmt.Sprintf("startupProbe: {tcpSocket: {port: %d}, periodSeconds: 1, timeoutSeconds: 60, failureThreshold: 600}", listens)
+		s.run("bad-"+name, fmt.Sprintf("terminationGracePeriodSeconds: 0\ncontainers: [{name: c, image: pulse:1, livenessProbe: {%s, %s}, %s, %s}]\n%s", probe, often, startup, mounts, volumes))
 	}
 	var seen = map[string]int32{}
 	restarts := func(p *corev1.Pod) int32 {
