@@ -50,6 +50,7 @@ type state struct {
 	node     node
 	services map[name]*corev1.Service
 	slices   map[name]map[string]*slice
+	checked  map[name]*corev1.Service // those with a health check node port, which are few
 
 	// claims are the frontends of each service; more than one may claim a key, and then the oldest has it.
 	claims map[name]map[Key]*Frontend
@@ -59,17 +60,21 @@ type state struct {
 func newState(n node) *state {
 	return &state{
 		node: n, services: map[name]*corev1.Service{}, slices: map[name]map[string]*slice{},
-		claims: map[name]map[Key]*Frontend{}, owners: map[Key][]name{},
+		checked: map[name]*corev1.Service{}, claims: map[name]map[Key]*Frontend{}, owners: map[Key][]name{},
 	}
 }
 
 // setService takes a service, or nil for one that is gone.
 func (s *state) setService(n name, svc *corev1.Service) {
+	delete(s.checked, n)
 	if svc == nil {
 		delete(s.services, n)
 		return
 	}
 	s.services[n] = svc
+	if svc.Spec.HealthCheckNodePort != 0 && svc.Spec.Type == corev1.ServiceTypeLoadBalancer && svc.Labels[labelProxyName] == "" {
+		s.checked[n] = svc
+	}
 }
 
 // setSlice takes a slice of a service, or nil for one that is gone.
@@ -342,10 +347,7 @@ func (s *state) topology(all []candidate) func(candidate) bool {
 // healthChecks are the ports on which load balancers ask whether this node has endpoints of a service, with how many it has.
 func (s *state) healthChecks() map[uint16]healthCheck {
 	out := map[uint16]healthCheck{}
-	for n, svc := range s.services {
-		if svc.Spec.HealthCheckNodePort == 0 || svc.Spec.Type != corev1.ServiceTypeLoadBalancer || svc.Labels[labelProxyName] != "" {
-			continue
-		}
+	for n, svc := range s.checked {
 		c := healthCheck{service: n}
 		for _, sl := range s.slices[n] {
 			for _, item := range sl.items {

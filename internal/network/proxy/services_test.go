@@ -216,4 +216,9 @@ func TestHealthChecks(t *testing.T) {
 	if got := s.healthChecks(); len(got) != 1 || got[31000].local != 1 {
 		t.Errorf("%v", got)
 	}
+	for _, svc := range []*corev1.Service{service(nil), nil} {
+		if s.setService(n, svc); len(s.healthChecks()) != 0 {
+			t.Errorf("%v", s.healthChecks())
+		}
+	}
 }
