@@ -3,6 +3,7 @@ package apiserver
 import (
 	"context"
 	"fmt"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -132,5 +133,40 @@ func BenchmarkDefine(b *testing.B) {
 				awaitCustom(b, s, fmt.Sprintf("news%d", i), "bench.example.com", true)
 			}
 		})
+	}
+}
+
+// BenchmarkUsedDefinitions reports the memory of definitions of which nobody has asked anything, and of those whose objects have been listed, created and applied.
+func BenchmarkUsedDefinitions(b *testing.B) {
+	const n = 200
+	for b.Loop() {
+		s := newServer(b)
+		runCustoms(b, s)
+		h := s.Handler()
+		heap := func() uint64 {
+			runtime.GC()
+			runtime.GC()
+			var m runtime.MemStats
+			runtime.ReadMemStats(&m)
+			return m.HeapAlloc
+		}
+		group := func(i int) string { return fmt.Sprintf("g%d.example.com", i/10) }
+		empty := heap()
+		for i := range n {
+			do(b, h, 201, "POST", benchDefinitions, jsonType, jsonType, definitionJSON(fmt.Sprintf("things%d", i), fmt.Sprintf("Thing%d", i), group(i), ""))
+		}
+		for i := range n {
+			awaitCustom(b, s, fmt.Sprintf("things%d", i), group(i), true)
+		}
+		defined := heap()
+		for i := range n {
+			all := fmt.Sprintf("/apis/%s/v1/namespaces/bench/things%d", group(i), i)
+			object := fmt.Sprintf(`{"apiVersion":"%s/v1","kind":"Thing%d","metadata":{"name":"a"},"spec":{"key":"v"}}`, group(i), i)
+			do(b, h, 200, "GET", all, "", jsonType, "")
+			do(b, h, 201, "POST", all, jsonType, jsonType, object)
+			do(b, h, 200, "PATCH", all+"/a?fieldManager=m&force=true", "application/apply-patch+yaml", jsonType, object)
+		}
+		b.ReportMetric(float64(defined-empty)/n, "B/unused")
+		b.ReportMetric(float64(heap()-empty)/n, "B/used")
 	}
 }

@@ -10,17 +10,12 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
 
-// metrics are what dashboards made for upstream's API server look for. The series of a request are looked up once per kind of
-// request and then remembered: hashing labels for each one would cost more than serving some.
+// metrics are what dashboards made for upstream's API server look for.
 type metrics struct {
 	registry *prometheus.Registry
-	requests *prometheus.CounterVec
-	seconds  *prometheus.HistogramVec
-	bytes    *prometheus.HistogramVec
+	requests *requestFamilies
 	readOnly prometheus.Gauge
 	mutating prometheus.Gauge
-	// sli is seconds without what others took: webhooks.
-	sli *prometheus.HistogramVec
 	// running are watches and streams, events what watches were told.
 	running    *prometheus.GaugeVec
 	events     *prometheus.CounterVec
@@ -29,23 +24,19 @@ type metrics struct {
 	calls       *prometheus.CounterVec
 	callSeconds *prometheus.HistogramVec
 
-	series sync.Map // seriesKey to *series
+	// own are the series of clients in this process. They are looked up once and remembered: hashing labels for each request would cost more than serving some.
+	own sync.Map // callKey to *callSeries
 }
 
-type seriesKey struct {
-	verb, group, version, resource, subresource, scope string
-	code                                               int
-	dryRun, inProcess                                  bool
+// callKey is what the series of clients in this process differ in.
+type callKey struct {
+	verb string
+	code int
 }
 
-type series struct {
-	sli         prometheus.Observer
-	calls       prometheus.Counter  // nil for clients elsewhere
-	callSeconds prometheus.Observer // nil for clients elsewhere
-
-	requests prometheus.Counter
-	seconds  prometheus.Observer
-	bytes    prometheus.Observer
+type callSeries struct {
+	calls   prometheus.Counter
+	seconds prometheus.Observer
 }
 
 func newMetrics(r *prometheus.Registry) *metrics {
@@ -58,25 +49,7 @@ func newMetrics(r *prometheus.Registry) *metrics {
 		registry: r,
 		readOnly: inflight.WithLabelValues("readOnly"),
 		mutating: inflight.WithLabelValues("mutating"),
-		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "apiserver_request_total",
-			Help: "Requests by verb, resource, dry run and HTTP response code.",
-		}, append([]string{"dry_run", "code"}, labels...)),
-		seconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{
-			Name:    "apiserver_request_duration_seconds",
-			Help:    "How long requests took, by verb, resource and dry run.",
-			Buckets: []float64{0.005, 0.025, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1, 1.25, 1.5, 2, 3, 4, 5, 6, 8, 10, 15, 20, 30, 45, 60},
-		}, append([]string{"dry_run"}, labels...)),
-		bytes: prometheus.NewHistogramVec(prometheus.HistogramOpts{
-			Name:    "apiserver_response_sizes",
-			Help:    "Size of answers in bytes, by verb and resource.",
-			Buckets: prometheus.ExponentialBuckets(1000, 10, 7),
-		}, labels),
-		sli: prometheus.NewHistogramVec(prometheus.HistogramOpts{
-			Name:    "apiserver_request_sli_duration_seconds",
-			Help:    "How long requests took without the time that webhooks took, by verb and resource.",
-			Buckets: []float64{0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1, 1.25, 1.5, 2, 3, 4, 5, 6, 8, 10, 15, 20, 30, 45, 60},
-		}, labels),
+		requests: newRequestFamilies(),
 		running: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "apiserver_longrunning_requests",
 			Help: "Watches and streams that are open.",
@@ -99,7 +72,7 @@ func newMetrics(r *prometheus.Registry) *metrics {
 			Buckets: []float64{0.005, 0.025, 0.1, 0.25, 0.5, 1, 2, 4, 8, 15, 30, 60},
 		}, []string{"verb", "host"}),
 	}
-	r.MustRegister(m.requests, m.seconds, m.bytes, inflight, m.sli, m.running, m.events, m.deprecated, m.calls, m.callSeconds)
+	r.MustRegister(m.requests, inflight, m.running, m.events, m.deprecated, m.calls, m.callSeconds)
 	return m
 }
 
@@ -111,30 +84,28 @@ func (m *metrics) handler() http.Handler {
 // observe counts a finished request.
 func (m *metrics) observe(x *exchange, took time.Duration) {
 	i := x.info
-	k := seriesKey{verb: metricVerb(x), code: x.w.code, inProcess: x.scope.InProcess}
+	k := requestKey{verb: metricVerb(x)}
+	dry := false
 	if i.IsResource {
 		k.group, k.version, k.resource, k.subresource = i.Group, i.Version, i.Resource, i.Subresource
 		k.scope = metricScope(x)
-		k.dryRun = x.query != nil && len(x.query["dryRun"]) > 0
+		dry = x.query != nil && len(x.query["dryRun"]) > 0
 	} else {
 		k.subresource = x.s.plainName(i.Path)
 	}
-	v, ok := m.series.Load(k)
-	if !ok {
-		v, _ = m.series.LoadOrStore(k, m.make(k))
+	timed := k.verb != "WATCH" && k.verb != "CONNECT"
+	s := m.requests.of(k)
+	s.count(x.w.code, dry)
+	if timed {
+		m.requests.observe(s, dry, took.Seconds(), (took - x.waited).Seconds(), float64(x.w.size))
 	}
-	s := v.(*series) //nolint:forcetypeassert // nothing else is stored
-	s.requests.Inc()
-	if k.verb != "WATCH" && k.verb != "CONNECT" {
-		s.seconds.Observe(took.Seconds())
-		s.bytes.Observe(float64(x.w.size))
-		s.sli.Observe((took - x.waited).Seconds())
-		if s.calls != nil {
-			s.callSeconds.Observe(took.Seconds())
-		}
+	if !x.scope.InProcess {
+		return
 	}
-	if s.calls != nil {
-		s.calls.Inc()
+	own := m.call(callKey{k.verb, x.w.code})
+	own.calls.Inc()
+	if timed {
+		own.seconds.Observe(took.Seconds())
 	}
 }
 
@@ -164,24 +135,14 @@ func (m *metrics) askedForDeprecated(x *exchange) {
 // ownHost is the host that clients in this process believe to speak to.
 const ownHost = "celox.invalid"
 
-func (m *metrics) make(k seriesKey) *series {
-	dry := ""
-	if k.dryRun {
-		dry = "All"
-	}
-	labels := []string{k.verb, k.group, k.version, k.resource, k.subresource, k.scope, "apiserver"}
-	out := &series{
-		sli:      m.sli.WithLabelValues(labels...),
-		requests: m.requests.WithLabelValues(append([]string{dry, strconv.Itoa(k.code)}, labels...)...),
-		seconds:  m.seconds.WithLabelValues(append([]string{dry}, labels...)...),
-		bytes:    m.bytes.WithLabelValues(labels...),
-	}
-	if k.inProcess {
+// call returns the series of requests of clients in this process.
+func (m *metrics) call(k callKey) *callSeries {
+	v, ok := m.own.Load(k)
+	if !ok {
 		method := methodOf(k.verb)
-		out.calls = m.calls.WithLabelValues(strconv.Itoa(k.code), method, ownHost)
-		out.callSeconds = m.callSeconds.WithLabelValues(method, ownHost)
+		v, _ = m.own.LoadOrStore(k, &callSeries{calls: m.calls.WithLabelValues(strconv.Itoa(k.code), method, ownHost), seconds: m.callSeconds.WithLabelValues(method, ownHost)})
 	}
-	return out
+	return v.(*callSeries) //nolint:forcetypeassert // nothing else is stored
 }
 
 // methodOf is the HTTP method of a verb in a metric.

@@ -25,6 +25,7 @@ type Definition struct {
 	versions  []*Version
 	converter Converter
 
+	meta      *metaTypes
 	typesOnce sync.Once
 	types     *mergeTypes
 }
@@ -36,7 +37,10 @@ func New(crd *CRD, hooks Hooks) (*Definition, error) {
 	if names.Plural == "" || names.Singular == "" || names.Kind == "" || names.ListKind == "" {
 		return nil, fmt.Errorf("custom resource %s: not all of its names have been accepted", crd.Name)
 	}
-	d := &Definition{crd: crd}
+	d := &Definition{crd: crd, meta: hooks.meta}
+	if d.meta == nil {
+		d.meta = &metaTypes{}
+	}
 	for i := range crd.Spec.Versions {
 		v := &crd.Spec.Versions[i]
 		d.versions = append(d.versions, &Version{def: d, spec: v, gvk: schema.GroupVersionKind{Group: crd.Spec.Group, Version: v.Name, Kind: names.Kind}})

@@ -22,6 +22,9 @@ import (
 type Hooks struct {
 	// Webhooks calls conversion webhooks; nil: none can be called.
 	Webhooks *webhook.Client
+
+	// meta is what the definitions of one registry share.
+	meta *metaTypes
 }
 
 // APIKind describes the version's objects to the generic handler. Its hub is the version itself: each version is served as if it were

@@ -36,6 +36,7 @@ type group struct {
 
 // NewRegistry returns an empty registry whose definitions keep their objects in st.
 func NewRegistry(st *store.Store, hooks Hooks) *Registry {
+	hooks.meta = &metaTypes{}
 	return &Registry{store: st, hooks: hooks, groups: map[string]*group{}}
 }
 

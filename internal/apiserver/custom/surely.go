@@ -17,17 +17,20 @@ type surely struct{ patterns map[string]*regexp.Regexp }
 
 // newSurely prepares for the values of a schema.
 func newSurely(s *structuralschema.Structural) surely {
-	c := surely{patterns: map[string]*regexp.Regexp{}}
+	var c surely
 	c.compile(s)
 	return c
 }
 
-func (c surely) compile(s *structuralschema.Structural) {
+func (c *surely) compile(s *structuralschema.Structural) {
 	if s == nil {
 		return
 	}
 	if s.ValueValidation != nil && s.ValueValidation.Pattern != "" {
 		if re, err := regexp.Compile(s.ValueValidation.Pattern); err == nil {
+			if c.patterns == nil {
+				c.patterns = map[string]*regexp.Regexp{}
+			}
 			c.patterns[s.ValueValidation.Pattern] = re
 		}
 	}

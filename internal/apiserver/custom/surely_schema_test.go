@@ -141,6 +141,10 @@ func checkSurely(t *rapid.T, tb testing.TB) int {
 	if errs != nil {
 		t.Skip("no such schema: ", errs)
 	}
+	checks, err := v.validators()
+	if err != nil {
+		t.Skip("no such schema: ", err)
+	}
 	sure := 0
 	for i := range 8 {
 		value := drawValue(t, fmt.Sprint("value ", i), schema, 2)
@@ -148,12 +152,12 @@ func checkSurely(t *rapid.T, tb testing.TB) int {
 		o.APIVersion, o.Kind, o.Name = "example.com/v1", "Thing", "x"
 		if v.surely.object(o, s) {
 			sure++
-			if errs := validation.ValidateCustomResource(nil, o.content(o.visible()), v.whole); len(errs) > 0 {
+			if errs := validation.ValidateCustomResource(nil, o.content(o.visible()), checks.whole); len(errs) > 0 {
 				t.Fatalf("%v is surely valid by %s, but: %v", value, doc, errs)
 			}
 		}
-		if v.status != nil && v.surely.status(value, s) {
-			if errs := validation.ValidateCustomResource(nil, value, v.status); len(errs) > 0 {
+		if checks.status != nil && v.surely.status(value, s) {
+			if errs := validation.ValidateCustomResource(nil, value, checks.status); len(errs) > 0 {
 				t.Fatalf("status %v is surely valid by %s, but: %v", value, doc, errs)
 			}
 		}

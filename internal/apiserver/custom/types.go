@@ -2,11 +2,16 @@ package custom
 
 import (
 	"fmt"
+	"slices"
+	"sync"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/managedfields"
+	"k8s.io/kube-openapi/pkg/schemaconv"
 	"k8s.io/kube-openapi/pkg/validation/spec"
+	smdschema "sigs.k8s.io/structured-merge-diff/v6/schema"
 	"sigs.k8s.io/structured-merge-diff/v6/typed"
 )
 
@@ -16,55 +21,93 @@ type mergeTypes struct {
 	err       error
 }
 
+// metaTypes are the library's types of metadata, which all definitions share: they are read-only but for the indexes that they make for themselves.
+type metaTypes struct {
+	once  sync.Once
+	types []smdschema.TypeDef // set by once
+	err   error               // set by once
+}
+
+func (m *metaTypes) get() ([]smdschema.TypeDef, error) {
+	m.once.Do(func() {
+		var s *smdschema.Schema
+		if s, m.err = schemaconv.ToSchemaFromOpenAPI(map[string]*spec.Schema{objectMetaModel: objectMetaSchema()}, false); m.err == nil {
+			m.types = s.Types
+		}
+	})
+	return m.types, m.err
+}
+
 // TypeConverter returns how the library of server-side apply sees the objects. The types are made when they are first needed.
 func (d *Definition) TypeConverter() (managedfields.TypeConverter, error) {
 	d.typesOnce.Do(func() {
-		t := &mergeTypes{}
-		models := map[string]*spec.Schema{objectMetaModel: objectMetaSchema()}
-		for _, v := range d.versions {
-			s, err := v.model()
-			if err != nil {
-				t.err = err
-				break
-			}
-			models[v.gvk.Group+"."+v.gvk.Version+"."+v.gvk.Kind] = s
-		}
-		if t.err == nil {
-			var inner managedfields.TypeConverter
-			if inner, t.err = managedfields.NewTypeConverter(models, d.crd.Spec.PreserveUnknownFields); t.err == nil {
-				t.converter = objectTypes{inner}
-			}
-		}
-		d.types = t
+		d.types = &mergeTypes{}
+		d.types.converter, d.types.err = d.objectTypes()
 	})
 	return d.types.converter, d.types.err
 }
 
-// objectTypes lets Objects stand where the library wants maps.
-type objectTypes struct{ inner managedfields.TypeConverter }
+func (d *Definition) objectTypes() (managedfields.TypeConverter, error) {
+	shared, err := d.meta.get()
+	if err != nil {
+		return nil, err
+	}
+	models := map[string]*spec.Schema{}
+	names := map[schema.GroupVersionKind]string{}
+	for _, v := range d.versions {
+		s, err := v.model()
+		if err != nil {
+			return nil, err
+		}
+		name := v.gvk.Group + "." + v.gvk.Version + "." + v.gvk.Kind
+		models[name], names[v.gvk] = s, name
+	}
+	own, err := schemaconv.ToSchemaFromOpenAPI(models, d.crd.Spec.PreserveUnknownFields)
+	if err != nil {
+		return nil, fmt.Errorf("types for merging %s: %w", d.crd.Name, err)
+	}
+	all := &smdschema.Schema{Types: slices.Clone(shared)}
+	for _, t := range own.Types {
+		// Both have the types that stand for what is not known.
+		if !slices.ContainsFunc(shared, func(s smdschema.TypeDef) bool { return s.Name == t.Name }) {
+			all.Types = append(all.Types, t)
+		}
+	}
+	out := objectTypes{}
+	for gvk, name := range names {
+		out[gvk] = typed.ParseableType{Schema: all, TypeRef: smdschema.TypeRef{NamedType: &name}}
+	}
+	return out, nil
+}
 
+// objectTypes are the types of a definition's objects by version. Objects stand where the library wants maps.
+type objectTypes map[schema.GroupVersionKind]typed.ParseableType
+
+// ObjectToTyped implements managedfields.TypeConverter.
 func (t objectTypes) ObjectToTyped(obj runtime.Object, o ...typed.ValidationOptions) (*typed.TypedValue, error) {
-	if c, ok := obj.(*Object); ok {
+	gvk := obj.GetObjectKind().GroupVersionKind()
+	parseable, ok := t[gvk]
+	if !ok {
+		// The library forgets what was owned in versions that are no more, if it is told so by this error.
+		return nil, runtime.NewNotRegisteredErrForKind("custom resources", gvk)
+	}
+	switch c := obj.(type) {
+	case *Object:
 		m, err := c.Content()
 		if err != nil {
 			return nil, err
 		}
-		obj = &unstructured.Unstructured{Object: m}
+		return parseable.FromUnstructured(m, o...)
+	case *unstructured.Unstructured:
+		return parseable.FromUnstructured(c.Object, o...)
 	}
-	return t.inner.ObjectToTyped(obj, o...)
+	return nil, fmt.Errorf("merging a %T", obj)
 }
 
-func (t objectTypes) TypedToObject(v *typed.TypedValue) (runtime.Object, error) {
-	obj, err := t.inner.TypedToObject(v)
-	if err != nil {
-		return nil, err
-	}
-	u, ok := obj.(*unstructured.Unstructured)
-	if !ok {
-		return nil, fmt.Errorf("merging made a %T", obj)
-	}
+// TypedToObject implements managedfields.TypeConverter.
+func (objectTypes) TypedToObject(v *typed.TypedValue) (runtime.Object, error) {
 	// The library shares values with what it merged: whoever changes the result would change them.
-	m, ok := copyValue(u.Object).(map[string]any)
+	m, ok := copyValue(v.AsValue().Unstructured()).(map[string]any)
 	if !ok {
 		return nil, fmt.Errorf("merging made nothing")
 	}

@@ -27,7 +27,11 @@ func (v *Version) Validate(ctx context.Context, o *Object) field.ErrorList {
 	}
 	content := o.content(o.visible())
 	if !v.surely.object(o, s) {
-		errs = validation.ValidateCustomResource(nil, content, v.whole)
+		checks, err := v.validators()
+		if err != nil {
+			return internalError(err)
+		}
+		errs = validation.ValidateCustomResource(nil, content, checks.whole)
 	}
 	errs = append(errs, v.scaleSpec(o)...)
 	errs = append(errs, v.scaleStatus(o)...)
@@ -45,7 +49,11 @@ func (v *Version) ValidateUpdate(ctx context.Context, o, old *Object) field.Erro
 	content, before := o.content(o.visible()), old.content(old.visible())
 	correlated := common.NewCorrelatedObject(content, before, &model.Structural{Structural: s})
 	if !v.surely.object(o, s) {
-		errs = validation.ValidateCustomResourceUpdate(nil, content, before, v.whole, validation.WithRatcheting(correlated))
+		checks, err := v.validators()
+		if err != nil {
+			return internalError(err)
+		}
+		errs = validation.ValidateCustomResourceUpdate(nil, content, before, checks.whole, validation.WithRatcheting(correlated))
 	}
 	errs = append(errs, v.scaleSpec(o)...)
 	errs = append(errs, v.scaleStatus(o)...)
@@ -66,8 +74,14 @@ func (v *Version) ValidateStatusUpdate(ctx context.Context, o, old *Object) fiel
 	if s != nil {
 		options = append(options, validation.WithRatcheting(correlated.Key("status")))
 	}
-	if status, has := o.Fields["status"]; has && v.status != nil && !v.surely.status(status, s) {
-		errs = validation.ValidateCustomResourceUpdate(field.NewPath("status"), status, old.Fields["status"], v.status, options...)
+	if status, has := o.Fields["status"]; has && v.hasStatus() && !v.surely.status(status, s) {
+		checks, err := v.validators()
+		if err != nil {
+			return internalError(err)
+		}
+		if checks.status != nil {
+			errs = validation.ValidateCustomResourceUpdate(field.NewPath("status"), status, old.Fields["status"], checks.status, options...)
+		}
 	}
 	errs = append(errs, v.scaleStatus(o)...)
 	errs = append(errs, newListErrors(s, content, before)...)
@@ -77,13 +91,15 @@ func (v *Version) ValidateStatusUpdate(ctx context.Context, o, old *Object) fiel
 // ready compiles what checking needs.
 func (v *Version) ready() (*structuralschema.Structural, field.ErrorList) {
 	s, err := v.schema()
-	if err == nil {
-		err = v.validators()
-	}
 	if err != nil {
-		return nil, field.ErrorList{field.InternalError(nil, err)}
+		return nil, internalError(err)
 	}
+	v.surelyOnce.Do(func() { v.surely = newSurely(s) })
 	return s, nil
+}
+
+func internalError(err error) field.ErrorList {
+	return field.ErrorList{field.InternalError(nil, err)}
 }
 
 // newListErrors finds sets and maps with doubled items, unless the old object had some already.

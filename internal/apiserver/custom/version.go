@@ -25,15 +25,15 @@ type Version struct {
 	gvk  schema.GroupVersionKind
 
 	schemaOnce sync.Once
-	structural *structuralschema.Structural   // set by schemaOnce; nil without a schema
-	internal   *apiextensions.JSONSchemaProps // set by schemaOnce
-	schemaErr  error                          // set by schemaOnce
+	structural *structuralschema.Structural // set by schemaOnce; nil without a schema
+	schemaErr  error                        // set by schemaOnce
+
+	surelyOnce sync.Once
+	surely     surely // set by surelyOnce
 
 	checkOnce sync.Once
-	whole     validation.SchemaValidator // set by checkOnce
-	status    validation.SchemaValidator // set by checkOnce; nil without a schema of the status
-	surely    surely                     // set by checkOnce
-	checkErr  error                      // set by checkOnce
+	checks    validators // set by checkOnce
+	checkErr  error      // set by checkOnce
 
 	rulesOnce sync.Once
 	rules     *cel.Validator // set by rulesOnce; nil without rules
@@ -66,13 +66,12 @@ func (v *Version) schema() (*structuralschema.Structural, error) {
 		if v.spec.Schema == nil || v.spec.Schema.OpenAPIV3Schema == nil {
 			return
 		}
-		internal := &apiextensions.CustomResourceValidation{}
-		if err := apiextensionsv1.Convert_v1_CustomResourceValidation_To_apiextensions_CustomResourceValidation(v.spec.Schema, internal, nil); err != nil {
-			v.schemaErr = fmt.Errorf("failed converting CRD validation to internal version: %w", err)
+		internal, err := v.internal()
+		if err != nil {
+			v.schemaErr = err
 			return
 		}
-		v.internal = internal.OpenAPIV3Schema
-		s, err := structuralschema.NewStructural(internal.OpenAPIV3Schema)
+		s, err := structuralschema.NewStructural(internal)
 		if err != nil && !v.preserves() {
 			v.schemaErr = errNoSchema
 			return
@@ -89,24 +88,42 @@ func (v *Version) schema() (*structuralschema.Structural, error) {
 	return v.structural, v.schemaErr
 }
 
-// validators compiles the validators of whole objects and of their status.
-func (v *Version) validators() error {
+// internal is the schema in the form that the library takes, made anew each time; nil if the version has none.
+func (v *Version) internal() (*apiextensions.JSONSchemaProps, error) {
+	if v.spec.Schema == nil {
+		return nil, nil
+	}
+	out := &apiextensions.CustomResourceValidation{}
+	if err := apiextensionsv1.Convert_v1_CustomResourceValidation_To_apiextensions_CustomResourceValidation(v.spec.Schema, out, nil); err != nil {
+		return nil, fmt.Errorf("failed converting CRD validation to internal version: %w", err)
+	}
+	return out.OpenAPIV3Schema, nil
+}
+
+// validators are the library's.
+type validators struct {
+	whole  validation.SchemaValidator
+	status validation.SchemaValidator // nil without a schema of the status
+}
+
+// validators compiles the validators of whole objects and of their status. Most objects can do without: they are surely valid.
+func (v *Version) validators() (*validators, error) {
 	v.checkOnce.Do(func() {
-		if _, v.checkErr = v.schema(); v.checkErr != nil {
+		var internal *apiextensions.JSONSchemaProps
+		if internal, v.checkErr = v.internal(); v.checkErr != nil {
 			return
 		}
-		v.surely = newSurely(v.structural)
-		if v.whole, _, v.checkErr = validation.NewSchemaValidator(v.internal); v.checkErr != nil {
+		if v.checks.whole, _, v.checkErr = validation.NewSchemaValidator(internal); v.checkErr != nil {
 			return
 		}
-		if !v.hasStatus() || v.internal == nil {
+		if !v.hasStatus() || internal == nil {
 			return
 		}
-		if s, ok := v.internal.Properties["status"]; ok {
-			v.status, _, v.checkErr = validation.NewSchemaValidator(&s)
+		if s, ok := internal.Properties["status"]; ok {
+			v.checks.status, _, v.checkErr = validation.NewSchemaValidator(&s)
 		}
 	})
-	return v.checkErr
+	return &v.checks, v.checkErr
 }
 
 // ruleValidator compiles the CEL rules; nil if there are none.
