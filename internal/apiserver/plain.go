@@ -3,6 +3,7 @@ package apiserver
 import (
 	"encoding/json"
 	"net/http"
+	"net/http/pprof"
 	"slices"
 	"strings"
 
@@ -64,6 +65,11 @@ func (s *Server) servePlain(x *exchange) {
 			s.serveDiscovery(x, first, strings.Trim(rest, "/"))
 			return
 		}
+	case "debug":
+		if h := profiles(rest); h != nil {
+			h.ServeHTTP(x.w, x.r)
+			return
+		}
 	case "openapi":
 		if s.cfg.OpenAPI != nil {
 			s.cfg.OpenAPI.ServeHTTP(x.w, x.r)
@@ -71,6 +77,25 @@ func (s *Server) servePlain(x *exchange) {
 		}
 	}
 	notFoundPage(x.w)
+}
+
+// profiles answers what `go tool pprof` asks of a running server, at the paths of upstream's.
+func profiles(path string) http.Handler {
+	first, name, _ := strings.Cut(path, "/")
+	if first != "pprof" {
+		return nil
+	}
+	switch name {
+	case "cmdline":
+		return http.HandlerFunc(pprof.Cmdline)
+	case "profile":
+		return http.HandlerFunc(pprof.Profile)
+	case "symbol":
+		return http.HandlerFunc(pprof.Symbol)
+	case "trace":
+		return http.HandlerFunc(pprof.Trace)
+	}
+	return http.HandlerFunc(pprof.Index)
 }
 
 // serveDiscovery hands on what can be a discovery document and tells apart what is no group from what is no version.

@@ -250,3 +250,19 @@ func TestScale(t *testing.T) {
 	want(t, h, 422, "PUT", deployments+"/d/scale", `{"kind":"Scale","apiVersion":"autoscaling/v1","metadata":{"name":"d"},"spec":{"replicas":-1}}`)
 	want(t, h, 409, "PUT", deployments+"/d/scale", `{"kind":"Scale","apiVersion":"autoscaling/v1","metadata":{"name":"d","resourceVersion":"1"},"spec":{"replicas":1}}`)
 }
+
+// TestProfiles: what runs can be asked where its memory and time go, as upstream's server can.
+func TestProfiles(t *testing.T) {
+	s := newServer(t).Handler()
+	if got := call(t, s, "GET", "/debug/pprof/heap?debug=1", ""); got.Code != 200 || !strings.HasPrefix(got.Body.String(), "heap profile: ") {
+		t.Errorf("heap: %d\n%.100s", got.Code, got.Body)
+	}
+	if got := call(t, s, "GET", "/debug/pprof/goroutine?debug=2", ""); got.Code != 200 || !strings.Contains(got.Body.String(), "TestProfiles") {
+		t.Errorf("goroutine: %d\n%.100s", got.Code, got.Body)
+	}
+	for path, code := range map[string]int{"/debug/pprof/": 200, "/debug/pprof/cmdline": 200, "/debug/pprof/nothing": 404, "/debug": 404, "/debug/other": 404} {
+		if got := call(t, s, "GET", path, ""); got.Code != code {
+			t.Errorf("%s: %d, want %d", path, got.Code, code)
+		}
+	}
+}
