@@ -89,7 +89,7 @@ func formErrors(j *internal.JSONSchemaProps, r *internal.ValidationRule, p *fiel
 		errs = append(errs, field.Invalid(at, r.FieldPath, "must not contain line breaks"))
 	}
 	if s, err := structuralschema.NewStructural(j); err == nil {
-		if _, _, err := cel.ValidFieldPath(r.FieldPath, s); err != nil {
+		if _, _, err := cel.ValidFieldPath(r.FieldPath, withoutHoles(s)); err != nil {
 			errs = append(errs, field.Invalid(at, r.FieldPath, "must be a valid path"))
 		}
 	}

@@ -31,6 +31,12 @@ func TestSchemas(t *testing.T) {
 			"contributed to estimated rule cost total\nx-kubernetes-validations estimated rule cost total for entire OpenAPIv3 schema exceeds budget by factor of more than 100x"},
 		{"an old self that can't be found", withSchema(`{type: array, maxItems: 2, items: {type: string, maxLength: 2, x-kubernetes-validations: [{rule: "self == oldSelf"}]}}`),
 			at + `.items.x-kubernetes-validations[0].rule: Invalid value: "self == oldSelf": oldSelf cannot be used on the uncorrelatable portion of the schema within ` + at},
+		{"a path into what may be anything", withSchema(`{type: object, additionalProperties: true, x-kubernetes-validations: [{rule: "true", fieldPath: .a.b}]}`),
+			at + `.x-kubernetes-validations[0].fieldPath: Invalid value: ".a.b": must be a valid path`},
+		{"a selectable field of what may be anything", definition("foos.a.b", names+"versions: [{name: v1, served: true, storage: true, selectableFields: [{jsonPath: .spec.a.b}, {jsonPath: .spec.a}], "+
+			"schema: {openAPIV3Schema: {type: object, properties: {spec: {type: object, additionalProperties: true}}}}}]"),
+			`spec.selectableFields[0].jsonPath: Invalid value: ".spec.a.b": is an invalid path: does not refer to a valid field` + "\n" +
+				`spec.selectableFields[1].jsonPath: Invalid value: ".spec.a": must point to a field of type string, boolean or integer. Enum string fields and strings with formats are allowed.`},
 		{"an empty rule", withSchema(`{type: object, x-kubernetes-validations: [{rule: ""}]}`), at + ".x-kubernetes-validations[0].rule: Required value: rule is not specified"},
 	})
 }

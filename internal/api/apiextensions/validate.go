@@ -297,8 +297,9 @@ func validateStored(crd *internal.CustomResourceDefinition) field.ErrorList {
 	defined := map[string]bool{}
 	for i := range crd.Spec.Versions {
 		v := &crd.Spec.Versions[i]
+		again := defined[v.Name] // a name may have been used twice: only the first counts
 		defined[v.Name] = true
-		if v.Storage && !slices.Contains(stored, v.Name) {
+		if v.Storage && (again || !slices.Contains(stored, v.Name)) {
 			errs = append(errs, field.Invalid(p, stored, "must have the storage version "+v.Name))
 		}
 	}
@@ -423,7 +424,7 @@ func (t *tolerance) selectable(list []internal.SelectableField, props *internal.
 			errs = append(errs, field.Required(at, ""))
 			continue
 		}
-		path, found, err := cel.ValidFieldPath(f.JSONPath, schema, cel.WithFieldPathAllowArrayNotation(false))
+		path, found, err := cel.ValidFieldPath(f.JSONPath, withoutHoles(schema), cel.WithFieldPathAllowArrayNotation(false))
 		if err != nil {
 			errs = append(errs, field.Invalid(at, f.JSONPath, fmt.Sprintf("is an invalid path: %v", err)))
 			continue
@@ -443,6 +444,30 @@ func (t *tolerance) selectable(list []internal.SelectableField, props *internal.
 		errs = append(errs, field.TooMany(p, len(seen), maxSelectable))
 	}
 	return errs
+}
+
+// withoutHoles is a schema with one that allows nothing in the places of additional properties that have none (`additionalProperties: true`): the library
+// follows paths into what is not there.
+func withoutHoles(s *structuralschema.Structural) *structuralschema.Structural {
+	if s == nil {
+		return &structuralschema.Structural{}
+	}
+	out := *s
+	if s.Items != nil {
+		out.Items = withoutHoles(s.Items)
+	}
+	if s.AdditionalProperties != nil {
+		more := *s.AdditionalProperties
+		more.Structural = withoutHoles(more.Structural)
+		out.AdditionalProperties = &more
+	}
+	if s.Properties != nil {
+		out.Properties = make(map[string]structuralschema.Structural, len(s.Properties))
+		for name, p := range s.Properties {
+			out.Properties[name] = *withoutHoles(&p)
+		}
+	}
+	return &out
 }
 
 // tolerated finds out what the old definition had that is not accepted from new ones.
