@@ -1,9 +1,11 @@
 package main
 
 import (
+	"encoding/json"
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -85,6 +87,19 @@ func (s *server) containerConfig(task *holder.Task) (*configs.Config, error) {
 	}
 	config.ParentDeathSignal = 0
 	return config, nil
+}
+
+// bundle makes a directory the container's bundle: hooks are told of it, and read there what the container is (OCI runtime specification, state).
+func bundle(config *configs.Config, spec *specs.Spec, dir string) error {
+	data, err := json.Marshal(spec)
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(dir, "config.json"), data, 0o600); err != nil {
+		return err
+	}
+	config.Labels = append(slices.DeleteFunc(config.Labels, func(l string) bool { return strings.HasPrefix(l, "bundle=") }), "bundle="+dir)
+	return nil
 }
 
 func initProcess(p *specs.Process) *libcontainer.Process {

@@ -129,6 +129,11 @@ func (t *task) run(spec *holder.Task) (err error) {
 	if err := writeState(s.layout, t.st); err != nil {
 		return err
 	}
+	if spec.Spec.Hooks != nil {
+		if err := bundle(config, spec.Spec, s.layout.Task(t.id)); err != nil {
+			return err
+		}
+	}
 	process := initProcess(spec.Spec.Process)
 	child, err := t.openIO(process)
 	defer holder.CloseFiles(child)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime/debug"
+	"runtime/pprof"
 	"sync"
 	"time"
 
@@ -95,6 +96,7 @@ func (l *Loop) Run(ctx context.Context) error {
 	var workers sync.WaitGroup
 	for i := range l.workers {
 		workers.Go(func() {
+			pprof.SetGoroutineLabels(pprof.WithLabels(ctx, pprof.Labels("controller", l.name))) // what it costs is seen in profiles
 			for l.next(ctx, &l.busy[i]) {
 			}
 		})

@@ -15,8 +15,50 @@ type Metrics struct {
 	duration *prometheus.HistogramVec
 	queued   *prometheus.HistogramVec
 
+	registry prometheus.Registerer
+
 	mu    sync.Mutex
 	loops []*Loop // guarded by mu
+}
+
+// Counter counts by labels. A nil *Counter counts nothing.
+type Counter struct{ vec *prometheus.CounterVec }
+
+// Counter registers a counter of a controller.
+func (m *Metrics) Counter(name, help string, labels ...string) *Counter {
+	if m == nil {
+		return nil
+	}
+	c := &Counter{prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, labels)}
+	m.registry.MustRegister(c.vec)
+	return c
+}
+
+// Inc counts one more for the values of the labels.
+func (c *Counter) Inc(values ...string) {
+	if c != nil {
+		c.vec.WithLabelValues(values...).Inc()
+	}
+}
+
+// Histogram observes by labels. A nil *Histogram observes nothing.
+type Histogram struct{ vec *prometheus.HistogramVec }
+
+// Histogram registers a histogram of a controller.
+func (m *Metrics) Histogram(name, help string, buckets []float64, labels ...string) *Histogram {
+	if m == nil {
+		return nil
+	}
+	h := &Histogram{prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: name, Help: help, Buckets: buckets}, labels)}
+	m.registry.MustRegister(h.vec)
+	return h
+}
+
+// Observe notes a value for the values of the labels.
+func (h *Histogram) Observe(v float64, values ...string) {
+	if h != nil {
+		h.vec.WithLabelValues(values...).Observe(v)
+	}
 }
 
 // NewMetrics registers the metrics with r.
@@ -24,6 +66,7 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 	labels := []string{"name"}
 	seconds := prometheus.ExponentialBuckets(10e-9, 10, 10)
 	m := &Metrics{
+		registry: r,
 		adds: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "workqueue_adds_total", Help: "Total number of adds handled by workqueue"}, labels),
 		retries: prometheus.NewCounterVec(prometheus.CounterOpts{
@@ -35,6 +78,11 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 	}
 	r.MustRegister(m.adds, m.retries, m.duration, m.queued, now{m})
 	return m
+}
+
+// EvictionBuckets are those that upstream has for the time until a pod is evicted, in seconds.
+func EvictionBuckets() []float64 {
+	return []float64{0.005, 0.025, 0.1, 0.5, 1, 2.5, 10, 30, 60, 120, 180, 240}
 }
 
 // add lets the state of a loop be shown.

@@ -13,7 +13,7 @@ import (
 )
 
 // PatchPodStatus sets one condition of a pod, and its phase unless that is empty, by a patch that leaves what others write alone. A pod that
-// is gone, or a namesake in its place, is no error.
+// is gone is no error. A conflict is one: a namesake may be in its place, of which the next look knows, but it may also be worth another try.
 func PatchPodStatus(ctx context.Context, c kubernetes.Interface, p *corev1.Pod, phase corev1.PodPhase, condition corev1.PodCondition) error {
 	patch := struct {
 		Metadata struct {
@@ -30,7 +30,7 @@ func PatchPodStatus(ctx context.Context, c kubernetes.Interface, p *corev1.Pod, 
 		return fmt.Errorf("encode status of pod %s/%s: %w", p.Namespace, p.Name, err)
 	}
 	_, err = c.CoreV1().Pods(p.Namespace).Patch(ctx, p.Name, types.StrategicMergePatchType, data, metav1.PatchOptions{}, "status")
-	if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) && !apierrors.IsInvalid(err) {
+	if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsInvalid(err) {
 		return fmt.Errorf("patch status of pod %s/%s: %w", p.Namespace, p.Name, err)
 	}
 	return nil

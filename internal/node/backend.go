@@ -48,7 +48,7 @@ func (n *Node) newServer() *server.Server {
 	regs := n.registries(b)
 	return server.New(server.Config{
 		NodeName: n.cfg.NodeName, Backend: b, Runtime: n.cfg.Runtime, Streaming: n.cfg.Streaming, LogDir: n.cfg.LogDir,
-		Metrics: regs.own, Probes: regs.probes, Cadvisor: regs.cadvisor, Resource: regs.resource,
+		Metrics: n.allMetrics(regs.own), Probes: regs.probes, Cadvisor: regs.cadvisor, Resource: regs.resource,
 		Authenticate: n.cfg.Authenticate, Authorize: n.cfg.Authorize, Log: n.log,
 	})
 }

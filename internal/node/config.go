@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/client-go/kubernetes"
@@ -71,6 +72,9 @@ type Config struct {
 	Labels   map[string]string // besides the well-known ones
 	Taints   []corev1.Taint    // at first registration
 	MaxPods  int               // default 110
+	// PodCIDRs are the networks of pods that the node asks for when its object is made anew, because its pods have addresses of them; nil or none leaves it
+	// to the cluster.
+	PodCIDRs func() []string
 	// Sysctls are the kernel settings that pods may change; the zero value is the safe ones.
 	Sysctls sysctl.Allowed
 	// PodPIDs limits the processes of each pod; 0: no limit.
@@ -81,6 +85,8 @@ type Config struct {
 	HeartbeatInterval time.Duration
 	// StatusInterval writes the node's status even if nothing changed; 0: only on change.
 	StatusInterval time.Duration
+	// Metrics, if not nil, are shown with the node's own: those of what else runs for it.
+	Metrics prometheus.Gatherer
 	// Version is what the node says it runs, e.g. "v1.37.2-celox".
 	Version string
 	// Pressure holds the eviction thresholds; the zero value takes upstream's defaults.

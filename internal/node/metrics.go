@@ -58,6 +58,14 @@ func (n *Node) registries(b *backend) registries {
 	return r
 }
 
+// allMetrics are the node's and those of what else runs for it.
+func (n *Node) allMetrics(own prometheus.Gatherer) prometheus.Gatherer {
+	if n.cfg.Metrics == nil {
+		return own
+	}
+	return prometheus.Gatherers{own, n.cfg.Metrics}
+}
+
 // scrapeTimeout bounds what a scrape may ask of the runtime.
 const scrapeTimeout = 10 * time.Second
 

@@ -154,9 +154,14 @@ func New(cfg Config) (*Node, error) {
 	n.registrar = registration.New(registration.Config{
 		NodeName: cfg.NodeName, Hostname: n.hostname, Client: cfg.Client, Runtime: cfg.Runtime, Images: cfg.Images,
 		Machine: machine, Capacity: capacity, Allocatable: n.allocatableList, IPs: cfg.NodeIPs, Port: cfg.Port,
-		Labels: cfg.Labels, Taints: cfg.Taints, Version: cfg.Version, Register: cfg.Register,
+		Labels: cfg.Labels, Taints: cfg.Taints, PodCIDRs: cfg.PodCIDRs, Version: cfg.Version, Register: cfg.Register,
 		HeartbeatInterval: cfg.HeartbeatInterval, StatusInterval: cfg.StatusInterval,
 		Clock: cfg.Clock, Log: cfg.Log, Event: n.nodeEvent,
+		NetworkReady: func() {
+			for _, w := range n.allWorkers() {
+				w.networkReady()
+			}
+		},
 	})
 	n.static = source.NewSet(source.Config{
 		NodeName: cfg.NodeName, Dir: cfg.StaticPodDir, URL: cfg.StaticPodURL, Clock: cfg.Clock, Log: cfg.Log,

@@ -140,6 +140,11 @@ func (n *Node) runSandbox(ctx context.Context, f facts, attempt uint32, old []ob
 			return err
 		}
 	}
+	if problem := n.registrar.NetworkProblem(); problem != "" && !f.pod.Spec.HostNetwork {
+		// Pods that bring the network, as those of a DaemonSet do, are on the host's.
+		n.event(f.pod, "", corev1.EventTypeWarning, "NetworkNotReady", "network is not ready: "+problem)
+		return errors.New(problem)
+	}
 	config, handler, err := n.sandboxConfig(ctx, f, attempt)
 	if err == nil {
 		_, err = n.cfg.Runtime.RunPodSandbox(ctx, config, handler)

@@ -50,6 +50,7 @@ type worker struct {
 	gone      bool // the source has it no more
 	dirty     bool // the runtime has news
 	refresh   bool // an object that the pod uses changed
+	connected bool // the network of pods works now
 	evicted   *eviction
 	completed []completion // results of tasks, to be applied by the worker
 	hooks     map[string]bool
@@ -182,6 +183,7 @@ func (w *worker) tell(f func()) {
 func (w *worker) update(pod *corev1.Pod) { w.tell(func() { w.next = pod }) }
 func (w *worker) runtimeChanged()        { w.tell(func() { w.dirty = true }) }
 func (w *worker) objectChanged()         { w.tell(func() { w.refresh = true }) }
+func (w *worker) networkReady()          { w.tell(func() { w.connected = true }) }
 func (w *worker) evict(e eviction)       { w.tell(func() { w.evicted = &e }) }
 
 // remove tells that the source has the pod no more. What it asked for is free at once, as everybody else believes now: a pod that is bound
@@ -317,12 +319,15 @@ func (w *worker) take() (dirty bool) {
 		w.retryConfigured()
 		w.setupRetry.at = time.Time{}
 	}
-	evicted := w.evicted
-	w.evicted = nil
+	evicted, connected := w.evicted, w.connected
+	w.evicted, w.connected = nil, false
 	w.mu.Unlock()
 	for _, c := range completed {
 		c.apply()
 		dirty = dirty || c.look
+	}
+	if connected {
+		w.sandbox.ok()
 	}
 	if evicted != nil && w.stage <= stageStop && w.reason == "" {
 		w.reason, w.message = evicted.reason, evicted.message

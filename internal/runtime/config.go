@@ -54,6 +54,10 @@ type Network interface {
 	// Teardown takes back what Setup gave. It is called again after failures and
 	// crashes, also for sandboxes that were never set up, and must not fail then.
 	Teardown(ctx context.Context, req SandboxRequest) error
+	// Retain is called once, when the runtime knows which sandboxes there are: what
+	// others have may be taken back. It returns those that are not connected, for
+	// example because another network has taken its place; they are made anew.
+	Retain(ids []string) (lost []string)
 	// Ready is nil when pods can be connected.
 	Ready() error
 }
@@ -68,6 +72,14 @@ type SandboxRequest struct {
 	// Teardown is called.
 	NetNSPath    string
 	PortMappings []PortMapping
+	// Annotations are the pod's.
+	Annotations map[string]string
+	DNS         DNSConfig
+}
+
+// DNSConfig is what a pod's resolv.conf says.
+type DNSConfig struct {
+	Servers, Searches, Options []string
 }
 
 // PortMapping publishes a port of the pod on the host.

@@ -81,6 +81,16 @@ func (s *Service) load(ctx context.Context) error {
 		return err
 	}
 	s.sweepStrays()
+	connected := []string{}
+	for id, b := range s.sandboxes {
+		if b.rec.Phase == phaseReady && b.pinned().net {
+			connected = append(connected, id)
+		}
+	}
+	for _, id := range s.cfg.Network.Retain(connected) {
+		s.log.Warn("a pod sandbox has lost its network and has to be made anew", "id", id)
+		s.sandboxes[id].broken = true
+	}
 	return nil
 }
 

@@ -242,7 +242,11 @@ func resolvConf(dns *cri.DNSConfig) ([]byte, error) {
 
 func (s *Service) networkRequest(b *sandbox) SandboxRequest {
 	m := b.config.GetMetadata()
-	req := SandboxRequest{ID: b.id, Namespace: m.GetNamespace(), Name: m.GetName(), UID: m.GetUid(), NetNSPath: s.dir.namespace(b.id, "net")}
+	req := SandboxRequest{ID: b.id, Namespace: m.GetNamespace(), Name: m.GetName(), UID: m.GetUid(), NetNSPath: s.dir.namespace(b.id, "net"),
+		Annotations: b.config.GetAnnotations()}
+	if dns := b.config.GetDnsConfig(); dns != nil {
+		req.DNS = DNSConfig{Servers: dns.GetServers(), Searches: dns.GetSearches(), Options: dns.GetOptions()}
+	}
 	for _, p := range b.config.GetPortMappings() {
 		if p.GetHostPort() <= 0 {
 			continue

@@ -258,7 +258,7 @@ func (s *Service) Version(context.Context, *cri.VersionRequest) (*cri.VersionRes
 func (s *Service) Status(_ context.Context, req *cri.StatusRequest) (*cri.StatusResponse, error) {
 	network := &cri.RuntimeCondition{Type: cri.NetworkReady, Status: true}
 	if err := s.cfg.Network.Ready(); err != nil {
-		network.Status, network.Reason, network.Message = false, "NetworkPluginNotReady", err.Error()
+		network.Status, network.Reason, network.Message = false, "NetworkPluginNotReady", "Network plugin returns error: "+err.Error()
 	}
 	features := &cri.RuntimeHandlerFeatures{RecursiveReadOnlyMounts: true}
 	resp := &cri.StatusResponse{

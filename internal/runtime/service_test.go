@@ -114,6 +114,8 @@ func (n *plainNetwork) Teardown(_ context.Context, req SandboxRequest) error {
 	delete(n.have, req.ID)
 	return nil
 }
+func (n *plainNetwork) Retain([]string) []string { return nil }
+
 func (n *plainNetwork) Ready() error { return nil }
 
 type fixture struct {

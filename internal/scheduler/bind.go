@@ -13,17 +13,35 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 )
 
+// tell carries out what was decided, and observes how long the extension points took.
+func (s *Scheduler) tell(ctx context.Context, p *Pod, node string, plan VolumePlan, devices DevicePlan) error {
+	begin := s.clock.Now()
+	passed := func(point string, err error) error {
+		status := "Success"
+		if err != nil {
+			status = "Error"
+		}
+		s.metrics.passed(p, point, s.clock.Since(begin), status)
+		return err
+	}
+	if err := s.bindVolumes(ctx, p, node, plan); err != nil {
+		return passed("PreBind", fmt.Errorf("running PreBind plugin %q: binding volumes: %w", NameVolumeBinding, err))
+	}
+	if err := s.bindDevices(ctx, p, devices); err != nil {
+		return passed("PreBind", fmt.Errorf("running PreBind plugin %q: %w", NameDynamicResources, err))
+	}
+	_ = passed("PreBind", nil)
+	begin = s.clock.Now()
+	if err := s.bindPod(ctx, p.pod, node); err != nil {
+		return passed("Bind", fmt.Errorf("running Bind plugin %q: %w", NameDefaultBinder, err))
+	}
+	return passed("Bind", nil)
+}
+
 // bind tells the API what was decided: first the volumes and devices, then the node. If that fails the pod is taken off the node again and comes back to the queue.
 func (s *Scheduler) bind(ctx context.Context, it *item, p *Pod, node string, plan VolumePlan, devices DevicePlan, since time.Time) {
 	pod := p.pod
-	err := s.bindVolumes(ctx, p, node, plan)
-	if err != nil {
-		err = fmt.Errorf("running PreBind plugin %q: binding volumes: %w", NameVolumeBinding, err)
-	} else if err = s.bindDevices(ctx, p, devices); err != nil {
-		err = fmt.Errorf("running PreBind plugin %q: %w", NameDynamicResources, err)
-	} else if err = s.bindPod(ctx, pod, node); err != nil {
-		err = fmt.Errorf("running Bind plugin %q: %w", NameDefaultBinder, err)
-	}
+	err := s.tell(ctx, p, node, plan, devices)
 	if err == nil {
 		// The pod stays booked as assumed until the informer shows it on its node.
 		s.mu.Lock()

@@ -57,14 +57,22 @@ func (s *Scheduler) evictOne(ctx context.Context, p *Pod, victim *v1.Pod, node s
 		err = s.client.CoreV1().Pods(victim.Namespace).Delete(call, victim.Name, metav1.DeleteOptions{Preconditions: metav1.NewUIDPreconditions(string(victim.UID))})
 	}
 	switch {
-	case apierrors.IsNotFound(err) || apierrors.IsConflict(err):
-		return nil // it is gone; if the conflict was about something else, the pod comes again
+	case apierrors.IsNotFound(err) || apierrors.IsConflict(err) && s.isGone(ctx, victim):
+		return nil
 	case err != nil:
 		return fmt.Errorf("pod %s/%s: %w", victim.Namespace, victim.Name, err)
 	}
 	s.recorder(p).Eventf(victim, p.pod, v1.EventTypeNormal, "Preempted", "Preempting", "Preempted by pod %v on node %v", p.uid(), node)
 	s.metrics.evicted()
 	return nil
+}
+
+// isGone says that a pod is not there any more, or is about to go; a namesake may have its place.
+func (s *Scheduler) isGone(ctx context.Context, p *v1.Pod) bool {
+	call, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	now, err := s.client.CoreV1().Pods(p.Namespace).Get(call, p.Name, metav1.GetOptions{})
+	return apierrors.IsNotFound(err) || err == nil && (now.UID != p.UID || now.DeletionTimestamp != nil)
 }
 
 // yield ends the nominations of less important pods for a node, and has them try anew. s.mu must be held.

@@ -111,6 +111,23 @@ func TestEvictionFails(t *testing.T) {
 	}, newNode("a", "1", "1Gi"), newPod("x", on("a"), requesting("cpu", "1")))
 }
 
+// TestEvictionConflicts: a conflict says nothing of whether the victim is gone; it is asked for, and evicted again.
+func TestEvictionConflicts(t *testing.T) {
+	run(t, func(b *bench) {
+		conflicts := 2
+		b.client.PrependReactor("delete", "pods", func(clientgotesting.Action) (bool, runtime.Object, error) {
+			b.mu.Lock()
+			defer b.mu.Unlock()
+			conflicts--
+			return conflicts >= 0, nil, apierrors.NewConflict(v1.Resource("pods"), "x", errors.New("try again"))
+		})
+		b.create(newPod("p", requesting("cpu", "1"), priority(10)))
+		b.pass(time.Minute)
+		b.on("a", "p")
+		b.gone("x")
+	}, newNode("a", "1", "1Gi"), newPod("x", on("a"), requesting("cpu", "1")))
+}
+
 // TestNominationIsKept: another process began to make room; this one goes on.
 func TestNominationIsKept(t *testing.T) {
 	run(t, func(b *bench) {

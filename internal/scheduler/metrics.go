@@ -24,6 +24,9 @@ type metrics struct {
 	sli         *prometheus.HistogramVec
 	preemptions prometheus.Counter
 	victims     prometheus.Counter
+	groups      prometheus.Histogram
+	incoming    *prometheus.CounterVec
+	points      *prometheus.HistogramVec
 }
 
 func newMetrics(r prometheus.Registerer, s *Scheduler) (*metrics, error) {
@@ -46,8 +49,15 @@ func newMetrics(r prometheus.Registerer, s *Scheduler) (*metrics, error) {
 		preemptions: prometheus.NewCounter(prometheus.CounterOpts{Name: "scheduler_preemption_attempts_total",
 			Help: "Attempts to make room by evicting less important pods."}),
 		victims: prometheus.NewCounter(prometheus.CounterOpts{Name: "scheduler_preemption_evicted_pods_total", Help: "Pods that were evicted for others."}),
+		groups: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "scheduler_preemption_victims",
+			Help: "How many pods are to go for one.", Buckets: prometheus.ExponentialBuckets(1, 2, 7)}),
+		incoming: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "scheduler_queue_incoming_pods_total",
+			Help: "Pods that came into a part of the queue, by why."}, []string{"queue", "event"}),
+		points: prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "scheduler_framework_extension_point_duration_seconds",
+			Help: "Duration of the parts of an attempt that call the API or search for victims. Filters and scores are asked together and not timed apart.", Buckets: prometheus.ExponentialBuckets(0.0001, 2, 12)},
+			[]string{"extension_point", "status", "profile"}),
 	}
-	for _, c := range []prometheus.Collector{m.attempts, m.attempt, m.algorithm, m.tries, m.sli, m.preemptions, m.victims, &gauges{s}} {
+	for _, c := range []prometheus.Collector{m.attempts, m.attempt, m.algorithm, m.tries, m.sli, m.preemptions, m.victims, m.groups, m.incoming, m.points, &gauges{s}} {
 		if err := r.Register(c); err != nil {
 			return nil, fmt.Errorf("metrics: %w", err)
 		}
@@ -82,6 +92,27 @@ func (m *metrics) scheduled(p *Pod, it *item, now, since time.Time) {
 func (m *metrics) preempting() {
 	if m != nil {
 		m.preemptions.Inc()
+	}
+}
+
+// chosen counts the victims of one pod.
+func (m *metrics) chosen(victims int) {
+	if m != nil {
+		m.groups.Observe(float64(victims))
+	}
+}
+
+// came counts a pod that came into a part of the queue.
+func (m *metrics) came(queue, event string) {
+	if m != nil {
+		m.incoming.WithLabelValues(queue, event).Inc()
+	}
+}
+
+// passed observes how long an extension point took that a pod has passed, or not.
+func (m *metrics) passed(p *Pod, point string, took time.Duration, status string) {
+	if m != nil {
+		m.points.WithLabelValues(point, status, p.profile.name).Observe(took.Seconds())
 	}
 }
 

@@ -76,8 +76,10 @@ func stuckFor(plugins []string) (kinds [stuckKinds]bool, node bool) {
 
 // queue holds the pods without a node. It knows neither clock nor API; the time is given to it.
 type queue struct {
-	items   map[types.UID]*item
-	count   uint64 // pods that ever came
+	items map[types.UID]*item
+	count uint64 // pods that ever came
+	// came is told of pods that come into a part of the queue, and why; nil: nobody wants to know.
+	came    func(queue, event string)
 	active  activeHeap
 	backoff backoffHeap
 	// eager are those in their back-off that something happened for; rather than do nothing they are taken before it is over.
@@ -228,16 +230,29 @@ func (q *queue) put(pod *v1.Pod, p *Pod, now time.Time, changed bool) {
 	it.pod, it.p = pod, p
 	if len(pod.Spec.SchedulingGates) > 0 {
 		it.stage = stageGated
+		q.tell("gated", "PodAdd")
 		return
 	}
-	if was == stageGated {
+	event := "PodUpdate"
+	switch was {
+	case stageGated:
 		it.since = now
+	case stageGone:
+		event = "PodAdd"
 	}
-	q.wake(it, now)
+	q.wakeFor(it, now, event)
 }
 
-// wake makes an item active, or lets it wait for the end of its back-off.
-func (q *queue) wake(it *item, now time.Time) {
+func (q *queue) tell(part, event string) {
+	if q.came != nil {
+		q.came(part, event)
+	}
+}
+
+// wake makes an item active, or lets it wait for the end of its back-off, because something happened in the cluster.
+func (q *queue) wake(it *item, now time.Time) { q.wakeFor(it, now, "ClusterEvent") }
+
+func (q *queue) wakeFor(it *item, now time.Time, event string) {
 	if it.evicting {
 		it.woken = true
 		return
@@ -245,6 +260,7 @@ func (q *queue) wake(it *item, now time.Time) {
 	q.leave(it)
 	if it.until.After(now) {
 		it.stage = stageBackoff
+		q.tell("backoff", event)
 		heap.Push(&q.backoff, it)
 		if !it.patient {
 			heap.Push(&q.eager, it)
@@ -252,6 +268,7 @@ func (q *queue) wake(it *item, now time.Time) {
 		return
 	}
 	it.stage = stageActive
+	q.tell("active", event)
 	heap.Push(&q.active, it)
 }
 
@@ -294,11 +311,12 @@ func (q *queue) tick(now time.Time) {
 		it := heap.Pop(&q.backoff).(*item)
 		q.calm(it)
 		it.stage = stageActive
+		q.tell("active", "BackoffComplete")
 		heap.Push(&q.active, it)
 	}
 	for len(q.parked) > 0 && (!q.parked[0].still() || now.Sub(q.parked[0].at) >= leftoverAfter) {
 		if first := q.parked[0]; first.still() {
-			q.wake(first.it, now)
+			q.wakeFor(first.it, now, "UnschedulableTimeout")
 		}
 		q.parked = q.parked[1:]
 	}
@@ -335,6 +353,7 @@ func (q *queue) park(it *item, now time.Time, plugins []string) {
 	it.parked = now
 	it.plugins = plugins
 	it.stage = stageUnschedulable
+	q.tell("unschedulable", "ScheduleAttemptFailure")
 	it.index = -1
 	q.parked = append(q.parked, parked{it, now})
 	if !it.evicting {
@@ -382,6 +401,7 @@ func (q *queue) retry(it *item, now time.Time) {
 	it.until = now.Add(q.backoffOf(it.failures))
 	it.patient = true
 	it.stage = stageBackoff
+	q.tell("backoff", "ScheduleAttemptFailure")
 	heap.Push(&q.backoff, it)
 }
 

@@ -127,6 +127,7 @@ func New(cfg Config) (*Scheduler, error) {
 		return nil, fmt.Errorf("scheduler: %w", err)
 	}
 	var err error
+	s.queue.came = func(queue, event string) { s.metrics.came(queue, event) }
 	if s.metrics, err = newMetrics(cfg.Metrics, s); err != nil {
 		return nil, fmt.Errorf("scheduler: %w", err)
 	}
@@ -282,10 +283,17 @@ func (s *Scheduler) failed(ctx context.Context, it *item, now time.Time, f *Fail
 	}
 	if f.Never == "" && f.Whole == "" {
 		s.metrics.preempting()
+		begin := s.clock.Now()
 		e, room = s.snapshot.Preempt(p, f)
 		if asked := s.interested(p.pod); room && len(asked) > 0 {
 			e, room = s.askAboutEviction(ctx, p, e, asked)
 		}
+		status := "Unschedulable"
+		if room {
+			status = "Success"
+			s.metrics.chosen(len(e.Victims))
+		}
+		s.metrics.passed(p, "PostFilter", s.clock.Since(begin), status)
 	}
 	s.metrics.attempted(p, resultUnschedulable, s.clock.Since(now))
 	switch {

@@ -20,6 +20,7 @@ import (
 	resourcev1 "k8s.io/api/resource/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	drapb "k8s.io/kubelet/pkg/apis/dra/v1"
+	drapbv1beta1 "k8s.io/kubelet/pkg/apis/dra/v1beta1"
 	registerapi "k8s.io/kubelet/pkg/apis/pluginregistration/v1"
 )
 
@@ -31,8 +32,10 @@ type Config struct {
 	Registry, Dir, CDI string
 	// Claim reads a claim.
 	Claim func(ctx context.Context, namespace, name string) (*resourcev1.ResourceClaim, error)
-	// Versions are the services that it says it has; nil is what it has.
+	// Versions are the services that it says it has, v1 if nil. It has v1 and v1beta1.
 	Versions []string
+	// Hooks are what containers with a device run, in the words of CDI.
+	Hooks []map[string]any
 }
 
 // Driver is a driver that runs.
@@ -61,7 +64,12 @@ func Start(cfg Config) (*Driver, error) {
 		return nil, err
 	}
 	own := grpc.NewServer()
-	drapb.RegisterDRAPluginServer(own, d)
+	if slices.Contains(d.cfg.Versions, drapb.DRAPluginService) {
+		drapb.RegisterDRAPluginServer(own, d)
+	}
+	if slices.Contains(d.cfg.Versions, drapbv1beta1.DRAPluginService) {
+		drapbv1beta1.RegisterDRAPluginServer(own, drapbv1beta1.V1ServerWrapper{DRAPluginServer: d})
+	}
 	registration := grpc.NewServer()
 	registerapi.RegisterRegistrationServer(registration, d)
 	// The driver serves before it can be found.
@@ -187,7 +195,7 @@ func (d *Driver) prepare(ctx context.Context, c *drapb.Claim) ([]*drapb.Device, 
 	}
 	all := strings.Join(names, ",")
 	type object = map[string]any
-	data, err := json.Marshal(object{"cdiVersion": "0.5.0", "kind": d.kind(), "devices": []object{{"name": c.GetUid(), "containerEdits": object{"env": []string{"TOY_DEVICES=" + all}}}}})
+	data, err := json.Marshal(object{"cdiVersion": "0.5.0", "kind": d.kind(), "devices": []object{{"name": c.GetUid(), "containerEdits": object{"env": []string{"TOY_DEVICES=" + all}, "hooks": d.cfg.Hooks}}}})
 	if err != nil {
 		return nil, err
 	}

@@ -23,7 +23,7 @@ func TestSeedDeploymentAppsV1beta1(t *testing.T) {
 	like(t, u.kubectl("get", "deployment", "nginx-deployment"),
 		`NAME READY UP-TO-DATE AVAILABLE AGE`, `nginx-deployment 3/3 3 3 \S+`)
 	like(t, u.kubectl("get", "service", "nginx-service"),
-		`NAME TYPE CLUSTER-IP EXTERNAL-IP PORT\(S\) AGE`, `nginx-service LoadBalancer [0-9.]+ <pending> 80:\d+/TCP \S+`)
+		`NAME TYPE CLUSTER-IP EXTERNAL-IP PORT\(S\) AGE`, `nginx-service LoadBalancer [0-9.]+ (<pending>|[0-9.]+) 80:\d+/TCP \S+`)
 
 	// the defaults of that version: a selector from the labels, and the strategy
 	like(t, u.kubectl("get", "deployment", "nginx-deployment", "-o", "jsonpath={.apiVersion} {.spec.selector.matchLabels} {.spec.strategy.rollingUpdate}"),

@@ -94,19 +94,20 @@ func strategicMap(x reflect.Value, raw []byte) bool {
 // strategicList replaces a list, or merges a keyed one. Either patch or order may be nil.
 func strategicList(x reflect.Value, patch, order []byte, meta strategicpatch.PatchMetaFromStruct, name string) bool {
 	_, how, err := meta.LookupPatchMetadataForSlice(name)
-	if err != nil || x.Kind() != reflect.Slice || order != nil && first(order) != '[' {
+	if err != nil || x.Kind() != reflect.Slice || order != nil && first(order) != '[' || patch != nil && first(patch) != '[' {
 		return false
 	}
-	if strings.Contains(string(patch), `"$`) || strings.Contains(string(patch), "null") {
+	if strings.Contains(string(patch), `"$`) {
 		return false
 	}
+	nulls := strings.Contains(string(patch), "null")
 	if !slices.Contains(how.GetPatchStrategies(), "merge") {
-		return order == nil && mergeValue(x, patch)
+		return order == nil && !nulls && mergeValue(x, patch)
 	}
 	key := how.GetPatchMergeKey()
 	item := x.Type().Elem()
 	if key == "" || item.Kind() != reflect.Struct {
-		return order == nil && x.Len() == 0 && mergeValue(x, patch)
+		return order == nil && !nulls && x.Len() == 0 && mergeValue(x, patch)
 	}
 	field := value.TypeReflectEntryOf(item).Fields()[key]
 	if field == nil {
@@ -189,6 +190,12 @@ func (l *keyedList) merge(patch []byte, key string, field *value.FieldCacheEntry
 		members, ok := membersOf(raw)
 		if !ok || members[key] == nil {
 			return nil, false
+		}
+		for _, m := range members {
+			// A field of the item may be null, as times of conditions often are; what is null further inside is hard to say.
+			if c := first(m); (c == '{' || c == '[') && strings.Contains(string(m), "null") {
+				return nil, false
+			}
 		}
 		fresh := reflect.New(l.items.Type().Elem()).Elem()
 		k := field.GetFrom(fresh)

@@ -7,6 +7,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/strategicpatch"
 	"pgregory.net/rapid"
@@ -129,6 +130,19 @@ func listedPod(t *rapid.T) *corev1.Pod {
 	return p
 }
 
+// A status as controllers and nodes write it, whose conditions have no time of a probe, goes the quick way.
+func TestStrategicConditions(t *testing.T) {
+	pod := &corev1.Pod{}
+	pod.Status.Conditions = []corev1.PodCondition{{Type: "Ready", Status: "False", LastProbeTime: metav1.Now()}}
+	if !strategicInto(pod, []byte(`{"status":{"conditions":[{"lastProbeTime":null,"status":"True","type":"Ready"},{"lastProbeTime":null,"status":"True","type":"New"}]}}`)) {
+		t.Fatal("the slow way")
+	}
+	c := pod.Status.Conditions
+	if len(c) != 2 || c[0].Status != "True" || !c[0].LastProbeTime.IsZero() || c[1].Type != "New" {
+		t.Errorf("%+v", c)
+	}
+}
+
 func TestStrategic(t *testing.T) {
 	obj := &corev1.Pod{}
 	obj.Kind, obj.APIVersion = "Pod", "v1"
@@ -138,11 +152,14 @@ func TestStrategic(t *testing.T) {
 		{`{"spec":{"containers":[{"name":"c","image":"3"}]}}`, "c3 a1 b1 "},
 		{`{"spec":{"$setElementOrder/containers":[{"name":"b"},{"name":"a"}]}}`, "b1 a1 "},
 		{`{"spec":{"$setElementOrder/containers":[{"name":"c"},{"name":"a"}],"containers":[{"name":"c","image":"3"}]}}`, "c3 a1 b1 "},
+		{`{"spec":{"containers":[{"name":"b","image":null},{"name":"c","image":null}]}}`, "a1 b c "},
+		{`{"spec":{"containers":[{"name":"b","resources":{"limits":null}}]}}`, ""},
 		{`{"spec":{"containers":[{"$patch":"delete","name":"a"}]}}`, ""},
 		{`{"spec":{"containers":[{"image":"2"}]}}`, ""},
 		{`{"spec":{"$retainKeys":["containers"]}}`, ""},
 		{`{"metadata":{"$deleteFromPrimitiveList/finalizers":["x"]}}`, ""},
 		{`{"spec":{"$setElementOrder/containers":[{"name":"a"}],"containers":[{"name":"b"}]}}`, ""},
+		{`{"spec":{"$setElementOrder/containers":[{"name":"a"}],"containers":null}}`, ""},
 		{`{"nonsense":1}`, ""}, {`[]`, ""}, {`{`, ""},
 	} {
 		pod, got := obj.DeepCopy(), ""
@@ -161,6 +178,7 @@ func TestStrategic(t *testing.T) {
 func FuzzStrategic(f *testing.F) {
 	for _, s := range []string{
 		`{"spec":{"containers":[{"name":"b","image":"2"},{"name":"n"}]}}`, `{"metadata":{"labels":{"x":null,"z":"1"},"finalizers":["f"]}}`, `{"status":null}`,
+		`{"status":{"conditions":[{"type":"Ready","status":"True","lastProbeTime":null,"lastTransitionTime":"2030-01-01T00:00:00Z"}]}}`, `{"spec":{"containers":[{"name":"a","image":null},{"name":"n","image":null}]}}`,
 		`{"spec":{"$setElementOrder/containers":[{"name":"b"},{"name":"a"}],"containers":[{"name":"b","env":[{"name":"e","value":"v"}]}]}}`, `{"spec":{"securityContext":{"runAsUser":null}}}`,
 	} {
 		f.Add([]byte(s))

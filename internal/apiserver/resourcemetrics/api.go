@@ -14,13 +14,20 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	metricsv1 "k8s.io/metrics/pkg/apis/metrics/v1"
 	"k8s.io/metrics/pkg/apis/metrics/v1beta1"
 
 	"github.com/celox/celox/internal/apiserver/discovery"
 )
 
-// GroupVersion is what the package serves.
-var GroupVersion = v1beta1.SchemeGroupVersion
+// Group is the API group.
+const Group = metricsv1.GroupName
+
+// GroupVersions are what the package serves, the preferred first. The objects of both are the same but for their apiVersion, in JSON and in
+// protobuf, so that those of v1 are made for both.
+func GroupVersions() []schema.GroupVersion {
+	return []schema.GroupVersion{metricsv1.SchemeGroupVersion, v1beta1.SchemeGroupVersion}
+}
 
 // The names of the resources, and of their objects in messages.
 const (
@@ -45,13 +52,23 @@ type API struct {
 	documents
 }
 
-// New makes an API. replaced says whether another server has the group version now: then nothing is described here.
+// New makes an API. replaced says whether another server has a version of the group now: then nothing is described here, so that nobody who
+// chooses a version asks two servers.
 func New(c *Collector, objects Objects, replaced func() bool) *API {
-	return &API{collector: c, objects: objects, documents: newDocuments(replaced)}
+	return &API{collector: c, objects: objects, documents: documents{replaced}}
 }
 
+// Version has the objects in one version of the group.
+type Version struct {
+	*API
+	apiVersion string
+}
+
+// In returns the objects of a version, one of GroupVersions.
+func (a *API) In(gv schema.GroupVersion) Version { return Version{a, gv.String()} }
+
 // Get returns what one node or pod uses.
-func (a *API) Get(ctx context.Context, res, namespace, name string) (runtime.Object, error) {
+func (a Version) Get(ctx context.Context, res, namespace, name string) (runtime.Object, error) {
 	switch res {
 	case nodesResource:
 		node, err := a.objects.Node(ctx, name)
@@ -63,10 +80,10 @@ func (a *API) Get(ctx context.Context, res, namespace, name string) (runtime.Obj
 			return nil, err
 		}
 		if m, ok := nodeMetrics(node, readings, a.now()); ok {
-			m.TypeMeta = typeMeta("NodeMetrics")
+			m.TypeMeta = a.typeMeta("NodeMetrics")
 			return &m, nil
 		}
-		return nil, apierrors.NewNotFound(schema.GroupResource{Group: GroupVersion.Group, Resource: nodeObjects}, name)
+		return nil, apierrors.NewNotFound(schema.GroupResource{Group: Group, Resource: nodeObjects}, name)
 	case podsResource:
 		pod, err := a.objects.Pod(ctx, namespace, name)
 		if err != nil {
@@ -77,17 +94,17 @@ func (a *API) Get(ctx context.Context, res, namespace, name string) (runtime.Obj
 			return nil, err
 		}
 		if m, ok := podMetrics(pod, readings, a.now()); ok {
-			m.TypeMeta = typeMeta("PodMetrics")
+			m.TypeMeta = a.typeMeta("PodMetrics")
 			return &m, nil
 		}
-		return nil, apierrors.NewNotFound(schema.GroupResource{Group: GroupVersion.Group, Resource: podObjects}, namespace+"/"+name)
+		return nil, apierrors.NewNotFound(schema.GroupResource{Group: Group, Resource: podObjects}, namespace+"/"+name)
 	}
 	return nil, unknown(res)
 }
 
 // List returns what those nodes or pods use that the selectors match, of which nil is all, in the order of namespaces and names.
 // Those are absent of which nothing can be said: they have just begun, or their node does not answer.
-func (a *API) List(ctx context.Context, res, namespace string, ls labels.Selector, fs fields.Selector) (runtime.Object, error) {
+func (a Version) List(ctx context.Context, res, namespace string, ls labels.Selector, fs fields.Selector) (runtime.Object, error) {
 	readings, err := a.collector.usage(ctx)
 	if err != nil {
 		return nil, err
@@ -99,7 +116,7 @@ func (a *API) List(ctx context.Context, res, namespace string, ls labels.Selecto
 		if err != nil {
 			return nil, err
 		}
-		list := &v1beta1.NodeMetricsList{TypeMeta: typeMeta("NodeMetricsList"), Items: []v1beta1.NodeMetrics{}}
+		list := &metricsv1.NodeMetricsList{TypeMeta: a.typeMeta("NodeMetricsList"), Items: []metricsv1.NodeMetrics{}}
 		for _, n := range selected(nodes, ls, fs) {
 			if m, ok := nodeMetrics(n, readings, now); ok {
 				list.Items = append(list.Items, m)
@@ -111,7 +128,7 @@ func (a *API) List(ctx context.Context, res, namespace string, ls labels.Selecto
 		if err != nil {
 			return nil, err
 		}
-		list := &v1beta1.PodMetricsList{TypeMeta: typeMeta("PodMetricsList"), Items: []v1beta1.PodMetrics{}}
+		list := &metricsv1.PodMetricsList{TypeMeta: a.typeMeta("PodMetricsList"), Items: []metricsv1.PodMetrics{}}
 		for _, p := range selected(pods, ls, fs) {
 			if m, ok := podMetrics(p, readings, now); ok {
 				list.Items = append(list.Items, m)
@@ -123,13 +140,13 @@ func (a *API) List(ctx context.Context, res, namespace string, ls labels.Selecto
 }
 
 func unknown(res string) error {
-	return apierrors.NewNotFound(schema.GroupResource{Group: GroupVersion.Group, Resource: res}, "")
+	return apierrors.NewNotFound(schema.GroupResource{Group: Group, Resource: res}, "")
 }
 
 func (a *API) now() metav1.Time { return metav1.NewTime(a.collector.clock.Now().UTC()).Rfc3339Copy() }
 
-func typeMeta(kind string) metav1.TypeMeta {
-	return metav1.TypeMeta{Kind: kind, APIVersion: GroupVersion.String()}
+func (a Version) typeMeta(kind string) metav1.TypeMeta {
+	return metav1.TypeMeta{Kind: kind, APIVersion: a.apiVersion}
 }
 
 // selected are the objects that the selectors match, in order.
@@ -161,29 +178,29 @@ func objectMeta(of metav1.Object, now metav1.Time) metav1.ObjectMeta {
 	return metav1.ObjectMeta{Name: of.GetName(), Namespace: of.GetNamespace(), Labels: maps.Clone(of.GetLabels()), CreationTimestamp: now}
 }
 
-func nodeMetrics(n *corev1.Node, readings map[string]*pair, now metav1.Time) (m v1beta1.NodeMetrics, ok bool) {
+func nodeMetrics(n *corev1.Node, readings map[string]*pair, now metav1.Time) (m metricsv1.NodeMetrics, ok bool) {
 	u, ok := readings[n.Name].node()
 	if !ok {
 		return m, false
 	}
-	return v1beta1.NodeMetrics{
+	return metricsv1.NodeMetrics{
 		ObjectMeta: objectMeta(n, now), Timestamp: metav1.NewTime(u.at.UTC()), Window: metav1.Duration{Duration: u.window}, Usage: u.list(),
 	}, true
 }
 
 // podMetrics makes the object of a pod. Its time is that of the container that was read first.
-func podMetrics(p *corev1.Pod, readings map[string]*pair, now metav1.Time) (m v1beta1.PodMetrics, ok bool) {
+func podMetrics(p *corev1.Pod, readings map[string]*pair, now metav1.Time) (m metricsv1.PodMetrics, ok bool) {
 	all, ok := readings[p.Spec.NodeName].pod(podKey{p.Namespace, p.Name})
 	if !ok {
 		return m, false
 	}
 	slices.SortFunc(all, func(a, b containerUsage) int { return cmp.Compare(a.name, b.name) })
-	m = v1beta1.PodMetrics{ObjectMeta: objectMeta(p, now), Containers: make([]v1beta1.ContainerMetrics, 0, len(all))}
+	m = metricsv1.PodMetrics{ObjectMeta: objectMeta(p, now), Containers: make([]metricsv1.ContainerMetrics, 0, len(all))}
 	for _, c := range all {
 		if m.Timestamp.IsZero() || c.at.Before(m.Timestamp.Time) {
 			m.Timestamp, m.Window = metav1.NewTime(c.at.UTC()), metav1.Duration{Duration: c.window}
 		}
-		m.Containers = append(m.Containers, v1beta1.ContainerMetrics{Name: c.name, Usage: c.list()})
+		m.Containers = append(m.Containers, metricsv1.ContainerMetrics{Name: c.name, Usage: c.list()})
 	}
 	return m, true
 }
@@ -196,30 +213,30 @@ func (u usage) list() corev1.ResourceList {
 }
 
 // Table makes a table of what Get and List return: a column for each resource that is measured, named as the resource is.
-func (a *API) Table(obj runtime.Object) *metav1.Table {
+func (a Version) Table(obj runtime.Object) *metav1.Table {
 	t := &metav1.Table{ColumnDefinitions: []metav1.TableColumnDefinition{}, Rows: []metav1.TableRow{}}
 	switch o := obj.(type) {
-	case *v1beta1.NodeMetrics:
+	case *metricsv1.NodeMetrics:
 		addRow(t, o, o.Usage, o.Window)
-	case *v1beta1.NodeMetricsList:
+	case *metricsv1.NodeMetricsList:
 		for i := range o.Items {
 			m := &o.Items[i]
-			m.TypeMeta = typeMeta("NodeMetrics")
+			m.TypeMeta = a.typeMeta("NodeMetrics")
 			addRow(t, m, m.Usage, m.Window)
 		}
-	case *v1beta1.PodMetrics:
+	case *metricsv1.PodMetrics:
 		addRow(t, o, sum(o), o.Window)
-	case *v1beta1.PodMetricsList:
+	case *metricsv1.PodMetricsList:
 		for i := range o.Items {
 			m := &o.Items[i]
-			m.TypeMeta = typeMeta("PodMetrics")
+			m.TypeMeta = a.typeMeta("PodMetrics")
 			addRow(t, m, sum(m), m.Window)
 		}
 	}
 	return t
 }
 
-func sum(m *v1beta1.PodMetrics) corev1.ResourceList {
+func sum(m *metricsv1.PodMetrics) corev1.ResourceList {
 	out := corev1.ResourceList{}
 	for i := range m.Containers {
 		for name, q := range m.Containers[i].Usage {
@@ -274,21 +291,26 @@ func (a *API) Resource(name string) (namespaced, ok bool) {
 	return false, false
 }
 
-// The priorities of the APIService, those of the server that this one stands in for.
+// The priorities of the APIServices, those of the server that this one stands in for.
 const (
 	GroupPriority   = 100
 	VersionPriority = 100
 )
 
-// Revision implements discovery.Source: what is served never changes. If another server has the group version, it is asked first.
+// Revision implements discovery.Source: what is served never changes, but that another server takes the place of this one.
 func (a *API) Revision() uint64 { return a.documents.Revision() }
 
 // Groups implements discovery.Source.
-func (a *API) Groups() []string { return []string{GroupVersion.Group} }
+func (a *API) Groups() []string {
+	if a.replaced() {
+		return nil
+	}
+	return []string{Group}
+}
 
 // GroupRevision implements discovery.Source.
 func (a *API) GroupRevision(name string) uint64 {
-	if name == GroupVersion.Group {
+	if name == Group && !a.replaced() {
 		return 1
 	}
 	return 0
@@ -296,8 +318,13 @@ func (a *API) GroupRevision(name string) uint64 {
 
 // Group implements discovery.Source.
 func (a *API) Group(name string) discovery.Group {
-	if name != GroupVersion.Group {
-		return discovery.Group{Name: name}
+	g := discovery.Group{Name: name}
+	if name != Group || a.replaced() {
+		return g
 	}
-	return discovery.Group{Name: name, Priority: GroupPriority, Versions: []discovery.Version{{Version: GroupVersion.Version, Resources: resources()}}}
+	g.Priority = GroupPriority
+	for _, gv := range GroupVersions() {
+		g.Versions = append(g.Versions, discovery.Version{Version: gv.Version, Resources: resources()})
+	}
+	return g
 }

@@ -11,10 +11,11 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/labels"
+	metricsv1 "k8s.io/metrics/pkg/apis/metrics/v1"
 	"k8s.io/metrics/pkg/apis/metrics/v1beta1"
 )
 
-func podNames(t *testing.T, a *API, ctx context.Context, namespace, ls, fs string) string {
+func podNames(t *testing.T, a Version, ctx context.Context, namespace, ls, fs string) string {
 	t.Helper()
 	l, err := labels.Parse(ls)
 	if err != nil {
@@ -29,7 +30,7 @@ func podNames(t *testing.T, a *API, ctx context.Context, namespace, ls, fs strin
 		t.Fatal(err)
 	}
 	var names []string
-	for _, m := range obj.(*v1beta1.PodMetricsList).Items {
+	for _, m := range obj.(*metricsv1.PodMetricsList).Items {
 		names = append(names, m.Namespace+"/"+m.Name)
 	}
 	return strings.Join(names, " ")
@@ -37,7 +38,7 @@ func podNames(t *testing.T, a *API, ctx context.Context, namespace, ls, fs strin
 
 func TestAPI(t *testing.T) {
 	collecting(t, func(ctx context.Context, c *Collector, m *machines) {
-		a := New(c, m, func() bool { return false })
+		a := New(c, m, nobody).In(metricsv1.SchemeGroupVersion)
 		m.place("y", "two", "b")
 		m.place("x", "two", "a")
 		m.place("x", "one", "b")
@@ -51,9 +52,9 @@ func TestAPI(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		p := obj.(*v1beta1.PodMetrics)
+		p := obj.(*metricsv1.PodMetrics)
 		cpu, memory := p.Containers[0].Usage.Cpu(), p.Containers[0].Usage.Memory()
-		if p.Kind != "PodMetrics" || p.APIVersion != "metrics.k8s.io/v1beta1" || p.Labels["app"] != "one" || p.Window.Duration != firstGap ||
+		if p.Kind != "PodMetrics" || p.APIVersion != "metrics.k8s.io/v1" || p.Labels["app"] != "one" || p.Window.Duration != firstGap ||
 			p.Containers[0].Name != "c" || cpu.MilliValue() != 250 || memory.String() != "2Mi" || p.CreationTimestamp.IsZero() {
 			t.Errorf("got %+v", p)
 		}
@@ -92,7 +93,7 @@ func TestAPI(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if l := obj.(*v1beta1.NodeMetricsList); len(l.Items) != 1 || l.Items[0].Name != "a" || l.Items[0].Window.Duration != resolution {
+		if l := obj.(*metricsv1.NodeMetricsList); len(l.Items) != 1 || l.Items[0].Name != "a" || l.Items[0].Window.Duration != resolution {
 			t.Errorf("nodes: %+v", obj)
 		}
 	})
@@ -100,7 +101,7 @@ func TestAPI(t *testing.T) {
 
 func TestTable(t *testing.T) {
 	collecting(t, func(ctx context.Context, c *Collector, m *machines) {
-		a := New(c, m, func() bool { return false })
+		a := New(c, m, nobody).In(metricsv1.SchemeGroupVersion)
 		empty, err := a.List(ctx, "pods", "", nil, nil)
 		if err != nil {
 			t.Fatal(err)
@@ -130,43 +131,88 @@ func TestTable(t *testing.T) {
 	})
 }
 
+// nobody has our group.
+func nobody() bool { return false }
+
+// The objects of the older version are those of the newer one, also for who reads protobuf.
+func TestVersions(t *testing.T) {
+	collecting(t, func(ctx context.Context, c *Collector, m *machines) {
+		m.place("x", "one", "a")
+		a := New(c, m, nobody).In(v1beta1.SchemeGroupVersion)
+		obj, err := a.List(ctx, "pods", "", nil, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		list := obj.(*metricsv1.PodMetricsList)
+		if list.APIVersion != "metrics.k8s.io/v1beta1" || len(list.Items) != 1 {
+			t.Fatalf("%+v", list)
+		}
+		data, err := list.Marshal()
+		if err != nil {
+			t.Fatal(err)
+		}
+		var older v1beta1.PodMetricsList
+		if err := older.Unmarshal(data); err != nil {
+			t.Fatal(err)
+		}
+		if p := older.Items[0]; p.Name != "one" || p.Containers[0].Usage.Cpu().Cmp(*list.Items[0].Containers[0].Usage.Cpu()) != 0 || p.Window != list.Items[0].Window {
+			t.Errorf("in protobuf: %+v", p)
+		}
+		row := a.Table(obj).Rows[0].Object.Object.(*metricsv1.PodMetrics)
+		if row.APIVersion != "metrics.k8s.io/v1beta1" {
+			t.Errorf("a row of %s", row.APIVersion)
+		}
+	})
+	var served []string
+	for _, v := range New(nil, nil, nobody).Group(Group).Versions {
+		served = append(served, v.Version)
+	}
+	if !slices.Equal(served, []string{"v1", "v1beta1"}) {
+		t.Errorf("served: %s", served)
+	}
+}
+
 func TestDocument(t *testing.T) {
 	replaced := false
 	a := New(nil, nil, func() bool { return replaced })
-	names := a.Documents()
-	if len(names) != 1 || names[documentName] == 0 {
-		t.Fatalf("documents: %v", names)
+	if got := len(a.Documents()); got != len(GroupVersions()) {
+		t.Fatalf("%d documents", got)
 	}
-	data, err := a.Document(documentName)
-	if err != nil {
-		t.Fatal(err)
+	if data, err := a.Document("apis/metrics.k8s.io/v7"); data != nil || err != nil {
+		t.Errorf("a version that nobody knows: %s %v", data, err)
 	}
-	var doc map[string]any
-	if err := json.Unmarshal(data, &doc); err != nil {
-		t.Fatal(err)
-	}
-	have := doc["components"].(map[string]any)["schemas"].(map[string]any)
-	for _, name := range refs(doc) {
-		if have[name] == nil {
-			t.Errorf("%s is referred to but not there", name)
+	for _, gv := range GroupVersions() {
+		data, err := a.Document(documentName(gv))
+		if err != nil {
+			t.Fatal(err)
 		}
-	}
-	var paths []string
-	for p := range doc["paths"].(map[string]any) {
-		paths = append(paths, strings.TrimPrefix(p, "/apis/metrics.k8s.io/v1beta1/"))
-	}
-	slices.Sort(paths)
-	if got := strings.Join(paths, " "); got != "namespaces/{namespace}/pods namespaces/{namespace}/pods/{name} nodes nodes/{name} pods" {
-		t.Errorf("paths: %s", got)
-	}
-	for _, kind := range []string{"NodeMetrics", "NodeMetricsList", "PodMetrics", "PodMetricsList", "ContainerMetrics"} {
-		if have[models+kind] == nil {
-			t.Errorf("no schema of %s", kind)
+		var doc map[string]any
+		if err := json.Unmarshal(data, &doc); err != nil {
+			t.Fatal(err)
+		}
+		have := doc["components"].(map[string]any)["schemas"].(map[string]any)
+		for _, name := range refs(doc) {
+			if have[name] == nil {
+				t.Errorf("%s: %s is referred to but not there", gv, name)
+			}
+		}
+		var paths []string
+		for p := range doc["paths"].(map[string]any) {
+			paths = append(paths, strings.TrimPrefix(p, "/apis/"+gv.String()+"/"))
+		}
+		slices.Sort(paths)
+		if got := strings.Join(paths, " "); got != "namespaces/{namespace}/pods namespaces/{namespace}/pods/{name} nodes nodes/{name} pods" {
+			t.Errorf("%s: paths: %s", gv, got)
+		}
+		for _, kind := range []string{"NodeMetrics", "NodeMetricsList", "PodMetrics", "PodMetricsList", "ContainerMetrics"} {
+			if have["io.k8s.metrics.pkg.apis.metrics."+gv.Version+"."+kind] == nil {
+				t.Errorf("%s: no schema of %s", gv, kind)
+			}
 		}
 	}
 	before := a.Revision()
 	replaced = true
-	if a.Revision() == before || len(a.Documents()) != 0 {
-		t.Error("the documents stay when another server has the group version")
+	if a.Revision() == before || len(a.Documents()) != 0 || len(a.Groups()) != 0 || a.GroupRevision(Group) != 0 || len(a.Group(Group).Versions) != 0 {
+		t.Error("it is still described when another server has the group")
 	}
 }

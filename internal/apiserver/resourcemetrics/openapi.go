@@ -6,18 +6,17 @@ import (
 	"slices"
 	"strings"
 
+	"k8s.io/apimachinery/pkg/runtime/schema"
+
 	"github.com/celox/celox/internal/apiserver/openapi"
 )
 
-// documents describes the group version to clients. It is an openapi.Named: the document is made when somebody wants to read it.
+// documents describes the group versions to clients. It is an openapi.Named: a document is made when somebody wants to read it.
 type documents struct {
 	replaced func() bool
 }
 
-func newDocuments(replaced func() bool) documents { return documents{replaced: replaced} }
-
-// documentName is the name of the OpenAPI v3 document.
-const documentName = "apis/metrics.k8s.io/v1beta1"
+func documentName(gv schema.GroupVersion) string { return "apis/" + gv.String() }
 
 // Revision implements openapi.Source. A server that takes the place of this one, or leaves it, is another source that changes.
 func (d documents) Revision() uint64 {
@@ -29,27 +28,44 @@ func (d documents) Revision() uint64 {
 
 // Documents implements openapi.Source.
 func (d documents) Documents() map[string]uint64 {
-	if d.replaced() {
-		return nil
+	out := map[string]uint64{}
+	for _, gv := range GroupVersions() {
+		if !d.replaced() {
+			out[documentName(gv)] = 1
+		}
 	}
-	return map[string]uint64{documentName: 1}
+	return out
 }
 
-// Hash implements openapi.Named: the document changes with this program only.
-func (documents) Hash(string) string { return "metrics of resources, 1" }
+// Hash implements openapi.Named: the documents change with this program only.
+func (documents) Hash(name string) string { return "metrics of resources, 2, " + name }
 
 const (
 	schemaRef = "#/components/schemas/"
-	models    = "io.k8s.metrics.pkg.apis.metrics.v1beta1."
 	meta      = "io.k8s.apimachinery.pkg.apis.meta.v1."
 	quantity  = "io.k8s.apimachinery.pkg.api.resource.Quantity"
 )
 
-// Document implements openapi.Source. Parameters and common schemas are taken from the document of another group.
+// describedVersion is a group version whose document is made.
+type describedVersion struct{ schema.GroupVersion }
+
+// model is the name of the schema of a type.
+func (d describedVersion) model(name string) string {
+	return "io.k8s.metrics.pkg.apis.metrics." + d.Version + "." + name
+}
+
+// Document implements openapi.Source.
 func (documents) Document(name string) ([]byte, error) {
-	if name != documentName {
-		return nil, nil
+	for _, gv := range GroupVersions() {
+		if name == documentName(gv) {
+			return describedVersion{gv}.document()
+		}
 	}
+	return nil, nil
+}
+
+// document takes parameters and common schemas from the document of another group.
+func (d describedVersion) document() ([]byte, error) {
 	const deployments = "/apis/apps/v1/namespaces/{namespace}/deployments"
 	raw, err := openapi.Raw("apis/apps/v1")
 	if err != nil {
@@ -73,21 +89,21 @@ func (documents) Document(name string) ([]byte, error) {
 	list := append(from.Paths[deployments].Get.Parameters, from.Paths[deployments].Parameters...)
 	paths := map[string]any{}
 	for _, r := range resources() {
-		path := "/apis/" + GroupVersion.String() + "/" + r.Name
+		path := "/apis/" + d.String() + "/" + r.Name
 		if r.Namespaced {
-			paths[path] = operations(r.Kind, "list", "", r.Kind+"ForAllNamespaces", parameters(list, "", "namespace"))
-			path = "/apis/" + GroupVersion.String() + "/namespaces/{namespace}/" + r.Name
+			paths[path] = d.operations(r.Kind, "list", "", r.Kind+"ForAllNamespaces", parameters(list, "", "namespace"))
+			path = "/apis/" + d.String() + "/namespaces/{namespace}/" + r.Name
 		}
 		keep, scope := "", ""
 		if r.Namespaced {
 			keep, scope = "namespace", "Namespaced"
 		}
-		paths[path] = operations(r.Kind, "list", scope, r.Kind, parameters(list, keep, "namespace"))
-		paths[path+"/{name}"] = operations(r.Kind, "get", scope, r.Kind, append(parameters(list, keep, "namespace", "pretty"), map[string]any{
+		paths[path] = d.operations(r.Kind, "list", scope, r.Kind, parameters(list, keep, "namespace"))
+		paths[path+"/{name}"] = d.operations(r.Kind, "get", scope, r.Kind, append(parameters(list, keep, "namespace", "pretty"), map[string]any{
 			"name": "name", "in": "path", "description": "name of the " + r.Kind, "required": true, "schema": map[string]any{"type": "string", "uniqueItems": true},
 		}))
 	}
-	all := schemas()
+	all := d.schemas()
 	var want []string
 	for _, s := range all {
 		want = append(want, refs(s)...)
@@ -135,27 +151,27 @@ func parameters(list []json.RawMessage, keep string, only ...string) []any {
 }
 
 // operations describes what can be done at a path.
-func operations(kind, verb, scope, object string, params []any) map[string]any {
+func (d describedVersion) operations(kind, verb, scope, object string, params []any) map[string]any {
 	model, words, id := kind, "read the specified "+kind, "read"
 	if verb == "list" {
 		model, words, id = kind+"List", "list objects of kind "+kind, "list"
 	}
 	content := map[string]any{}
 	for _, media := range []string{"application/json", "application/vnd.kubernetes.protobuf", "application/yaml"} {
-		content[media] = map[string]any{"schema": reference(models + model)}
+		content[media] = map[string]any{"schema": reference(d.model(model))}
 	}
 	return map[string]any{
 		"get": map[string]any{
-			"tags": []string{"metrics_v1beta1"}, "description": words, "operationId": id + "MetricsV1beta1" + scope + object,
+			"tags": []string{"metrics_" + d.Version}, "description": words, "operationId": id + "Metrics" + strings.ToUpper(d.Version[:1]) + d.Version[1:] + scope + object,
 			"responses":           map[string]any{"200": map[string]any{"description": "OK", "content": content}, "401": map[string]any{"description": "Unauthorized"}},
-			"x-kubernetes-action": verb, "x-kubernetes-group-version-kind": gvk(kind),
+			"x-kubernetes-action": verb, "x-kubernetes-group-version-kind": d.gvk(kind),
 		},
 		"parameters": params,
 	}
 }
 
-func gvk(kind string) map[string]any {
-	return map[string]any{"group": GroupVersion.Group, "kind": kind, "version": GroupVersion.Version}
+func (d describedVersion) gvk(kind string) map[string]any {
+	return map[string]any{"group": d.Group, "kind": kind, "version": d.Version}
 }
 
 func reference(name string) map[string]any { return map[string]any{"$ref": schemaRef + name} }
@@ -170,11 +186,11 @@ func described(name, text string, def any) map[string]any {
 }
 
 // schemas are those of the group's own types.
-func schemas() map[string]any {
+func (d describedVersion) schemas() map[string]any {
 	text := func(description string) map[string]any {
 		return map[string]any{"type": "string", "description": description}
 	}
-	kinds := func(kind string) []any { return []any{gvk(kind)} }
+	kinds := func(kind string) []any { return []any{d.gvk(kind)} }
 	object := func(description, kind string, required []string, properties map[string]any) map[string]any {
 		s := map[string]any{"type": "object", "description": description, "required": required, "properties": properties}
 		if kind != "" {
@@ -198,21 +214,21 @@ func schemas() map[string]any {
 		return object("A list of what "+what+" use.", kind+"List", []string{"items"}, map[string]any{
 			"metadata": described(meta+"ListMeta", "Standard list metadata.", map[string]any{}),
 			"items": map[string]any{"type": "array", "description": "What each of them uses.", "items": map[string]any{
-				"allOf": []any{reference(models + kind)}, "default": map[string]any{}}},
+				"allOf": []any{reference(d.model(kind))}, "default": map[string]any{}}},
 		})
 	}
 	node, pod := measured(), measured()
 	node["usage"] = used()
 	pod["containers"] = map[string]any{"type": "array", "description": "What each container used in that time.", "x-kubernetes-list-type": "atomic",
-		"items": map[string]any{"allOf": []any{reference(models + "ContainerMetrics")}, "default": map[string]any{}}}
+		"items": map[string]any{"allOf": []any{reference(d.model("ContainerMetrics"))}, "default": map[string]any{}}}
 	return map[string]any{
-		models + "ContainerMetrics": object("What a container uses.", "", []string{"name", "usage"}, map[string]any{
+		d.model("ContainerMetrics"): object("What a container uses.", "", []string{"name", "usage"}, map[string]any{
 			"name": map[string]any{"type": "string", "default": "", "description": "The name of the container in the pod."}, "usage": used(),
 		}),
-		models + "NodeMetrics":     object("What a node uses.", "NodeMetrics", []string{"timestamp", "window", "usage"}, node),
-		models + "NodeMetricsList": listOf("NodeMetrics", "nodes"),
-		models + "PodMetrics":      object("What a pod uses.", "PodMetrics", []string{"timestamp", "window", "containers"}, pod),
-		models + "PodMetricsList":  listOf("PodMetrics", "pods"),
+		d.model("NodeMetrics"):     object("What a node uses.", "NodeMetrics", []string{"timestamp", "window", "usage"}, node),
+		d.model("NodeMetricsList"): listOf("NodeMetrics", "nodes"),
+		d.model("PodMetrics"):      object("What a pod uses.", "PodMetrics", []string{"timestamp", "window", "containers"}, pod),
+		d.model("PodMetricsList"):  listOf("PodMetrics", "pods"),
 		meta + "Duration":          map[string]any{"type": "string", "description": "A time span, as Go writes it: 15s, 1m30s."},
 	}
 }

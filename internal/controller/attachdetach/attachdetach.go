@@ -401,7 +401,7 @@ func (c *Controller) Reconcile(ctx context.Context, name string) error {
 	}
 	for _, d := range p.detach {
 		err := c.client.StorageV1().VolumeAttachments().Delete(ctx, d.name, metav1.DeleteOptions{Preconditions: metav1.NewUIDPreconditions(d.uid)})
-		if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
+		if err != nil && !apierrors.IsNotFound(err) {
 			errs = append(errs, fmt.Errorf("delete attachment %s: %w", d.name, err))
 			continue
 		}

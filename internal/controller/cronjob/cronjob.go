@@ -250,7 +250,9 @@ func (c *Controller) remove(ctx context.Context, cj *batchv1.CronJob, name strin
 	switch {
 	case err == nil:
 		c.recorder.Eventf(cj, corev1.EventTypeNormal, "SuccessfulDelete", "Deleted job %v", name)
-	case apierrors.IsNotFound(err), apierrors.IsConflict(err):
+	case apierrors.IsNotFound(err):
+	case apierrors.IsConflict(err):
+		return fmt.Errorf("delete job %s: %w", name, err)
 	default:
 		c.recorder.Eventf(cj, corev1.EventTypeWarning, "FailedDelete", "Deleted job: %v", err)
 		return fmt.Errorf("delete job %s: %w", name, err)

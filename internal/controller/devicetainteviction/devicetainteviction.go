@@ -37,6 +37,9 @@ type Controller struct {
 	recorder record.EventRecorder
 	clock    clock.PassiveClock
 	loop     *controller.Loop
+
+	deletions *controller.Counter
+	latency   *controller.Histogram
 }
 
 // New makes the controller and registers it with the informers, which the caller starts.
@@ -49,6 +52,8 @@ func New(c kubernetes.Interface, f *informers.Factory, recorder record.EventReco
 		Log: log, Metrics: m,
 		Synced: []cache.InformerSynced{pods.Informer().HasSynced, claims.Informer().HasSynced, slices.Informer().HasSynced, rules.Informer().HasSynced},
 	})
+	ctl.deletions = m.Counter("device_taint_eviction_controller_pod_deletions_total", "Pods that were deleted because of a taint of a device.")
+	ctl.latency = m.Histogram("device_taint_eviction_controller_pod_deletion_duration_seconds", "From when a taint concerned a pod, and its patience was over, until it was deleted.", controller.EvictionBuckets())
 	if err := errors.Join(
 		claims.Informer().AddIndexers(cache.Indexers{claimsByUser: func(obj any) ([]string, error) {
 			claim, ok := obj.(*resourcev1.ResourceClaim)
@@ -142,9 +147,11 @@ func (c *Controller) Reconcile(ctx context.Context, key string) error {
 		return err
 	}
 	err = c.client.CoreV1().Pods(namespace).Delete(ctx, name, metav1.DeleteOptions{Preconditions: metav1.NewUIDPreconditions(string(pod.UID))})
-	if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
+	if err != nil && !apierrors.IsNotFound(err) {
 		return fmt.Errorf("evict pod: %w", err)
 	}
+	c.deletions.Inc()
+	c.latency.Observe(c.clock.Since(deadline).Seconds())
 	return nil
 }
 

@@ -13,7 +13,6 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/client-go/kubernetes"
 	corelisters "k8s.io/client-go/listers/core/v1"
-	discoverylisters "k8s.io/client-go/listers/discovery/v1"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/record"
 	slices "k8s.io/endpointslice"
@@ -38,7 +37,7 @@ const (
 type Controller struct {
 	services   corelisters.ServiceLister
 	pods       corelisters.PodLister
-	slices     discoverylisters.EndpointSliceLister
+	slices     func(namespace, service string) ([]*discoveryv1.EndpointSlice, error)
 	tracker    *sliceutil.EndpointSliceTracker
 	triggers   *sliceutil.TriggerTimeTracker
 	reconciler *slices.Reconciler
@@ -52,11 +51,15 @@ func New(c kubernetes.Interface, f *informers.Factory, recorder record.EventReco
 	services, pods, nodes, endpoints := f.Core().V1().Services(), f.Core().V1().Pods(), f.Core().V1().Nodes(), f.Discovery().V1().EndpointSlices()
 	logger := klog.Background()
 	ctl := &Controller{
-		services: services.Lister(), pods: pods.Lister(), slices: endpoints.Lister(), recorder: recorder, logger: logger,
+		services: services.Lister(), pods: pods.Lister(), recorder: recorder, logger: logger,
 		tracker: sliceutil.NewEndpointSliceTracker(), triggers: sliceutil.NewTriggerTimeTracker(),
 	}
 	ctl.reconciler = slices.NewReconciler(c, nodes.Lister(), maxEndpoints, ctl.tracker, topologycache.NewTopologyCache(), recorder, managedBy,
 		slices.WithPreferSameTrafficDistributionEnabled(true))
+	var err error
+	if ctl.slices, err = controller.SlicesOf(endpoints.Informer(), managedBy); err != nil {
+		return nil, fmt.Errorf("endpointslice: %w", err)
+	}
 	ctl.loop = controller.NewLoop("endpointslice", ctl.Reconcile, controller.Options{
 		Workers: 5, Log: log, Metrics: m,
 		Synced: []cache.InformerSynced{services.Informer().HasSynced, pods.Informer().HasSynced, nodes.Informer().HasSynced, endpoints.Informer().HasSynced},
@@ -145,10 +148,9 @@ func (c *Controller) Reconcile(_ context.Context, key string) error {
 	if err != nil {
 		return fmt.Errorf("list pods: %w", err)
 	}
-	existing, err := c.slices.EndpointSlices(namespace).List(labels.Set{
-		discoveryv1.LabelServiceName: name, discoveryv1.LabelManagedBy: managedBy}.AsSelectorPreValidated())
+	existing, err := c.slices(namespace, name)
 	if err != nil {
-		return fmt.Errorf("list endpoint slices: %w", err)
+		return err
 	}
 	var alive []*discoveryv1.EndpointSlice
 	for _, s := range existing {

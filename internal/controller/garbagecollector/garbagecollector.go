@@ -251,7 +251,7 @@ func (c *Controller) reconcileOrphan(ctx context.Context, key string) error {
 
 func (c *Controller) delete(ctx context.Context, id identity, policy metav1.DeletionPropagation) error {
 	err := c.client(id).Delete(ctx, id.name, metav1.DeleteOptions{Preconditions: metav1.NewUIDPreconditions(string(id.uid)), PropagationPolicy: &policy})
-	if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
+	if err != nil && !apierrors.IsNotFound(err) {
 		return fmt.Errorf("delete %s %s: %w", id.gvr.Resource, id.name, err)
 	}
 	return nil

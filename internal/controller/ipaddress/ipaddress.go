@@ -106,7 +106,7 @@ func (c *Controller) Reconcile(ctx context.Context, key string) error {
 	switch {
 	case exists && (owner == nil || !refersTo(have, owner)):
 		err := api.Delete(ctx, key, metav1.DeleteOptions{Preconditions: metav1.NewUIDPreconditions(string(have.UID))})
-		if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
+		if err != nil && !apierrors.IsNotFound(err) {
 			return fmt.Errorf("release address: %w", err)
 		}
 		return nil // its end brings the key back, if somebody has the address now

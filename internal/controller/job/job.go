@@ -79,8 +79,14 @@ func New(c kubernetes.Interface, f *informers.Factory, recorder record.EventReco
 			ctl.strays.AddObject(p)
 		}
 	}
+	arrived := func(j *batchv1.Job) {
+		if by := j.Spec.ManagedBy; by != nil && *by != managedBy {
+			ctl.Metrics.foreign(*by)
+		}
+		queue(j)
+	}
 	return ctl, errors.Join(
-		controller.Watch(jobs.Informer(), controller.Handlers[*batchv1.Job]{Add: queue, Delete: queue, Update: func(old, j *batchv1.Job) {
+		controller.Watch(jobs.Informer(), controller.Handlers[*batchv1.Job]{Add: arrived, Delete: queue, Update: func(old, j *batchv1.Job) {
 			queue(j)
 			_, before := Finished(old)
 			if _, finished := Finished(j); finished && !before {
@@ -249,7 +255,7 @@ func (c *Controller) releaseStray(ctx context.Context, key string) error {
 	if ref := metav1.GetControllerOf(p); ref != nil && ref.Kind == kind.Kind && p.DeletionTimestamp == nil && p.Status.Phase != corev1.PodSucceeded && p.Status.Phase != corev1.PodFailed {
 		if j, err := c.jobs.Jobs(namespace).Get(ref.Name); err == nil && j.UID == ref.UID { // it has ended, and so have its pods
 			err := c.client.CoreV1().Pods(namespace).Delete(ctx, name, metav1.DeleteOptions{Preconditions: metav1.NewUIDPreconditions(string(p.UID))})
-			if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
+			if err != nil && !apierrors.IsNotFound(err) {
 				return fmt.Errorf("delete pod %s: %w", name, err)
 			}
 		}
@@ -270,7 +276,7 @@ func hasFinalizer(p *corev1.Pod) bool {
 func (c *Controller) release(ctx context.Context, p *corev1.Pod) error {
 	patch := fmt.Appendf(nil, `{"metadata":{"uid":%q,"$deleteFromPrimitiveList/finalizers":[%q]}}`, p.UID, batchv1.JobTrackingFinalizer)
 	_, err := c.client.CoreV1().Pods(p.Namespace).Patch(ctx, p.Name, types.StrategicMergePatchType, patch, metav1.PatchOptions{})
-	if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) && !apierrors.IsInvalid(err) {
+	if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsInvalid(err) {
 		return fmt.Errorf("remove finalizer of pod %s: %w", p.Name, err)
 	}
 	return nil
@@ -319,6 +325,7 @@ func (r *round) manage(ctx context.Context) error {
 	r.action = podsCreated
 	created, err := r.c.pods.CreateAll(ctx, r.key, j, made)
 	r.created = created
+	r.c.Metrics.made(j.Status.Failed > 0, created, err)
 	return err
 }
 

@@ -375,3 +375,60 @@ func TestBackoff(t *testing.T) {
 		t.Errorf("no limit: %s", delay(100))
 	}
 }
+
+// A Job of somebody else's is left alone.
+func TestManagedBySomebodyElse(t *testing.T) {
+	s := newStage(t)
+	other := aJob(func(s *batchv1.JobSpec) { s.ManagedBy = ptr.To("example.com/queue") })
+	other.Name = "other"
+	s.create(other)
+	s.create(aJob(func(s *batchv1.JobSpec) { s.ManagedBy = ptr.To(managedBy) }))
+	s.play(always(0), has(batchv1.JobComplete)) // the controller has seen both
+	list, err := s.Client.CoreV1().Pods("default").List(context.Background(), metav1.ListOptions{LabelSelector: "batch.kubernetes.io/job-name=other"})
+	if err != nil || len(list.Items) > 0 {
+		t.Errorf("%d pods, %v", len(list.Items), err)
+	}
+	j, err := s.Client.BatchV1().Jobs("default").Get(context.Background(), "other", metav1.GetOptions{})
+	if err != nil || j.Status.StartTime != nil {
+		t.Errorf("%+v, %v", j, err)
+	}
+}
+
+// A pod that is going is replaced at once, or only when it has gone, as the Job says.
+func TestPodReplacementPolicy(t *testing.T) {
+	for policy, early := range map[batchv1.PodReplacementPolicy]bool{batchv1.TerminatingOrFailed: true, batchv1.Failed: false} {
+		t.Run(string(policy), func(t *testing.T) {
+			s := newStage(t)
+			s.create(aJob(func(s *batchv1.JobSpec) {
+				s.PodReplacementPolicy = ptr.To(policy)
+				s.Template.Spec.TerminationGracePeriodSeconds, s.Template.Spec.NodeName = ptr.To(int64(3600)), "n"
+			}))
+			s.play(always(-1), func(j *batchv1.Job) error {
+				if j.Status.Active != 1 {
+					return fmt.Errorf("%d active", j.Status.Active)
+				}
+				return nil
+			})
+			first := s.pods()[0]
+			if err := s.Client.CoreV1().Pods("default").Delete(context.Background(), first.Name, metav1.DeleteOptions{}); err != nil {
+				t.Fatal(err)
+			}
+			s.play(always(-1), func(j *batchv1.Job) error {
+				if ptr.Deref(j.Status.Terminating, 0) != 1 || (j.Status.Active == 1) != early {
+					return fmt.Errorf("%d going, %d active", ptr.Deref(j.Status.Terminating, 0), j.Status.Active)
+				}
+				return nil
+			})
+			if n := len(s.pods()); (n == 2) != early {
+				t.Errorf("%d pods", n)
+			}
+			// Its node says that it has ended: now it is replaced in any case.
+			s.play(func(p *corev1.Pod) int32 {
+				if p.Name == first.Name {
+					return 1
+				}
+				return 0
+			}, has(batchv1.JobComplete))
+		})
+	}
+}

@@ -6,14 +6,19 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/utils/ptr"
 )
 
-// Metrics counts what the controller does, under upstream's names: those that are stable there. A nil *Metrics counts nothing.
+// Metrics counts what the controller does, under upstream's names. A nil *Metrics counts nothing.
 type Metrics struct {
 	syncs    *prometheus.CounterVec
 	duration *prometheus.HistogramVec
 	finished *prometheus.CounterVec
 	pods     *prometheus.CounterVec
+	created  *prometheus.CounterVec
+	external *prometheus.CounterVec
+	policies *prometheus.CounterVec
+	indexes  *prometheus.CounterVec
 }
 
 // NewMetrics registers the metrics with r.
@@ -30,7 +35,15 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 		pods: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Subsystem: subsystem, Name: "job_pods_finished_total", Help: "Pods that have ended and are counted in the status of their Job."}, []string{"completion_mode", "result"}),
 	}
-	r.MustRegister(m.syncs, m.duration, m.finished, m.pods)
+	m.created = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Subsystem: subsystem, Name: "job_pods_creation_total", Help: "Pods that were made, or should have been, by why."}, []string{"reason", "status"})
+	m.external = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Subsystem: subsystem, Name: "jobs_by_external_controller_total", Help: "Jobs that somebody else looks after."}, []string{"controller_name"})
+	m.policies = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Subsystem: subsystem, Name: "pod_failures_handled_by_failure_policy_total", Help: "Failed pods that a rule of the failure policy was for, by what it does."}, []string{"action"})
+	m.indexes = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Subsystem: subsystem, Name: "job_finished_indexes_total", Help: "Indexes that have ended, by whether each has a limit of its own."}, []string{"status", "backoffLimit"})
+	r.MustRegister(m.syncs, m.duration, m.finished, m.pods, m.created, m.external, m.policies, m.indexes)
 	return m
 }
 
@@ -61,10 +74,54 @@ func (m *Metrics) synced(j *batchv1.Job, action string, took time.Duration, err 
 	m.duration.WithLabelValues(mode(j), result, action).Observe(took.Seconds())
 }
 
+// made counts pods that a look was to make.
+func (m *Metrics) made(again bool, created int, err error) {
+	if m == nil {
+		return
+	}
+	reason := "new"
+	if again {
+		reason = "recreate_terminating_or_failed"
+	}
+	m.created.WithLabelValues(reason, "succeeded").Add(float64(created))
+	if err != nil {
+		m.created.WithLabelValues(reason, "failed").Inc() // the rest was not tried
+	}
+}
+
+// ruled counts failed pods that rules of the failure policy were for.
+func (m *Metrics) ruled(actions []batchv1.PodFailurePolicyAction) {
+	if m != nil {
+		for _, a := range actions {
+			m.policies.WithLabelValues(string(a)).Inc()
+		}
+	}
+}
+
+// foreign counts a Job that somebody else looks after, once.
+func (m *Metrics) foreign(by string) {
+	if m != nil {
+		m.external.WithLabelValues(by).Inc()
+	}
+}
+
 // wrote counts what is new in a status.
 func (m *Metrics) wrote(before, after *batchv1.Job) {
 	if m == nil {
 		return
+	}
+	if isIndexed(after) {
+		n := int(ptr.Deref(after.Spec.Completions, 0))
+		limit := "global"
+		if after.Spec.BackoffLimitPerIndex != nil {
+			limit = "perIndex"
+		}
+		if more := parseIndexes(after.Status.CompletedIndexes, n).total() - parseIndexes(before.Status.CompletedIndexes, n).total(); more > 0 {
+			m.indexes.WithLabelValues("succeeded", limit).Add(float64(more))
+		}
+		if more := parseIndexes(ptr.Deref(after.Status.FailedIndexes, ""), n).total() - parseIndexes(ptr.Deref(before.Status.FailedIndexes, ""), n).total(); more > 0 {
+			m.indexes.WithLabelValues("failed", limit).Add(float64(more))
+		}
 	}
 	for result, n := range map[string]int32{"succeeded": after.Status.Succeeded - before.Status.Succeeded, "failed": after.Status.Failed - before.Status.Failed} {
 		if n > 0 { // a Job that is resumed may count from the beginning

@@ -57,15 +57,28 @@ func TestMetrics(t *testing.T) {
 	m.synced(plain, tracking, time.Second, errors.New("x"))
 	(*Metrics)(nil).wrote(plain, plain)
 	(*Metrics)(nil).synced(plain, tracking, 0, nil)
-	want := `job_controller_job_pods_finished_total{Indexed,failed} 1
+	m.made(false, 2, nil)
+	m.made(true, 1, errors.New("x"))
+	m.foreign("example.com/queue")
+	m.ruled([]batchv1.PodFailurePolicyAction{batchv1.PodFailurePolicyActionIgnore})
+	more := indexed.DeepCopy()
+	more.Spec.Completions, more.Status.CompletedIndexes = ptr.To(int32(5)), "0-2"
+	m.wrote(indexed, more)
+	want := `job_controller_job_finished_indexes_total{global,succeeded} 3
+job_controller_job_pods_creation_total{new,succeeded} 2
+job_controller_job_pods_creation_total{recreate_terminating_or_failed,failed} 1
+job_controller_job_pods_creation_total{recreate_terminating_or_failed,succeeded} 1
+job_controller_job_pods_finished_total{Indexed,failed} 1
 job_controller_job_pods_finished_total{NonIndexed,failed} 2
 job_controller_job_pods_finished_total{NonIndexed,succeeded} 4
 job_controller_job_sync_duration_seconds{pods_created,NonIndexed,success} 1
 job_controller_job_sync_duration_seconds{tracking,NonIndexed,error} 1
 job_controller_job_syncs_total{pods_created,NonIndexed,success} 1
 job_controller_job_syncs_total{tracking,NonIndexed,error} 1
+job_controller_jobs_by_external_controller_total{example.com/queue} 1
 job_controller_jobs_finished_total{Indexed,BackoffLimitExceeded,failed} 1
-job_controller_jobs_finished_total{NonIndexed,CompletionsReached,succeeded} 1`
+job_controller_jobs_finished_total{NonIndexed,CompletionsReached,succeeded} 1
+job_controller_pod_failures_handled_by_failure_policy_total{Ignore} 1`
 	if got := counts(t, r); got != want {
 		t.Errorf("got\n%s\nwant\n%s", got, want)
 	}

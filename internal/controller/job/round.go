@@ -31,6 +31,8 @@ type round struct {
 	active, terminating, ended []*corev1.Pod
 	// release are ended pods whose finalizer can go once the status says all that is known of them.
 	release []*corev1.Pod
+	// ruled are what rules of the failure policy did to pods that are counted now.
+	ruled []batchv1.PodFailurePolicyAction
 	// more says that some ended pods were left for the next round, held how many wait for their successor.
 	more bool
 	held int
@@ -155,6 +157,9 @@ func (r *round) countEnded(p *corev1.Pod, completions int, tracked bool) {
 		uncounted.Succeeded = append(uncounted.Succeeded, p.UID)
 	default:
 		uncounted.Failed = append(uncounted.Failed, p.UID)
+	}
+	if v.message != "" { // a rule matched
+		r.ruled = append(r.ruled, v.action)
 	}
 	r.release = append(r.release, p)
 }
@@ -281,6 +286,7 @@ func (r *round) write(ctx context.Context, cached *batchv1.Job) error {
 			return err
 		}
 		r.c.Metrics.wrote(cached, got)
+		r.c.Metrics.ruled(r.ruled)
 		r.job = got
 		if r.job.Status.UncountedTerminatedPods == nil {
 			r.job.Status.UncountedTerminatedPods = &batchv1.UncountedTerminatedPods{}

@@ -7,18 +7,47 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-// counters are what the controller counts, under upstream's names: those that are stable there. A nil *counters counts nothing.
+// counters are what the controller counts, under upstream's names. A nil *counters counts nothing.
 type counters struct{ evictions *prometheus.CounterVec }
 
-func newCounters(r prometheus.Registerer) *counters {
+func newCounters(r prometheus.Registerer, z *zones) *counters {
 	if r == nil {
 		return nil
 	}
 	m := &counters{prometheus.NewCounterVec(prometheus.CounterOpts{
 		Subsystem: "node_collector", Name: "evictions_total", Help: "Nodes that pods were sent away from since this process started, by zone.",
 	}, []string{"zone"})}
-	r.MustRegister(m.evictions)
+	r.MustRegister(m.evictions, z)
 	return m
+}
+
+// Describe implements prometheus.Collector: how the zones are, looked up when somebody asks.
+func (s *zones) Describe(out chan<- *prometheus.Desc) {
+	for _, d := range zoneDescs() {
+		out <- d
+	}
+}
+
+func zoneDescs() [3]*prometheus.Desc {
+	desc := func(name, help string) *prometheus.Desc {
+		return prometheus.NewDesc("node_collector_"+name, help, []string{"zone"}, nil)
+	}
+	return [3]*prometheus.Desc{
+		desc("zone_size", "Nodes of a zone."), desc("zone_health", "How much of a zone is ready, in percent."), desc("unhealthy_nodes_in_zone", "Nodes of a zone that are not ready."),
+	}
+}
+
+// Collect implements prometheus.Collector.
+func (s *zones) Collect(out chan<- prometheus.Metric) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	descs := zoneDescs()
+	for name, z := range s.zones {
+		all := float64(z.ready + z.notReady)
+		for i, v := range [3]float64{all, 100 * float64(z.ready) / all, float64(z.notReady)} {
+			out <- prometheus.MustNewConstMetric(descs[i], prometheus.GaugeValue, v, name)
+		}
+	}
 }
 
 // tainted counts a node that has got the first taint that sends pods away.

@@ -73,7 +73,8 @@ type heartbeat struct {
 // New makes the controller and registers it with the informers, which the caller starts.
 func New(cfg Config) (*Controller, error) {
 	nodes, pods, leases := cfg.Informers.Core().V1().Nodes(), cfg.Informers.Core().V1().Pods(), cfg.Informers.Coordination().V1().Leases()
-	c := &Controller{Config: cfg, nodes: nodes.Lister(), pods: pods.Lister(), leases: leases.Lister(), seen: map[string]heartbeat{}, zones: newZones(), counters: newCounters(cfg.Registry)}
+	c := &Controller{Config: cfg, nodes: nodes.Lister(), pods: pods.Lister(), leases: leases.Lister(), seen: map[string]heartbeat{}, zones: newZones()}
+	c.counters = newCounters(cfg.Registry, c.zones)
 	c.loop = controller.NewLoop("node-lifecycle", c.Reconcile, controller.Options{
 		Workers: 1, Log: cfg.Log, Metrics: cfg.Metrics,
 		Synced: []cache.InformerSynced{nodes.Informer().HasSynced, pods.Informer().HasSynced, leases.Informer().HasSynced},

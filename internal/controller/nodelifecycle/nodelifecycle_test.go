@@ -2,6 +2,8 @@ package nodelifecycle
 
 import (
 	"context"
+	"fmt"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -79,8 +81,12 @@ func TestLeaseRunsOut(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if len(families) != 1 || families[0].GetName() != "node_collector_evictions_total" || len(families[0].GetMetric()) != 1 || families[0].GetMetric()[0].GetCounter().GetValue() != 1 {
-			t.Errorf("counted %v", families)
+		var got []string
+		for _, f := range families {
+			got = append(got, fmt.Sprint(f.GetName(), " ", f.GetMetric()[0].GetCounter().GetValue()+f.GetMetric()[0].GetGauge().GetValue()))
+		}
+		if want := []string{"node_collector_evictions_total 1", "node_collector_unhealthy_nodes_in_zone 1", "node_collector_zone_health 50", "node_collector_zone_size 2"}; !slices.Equal(got, want) {
+			t.Errorf("counted %q, want %q", got, want)
 		}
 		p, _ := c.CoreV1().Pods("default").Get(ctx, "p", metav1.GetOptions{})
 		if p.Status.Conditions[0].Status != corev1.ConditionFalse {

@@ -75,7 +75,7 @@ func (c *Controller) remove(ctx context.Context, v *corev1.PersistentVolume) err
 		return c.fail(ctx, v, warn("VolumeFailedDelete", "%s", err))
 	}
 	err := c.client.CoreV1().PersistentVolumes().Delete(ctx, v.Name, metav1.DeleteOptions{Preconditions: metav1.NewUIDPreconditions(string(v.UID))})
-	if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
+	if err != nil && !apierrors.IsNotFound(err) {
 		return fmt.Errorf("delete volume %s: %w", v.Name, err)
 	}
 	return nil
@@ -154,7 +154,7 @@ func (c *Controller) recycle(ctx context.Context, v *corev1.PersistentVolume) er
 		}
 	}
 	err = pods.Delete(ctx, pod.Name, metav1.DeleteOptions{Preconditions: metav1.NewUIDPreconditions(string(pod.UID))})
-	if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
+	if err != nil && !apierrors.IsNotFound(err) {
 		return fmt.Errorf("delete recycler of volume %s: %w", v.Name, err)
 	}
 	return nil

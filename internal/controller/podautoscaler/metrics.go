@@ -11,6 +11,7 @@ type Metrics struct {
 	rounds      *prometheus.CounterVec
 	duration    *prometheus.HistogramVec
 	computed    *prometheus.CounterVec
+	computing   *prometheus.HistogramVec
 	autoscalers prometheus.Gauge
 }
 
@@ -27,10 +28,13 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 			Buckets: prometheus.ExponentialBuckets(0.001, 2, 16)}, []string{"action", "error"}),
 		computed: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Subsystem: subsystem, Name: "metric_computation_total", Help: "Number of metric computations."}, []string{"action", "error", "metric_type"}),
+		computing: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Subsystem: subsystem, Name: "metric_computation_duration_seconds", Help: "The time(seconds) that the HPA controller takes to calculate one metric.",
+			Buckets: prometheus.ExponentialBuckets(0.001, 2, 16)}, []string{"action", "error", "metric_type"}),
 		autoscalers: prometheus.NewGauge(prometheus.GaugeOpts{
 			Subsystem: subsystem, Name: "num_horizontal_pod_autoscalers", Help: "Current number of controlled HPA objects."}),
 	}
-	r.MustRegister(m.rounds, m.duration, m.computed, m.autoscalers)
+	r.MustRegister(m.rounds, m.duration, m.computed, m.computing, m.autoscalers)
 	return m
 }
 
@@ -53,13 +57,14 @@ func (m *Metrics) reconciled(action, failure string, took time.Duration) {
 	}
 }
 
-func (m *Metrics) metric(action string, err error, kind string) {
+func (m *Metrics) metric(action string, err error, kind string, took time.Duration) {
 	if m != nil {
 		failure := "none"
 		if err != nil {
 			failure = "internal"
 		}
 		m.computed.WithLabelValues(action, failure, kind).Inc()
+		m.computing.WithLabelValues(action, failure, kind).Observe(took.Seconds())
 	}
 }
 

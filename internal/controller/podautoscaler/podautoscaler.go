@@ -311,8 +311,9 @@ func (r *round) measure(ctx context.Context, scale *autoscalingv1.Scale) (int32,
 	var why verdict
 	for i := range r.h.Spec.Metrics {
 		m := &r.h.Spec.Metrics[i]
+		begin := r.Clock.Now()
 		e := r.calculator.evaluate(ctx, w, m)
-		r.Metrics.metric(action(w.spec, e.replicas), e.err, string(m.Type))
+		r.Metrics.metric(action(w.spec, e.replicas), e.err, string(m.Type), r.Clock.Since(begin))
 		if e.err != nil {
 			r.warn(e.reason, e.err.Error())
 			if invalid++; invalid == 1 {

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
@@ -19,7 +20,7 @@ import (
 	"k8s.io/client-go/rest"
 	custommetrics "k8s.io/metrics/pkg/apis/custom_metrics/v1beta2"
 	externalmetrics "k8s.io/metrics/pkg/apis/external_metrics/v1beta1"
-	resourcemetrics "k8s.io/metrics/pkg/apis/metrics/v1beta1"
+	resourcemetrics "k8s.io/metrics/pkg/apis/metrics/v1"
 )
 
 // defaultWindow is what a custom metric covers that does not say.
@@ -66,10 +67,28 @@ func (a *API) get(ctx context.Context, out any, params map[string]labels.Selecto
 	return nil
 }
 
+// version is where the version of a group is that the server prefers, of those that we know, which all look the same to us.
+func (a *API) version(ctx context.Context, name string, known ...string) (string, error) {
+	var group metav1.APIGroup
+	if err := a.get(ctx, &group, nil, "/apis/"+name); err != nil {
+		return "", err
+	}
+	for _, v := range append([]metav1.GroupVersionForDiscovery{group.PreferredVersion}, group.Versions...) {
+		if slices.Contains(known, v.Version) {
+			return "/apis/" + name + "/" + v.Version, nil
+		}
+	}
+	return "", fmt.Errorf("%s is served in no version that is known: %v", name, group.Versions)
+}
+
 // Resource implements Source over metrics.k8s.io.
 func (a *API) Resource(ctx context.Context, namespace string, pods labels.Selector, resource corev1.ResourceName, container string) (Samples, error) {
 	var list resourcemetrics.PodMetricsList
-	if err := a.get(ctx, &list, map[string]labels.Selector{"labelSelector": pods}, "/apis/metrics.k8s.io/v1beta1/namespaces", namespace, "pods"); err != nil {
+	root, err := a.version(ctx, resourcemetrics.GroupName, "v1", "v1beta1")
+	if err == nil {
+		err = a.get(ctx, &list, map[string]labels.Selector{"labelSelector": pods}, root, "namespaces", namespace, "pods")
+	}
+	if err != nil {
 		return nil, fmt.Errorf("unable to fetch metrics from resource metrics API: %w", err)
 	}
 	if len(list.Items) == 0 {
@@ -112,21 +131,6 @@ func usageOf(m *resourcemetrics.PodMetrics, resource corev1.ResourceName, contai
 	return sum, len(m.Containers) > 0, nil
 }
 
-// customVersion is the version of custom.metrics.k8s.io to speak: that which the server prefers, if we know it. Both look the same to us.
-func (a *API) customVersion(ctx context.Context) (string, error) {
-	var group metav1.APIGroup
-	if err := a.get(ctx, &group, nil, "/apis/custom.metrics.k8s.io"); err != nil {
-		return "", err
-	}
-	versions := append([]metav1.GroupVersionForDiscovery{group.PreferredVersion}, group.Versions...)
-	for _, v := range versions {
-		if v.Version == "v1beta2" || v.Version == "v1beta1" {
-			return "/apis/custom.metrics.k8s.io/" + v.Version, nil
-		}
-	}
-	return "", fmt.Errorf("custom.metrics.k8s.io is served in no version that is known: %v", group.Versions)
-}
-
 // customValue is a metric in either version.
 type customValue struct {
 	custommetrics.MetricValue
@@ -135,7 +139,7 @@ type customValue struct {
 }
 
 func (a *API) custom(ctx context.Context, params map[string]labels.Selector, path ...string) ([]customValue, error) {
-	root, err := a.customVersion(ctx)
+	root, err := a.version(ctx, custommetrics.GroupName, "v1beta2", "v1beta1")
 	var list struct {
 		Items []customValue `json:"items"`
 	}

@@ -49,10 +49,11 @@ func TestMetricsOverREST(t *testing.T) {
 	ctx := context.Background()
 	const group = `{"kind":"APIGroup","apiVersion":"v1","name":"custom.metrics.k8s.io","versions":[{"version":"v1beta3"},{"version":"v1beta1"}],"preferredVersion":{"version":"v1beta3"}}`
 	a := served(t, map[string]string{
-		"/apis/metrics.k8s.io/v1beta1/namespaces/n/pods?labelSelector=a%3Db": `{"items":[
+		"/apis/metrics.k8s.io": `{"kind":"APIGroup","apiVersion":"v1","name":"metrics.k8s.io","versions":[{"version":"v1"},{"version":"v1beta1"}],"preferredVersion":{"version":"v1"}}`,
+		"/apis/metrics.k8s.io/v1/namespaces/n/pods?labelSelector=a%3Db": `{"items":[
 			{"metadata":{"name":"p","namespace":"n"},"timestamp":"2030-01-01T12:00:00Z","window":"15s","containers":[{"name":"c","usage":{"cpu":"100m","memory":"1Ki"}},{"name":"d","usage":{"cpu":"20m"}}]}]}`,
-		"/apis/metrics.k8s.io/v1beta1/namespaces/empty/pods?labelSelector=a%3Db": `{"items":[]}`,
-		"/apis/custom.metrics.k8s.io":                                            group,
+		"/apis/metrics.k8s.io/v1/namespaces/empty/pods?labelSelector=a%3Db": `{"items":[]}`,
+		"/apis/custom.metrics.k8s.io":                                       group,
 		"/apis/custom.metrics.k8s.io/v1beta1/namespaces/n/pods/%2A/m?labelSelector=a%3Db&metricLabelSelector=x%3Dy": `{"items":[
 			{"describedObject":{"name":"p"},"metricName":"m","timestamp":"2030-01-01T12:00:00Z","value":"3"},{"describedObject":{"name":"q"},"metricName":"m","timestamp":"2030-01-01T12:00:00Z","window":30,"value":"1500m"}]}`,
 		"/apis/custom.metrics.k8s.io/v1beta1/namespaces/n/ingresses.networking.k8s.io/i/m": `{"items":[{"value":"7"}]}`,

@@ -42,6 +42,8 @@ type Controller struct {
 	clock  clock.PassiveClock
 	gone   map[string]time.Time // since when a node that pods name is missing; used by the one worker only
 	loop   *controller.Loop
+
+	deleted, failed *controller.Counter
 }
 
 // New makes the controller and registers it with the informers, which the caller starts.
@@ -51,6 +53,9 @@ func New(c kubernetes.Interface, f *informers.Factory, clk clock.PassiveClock, l
 	ctl.loop = controller.NewLoop("podgc", ctl.Reconcile, controller.Options{
 		Workers: 1, Synced: []cache.InformerSynced{pods.Informer().HasSynced, nodes.Informer().HasSynced}, Log: log, Metrics: m,
 	})
+	labels := []string{"namespace", "reason"}
+	ctl.deleted = m.Counter("pod_gc_collector_force_delete_pods_total", "Pods that were removed at once, by why.", labels...)
+	ctl.failed = m.Counter("pod_gc_collector_force_delete_pod_errors_total", "Pods that could not be removed, by why they should be.", labels...)
 	look := func(pod *corev1.Pod) {
 		if ended(pod) || pod.DeletionTimestamp != nil && pod.Spec.NodeName == "" {
 			ctl.loop.AddAfter(all, settle)
@@ -84,17 +89,18 @@ func (c *Controller) Reconcile(ctx context.Context, _ string) error {
 	}
 	now := c.clock.Now()
 	missing := map[string]bool{}
-	var doomed, done []*corev1.Pod
+	doomed := map[*corev1.Pod]string{}
+	var done []*corev1.Pod
 	for _, p := range pods {
 		switch {
 		case p.Spec.NodeName == "":
 			if p.DeletionTimestamp != nil {
-				doomed = append(doomed, p)
+				doomed[p] = "unscheduled"
 			}
 		case c.missing(ctx, p.Spec.NodeName):
 			missing[p.Spec.NodeName] = true
 			if since, ok := c.gone[p.Spec.NodeName]; ok && now.Sub(since) >= quarantine {
-				doomed = append(doomed, p)
+				doomed[p] = "orphaned"
 			}
 		case ended(p) && p.DeletionTimestamp == nil:
 			done = append(done, p)
@@ -115,11 +121,18 @@ func (c *Controller) Reconcile(ctx context.Context, _ string) error {
 		slices.SortFunc(done, func(a, b *corev1.Pod) int {
 			return cmp.Or(a.CreationTimestamp.Compare(b.CreationTimestamp.Time), cmp.Compare(a.Name, b.Name))
 		})
-		doomed = append(doomed, done[:excess]...)
+		for _, p := range done[:excess] {
+			doomed[p] = "terminated"
+		}
 	}
 	var errs []error
-	for _, p := range doomed {
-		errs = append(errs, c.collect(ctx, p))
+	for p, reason := range doomed {
+		c.deleted.Inc(p.Namespace, reason)
+		err := c.collect(ctx, p)
+		if err != nil {
+			c.failed.Inc(p.Namespace, reason)
+		}
+		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
 }
@@ -146,7 +159,7 @@ func (c *Controller) collect(ctx context.Context, p *corev1.Pod) error {
 	err := c.client.CoreV1().Pods(p.Namespace).Delete(ctx, p.Name, metav1.DeleteOptions{
 		GracePeriodSeconds: ptr.To[int64](0), Preconditions: metav1.NewUIDPreconditions(string(p.UID)),
 	})
-	if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
+	if err != nil && !apierrors.IsNotFound(err) {
 		return fmt.Errorf("collect pod %s/%s: %w", p.Namespace, p.Name, err)
 	}
 	return nil

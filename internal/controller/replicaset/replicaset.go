@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
@@ -49,6 +50,8 @@ type Controller struct {
 	clock clock.PassiveClock
 	loop  *controller.Loop
 	large sync.Map // by key: how many pods a set had that is large
+
+	ages *controller.Histogram
 }
 
 const (
@@ -91,6 +94,8 @@ func New(c kubernetes.Interface, f *informers.Factory, recorder record.EventReco
 	if err != nil {
 		return nil, err
 	}
+	ctl.ages = m.Histogram("replicaset_controller_sorting_deletion_age_ratio", "The age of a pod that is deleted, of all that could be, divided by that of the youngest of them.",
+		prometheus.ExponentialBuckets(0.25, 2, 6))
 	queue := func(rs *appsv1.ReplicaSet) { ctl.loop.AddObject(rs) }
 	return ctl, controller.Watch(informer.Informer(), controller.Handlers[*appsv1.ReplicaSet]{Changed: queue, Delete: queue})
 }
@@ -182,9 +187,34 @@ func (c *Controller) manage(ctx context.Context, key string, rs *appsv1.ReplicaS
 		_, err := c.pods.CreateAll(ctx, key, rs, wanted)
 		return err
 	case diff > 0:
-		return c.pods.DeleteAll(ctx, key, rs, victims(active, c.related(rs), min(diff, burst), c.clock.Now()))
+		chosen := victims(active, c.related(rs), min(diff, burst), c.clock.Now())
+		c.note(active, chosen)
+		return c.pods.DeleteAll(ctx, key, rs, chosen)
 	}
 	return nil
+}
+
+// note observes how old the chosen pods are, of those that are ready, beside the youngest.
+func (c *Controller) note(active, chosen []*corev1.Pod) {
+	if c.ages == nil || len(chosen) == len(active) {
+		return
+	}
+	now := c.clock.Now()
+	age := func(p *corev1.Pod) (time.Duration, bool) {
+		since, ready := pods.ReadySince(p)
+		return now.Sub(since), ready
+	}
+	youngest := time.Duration(0)
+	for _, p := range active {
+		if a, ready := age(p); ready && (youngest == 0 || a < youngest) {
+			youngest = a
+		}
+	}
+	for _, p := range chosen {
+		if a, ready := age(p); ready && youngest > 0 {
+			c.ages.Observe(a.Seconds() / youngest.Seconds())
+		}
+	}
 }
 
 // related returns the active pods of all sets with the same controller: doubling up on a node with pods of an older

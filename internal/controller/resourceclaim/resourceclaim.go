@@ -302,7 +302,7 @@ func (c *Controller) tell(ctx context.Context, p *corev1.Pod, found map[string]s
 	}
 	_, err := c.client.CoreV1().Pods(p.Namespace).ApplyStatus(ctx, applycorev1.Pod(p.Name, p.Namespace).WithUID(p.UID).WithStatus(status),
 		metav1.ApplyOptions{FieldManager: fieldManager, Force: true})
-	if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
+	if err != nil && !apierrors.IsNotFound(err) {
 		return fmt.Errorf("update status of pod %s/%s: %w", p.Namespace, p.Name, err)
 	}
 	return nil
@@ -353,7 +353,7 @@ func (c *Controller) reconcileClaim(ctx context.Context, namespace, name string)
 	}
 	if plan.remove {
 		err := api.Delete(ctx, name, metav1.DeleteOptions{Preconditions: metav1.NewUIDPreconditions(string(claim.UID))})
-		if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
+		if err != nil && !apierrors.IsNotFound(err) {
 			return fmt.Errorf("delete claim %s/%s: %w", namespace, name, err)
 		}
 	}

@@ -22,6 +22,7 @@ const patience = 10 * time.Second
 type others struct {
 	metadata metadata.Interface
 	resolve  func(schema.GroupResource) (schema.GroupVersionResource, bool)
+	appeared func(gr schema.GroupResource, namespace string)
 	gone     func(gr schema.GroupResource, namespace string)
 
 	mu       sync.Mutex
@@ -36,8 +37,8 @@ type watched struct {
 	cancel   context.CancelFunc
 }
 
-func newOthers(m metadata.Interface, resolve func(schema.GroupResource) (schema.GroupVersionResource, bool), gone func(schema.GroupResource, string)) *others {
-	return &others{metadata: m, resolve: resolve, gone: gone, watching: map[schema.GroupResource]*watched{}}
+func newOthers(m metadata.Interface, resolve func(schema.GroupResource) (schema.GroupVersionResource, bool), appeared, gone func(schema.GroupResource, string)) *others {
+	return &others{metadata: m, resolve: resolve, appeared: appeared, gone: gone, watching: map[schema.GroupResource]*watched{}}
 }
 
 func (o *others) start(ctx context.Context) {
@@ -81,7 +82,10 @@ func (o *others) watch(gr schema.GroupResource, gvr schema.GroupVersionResource)
 		w.cancel()
 	}
 	informer := metadatainformer.NewFilteredMetadataInformer(o.metadata, gvr, metav1.NamespaceAll, 0, cache.Indexers{cache.NamespaceIndex: cache.MetaNamespaceIndexFunc}, nil).Informer()
-	if err := controller.Watch(informer, controller.Handlers[metav1.Object]{Delete: func(obj metav1.Object) { o.gone(gr, obj.GetNamespace()) }}); err != nil {
+	if err := controller.Watch(informer, controller.Handlers[metav1.Object]{
+		Add:    func(obj metav1.Object) { o.appeared(gr, obj.GetNamespace()) },
+		Delete: func(obj metav1.Object) { o.gone(gr, obj.GetNamespace()) },
+	}); err != nil {
 		return nil, err
 	}
 	ctx, cancel := context.WithCancel(o.ctx)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -32,6 +33,9 @@ const (
 	recount = 5 * time.Minute
 	// settle is how long less than what is written must have been counted before it is believed.
 	settle = 200 * time.Millisecond
+	// lag is how long after an object was seen first the quotas that it uses are counted. Admission has charged them already, and most often rightly; but a count
+	// that was under way may have written less because the object, of another watch than the quota, was still to come. Many objects are one count.
+	lag = time.Second
 	// unknown is how long a quota of a kind that nobody serves waits for it.
 	unknown = 30 * time.Second
 )
@@ -79,7 +83,7 @@ type doubt struct {
 func New(cfg Config) (*Controller, error) {
 	q := cfg.Informers.Core().V1().ResourceQuotas()
 	c := &Controller{client: cfg.Client, quotas: q.Lister(), indexes: map[schema.GroupResource]cache.Indexer{}, clock: cfg.Clock, doubts: map[string]doubt{}}
-	c.others = newOthers(cfg.Metadata, cfg.Resolve, c.replenish)
+	c.others = newOthers(cfg.Metadata, cfg.Resolve, c.appeared, c.replenish)
 	synced := []cache.InformerSynced{q.Informer().HasSynced}
 	errs := []error{controller.Watch(q.Informer(), controller.Handlers[*corev1.ResourceQuota]{
 		Add: func(q *corev1.ResourceQuota) { c.loop.AddObject(q) },
@@ -94,6 +98,7 @@ func New(cfg Config) (*Controller, error) {
 		c.indexes[r.GroupResource] = r.Informer.GetIndexer()
 		synced = append(synced, r.Informer.HasSynced)
 		errs = append(errs, controller.Watch(r.Informer, controller.Handlers[metav1.Object]{
+			Add: func(obj metav1.Object) { c.appeared(r.GroupResource, obj.GetNamespace()) },
 			Update: func(old, obj metav1.Object) {
 				if c.limited(obj.GetNamespace()) && c.lessens(r.GroupResource, old, obj) {
 					c.replenish(r.GroupResource, obj.GetNamespace())
@@ -137,18 +142,32 @@ func (c *Controller) lessens(gr schema.GroupResource, old, obj metav1.Object) bo
 
 // replenish counts the quotas of a namespace that objects of a resource use.
 func (c *Controller) replenish(gr schema.GroupResource, namespace string) {
+	for _, q := range c.limiting(gr, namespace) {
+		c.loop.AddObject(q)
+	}
+}
+
+// appeared counts them a little later, for an object that was not seen before.
+func (c *Controller) appeared(gr schema.GroupResource, namespace string) {
+	for _, q := range c.limiting(gr, namespace) {
+		c.loop.AddAfter(cache.MetaObjectToName(q).String(), lag)
+	}
+}
+
+// limiting are the quotas of a namespace that objects of a resource use.
+func (c *Controller) limiting(gr schema.GroupResource, namespace string) []*corev1.ResourceQuota {
 	list, err := c.quotas.ResourceQuotas(namespace).List(labels.Everything())
 	if err != nil {
-		return // a lister of a cache has no errors
+		return nil // a lister of a cache has no errors
 	}
-	for _, q := range list {
+	return slices.DeleteFunc(list, func(q *corev1.ResourceQuota) bool {
 		for name := range q.Spec.Hard {
 			if r, ok := quota.Resource(name); ok && r == gr {
-				c.loop.AddObject(q)
-				break
+				return false
 			}
 		}
-	}
+		return true
+	})
 }
 
 // Run reconciles until ctx ends.

@@ -35,6 +35,9 @@ type Controller struct {
 	logger   klog.Logger
 	loop     *controller.Loop
 
+	deletions *controller.Counter
+	latency   *controller.Histogram
+
 	mu sync.Mutex
 	// since is when a pod was first seen under taints that do not say when they were added, by the pod's key. Guarded by mu.
 	since map[string]seen
@@ -54,6 +57,8 @@ func New(c kubernetes.Interface, f *informers.Factory, recorder record.EventReco
 	ctl.loop = controller.NewLoop("taint-eviction", ctl.Reconcile, controller.Options{
 		Workers: 8, Synced: []cache.InformerSynced{pods.Informer().HasSynced, nodes.Informer().HasSynced}, Log: log, Metrics: m,
 	})
+	ctl.deletions = m.Counter("taint_eviction_controller_pod_deletions_total", "Pods that were deleted because of a taint of their node.")
+	ctl.latency = m.Histogram("taint_eviction_controller_pod_deletion_duration_seconds", "From when a taint concerned a pod, and its patience was over, until it was deleted.", controller.EvictionBuckets())
 	pod := func(p *corev1.Pod) {
 		if node, err := ctl.nodes.Get(p.Spec.NodeName); err == nil && len(noExecute(node)) > 0 {
 			ctl.loop.AddObject(p)
@@ -187,8 +192,10 @@ func (c *Controller) Reconcile(ctx context.Context, key string) error {
 		return err
 	}
 	err = c.client.CoreV1().Pods(namespace).Delete(ctx, name, metav1.DeleteOptions{Preconditions: metav1.NewUIDPreconditions(string(pod.UID))})
-	if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
+	if err != nil && !apierrors.IsNotFound(err) {
 		return fmt.Errorf("evict pod: %w", err)
 	}
+	c.deletions.Inc()
+	c.latency.Observe(c.clock.Since(deadline).Seconds())
 	return nil
 }

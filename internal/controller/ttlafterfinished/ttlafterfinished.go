@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -25,6 +26,8 @@ type Controller struct {
 	jobs   batchlisters.JobLister
 	clock  clock.PassiveClock
 	loop   *controller.Loop
+
+	latency *controller.Histogram
 }
 
 // New makes the controller and registers it with the informers, which the caller starts.
@@ -32,6 +35,7 @@ func New(c kubernetes.Interface, f *informers.Factory, clk clock.PassiveClock, l
 	jobs := f.Batch().V1().Jobs()
 	ctl := &Controller{client: c, jobs: jobs.Lister(), clock: clk}
 	ctl.loop = controller.NewLoop("ttlafterfinished", ctl.Reconcile, controller.Options{Workers: 2, Synced: []cache.InformerSynced{jobs.Informer().HasSynced}, Log: log, Metrics: m})
+	ctl.latency = m.Histogram("ttl_after_finished_controller_job_deletion_duration_seconds", "From when the time of a Job was over until it was deleted.", prometheus.ExponentialBuckets(0.1, 2, 14))
 	return ctl, controller.Watch(jobs.Informer(), controller.Handlers[*batchv1.Job]{Changed: func(j *batchv1.Job) {
 		if _, ok := over(j); ok && j.DeletionTimestamp == nil {
 			ctl.loop.AddObject(j)
@@ -80,6 +84,9 @@ func (c *Controller) Reconcile(ctx context.Context, key string) error {
 		PropagationPolicy: &foreground, Preconditions: &metav1.Preconditions{UID: &j.UID, ResourceVersion: &j.ResourceVersion}})
 	if err != nil && !apierrors.IsNotFound(err) {
 		return fmt.Errorf("delete job: %w", err)
+	}
+	if at, ok := over(j); ok {
+		c.latency.Observe(c.clock.Since(at).Seconds())
 	}
 	return nil
 }

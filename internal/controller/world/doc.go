@@ -1,4 +1,4 @@
-// Package world holds no code but tests: the API on the memory engine with the scheduler, the controllers and hollow nodes, in the virtual time of
+// Package world holds no code but tests: the API on the memory engine with the scheduler, all controllers and hollow nodes, in the virtual time of
 // testing/synctest, under faults. A process of controllers can be killed after any of its writes, its requests refused, answered late or with an error
 // although they were carried out, its watches cut or delayed, its clock moved. Whatever happens, the cluster has to end as it does when all is well,
 // and then be quiet.

@@ -3,6 +3,7 @@ package world
 import (
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -78,7 +79,12 @@ func TestRandomFaults(t *testing.T) {
 					if strings.HasSuffix(ns, "-cronjob") {
 						continue // how often it ran depends on what the clock said
 					}
-					if err := difference(w.state(peace[i]), w.state(ns)); err != nil {
+					want, got := w.state(peace[i]), w.state(ns)
+					if strings.HasSuffix(ns, "-job") {
+						// Who doesn't hear of a pod's creation makes another one, and both may have ended before the first is seen: one of them counts.
+						want, got = distinct(want), distinct(got)
+					}
+					if err := difference(want, got); err != nil {
 						t.Errorf("%s: %v", ns, err)
 					}
 				}
@@ -91,6 +97,11 @@ func TestRandomFaults(t *testing.T) {
 			})
 		})
 	}
+}
+
+// distinct is a state in which what is the same is said once.
+func distinct(state string) string {
+	return strings.Join(slices.Compact(strings.Split(state, "\n")), "\n")
 }
 
 // A cluster in which nothing changes writes nothing for a day, but the leases of its nodes.
@@ -109,7 +120,7 @@ func TestQuietDay(t *testing.T) {
 		lease, err := w.Client.CoordinationV1().Leases(corev1.NamespaceNodeLease).Get(w.ctx, "node-0", metav1.GetOptions{})
 		w.must(err)
 		w.plan.arm(-1)
-		time.Sleep(24 * time.Hour)
+		time.Sleep(day)
 		synctest.Wait()
 		if n, record := w.plan.count(); n > 0 {
 			t.Errorf("%d writes in a day in which nothing happened: %q", n, record[:min(n, 20)])
@@ -122,8 +133,8 @@ func TestQuietDay(t *testing.T) {
 		if lease.ResourceVersion == renewed.ResourceVersion {
 			t.Error("the lease was not renewed")
 		}
-		if n := number(t, after.ResourceVersion) - number(t, before.ResourceVersion); n != 2*24*3600/40 {
-			t.Errorf("%d writes to the store, want %d", n, 2*24*3600/40)
+		if n := number(t, after.ResourceVersion) - number(t, before.ResourceVersion); n != 2*int(day/heartbeat) {
+			t.Errorf("%d writes to the store, want %d", n, 2*int(day/heartbeat))
 		}
 	})
 }

@@ -3,6 +3,7 @@ package world
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"math/rand/v2"
@@ -12,34 +13,16 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/metadata"
 	"k8s.io/client-go/rest"
-	"k8s.io/client-go/tools/cache"
-	"k8s.io/client-go/tools/events"
-	"k8s.io/client-go/tools/record"
 	"k8s.io/utils/clock"
 
 	"github.com/celox/celox/internal/client/informers"
+	"github.com/celox/celox/internal/controller"
 	"github.com/celox/celox/internal/controller/controllertest"
-	"github.com/celox/celox/internal/controller/cronjob"
-	"github.com/celox/celox/internal/controller/daemonset"
-	"github.com/celox/celox/internal/controller/deployment"
-	"github.com/celox/celox/internal/controller/disruption"
-	"github.com/celox/celox/internal/controller/endpoints"
-	"github.com/celox/celox/internal/controller/endpointslice"
-	"github.com/celox/celox/internal/controller/garbagecollector"
-	"github.com/celox/celox/internal/controller/job"
-	"github.com/celox/celox/internal/controller/nodelifecycle"
-	"github.com/celox/celox/internal/controller/podgc"
-	"github.com/celox/celox/internal/controller/replicaset"
-	"github.com/celox/celox/internal/controller/serviceaccount"
-	"github.com/celox/celox/internal/controller/statefulset"
-	"github.com/celox/celox/internal/controller/tainteviction"
-	"github.com/celox/celox/internal/controller/ttlafterfinished"
-	"github.com/celox/celox/internal/scheduler"
 )
 
 // plan is what goes wrong. Its methods may be called from many goroutines.
@@ -51,6 +34,26 @@ type plan struct {
 	rnd *rand.Rand
 	// record says what was written, for the message of a failure.
 	record []string
+	// refused are the writes that were refused once, by method and path; nil: none is.
+	refused map[string]bool
+}
+
+// refuseOnce has each write be refused the first time, with a conflict.
+func (p *plan) refuseOnce() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.refused = map[string]bool{}
+}
+
+// refuses says whether a write is to be refused now.
+func (p *plan) refuses(what string) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.refused == nil || p.refused[what] {
+		return false
+	}
+	p.refused[what] = true
+	return true
 }
 
 // arm has a process crash after the n'th write from now on.
@@ -117,6 +120,8 @@ type process struct {
 	kill    context.CancelFunc
 	running sync.WaitGroup
 	factory *informers.Factory
+	// registry is what its controllers count for.
+	registry *prometheus.Registry
 }
 
 var errDead = errors.New("the process is dead")
@@ -133,7 +138,7 @@ func (p *process) RoundTrip(r *http.Request) (*http.Response, error) {
 	switch {
 	case p.plan.one(25):
 		return refuse(r, http.StatusInternalServerError, "InternalError"), nil
-	case write && p.plan.one(15):
+	case write && (p.plan.one(15) || p.plan.refuses(r.Method+" "+r.URL.Path)):
 		return refuse(r, http.StatusConflict, "Conflict"), nil
 	}
 	res, err := p.inner.RoundTrip(r)
@@ -175,8 +180,7 @@ func (p *process) sleep(ctx context.Context, d time.Duration) bool {
 }
 
 func refuse(r *http.Request, code int, reason string) *http.Response {
-	body := `{"kind":"Status","apiVersion":"v1","status":"Failure","message":"injected","reason":"` + reason + `","code":` + http.StatusText(code) + `}`
-	body = strings.Replace(body, http.StatusText(code), map[int]string{409: "409", 500: "500", 504: "504"}[code], 1)
+	body := fmt.Sprintf(`{"kind":"Status","apiVersion":"v1","status":"Failure","message":"injected","reason":%q,"code":%d}`, reason, code)
 	return &http.Response{
 		StatusCode: code, Status: http.StatusText(code), Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, Request: r,
 		Header: http.Header{"Content-Type": {"application/json"}}, Body: io.NopCloser(strings.NewReader(body)), ContentLength: int64(len(body)),
@@ -203,14 +207,9 @@ func (f *frail) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// runner is a controller.
-type runner interface {
-	Run(ctx context.Context) error
-}
-
 // boot starts the scheduler and the controllers, those that judge nodes if they are wanted: who hears late of heartbeats, or whose clock jumps, rightly
 // believes that nodes are gone, and what it does then is not undone.
-func boot(t *testing.T, e *controllertest.Env, p *plan, clk clock.Clock, nodes bool) *process {
+func boot(t *testing.T, e *controllertest.Env, p *plan, clk clock.WithTicker, nodes bool) *process {
 	t.Helper()
 	must := func(err error) {
 		t.Helper()
@@ -228,40 +227,13 @@ func boot(t *testing.T, e *controllertest.Env, p *plan, clk clock.Clock, nodes b
 	must(err)
 	f := informers.New(c)
 	pr.factory = f
-	quiet := &record.FakeRecorder{}
-	log := slog.New(slog.DiscardHandler)
-	var all []runner
-	add := func(r runner, err error) {
-		t.Helper()
-		must(err)
-		all = append(all, r)
-	}
-	add(deployment.New(c, f, quiet, clk, log, nil))
-	add(replicaset.New(c, f, quiet, clk, log, nil))
-	add(statefulset.New(c, f, quiet, clk, log, nil))
-	add(daemonset.New(c, f, quiet, clk, log, nil))
-	add(job.New(c, f, quiet, clk, log, nil))
-	add(cronjob.New(c, f, quiet, clk, log, nil))
-	add(ttlafterfinished.New(c, f, clk, log, nil))
-	add(disruption.New(c, f, disruption.NewWorkloads(f, nil), quiet, clk, log, nil))
-	add(endpoints.New(c, f, log, nil))
-	add(endpointslice.New(c, f, quiet, log, nil))
-	add(serviceaccount.New(c, f, log, nil))
-	add(podgc.New(c, f, clk, log, nil))
-	if nodes {
-		add(tainteviction.New(c, f, quiet, clk, log, nil))
-		add(nodelifecycle.New(nodelifecycle.Config{Client: c, Informers: f, Recorder: quiet, Clock: clk, Log: log}))
-	}
-	add(garbagecollector.New(garbagecollector.Config{Metadata: mc, Log: log, Resources: collectable(f), Resolve: func(gvk schema.GroupVersionKind) (schema.GroupVersionResource, bool, bool) {
-		k, _, ok := e.Catalogue.ByKind(gvk)
-		if !ok {
-			return schema.GroupVersionResource{}, false, false
-		}
-		return controllertest.Preferred(k), k.Namespaced, true
-	}}))
-	add(scheduler.New(scheduler.Config{Client: c, Informers: f, Recorder: &events.FakeRecorder{}, Log: log}))
+	pr.registry = prometheus.NewRegistry()
+	parts := &parts{t: t, env: e, c: c, meta: mc, f: f, clock: clk, log: slog.New(slog.DiscardHandler), m: controller.NewMetrics(pr.registry), registry: pr.registry}
+	parts.workloads()
+	parts.storage()
+	parts.cluster(nodes)
 	f.StartWithContext(ctx)
-	for _, r := range all {
+	for _, r := range parts.all {
 		pr.running.Go(func() {
 			if err := r.Run(ctx); err != nil && ctx.Err() == nil {
 				t.Errorf("controller: %v", err)
@@ -269,20 +241,6 @@ func boot(t *testing.T, e *controllertest.Env, p *plan, clk clock.Clock, nodes b
 		})
 	}
 	return pr
-}
-
-func collectable(f *informers.Factory) []garbagecollector.Resource {
-	of := func(group, version, resource string, i cache.SharedIndexInformer) garbagecollector.Resource {
-		return garbagecollector.Resource{GVR: schema.GroupVersionResource{Group: group, Version: version, Resource: resource}, Informer: i}
-	}
-	return []garbagecollector.Resource{
-		of("", "v1", "pods", f.Core().V1().Pods().Informer()), of("", "v1", "services", f.Core().V1().Services().Informer()),
-		of("", "v1", "endpoints", f.Core().V1().Endpoints().Informer()), of("discovery.k8s.io", "v1", "endpointslices", f.Discovery().V1().EndpointSlices().Informer()),
-		of("apps", "v1", "deployments", f.Apps().V1().Deployments().Informer()), of("apps", "v1", "replicasets", f.Apps().V1().ReplicaSets().Informer()),
-		of("apps", "v1", "statefulsets", f.Apps().V1().StatefulSets().Informer()), of("apps", "v1", "daemonsets", f.Apps().V1().DaemonSets().Informer()),
-		of("apps", "v1", "controllerrevisions", f.Apps().V1().ControllerRevisions().Informer()),
-		of("batch", "v1", "jobs", f.Batch().V1().Jobs().Informer()), of("batch", "v1", "cronjobs", f.Batch().V1().CronJobs().Informer()),
-	}
 }
 
 // stop ends the process and waits for all of it.

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -28,6 +29,9 @@ import (
 // restartPause is how long a dead process stays away.
 const restartPause = 3 * time.Second
 
+// heartbeat is how often the lease of a node is renewed.
+const heartbeat = 40 * time.Second
+
 // world is a cluster in a bubble.
 type world struct {
 	*controllertest.Env
@@ -36,6 +40,9 @@ type world struct {
 	clock *skewed
 	// judged says that the controllers may believe that nodes are gone.
 	judged bool
+
+	// process is the one that lives.
+	process atomic.Pointer[process]
 
 	supervisor sync.WaitGroup
 	ctx        context.Context
@@ -48,6 +55,10 @@ func inWorld(t *testing.T, nodes int, judged bool, play func(*world)) {
 	synctest.Test(t, func(t *testing.T) {
 		w := &world{Env: controllertest.Start(t), t: t, plan: &plan{}, clock: &skewed{}, judged: judged}
 		w.ctx, w.end = context.WithCancel(context.Background())
+		for _, name := range []string{metav1.NamespaceSystem, metav1.NamespacePublic} {
+			_, err := w.Client.CoreV1().Namespaces().Create(w.ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}}, o)
+			w.must(err)
+		}
 		k := newKubelet(t, w.Env)
 		w.Run(t, k)
 		for i := range nodes {
@@ -65,6 +76,7 @@ func inWorld(t *testing.T, nodes int, judged bool, play func(*world)) {
 func (w *world) supervise() {
 	for w.ctx.Err() == nil {
 		p := boot(w.t, w.Env, w.plan, w.clock, w.judged)
+		w.process.Store(p)
 		select {
 		case <-p.ctx.Done():
 		case <-w.ctx.Done():
@@ -109,7 +121,7 @@ func (w *world) addNode(name string) {
 			select {
 			case <-w.ctx.Done():
 				return
-			case <-time.After(40 * time.Second):
+			case <-time.After(heartbeat):
 			}
 			patch := fmt.Appendf(nil, `{"spec":{"renewTime":%q}}`, time.Now().UTC().Format(metav1.RFC3339Micro))
 			_, err := leases.Patch(w.ctx, name, types.MergePatchType, patch, metav1.PatchOptions{})
@@ -331,6 +343,7 @@ func (w *world) state(namespace string) string {
 		say("Pod %s of %s image %s %s going %v index %q on %q finalizers %v", name, owner(&p), p.Spec.Containers[0].Image, p.Status.Phase, p.DeletionTimestamp != nil,
 			p.Annotations["batch.kubernetes.io/job-completion-index"], where, p.Finalizers)
 	}
+	out = append(out, w.apart(namespace)...)
 	slices.Sort(out)
 	return strings.Join(out, "\n")
 }
@@ -341,7 +354,7 @@ func owner(o metav1.Object) string {
 	switch {
 	case ref == nil:
 		return "nobody (" + o.GetName() + ")"
-	case ref.Kind == "ReplicaSet" || ref.Kind == "Job":
+	case ref.Kind == "ReplicaSet" || ref.Kind == "Job" || ref.Kind == "Pod":
 		return ref.Kind
 	}
 	return ref.Kind + "/" + ref.Name

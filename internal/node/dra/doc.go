@@ -1,5 +1,5 @@
 // Package dra has drivers prepare the devices that pods of this node have claimed (KEP-4381, the kubelet's part): before a pod's containers are made the driver of each of its claims' devices is
-// asked over its socket (dra/v1, NodePrepareResources), and what it answers — names of CDI devices — is given to the containers that use the claim. When the last pod
+// asked over its socket (dra/v1 or v1beta1, NodePrepareResources), and what it answers — names of CDI devices — is given to the containers that use the claim. When the last pod
 // of a claim on this node is over, the driver is asked to undo that.
 //
 // What was asked is written to a file before and after, so that a node that is started again knows what must be undone.

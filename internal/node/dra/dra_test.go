@@ -18,6 +18,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes/fake"
+	drapbv1beta1 "k8s.io/kubelet/pkg/apis/dra/v1beta1"
 	registerapi "k8s.io/kubelet/pkg/apis/pluginregistration/v1"
 	"k8s.io/utils/clock"
 	testclock "k8s.io/utils/clock/testing"
@@ -207,6 +208,25 @@ func TestPrepare(t *testing.T) {
 	}
 }
 
+// TestOlderDriver: a driver that speaks v1beta1 only is asked in its words.
+func TestOlderDriver(t *testing.T) {
+	b := newBench(t, allocated("c", "p"))
+	d := b.driver(func(c *dradriver.Config) { c.Versions = []string{drapbv1beta1.DRAPluginService} })
+	if st := b.registered(d); !st.PluginRegistered {
+		t.Fatal(st.Error)
+	}
+	p := podWith("p", "c", corev1.ResourceClaim{Name: "d"})
+	if err := b.m.Prepare(t.Context(), p); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := b.m.Devices(p, &p.Spec.Containers[0]); err != nil || !slices.Equal(got, []string{"toys.example.com/toy=claim-c"}) {
+		t.Errorf("%v, %v", got, err)
+	}
+	if err := b.m.Unprepare(t.Context(), "p"); err != nil || !slices.Equal(d.Calls(), []string{"prepare c", "unprepare c"}) {
+		t.Errorf("%v, %v", d.Calls(), err)
+	}
+}
+
 // TestExtendedResources: a claim that the scheduler made for a pod's extended resources is for the containers that asked for them.
 func TestExtendedResources(t *testing.T) {
 	p := podWith("p", "none")
@@ -312,7 +332,7 @@ func TestRegistrationIsRefused(t *testing.T) {
 	b := newBench(t)
 	d := b.driver(func(c *dradriver.Config) { c.Versions = []string{"v7.DRAPlugin"} })
 	for range 2 {
-		if st := b.registered(d); st.PluginRegistered || !strings.Contains(st.Error, "supports none of the services that this node speaks (v1.DRAPlugin): [v7.DRAPlugin]") {
+		if st := b.registered(d); st.PluginRegistered || !strings.Contains(st.Error, "supports none of the services that this node speaks (v1.DRAPlugin, v1beta1.DRAPlugin): [v7.DRAPlugin]") {
 			t.Errorf("%v", st)
 		}
 	}

@@ -15,6 +15,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	drapb "k8s.io/kubelet/pkg/apis/dra/v1"
+	drapbv1beta1 "k8s.io/kubelet/pkg/apis/dra/v1beta1"
 
 	"github.com/celox/celox/internal/node/plugins"
 )
@@ -50,16 +51,27 @@ func (m *Manager) Register(p plugins.Plugin) error {
 	if p.Name == "" {
 		return errors.New("DRA driver name is empty")
 	}
-	if !slices.Contains(p.Versions, drapb.DRAPluginService) {
-		return fmt.Errorf("DRA driver %s supports none of the services that this node speaks (%s): %v", p.Name, drapb.DRAPluginService, p.Versions)
+	version := ""
+	for _, v := range []string{drapb.DRAPluginService, drapbv1beta1.DRAPluginService} {
+		if slices.Contains(p.Versions, v) {
+			version = v
+			break
+		}
+	}
+	if version == "" {
+		return fmt.Errorf("DRA driver %s supports none of the services that this node speaks (%s, %s): %v", p.Name, drapb.DRAPluginService, drapbv1beta1.DRAPluginService, p.Versions)
 	}
 	conn, err := grpc.NewClient("unix://"+p.Endpoint, grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
 		return fmt.Errorf("DRA driver %s: %w", p.Name, err)
 	}
+	client := drapb.NewDRAPluginClient(conn)
+	if version == drapbv1beta1.DRAPluginService { // the older words for the same
+		client = drapbv1beta1.V1Beta1ClientWrapper{DRAPluginClient: drapbv1beta1.NewDRAPluginClient(conn)}
+	}
 	ds := &m.drivers
 	ds.mu.Lock()
-	ds.byName[p.Name] = append(ds.byName[p.Name], &driver{p, conn, drapb.NewDRAPluginClient(conn)})
+	ds.byName[p.Name] = append(ds.byName[p.Name], &driver{p, conn, client})
 	delete(ds.missing, p.Name)
 	ds.mu.Unlock()
 	m.poke() // somebody may have waited for it

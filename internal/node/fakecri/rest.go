@@ -17,11 +17,24 @@ func (r *Runtime) Version(context.Context, string) (*runtimeapi.VersionResponse,
 	return &runtimeapi.VersionResponse{Version: "0.1.0", RuntimeName: "celox", RuntimeVersion: "0.0.0", RuntimeApiVersion: "v1"}, nil
 }
 
-// Status is always ready.
+// Status is ready, but for the network if somebody said so.
 func (r *Runtime) Status(context.Context, bool) (*runtimeapi.StatusResponse, error) {
+	network := &runtimeapi.RuntimeCondition{Type: "NetworkReady", Status: true}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.network != "" {
+		network.Status, network.Reason, network.Message = false, "NetworkPluginNotReady", r.network
+	}
 	return &runtimeapi.StatusResponse{Status: &runtimeapi.RuntimeStatus{Conditions: []*runtimeapi.RuntimeCondition{
-		{Type: "RuntimeReady", Status: true}, {Type: "NetworkReady", Status: true},
+		{Type: "RuntimeReady", Status: true}, network,
 	}}}, nil
+}
+
+// SetNetwork says what is wrong with the network, "" if nothing is.
+func (r *Runtime) SetNetwork(problem string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.network = problem
 }
 
 // Exec isn't offered: streams are tested with a streaming.Runtime.

@@ -47,6 +47,7 @@ type Runtime struct {
 	containers map[string]*container
 	listeners  map[chan *runtimeapi.ContainerEventResponse]context.Context
 	calls      []string
+	network    string // what is wrong with the network
 
 	imagesMu sync.Mutex
 	images   map[string]*runtimeapi.Image

@@ -50,6 +50,7 @@ type Config struct {
 	Port              int32
 	Labels            map[string]string
 	Taints            []corev1.Taint
+	PodCIDRs          func() []string // that a new Node asks for; nil is none
 	Version           string
 	Register          bool
 	HeartbeatInterval time.Duration
@@ -58,6 +59,8 @@ type Config struct {
 	Log               *slog.Logger
 	// Event records an event about the node.
 	Event func(eventType, reason, message string)
+	// NetworkReady is called when the network of pods works that did not; nil is nobody.
+	NetworkReady func()
 }
 
 // Registrar writes the Node and the Lease. Run owns it; the other methods are safe for concurrent use.
@@ -69,6 +72,8 @@ type Registrar struct {
 	once   sync.Once
 	state  atomic.Pointer[pressure.State]
 	node   atomic.Pointer[corev1.Node] // as last written
+	// network is what is wrong with the network of pods, nil if nothing is.
+	network atomic.Pointer[string]
 }
 
 // New makes a Registrar.
@@ -83,6 +88,14 @@ func (r *Registrar) Ready() <-chan struct{} { return r.ready }
 
 // Node is the Node as it was last written, nil before.
 func (r *Registrar) Node() *corev1.Node { return r.node.Load() }
+
+// NetworkProblem is what the runtime said last of the network of pods, "" if it works.
+func (r *Registrar) NetworkProblem() string {
+	if p := r.network.Load(); p != nil {
+		return *p
+	}
+	return ""
+}
 
 // SetPressure changes the pressure conditions.
 func (r *Registrar) SetPressure(s pressure.State) {
@@ -242,11 +255,17 @@ func (r *Registrar) wellKnown() map[string]string {
 const attachedForIt = "volumes.kubernetes.io/controller-managed-attach-detach"
 
 func (r *Registrar) fresh() *corev1.Node {
-	return &corev1.Node{
+	n := &corev1.Node{
 		TypeMeta:   metav1.TypeMeta{APIVersion: "v1", Kind: "Node"},
 		ObjectMeta: metav1.ObjectMeta{Name: r.NodeName, Labels: r.wellKnown(), Annotations: map[string]string{attachedForIt: "true"}},
 		Spec:       corev1.NodeSpec{Taints: slices.Clone(r.Taints)},
 	}
+	if r.PodCIDRs != nil {
+		if n.Spec.PodCIDRs = r.PodCIDRs(); len(n.Spec.PodCIDRs) > 0 {
+			n.Spec.PodCIDR = n.Spec.PodCIDRs[0]
+		}
+	}
+	return n
 }
 
 func (r *Registrar) reconcileLabels(ctx context.Context, have *corev1.Node) (*corev1.Node, error) {
@@ -376,10 +395,18 @@ func (r *Registrar) conditions(ctx context.Context, s *corev1.NodeStatus) {
 	choose(corev1.NodePIDPressure, p.PID, "KubeletHasInsufficientPID", "kubelet has insufficient PID available",
 		"KubeletHasSufficientPID", "kubelet has sufficient PID available")
 	if problems := r.runtimeProblems(ctx, s); len(problems) > 0 {
-		set(corev1.NodeReady, false, "KubeletNotReady", "["+strings.Join(problems, ", ")+"]")
+		set(corev1.NodeReady, false, "KubeletNotReady", several(problems))
 		return
 	}
 	set(corev1.NodeReady, true, "KubeletReady", "kubelet is posting ready status")
+}
+
+// several are problems as the kubelet writes them.
+func several(problems []string) string {
+	if len(problems) == 1 {
+		return problems[0]
+	}
+	return "[" + strings.Join(problems, ", ") + "]"
 }
 
 // runtimeProblems asks the runtime how it is, and notes what it can do.
@@ -389,14 +416,19 @@ func (r *Registrar) runtimeProblems(ctx context.Context, s *corev1.NodeStatus) [
 		return []string{"container runtime is down: " + err.Error()}
 	}
 	var problems []string
+	var network *string
 	for _, c := range resp.GetStatus().GetConditions() {
 		switch {
 		case c.Status:
 		case c.Type == "NetworkReady":
-			problems = append(problems, fmt.Sprintf("container runtime network not ready: NetworkReady=%v reason:%v message:%v", c.Status, c.Reason, c.Message))
+			text := fmt.Sprintf("container runtime network not ready: NetworkReady=%v reason:%v message:%v", c.Status, c.Reason, c.Message)
+			problems, network = append(problems, text), &text
 		case c.Type == "RuntimeReady":
 			problems = append(problems, fmt.Sprintf("container runtime not ready: RuntimeReady=%v reason:%v message:%v", c.Status, c.Reason, c.Message))
 		}
+	}
+	if was := r.network.Swap(network); was != nil && network == nil && r.NetworkReady != nil {
+		r.NetworkReady()
 	}
 	s.RuntimeHandlers = nil
 	for _, h := range resp.RuntimeHandlers {

@@ -38,7 +38,7 @@ type edits struct {
 	Env            []string          `json:"env,omitempty"`
 	DeviceNodes    []deviceNode      `json:"deviceNodes,omitempty"`
 	NetDevices     []json.RawMessage `json:"netDevices,omitempty"`
-	Hooks          []json.RawMessage `json:"hooks,omitempty"`
+	Hooks          []hook            `json:"hooks,omitempty"`
 	Mounts         []mount           `json:"mounts,omitempty"`
 	IntelRdt       json.RawMessage   `json:"intelRdt,omitempty"`
 	AdditionalGIDs []uint32          `json:"additionalGids,omitempty"`
@@ -61,6 +61,15 @@ type mount struct {
 	ContainerPath string   `json:"containerPath"`
 	Options       []string `json:"options,omitempty"`
 	Type          string   `json:"type,omitempty"`
+}
+
+// hook is a program that runs at a moment of a container's life.
+type hook struct {
+	Name    string   `json:"hookName"`
+	Path    string   `json:"path"`
+	Args    []string `json:"args,omitempty"`
+	Env     []string `json:"env,omitempty"`
+	Timeout *int     `json:"timeout,omitempty"` // seconds
 }
 
 // Finder describes the device file at a path of the machine, as it is to appear at another.
@@ -95,8 +104,13 @@ func Apply(spec *specs.Spec, dirs, names []string, find Finder) error {
 	var allowed []specs.LinuxDeviceCgroup
 	for i := range all {
 		e := &all[i]
-		if len(e.Hooks)+len(e.NetDevices) > 0 || len(e.IntelRdt) > 0 {
-			return fmt.Errorf("CDI device injection failed: hooks, net devices and intelRdt are not supported (%s)", strings.Join(names, ", "))
+		if len(e.NetDevices) > 0 || len(e.IntelRdt) > 0 {
+			return fmt.Errorf("CDI device injection failed: net devices and intelRdt are not supported (%s)", strings.Join(names, ", "))
+		}
+		for k := range e.Hooks {
+			if err := e.Hooks[k].check(); err != nil {
+				return fmt.Errorf("CDI device injection failed: %w", err)
+			}
 		}
 		for k := range e.DeviceNodes {
 			n, rules, err := e.DeviceNodes[k].resolve(find)
@@ -253,9 +267,52 @@ func (e *edits) apply(spec *specs.Spec) {
 		spec.Mounts = slices.DeleteFunc(spec.Mounts, func(o specs.Mount) bool { return filepath.Clean(o.Destination) == filepath.Clean(m.ContainerPath) })
 		spec.Mounts = append(spec.Mounts, specs.Mount{Destination: filepath.Clean(m.ContainerPath), Type: kind, Source: m.HostPath, Options: options})
 	}
+	for i := range e.Hooks {
+		if spec.Hooks == nil {
+			spec.Hooks = &specs.Hooks{}
+		}
+		e.Hooks[i].add(spec.Hooks)
+	}
 	for _, gid := range e.AdditionalGIDs {
 		if gid != 0 && !slices.Contains(spec.Process.User.AdditionalGids, gid) {
 			spec.Process.User.AdditionalGids = append(spec.Process.User.AdditionalGids, gid)
 		}
 	}
+}
+
+// list is where a hook belongs, nil if there is no such moment.
+func (h *hook) list(hooks *specs.Hooks) *[]specs.Hook {
+	switch h.Name {
+	case "prestart":
+		return &hooks.Prestart //nolint:staticcheck // drivers still use it
+	case "createRuntime":
+		return &hooks.CreateRuntime
+	case "createContainer":
+		return &hooks.CreateContainer
+	case "startContainer":
+		return &hooks.StartContainer
+	case "poststart":
+		return &hooks.Poststart
+	case "poststop":
+		return &hooks.Poststop
+	}
+	return nil
+}
+
+func (h *hook) check() error {
+	switch {
+	case h.list(&specs.Hooks{}) == nil:
+		return fmt.Errorf("invalid hook name %q", h.Name)
+	case !filepath.IsAbs(h.Path):
+		return fmt.Errorf("path %q of hook %s is not absolute", h.Path, h.Name)
+	case h.Timeout != nil && *h.Timeout <= 0:
+		return fmt.Errorf("timeout %d of hook %s is not positive", *h.Timeout, h.Name)
+	}
+	return nil
+}
+
+// add is for hooks that were checked.
+func (h *hook) add(hooks *specs.Hooks) {
+	l := h.list(hooks)
+	*l = append(*l, specs.Hook{Path: h.Path, Args: h.Args, Env: h.Env, Timeout: h.Timeout})
 }

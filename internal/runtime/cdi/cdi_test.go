@@ -26,7 +26,11 @@ func find(host, at string) ([]specs.LinuxDevice, error) {
 const gpus = `{"cdiVersion": "0.6.0", "kind": "example.com/gpu", "containerEdits": {"env": ["ALL=1"], "additionalGids": [44]}, "devices": [
   {"name": "0", "containerEdits": {"env": ["A=zero"], "deviceNodes": [{"path": "/dev/gpu0", "hostPath": "/dev/toy", "permissions": "rw"}]}},
   {"name": "1", "containerEdits": {"mounts": [{"hostPath": "/new", "containerPath": "/data", "options": ["ro"]}], "deviceNodes": [{"path": "/dev/gpu1", "type": "b", "major": 7, "minor": 2}]}},
-  {"name": "hooked", "containerEdits": {"hooks": [{"hookName": "createContainer", "path": "/x"}]}},
+  {"name": "hooked", "containerEdits": {"hooks": [{"hookName": "createContainer", "path": "/x", "args": ["x", "y"], "timeout": 5}, {"hookName": "poststop", "path": "/z", "env": ["A=b"]}, {"hookName": "prestart", "path": "/p"}]}},
+  {"name": "late", "containerEdits": {"hooks": [{"hookName": "afterwards", "path": "/x"}]}},
+  {"name": "near", "containerEdits": {"hooks": [{"hookName": "createRuntime", "path": "x"}]}},
+  {"name": "hasty", "containerEdits": {"hooks": [{"hookName": "startContainer", "path": "/x", "timeout": 0}]}},
+  {"name": "net", "containerEdits": {"netDevices": [{}]}},
   {"name": "gone", "containerEdits": {"deviceNodes": [{"path": "/dev/gone"}]}}]}`
 
 func TestApply(t *testing.T) {
@@ -69,7 +73,10 @@ func TestApply(t *testing.T) {
 		{"example.com/gpu=7", "unresolvable CDI devices example.com/gpu=7"},
 		{"example.com/gpu", "unresolvable CDI devices example.com/gpu"},
 		{"example.com/gpu=7", "broken.json"},
-		{"example.com/gpu=hooked", "hooks, net devices and intelRdt are not supported"},
+		{"example.com/gpu=late", `invalid hook name "afterwards"`},
+		{"example.com/gpu=near", `path "x" of hook createRuntime is not absolute`},
+		{"example.com/gpu=hasty", "timeout 0 of hook startContainer is not positive"},
+		{"example.com/gpu=net", "net devices and intelRdt are not supported"},
 		{"example.com/gpu=gone", "no such device /dev/gone"},
 	} {
 		spec := container()
@@ -80,6 +87,16 @@ func TestApply(t *testing.T) {
 		if len(spec.Process.Env) != 2 {
 			t.Errorf("%s: the container was changed: %v", tt.name, spec.Process.Env)
 		}
+	}
+	spec = container()
+	if err := Apply(spec, dirs, []string{"example.com/gpu=hooked"}, find); err != nil || spec.Hooks == nil {
+		t.Fatal(err)
+	}
+	if h := spec.Hooks.CreateContainer; len(h) != 1 || h[0].Path != "/x" || !slices.Equal(h[0].Args, []string{"x", "y"}) || *h[0].Timeout != 5 {
+		t.Errorf("hooks %+v", h)
+	}
+	if h := spec.Hooks; len(h.Poststop) != 1 || h.Poststop[0].Env[0] != "A=b" || len(h.CreateRuntime) != 0 || len(h.Poststart) != 0 {
+		t.Errorf("hooks %+v", h)
 	}
 	if err := Apply(container(), dirs, nil, find); err != nil {
 		t.Error(err)

@@ -1,0 +1,160 @@
+package endpointslicemirroring
+
+import (
+	"net/netip"
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	sliceutil "k8s.io/endpointslice/util"
+)
+
+const (
+	// managedBy marks the slices that this controller owns, with upstream's name so that an upstream cluster's slices are kept.
+	managedBy = "endpointslicemirroring-controller.k8s.io"
+	// leaderElection is the annotation of Endpoints that are no endpoints but a lock.
+	leaderElection = "control-plane.alpha.kubernetes.io/leader"
+	// maxAddresses of a subset are mirrored, which is also what a slice holds at most.
+	maxAddresses = 1000
+)
+
+// place is what the endpoints of one slice have in common.
+type place struct {
+	family discoveryv1.AddressType
+	ports  sliceutil.PortMapKey
+}
+
+// content is what a slice is to hold.
+type content struct {
+	ports     []discoveryv1.EndpointPort
+	endpoints []discoveryv1.Endpoint
+	seen      map[string]bool // addresses
+}
+
+// mirrored is what Endpoints look like as slices.
+type mirrored struct {
+	slices map[place]*content
+	// invalid addresses are none, skipped ones were too many.
+	invalid, skipped int
+}
+
+// wanted says whether Endpoints are to be mirrored, as far as they say so themselves.
+func wanted(e *corev1.Endpoints) bool {
+	_, lock := e.Annotations[leaderElection]
+	return !lock && e.Labels[discoveryv1.LabelSkipMirror] != "true"
+}
+
+// mirror computes the slices of Endpoints. An address that is in two lists of the same ports counts once, as ready if it is in the list of those.
+func mirror(e *corev1.Endpoints) mirrored {
+	out := mirrored{slices: map[place]*content{}}
+	for i := range e.Subsets {
+		s := &e.Subsets[i]
+		ports := portsOf(s.Ports)
+		key := sliceutil.NewPortMapKey(slices.Clone(ports)) // which sorts them
+		added := 0
+		for _, list := range []struct {
+			addresses []corev1.EndpointAddress
+			ready     bool
+		}{{s.Addresses, true}, {s.NotReadyAddresses, false}} {
+			for j := range list.addresses {
+				a := &list.addresses[j]
+				family, ok := familyOf(a.IP)
+				if !ok {
+					out.invalid++
+					continue
+				}
+				c := out.slices[place{family, key}]
+				if c == nil {
+					c = &content{ports: ports, seen: map[string]bool{}}
+					out.slices[place{family, key}] = c
+				}
+				switch {
+				case c.seen[a.IP]:
+				case added == maxAddresses || len(c.endpoints) == maxAddresses:
+					out.skipped++
+				default:
+					c.seen[a.IP] = true
+					c.endpoints = append(c.endpoints, endpointOf(a, list.ready))
+					added++
+				}
+			}
+		}
+	}
+	return out
+}
+
+func familyOf(ip string) (discoveryv1.AddressType, bool) {
+	a, err := netip.ParseAddr(ip)
+	if err != nil || a.Is4In6() {
+		return "", false // no slice may have it
+	}
+	if a.Is4() {
+		return discoveryv1.AddressTypeIPv4, true
+	}
+	return discoveryv1.AddressTypeIPv6, true
+}
+
+func endpointOf(a *corev1.EndpointAddress, ready bool) discoveryv1.Endpoint {
+	out := discoveryv1.Endpoint{
+		Addresses: []string{a.IP}, Conditions: discoveryv1.EndpointConditions{Ready: &ready}, TargetRef: a.TargetRef.DeepCopy(),
+	}
+	if a.NodeName != nil {
+		out.NodeName = new(*a.NodeName)
+	}
+	if a.Hostname != "" {
+		out.Hostname = new(a.Hostname)
+	}
+	return out
+}
+
+func portsOf(ports []corev1.EndpointPort) []discoveryv1.EndpointPort {
+	out := []discoveryv1.EndpointPort{}
+	for _, p := range ports {
+		port := discoveryv1.EndpointPort{Name: new(p.Name), Port: new(p.Port), Protocol: new(p.Protocol)}
+		if p.AppProtocol != nil {
+			port.AppProtocol = new(*p.AppProtocol)
+		}
+		out = append(out, port)
+	}
+	return out
+}
+
+// labelsOf are those of a slice: the Endpoints' own, the service and who manages it.
+func labelsOf(e *corev1.Endpoints) map[string]string {
+	out := map[string]string{}
+	for k, v := range e.Labels {
+		out[k] = v
+	}
+	out[discoveryv1.LabelServiceName], out[discoveryv1.LabelManagedBy] = e.Name, managedBy
+	return out
+}
+
+// annotationsOf are those of a slice: all but the ones that tell about the Endpoints object itself.
+func annotationsOf(e *corev1.Endpoints) map[string]string {
+	out := map[string]string{}
+	for k, v := range e.Annotations {
+		if k != corev1.LastAppliedConfigAnnotation && k != corev1.EndpointsLastChangeTriggerTime {
+			out[k] = v
+		}
+	}
+	return out
+}
+
+// sliceOf is a new slice.
+func sliceOf(e *corev1.Endpoints, at place, c *content) *discoveryv1.EndpointSlice {
+	return &discoveryv1.EndpointSlice{
+		ObjectMeta: metav1.ObjectMeta{
+			Namespace: e.Namespace, GenerateName: generateName(e.Name), Labels: labelsOf(e), Annotations: annotationsOf(e),
+			OwnerReferences: []metav1.OwnerReference{*ownerOf(e)},
+		},
+		AddressType: at.family, Ports: c.ports, Endpoints: c.endpoints,
+	}
+}
+
+func ownerOf(e *corev1.Endpoints) *metav1.OwnerReference {
+	return metav1.NewControllerRef(e, corev1.SchemeGroupVersion.WithKind("Endpoints"))
+}
+
+// generateName is the beginning of a slice's name. A service's name is short enough for the hyphen and what follows it.
+func generateName(service string) string { return service + "-" }
