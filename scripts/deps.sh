@@ -4,12 +4,16 @@
 #   ca-certificates                              modules come over HTTPS
 #   busybox-static                               images and containers of the tests
 #   curl                                         make run fetches the sample's pages
+#   containernetworking-plugins, iptables        plugins that take the place of the pod network in tests
 # With the argument "vm", also what `make test-vm` needs:
 #   qemu-system-x86, e2fsprogs                   a virtual machine and its disk
 #   xz-utils                                     kernel modules of newer Debians
+# With the argument "bench", also what a scenario of test/bench compares with:
+#   nginx-light                                  a reverse proxy
 set -euo pipefail
-packages=(gcc libc6-dev libseccomp-dev busybox-static pkg-config curl ca-certificates)
+packages=(gcc libc6-dev libseccomp-dev busybox-static pkg-config curl ca-certificates containernetworking-plugins iptables)
 [ "${1-}" != vm ] || packages+=(qemu-system-x86 e2fsprogs xz-utils)
+[ "${1-}" != bench ] || packages+=(nginx-light)
 need=()
 for p in "${packages[@]}"; do
   dpkg-query -W -f='${Status}' "$p" 2>/dev/null | grep -q 'ok installed' || need+=("$p")

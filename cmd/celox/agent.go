@@ -24,6 +24,7 @@ Every flag is also a key of the --config file and a variable: --data-dir is data
 that over the file.`,
 		Example: `  celox agent --server https://10.0.0.1:6443 --token abcdef.0123456789abcdef.HASH
   celox agent --server https://10.0.0.1:6443 --token-file /run/token --node-name rack7-2 --node-ip 10.0.0.7
+  celox agent --server https://[fd07::1]:6443 --token-file /run/token --node-ip 10.0.0.7,fd07::7
   celox agent`,
 	}
 	return inForeground(cmd, &cfg, func(ctx context.Context, log *slog.Logger, say cluster.Say) error {

@@ -49,15 +49,12 @@ func (f *drainFlags) drain(cmd *cobra.Command, c kubernetes.Interface, node *cor
 	h := &drain.Helper{
 		Ctx: cmd.Context(), Client: c, Force: f.force, GracePeriodSeconds: f.grace, Timeout: f.timeout,
 		IgnoreAllDaemonSets: true, DeleteEmptyDirData: true, Out: cmd.OutOrStdout(), ErrOut: cmd.ErrOrStderr(),
-		OnPodDeletionOrEvictionStarted: func(pod *corev1.Pod, _ bool) {
-			_, _ = fmt.Fprintf(cmd.OutOrStdout(), "evicting pod %s/%s\n", pod.Namespace, pod.Name) // a closed terminal is no reason to stop
-		},
 	}
 	if err := drain.RunCordonOrUncordon(h, node, true); err != nil {
 		return fmt.Errorf("cordon node %s: %w", node.Name, err)
 	}
 	if err := drain.RunNodeDrain(h, node.Name); err != nil {
-		return fmt.Errorf("drain node %s: %w", node.Name, err)
+		return fmt.Errorf("drain node %s: %w (it stays closed for new pods: `celox kubectl uncordon %s` opens it)", node.Name, err, node.Name)
 	}
 	return nil
 }
@@ -65,8 +62,11 @@ func (f *drainFlags) drain(cmd *cobra.Command, c kubernetes.Interface, node *cor
 func newNodeDrain() *cobra.Command {
 	var f drainFlags
 	cmd := &cobra.Command{
-		Use:     "drain NAME",
-		Short:   "Move a node's pods elsewhere and keep new ones from it",
+		Use:   "drain NAME",
+		Short: "Move a node's pods elsewhere and keep new ones from it",
+		Long: `Move a node's pods elsewhere and keep new ones from it. Pods of DaemonSets and mirrors of static pods stay. Budgets (PodDisruptionBudget) are kept: a pod that may not
+go now is tried again every 5 s, until --timeout. What pods have in emptyDir volumes is lost with them. Pods that no controller makes anew are a reason to stop,
+unless --force says that they may be lost.`,
 		Example: "  celox node drain rack7-2\n  celox node drain rack7-2 --timeout 5m --force",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {

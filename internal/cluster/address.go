@@ -7,60 +7,126 @@ import (
 	"net/netip"
 	"slices"
 	"strconv"
+	"strings"
 	"syscall"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"github.com/celox/celox/internal/cluster/config"
 )
 
-// nodeIP finds the address of this machine: as configured, else the bind address if it is one, else that of the default route, else
-// any, else loopback.
-func nodeIP(cfg config.Server) (netip.Addr, error) {
-	if cfg.NodeIP != "" {
-		return netip.ParseAddr(cfg.NodeIP)
+// nodeIPs finds the addresses of the server's machine, one of each family that pods have: as configured, else the address that agents are told or that the
+// API is served on, else that of the family's default route, else any of the family. Without one of those families it is one of the other, and loopback at last.
+func nodeIPs(cfg config.Server) ([]netip.Addr, error) {
+	given, err := cfg.NodeIPs()
+	if err != nil || len(given) > 0 {
+		return given, err
 	}
+	pods, err := cfg.ClusterCIDRs()
+	if err != nil {
+		return nil, err
+	}
+	services, err := cfg.ServiceCIDRs()
+	if err != nil {
+		return nil, err
+	}
+	var named netip.Addr
 	if a, err := netip.ParseAddr(cfg.AdvertiseAddress); err == nil && isOwn(a) {
-		return a, nil
+		named = a.Unmap()
+	} else if a, err := netip.ParseAddr(cfg.BindAddress); err == nil && !a.IsUnspecified() {
+		named = a.Unmap()
 	}
-	if a, err := netip.ParseAddr(cfg.BindAddress); err == nil && !a.IsUnspecified() {
-		return a, nil
+	if named.IsValid() && named.IsLoopback() {
+		return []netip.Addr{named}, nil
 	}
-	links := map[int]bool{}
-	routes, err := netlink.RouteList(nil, netlink.FAMILY_V4)
+	found, err := machineAddresses(pods, append(slices.Clone(pods), services...), named)
+	if err != nil {
+		return nil, err
+	}
+	if len(found) == 0 {
+		return []netip.Addr{netip.MustParseAddr("127.0.0.1")}, nil
+	}
+	return found, nil
+}
+
+// machineAddresses finds an address of this machine of each family that pods have, in their order. Known is one that is known to be good; not are ranges that
+// no machine's address is of. Where there is none of these families, one of the other is better than nothing.
+func machineAddresses(pods, not []netip.Prefix, known netip.Addr) ([]netip.Addr, error) {
+	var out []netip.Addr
+	find := func(v6 bool) error {
+		if known.IsValid() && known.Is6() == v6 {
+			out = append(out, known)
+			return nil
+		}
+		a, err := machineAddress(v6, not)
+		if err == nil && a.IsValid() {
+			out = append(out, a)
+		}
+		return err
+	}
+	for _, p := range pods {
+		if err := find(p.Addr().Is6()); err != nil {
+			return nil, err
+		}
+	}
+	if len(out) == 0 && len(pods) == 1 {
+		if err := find(!pods[0].Addr().Is6()); err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+}
+
+// ownLinks begins the names of interfaces that this program makes.
+const ownLinks = "celox"
+
+// machineAddress is the address of a family that the interface of the default route has, else that of another interface; invalid if there is none. Addresses
+// that pass (RFC 8981), and those that the kernel has given up, do not count.
+func machineAddress(v6 bool, not []netip.Prefix) (netip.Addr, error) {
+	family := netlink.FAMILY_V4
+	if v6 {
+		family = netlink.FAMILY_V6
+	}
+	routes, err := netlink.RouteList(nil, family)
 	if err != nil {
 		return netip.Addr{}, fmt.Errorf("read routes: %w", err)
 	}
+	ways := map[int]bool{} // interfaces with a default route
 	for _, r := range routes {
 		if r.Dst == nil || r.Dst.IP.IsUnspecified() {
-			links[r.LinkIndex] = true
+			if ones, _ := maskOf(r.Dst); ones == 0 {
+				ways[r.LinkIndex] = true
+			}
 		}
 	}
-	list, err := netlink.AddrList(nil, netlink.FAMILY_V4)
+	list, err := netlink.AddrList(nil, family)
 	if err != nil {
 		return netip.Addr{}, fmt.Errorf("read addresses: %w", err)
 	}
 	var other netip.Addr
-	own, err := cfg.ClusterCIDRs()
-	if err != nil {
-		return netip.Addr{}, err
-	}
 	for _, a := range list {
-		ip, ok := netip.AddrFromSlice(a.IP.To4())
-		if !ok || !ip.IsGlobalUnicast() || slices.ContainsFunc(own, func(p netip.Prefix) bool { return p.Contains(ip) }) {
+		ip, ok := netip.AddrFromSlice(a.IP)
+		ip = ip.Unmap()
+		if !ok || !ip.IsGlobalUnicast() || a.Flags&(unix.IFA_F_TEMPORARY|unix.IFA_F_DEPRECATED|unix.IFA_F_DADFAILED) != 0 ||
+			slices.ContainsFunc(not, func(p netip.Prefix) bool { return p.Contains(ip) }) {
 			continue
 		}
-		if links[a.LinkIndex] {
+		if ways[a.LinkIndex] {
 			return ip, nil
 		}
-		if !other.IsValid() {
+		if l, err := netlink.LinkByIndex(a.LinkIndex); err == nil && !other.IsValid() && !strings.HasPrefix(l.Attrs().Name, ownLinks) {
 			other = ip
 		}
 	}
-	if other.IsValid() {
-		return other, nil
+	return other, nil
+}
+
+func maskOf(n *net.IPNet) (ones, bits int) {
+	if n == nil {
+		return 0, 0
 	}
-	return netip.MustParseAddr("127.0.0.1"), nil
+	return n.Mask.Size()
 }
 
 // isOwn says whether an interface of this machine has an address.
@@ -72,17 +138,33 @@ func isOwn(a netip.Addr) bool {
 	})
 }
 
-// advertised is where agents and pods reach the API. Nothing outside this machine reaches loopback; pods reach the machine by their gateway.
+// advertised is where agents and pods reach the API: an address of the family that services have first. Nothing outside this machine reaches loopback; pods
+// reach the machine by their gateway.
 func (s *Server) advertised() (netip.Addr, error) {
 	if s.cfg.AdvertiseAddress != "" {
 		return netip.ParseAddr(s.cfg.AdvertiseAddress)
 	}
-	if !s.nodeIP.IsLoopback() {
-		return s.nodeIP, nil
+	services, err := s.cfg.ServiceCIDRs()
+	if err != nil {
+		return netip.Addr{}, err
 	}
 	pods, err := s.cfg.ClusterCIDRs()
 	if err != nil {
 		return netip.Addr{}, err
+	}
+	v6 := services[0].Addr().Is6()
+	for _, a := range s.nodeIPs {
+		if !a.IsLoopback() && a.Is6() == v6 {
+			return a, nil
+		}
+	}
+	for _, p := range pods {
+		if p.Addr().Is6() == v6 {
+			return firstAddress(p), nil
+		}
+	}
+	if !s.nodeIPs[0].IsLoopback() {
+		return s.nodeIPs[0], nil
 	}
 	return firstAddress(pods[0]), nil
 }
@@ -117,3 +199,11 @@ func clientURL(cfg config.Server) string {
 
 // firstAddress is the first usable address of a range.
 func firstAddress(p netip.Prefix) netip.Addr { return p.Masked().Addr().Next() }
+
+func netIPs(addrs []netip.Addr) []net.IP {
+	out := make([]net.IP, len(addrs))
+	for i, a := range addrs {
+		out[i] = a.AsSlice()
+	}
+	return out
+}

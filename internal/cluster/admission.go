@@ -37,6 +37,7 @@ func (s *Server) admission(run *group, p *controlPlane, objects *lookup.Objects,
 	}
 	const registration = "admissionregistration.k8s.io"
 	p.webhooks = webhook.New(webhook.NewServices(objects))
+	p.webhooks.Dial(p.passages.DialPod)
 	run.atEnd("webhooks", p.webhooks.Close)
 	var own admission.Configuration
 	if s.cfg.AdmissionConfig != "" {

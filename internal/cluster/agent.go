@@ -12,6 +12,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -71,20 +72,33 @@ func (a *Agent) Run(ctx context.Context) error {
 		return err
 	}
 	defer release()
+	began := marked(a.cfg.DataDir)
 	if err := Mark(a.cfg.DataDir); err != nil {
 		return err
 	}
 	a.say("starting celox %s (Kubernetes %s): node %s, data in %s", version.Build, version.Kubernetes, a.cfg.NodeName, a.cfg.DataDir)
 	id, err := a.identity(ctx)
 	if err != nil {
+		if !began {
+			unmark(a.cfg.DataDir) // a machine that never joined has nothing to reset
+		}
 		return ended(ctx, err)
 	}
-	run := newGroup(ctx)
-	err = run.to(func() {
-		if err := a.start(run, id); err != nil {
-			run.fail(err)
+	for {
+		run := newGroup(ctx)
+		err = run.to(func() {
+			if err := a.start(run, id); err != nil {
+				run.fail(err)
+			}
+		})
+		var moved *movedError
+		if !errors.As(err, &moved) || ctx.Err() != nil {
+			break
 		}
-	})
+		// Everything that knows the addresses starts anew, as after a restart: pods go on.
+		a.started = time.Now()
+		a.say("%v: the node starts anew with them; containers go on running", moved)
+	}
 	if ctx.Err() != nil && (err == nil || errors.Is(err, context.Canceled)) {
 		a.say("stopped; containers go on running (celox reset removes them)")
 		return nil
@@ -126,12 +140,12 @@ func (a *Agent) identity(ctx context.Context) (*join.Identity, error) {
 		return nil, fmt.Errorf("this machine has joined as node %s: start it with --node-name %s, or remove it with `celox reset` before it joins as %s", name, name, a.cfg.NodeName)
 	}
 	if a.cfg.Server != "" {
-		server, err := join.ServerURL(a.cfg.Server)
+		servers, err := join.ServerURLs(a.cfg.Server)
 		if err != nil {
 			return nil, fmt.Errorf("--server: %w", err)
 		}
-		if server.String() != id.Server {
-			if err := id.SetServer(server.String()); err != nil {
+		if given := joinedURLs(servers); given != id.Server {
+			if err := id.SetServer(given); err != nil {
 				return nil, err
 			}
 		}
@@ -166,14 +180,20 @@ func (a *Agent) join(ctx context.Context, dir string) (*join.Identity, error) {
 	if err != nil {
 		return nil, err
 	}
-	server, err := join.ServerURL(a.cfg.Server)
+	servers, err := join.ServerURLs(a.cfg.Server)
 	if err != nil {
 		return nil, fmt.Errorf("--server: %w", err)
 	}
-	a.say("joining the cluster at %s", server)
+	a.say("joining the cluster at %s", joinedURLs(servers))
 	said := ""
 	for wait := joinRetry; ; wait = min(2*wait, joinRetryLast) {
-		id, err := a.tryJoin(ctx, dir, server, t)
+		var id *join.Identity
+		var err error
+		for _, server := range servers { // the first that answers
+			if id, err = a.tryJoin(ctx, dir, server, t); err == nil || !errors.Is(err, join.ErrUnreachable) {
+				break
+			}
+		}
 		if err == nil {
 			a.say("joined as node %s after %s", a.cfg.NodeName, a.since())
 			return id, nil
@@ -208,16 +228,29 @@ func (a *Agent) tryJoin(ctx context.Context, dir string, server *url.URL, t join
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("data directory: %w", err)
 	}
-	return join.Create(dir, server.String(), found.CA, cert, key)
+	given, err := join.ServerURLs(a.cfg.Server)
+	if err != nil {
+		return nil, err
+	}
+	return join.Create(dir, joinedURLs(given), found.CA, cert, key)
+}
+
+func joinedURLs(list []*url.URL) string {
+	texts := make([]string, len(list))
+	for i, u := range list {
+		texts[i] = u.String()
+	}
+	return strings.Join(texts, ",")
 }
 
 // start brings the node up. What it starts, it gives to run.
 func (a *Agent) start(run *group, id *join.Identity) error {
 	ctx := run.parent
-	server, err := join.ServerURL(id.Server)
+	servers, err := join.ServerURLs(id.Server)
 	if err != nil {
 		return err
 	}
+	server := servers[0] // of which messages speak
 	rest, reconnect := id.Config("kubelet")
 	rest.Wrap(watchServer(server, a.say))
 	client, err := kubernetes.NewForConfig(rest)
@@ -228,12 +261,11 @@ func (a *Agent) start(run *group, id *join.Identity) error {
 	if err != nil {
 		return err
 	}
-	addr, err := a.address(ctx, server)
+	addrs, err := a.addresses(ctx, servers, about)
 	if err != nil {
 		return err
 	}
-	ips := []net.IP{net.IP(addr.AsSlice())}
-	renewal := &join.Renewal{Identity: id, Client: client, NodeName: a.cfg.NodeName, IPs: ips, Renewed: reconnect, Clock: clock.RealClock{}, Log: a.log}
+	renewal := &join.Renewal{Identity: id, Client: client, NodeName: a.cfg.NodeName, IPs: netIPs(addrs), Renewed: reconnect, Clock: clock.RealClock{}, Log: a.log}
 	access := newKubeletAccess(client)
 	f := informers.New(client)
 	own := fields.OneTermEqualSelector("spec.nodeName", a.cfg.NodeName).String()
@@ -242,11 +274,21 @@ func (a *Agent) start(run *group, id *join.Identity) error {
 		&corev1.Pod{}, cache.SharedIndexInformerOptions{ObjectDescription: "pods of this node"})
 	h := &host{
 		cfg: &a.cfg.Node, bind: a.cfg.BindAddress, log: a.log, say: a.say, since: a.since,
-		facts: about, addrs: []netip.Addr{addr}, client: client, informers: f, pods: pods,
+		facts: about, addrs: addrs, client: client, informers: f, pods: pods,
 		servingTLS: id.ServingTLS(), authenticate: access.authenticate, authorize: access.authorize, heartbeat: heartbeat,
 	}
+	t := newTunnels(a, h)
+	h.listening = t.listen
 	if err := h.start(run, func(*node.Node) {}, func(context.Context) {}); err != nil {
 		return err
+	}
+	if err := t.start(run, server, id); err != nil {
+		return err
+	}
+	if a.cfg.NodeIP == "" {
+		run.run("addresses of the machine", func(ctx context.Context) error {
+			return watchAddresses(ctx, addrs, func() ([]netip.Addr, error) { return findAddresses(ctx, servers, about) })
+		})
 	}
 	run.run("client certificate", func(ctx context.Context) error {
 		renewal.RunClient(ctx)
@@ -325,33 +367,51 @@ func readFacts(path string) (facts, error) {
 	return factsFrom(values)
 }
 
-// address is the node's: as configured, or the one that this machine reaches the server from.
-func (a *Agent) address(ctx context.Context, server *url.URL) (netip.Addr, error) {
-	if a.cfg.NodeIP != "" {
-		return netip.ParseAddr(a.cfg.NodeIP)
+// addresses are the node's: as configured, or found.
+func (a *Agent) addresses(ctx context.Context, servers []*url.URL, about facts) ([]netip.Addr, error) {
+	given, err := a.cfg.NodeIPs()
+	if err != nil || len(given) > 0 {
+		return given, err
 	}
 	said := false
 	for wait := joinRetry; ; wait = min(2*wait, joinRetryLast) {
-		conn, err := (&net.Dialer{}).DialContext(ctx, "udp", server.Host) // sends nothing
+		found, err := findAddresses(ctx, servers, about)
 		if err == nil {
-			local, ok := conn.LocalAddr().(*net.UDPAddr)
-			_ = conn.Close()
-			if ip, valid := netip.AddrFromSlice(local.IP); ok && valid {
-				return ip.Unmap(), nil
-			}
-			return netip.Addr{}, errors.New("the address of this node cannot be found: give --node-ip")
+			return found, nil
 		}
 		if ctx.Err() != nil {
-			return netip.Addr{}, ctx.Err()
+			return nil, ctx.Err()
 		}
 		if !said {
 			said = true
-			a.say("%v; waiting for a way", join.Explain(err, server, time.Now()))
+			a.say("%v; waiting for a way", join.Explain(err, servers[0], time.Now()))
 		}
 		select {
 		case <-ctx.Done():
-			return netip.Addr{}, ctx.Err()
+			return nil, ctx.Err()
 		case <-time.After(wait):
 		}
 	}
+}
+
+// findAddresses are the one that this machine reaches the server from, and for pods of another family that of the default route; one of each family that
+// pods have, in their order.
+func findAddresses(ctx context.Context, servers []*url.URL, about facts) ([]netip.Addr, error) {
+	var first error
+	for _, server := range servers {
+		conn, err := (&net.Dialer{}).DialContext(ctx, "udp", server.Host) // sends nothing
+		if err != nil {
+			if first == nil {
+				first = err
+			}
+			continue
+		}
+		local, ok := conn.LocalAddr().(*net.UDPAddr)
+		_ = conn.Close()
+		if !ok || !local.AddrPort().IsValid() {
+			return nil, errors.New("the address of this node cannot be found: give --node-ip")
+		}
+		return machineAddresses(about.clusterCIDRs, slices.Concat(about.clusterCIDRs, about.serviceCIDRs), local.AddrPort().Addr().WithZone("").Unmap())
+	}
+	return nil, first
 }

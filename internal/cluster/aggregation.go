@@ -22,7 +22,7 @@ import (
 
 // aggregator makes what passes requests on to other API servers.
 func (s *Server) aggregator(ctx context.Context, p *controlPlane, objects *lookup.Objects) (*aggregate.Aggregator, error) {
-	c := aggregate.Config{Objects: objects, Resolver: webhook.NewServices(objects), Certificate: p.certs.FrontProxyClient().Certificate, Logger: s.log}
+	c := aggregate.Config{Objects: objects, Resolver: webhook.NewServices(objects), Dial: p.passages.DialPod, Certificate: p.certs.FrontProxyClient().Certificate, Logger: s.log}
 	for gr, to := range map[schema.GroupResource]*store.Reader{
 		{Group: "apiregistration.k8s.io", Resource: "apiservices"}:             &c.APIServices,
 		{Group: "apiextensions.k8s.io", Resource: "customresourcedefinitions"}: &c.Definitions,
@@ -46,9 +46,11 @@ func (s *Server) aggregator(ctx context.Context, p *controlPlane, objects *looku
 		}
 	}
 	if !s.cfg.Disables(config.MetricsServer) {
-		c.Local = append(c.Local, aggregate.Local{
-			GroupVersion: resourcemetrics.GroupVersion, GroupPriority: resourcemetrics.GroupPriority, VersionPriority: resourcemetrics.VersionPriority, Yields: true,
-		})
+		for _, gv := range resourcemetrics.GroupVersions() {
+			c.Local = append(c.Local, aggregate.Local{
+				GroupVersion: gv, GroupPriority: resourcemetrics.GroupPriority, VersionPriority: resourcemetrics.VersionPriority, Yields: true,
+			})
+		}
 	}
 	return aggregate.New(ctx, c)
 }

@@ -28,6 +28,7 @@ import (
 	"github.com/celox/celox/internal/apiserver/custom"
 	"github.com/celox/celox/internal/client"
 	"github.com/celox/celox/internal/client/informers"
+	"github.com/celox/celox/internal/cluster/config"
 	"github.com/celox/celox/internal/cluster/version"
 	"github.com/celox/celox/internal/controller"
 	"github.com/celox/celox/internal/controller/attachdetach"
@@ -41,11 +42,14 @@ import (
 	"github.com/celox/celox/internal/controller/disruption"
 	"github.com/celox/celox/internal/controller/endpoints"
 	"github.com/celox/celox/internal/controller/endpointslice"
+	"github.com/celox/celox/internal/controller/endpointslicemirroring"
 	"github.com/celox/celox/internal/controller/ephemeralvolume"
 	"github.com/celox/celox/internal/controller/expand"
 	"github.com/celox/celox/internal/controller/garbagecollector"
+	"github.com/celox/celox/internal/controller/ingressstatus"
 	"github.com/celox/celox/internal/controller/ipaddress"
 	"github.com/celox/celox/internal/controller/job"
+	"github.com/celox/celox/internal/controller/loadbalancer"
 	"github.com/celox/celox/internal/controller/namespace"
 	"github.com/celox/celox/internal/controller/nodeipam"
 	"github.com/celox/celox/internal/controller/nodelifecycle"
@@ -71,6 +75,7 @@ import (
 	"github.com/celox/celox/internal/controller/trustbundle"
 	"github.com/celox/celox/internal/controller/ttlafterfinished"
 	"github.com/celox/celox/internal/controller/vacprotection"
+	"github.com/celox/celox/internal/network/mesh"
 	"github.com/celox/celox/internal/scheduler"
 	schedulerconfig "github.com/celox/celox/internal/scheduler/config"
 	"github.com/celox/celox/internal/scheduler/extender"
@@ -312,7 +317,31 @@ func (s *Server) controllers(run *group, p *controlPlane, f *informers.Factory, 
 		{"endpointslice-controller", with(func(c kubernetes.Interface, name string) (runner, error) {
 			return endpointslice.New(c, f, s.recorder(run, c, name), s.log, m)
 		})},
+		{"endpointslice-mirroring-controller", func(string) (runner, error) {
+			// Its account is not called as it is.
+			c, err := p.client(account("endpointslicemirroring-controller"), controllerAgent("endpointslicemirroring-controller"))
+			if err != nil {
+				return nil, err
+			}
+			return endpointslicemirroring.New(c, f, s.recorder(run, c, "endpoint-slice-mirroring-controller"), clk, s.log, m)
+		}},
 		{"endpoint-controller", with(func(c kubernetes.Interface, _ string) (runner, error) { return endpoints.New(c, f, s.log, m) })},
+		{"service-lb-controller", func(string) (runner, error) {
+			// Its account has upstream's name, which is another.
+			c, err := p.client(account("service-controller"), controllerAgent("service-controller"))
+			if err != nil {
+				return nil, err
+			}
+			return loadbalancer.New(loadbalancer.Config{
+				Client: c, Informers: f, Recorder: s.recorder(run, c, "service-controller"), Reserved: s.reservedPorts(), Release: s.cfg.Disables(config.LoadBalancer), Log: s.log, Metrics: m,
+			})
+		}},
+		{bootstrap.IngressController, with(func(c kubernetes.Interface, name string) (runner, error) {
+			return ingressstatus.New(ingressstatus.Config{
+				Client: c, Informers: f, Recorder: s.recorder(run, c, name), HTTPPort: s.cfg.Ingress.HTTPPort, HTTPSPort: s.cfg.Ingress.HTTPSPort,
+				Disabled: s.cfg.Disables(config.IngressController), Log: s.log, Metrics: m,
+			})
+		})},
 		{"service-cidrs-controller", with(func(c kubernetes.Interface, _ string) (runner, error) { return servicecidr.New(c, f, s.log, m) })},
 		// As upstream, the API server itself keeps the objects of the addresses that it gives out.
 		{"ipaddress", func(string) (runner, error) { return ipaddress.New(p.admin, f, s.log, m) }},
@@ -477,6 +506,20 @@ func (s *Server) nodeRanges() ([]nodeipam.Range, error) {
 		out = append(out, nodeipam.Range{Prefix: p, Bits: s.cfg.NodeCIDRBits(p)})
 	}
 	return out, nil
+}
+
+// reservedPorts are those that nodes need for themselves, so that no service may take them away. Agents have the same, unless somebody sets others there.
+func (s *Server) reservedPorts() map[loadbalancer.Port]string {
+	out := map[loadbalancer.Port]string{
+		{Protocol: corev1.ProtocolTCP, Number: int32(s.cfg.HTTPSPort)}:   "the API",
+		{Protocol: corev1.ProtocolTCP, Number: int32(s.cfg.KubeletPort)}: "the node's API",
+		{Protocol: corev1.ProtocolTCP, Number: proxyHealthPort}:          "health of the service proxy",
+		{Protocol: corev1.ProtocolUDP, Number: mesh.Port}:                "the network between nodes",
+	}
+	if port := s.cfg.WireGuard(); port != 0 {
+		out[loadbalancer.Port{Protocol: corev1.ProtocolUDP, Number: int32(port)}] = "the network between nodes"
+	}
+	return out
 }
 
 // withCustoms is a controller that is told of custom objects too.

@@ -77,6 +77,8 @@ type controlPlane struct {
 	admin kubernetes.Interface
 	// informers are shared by everything in this process.
 	informers *informers.Factory
+	// passages are the ways to nodes and pods.
+	passages *passages
 	// local is where the API server finds the kubelet API of the node in this process.
 	local *localNode
 }
@@ -87,7 +89,7 @@ func (p *controlPlane) client(u user.Info, agent string) (kubernetes.Interface, 
 }
 
 func (s *Server) pkiOptions() pki.Options {
-	names, ips := []string{s.cfg.NodeName}, []net.IP{net.IP(s.nodeIP.AsSlice())}
+	names, ips := []string{s.cfg.NodeName}, netIPs(s.nodeIPs)
 	if services, err := s.cfg.ServiceCIDRs(); err == nil {
 		ips = append(ips, net.IP(firstAddress(services[0]).AsSlice()))
 	}
@@ -103,7 +105,7 @@ func (s *Server) pkiOptions() pki.Options {
 	}
 	o := pki.Options{ServerNames: names, ServerIPs: ips}
 	if !s.cfg.DisableNode {
-		o.NodeName, o.NodeIPs = s.cfg.NodeName, []net.IP{net.IP(s.nodeIP.AsSlice()), net.IPv4(127, 0, 0, 1)}
+		o.NodeName, o.NodeIPs = s.cfg.NodeName, append(netIPs(s.nodeIPs), net.IPv4(127, 0, 0, 1))
 	}
 	return o
 }
@@ -228,6 +230,7 @@ func (s *Server) startControlPlane(run *group, certs *pki.PKI) (*controlPlane, e
 	if err := s.bootstrap(run.parent, p, p.admin); err != nil {
 		return nil, err
 	}
+	p.passages.tell(s, run, p.admin)
 	run.run("priority and fairness", func(ctx context.Context) error {
 		p.api.Flow().Run(ctx, p.admin)
 		return nil
@@ -270,12 +273,16 @@ func (s *Server) makeAPI(run *group, p *controlPlane) error {
 		rbac.Run(ctx, s.log)
 		return nil
 	})
-	p.authz = authz.New(authz.NewNodes(objects, bootstrap.NodeRules()), rbac, authn.HealthPaths())
+	nodes := authz.NewNodes(objects, bootstrap.NodeRules())
+	if !s.cfg.Disables(config.IngressController) {
+		nodes = nodes.Serving(servedSecret(objects))
+	}
+	p.authz = authz.New(nodes, rbac, authn.HealthPaths())
 	serviceCIDRs, err := s.cfg.ServiceCIDRs()
 	if err != nil {
 		return err
 	}
-	docs, err := discovery.New(p.catalogue, net.JoinHostPort(s.nodeIP.String(), fmt.Sprint(s.cfg.HTTPSPort)))
+	docs, err := discovery.New(p.catalogue, net.JoinHostPort(s.nodeIPs[0].String(), fmt.Sprint(s.cfg.HTTPSPort)))
 	if err != nil {
 		return fmt.Errorf("discovery: %w", err)
 	}
@@ -291,6 +298,9 @@ func (s *Server) makeAPI(run *group, p *controlPlane) error {
 	if err != nil {
 		return err
 	}
+	if p.passages, err = s.passages(run, p, objects); err != nil {
+		return fmt.Errorf("ways to nodes: %w", err)
+	}
 	plugins, err := s.admission(run, p, objects, authz.NewGuard(p.authz, rbac))
 	if err != nil {
 		return fmt.Errorf("admission: %w", err)
@@ -305,7 +315,7 @@ func (s *Server) makeAPI(run *group, p *controlPlane) error {
 		return err
 	}
 	way := connect.New(connect.Config{
-		Objects: objects, Nodes: p.local, NodeTLS: p.certs.ClientTLSConfig(p.certs.KubeletClient()), Authorizer: p.authz,
+		Objects: objects, Nodes: p.local, NodeTLS: p.certs.ClientTLSConfig(p.certs.KubeletClient()), Dialer: p.passages, Authorizer: p.authz,
 	})
 	computed, err := s.resourceMetrics(run, p, objects, way, docs, schemas)
 	if err != nil {
@@ -376,6 +386,9 @@ func (s *Server) bootstrap(ctx context.Context, p *controlPlane, admin kubernete
 	if err := bootstrap.EnsureJoining(ctx, admin, about.data()); err != nil {
 		return fmt.Errorf("first objects: %w", err)
 	}
+	if err := s.ensureIngress(ctx, admin); err != nil {
+		return fmt.Errorf("first objects: %w", err)
+	}
 	if err := bootstrap.EnsureServiceCIDR(ctx, admin, services); err != nil {
 		return fmt.Errorf("first objects: %w", err)
 	}
@@ -385,13 +398,13 @@ func (s *Server) bootstrap(ctx context.Context, p *controlPlane, admin kubernete
 	if s.cfg.Disables(config.DNS) {
 		return bootstrap.RemoveDNSService(ctx, admin)
 	}
-	return bootstrap.EnsureDNSService(ctx, admin, about.dns().String())
+	return bootstrap.EnsureDNSService(ctx, admin, addressTexts(about.dns()))
 }
 
 // serve serves the API on l until the server stops.
 func (s *Server) serve(run *group, l net.Listener, p *controlPlane) {
 	srv := &http.Server{
-		Handler: p.handler, TLSConfig: p.certs.ServerTLSConfig(), ReadHeaderTimeout: headerTimeout, IdleTimeout: 90 * time.Second,
+		Handler: p.passages.wrap(p.handler), TLSConfig: p.certs.ServerTLSConfig(), ReadHeaderTimeout: headerTimeout, IdleTimeout: 90 * time.Second,
 		HTTP2:    &http.HTTP2Config{MaxConcurrentStreams: streamsPerConnection},
 		ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 	}

@@ -2,7 +2,9 @@ package cluster
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
+	"strconv"
 	"strings"
 
 	"github.com/celox/celox/internal/cluster/config"
@@ -12,7 +14,12 @@ import (
 type facts struct {
 	clusterCIDRs, serviceCIDRs []netip.Prefix
 	domain                     string
+	dnsUpstream, dnsStubs      []string // as the flags have them
 	disabled                   []string // parts that are left out
+	proxyMode                  string   // how services are made to work; empty is a server's that did not know
+	// wireguardPort is the UDP port of encrypted packets between nodes; 0 is that nothing is encrypted.
+	wireguardPort uint16
+	ingress       config.Ingress
 }
 
 // The keys of the ConfigMap.
@@ -21,6 +28,10 @@ const (
 	factServiceCIDR = "service-cidr"
 	factDomain      = "cluster-domain"
 	factDisabled    = "disable"
+	factProxyMode   = "proxy-mode"
+	factUpstream    = "dns-upstream"
+	factStubDomains = "dns-stub-domain"
+	factWireGuard   = "wireguard-port"
 )
 
 func factsOf(cfg *config.Server) (facts, error) {
@@ -32,13 +43,17 @@ func factsOf(cfg *config.Server) (facts, error) {
 	if err != nil {
 		return facts{}, err
 	}
-	return facts{clusterCIDRs: pods, serviceCIDRs: services, domain: cfg.ClusterDomain, disabled: cfg.Disable}, nil
+	return facts{clusterCIDRs: pods, serviceCIDRs: services, domain: cfg.ClusterDomain, disabled: cfg.Disable, proxyMode: cfg.ProxyMode, dnsUpstream: cfg.DNSUpstream, dnsStubs: cfg.DNSStubDomains, wireguardPort: cfg.WireGuard(), ingress: cfg.Ingress}, nil
 }
 
 func (f facts) data() map[string]string {
-	return map[string]string{
-		factClusterCIDR: joined(f.clusterCIDRs), factServiceCIDR: joined(f.serviceCIDRs), factDomain: f.domain, factDisabled: strings.Join(f.disabled, ","),
+	data := map[string]string{
+		factClusterCIDR: joined(f.clusterCIDRs), factServiceCIDR: joined(f.serviceCIDRs), factDomain: f.domain, factDisabled: strings.Join(f.disabled, ","), factProxyMode: f.proxyMode,
+		factUpstream: strings.Join(f.dnsUpstream, ","), factStubDomains: strings.Join(f.dnsStubs, ","),
+		factWireGuard: strconv.Itoa(int(f.wireguardPort)),
 	}
+	maps.Copy(data, ingressData(f.ingress))
+	return data
 }
 
 func joined(list []netip.Prefix) string {
@@ -50,7 +65,10 @@ func joined(list []netip.Prefix) string {
 }
 
 func factsFrom(data map[string]string) (facts, error) {
-	f := facts{domain: data[factDomain], disabled: strings.Split(data[factDisabled], ",")}
+	list := func(key string) []string {
+		return strings.FieldsFunc(data[key], func(r rune) bool { return r == ',' })
+	}
+	f := facts{domain: data[factDomain], disabled: list(factDisabled), proxyMode: data[factProxyMode], dnsUpstream: list(factUpstream), dnsStubs: list(factStubDomains)}
 	for _, key := range []struct {
 		name string
 		into *[]netip.Prefix
@@ -63,17 +81,34 @@ func factsFrom(data map[string]string) (facts, error) {
 			*key.into = append(*key.into, p)
 		}
 	}
+	if text := data[factWireGuard]; text != "" {
+		port, err := strconv.ParseUint(text, 10, 16)
+		if err != nil {
+			return facts{}, fmt.Errorf("what the cluster says of itself: %s: %w", factWireGuard, err)
+		}
+		f.wireguardPort = uint16(port)
+	}
 	if f.domain == "" {
 		return facts{}, fmt.Errorf("what the cluster says of itself: no %s", factDomain)
 	}
-	return f, nil
+	var err error
+	f.ingress, err = ingressFrom(data)
+	return f, err
 }
 
-// dns is the address of the cluster's DNS.
-func (f facts) dns() netip.Addr {
-	a := f.serviceCIDRs[0].Addr()
-	for range dnsAddress {
-		a = a.Next()
+// dns are the addresses of the cluster's DNS, one of each family that services have.
+func (f facts) dns() []netip.Addr {
+	var out []netip.Addr
+	for _, p := range f.serviceCIDRs {
+		out = append(out, config.DNSAddress(p))
 	}
-	return a
+	return out
+}
+
+func addressTexts(addrs []netip.Addr) []string {
+	out := make([]string, len(addrs))
+	for i, a := range addrs {
+		out[i] = a.String()
+	}
+	return out
 }

@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -10,8 +11,10 @@ import (
 	"net/http"
 	"net/netip"
 	"path/filepath"
+	"strings"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"go.opentelemetry.io/otel/trace/noop"
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/client-go/kubernetes"
@@ -47,16 +50,23 @@ type host struct {
 	informers *informers.Factory
 	// pods are those of this node; nil is the informer of all.
 	pods cache.SharedIndexInformer
+	// network is the pod network once start has been called; nil for a runtime in another process.
+	network *nodeNetwork
+	// listening may put something around the listener of the node's API.
+	listening func(net.Listener) net.Listener
 
 	servingTLS   *tls.Config
 	authenticate func(*http.Request) (user.Info, bool, error)
 	authorize    func(ctx context.Context, u user.Info, a nodeserver.Attributes) (allowed bool, reason string, err error)
 	// heartbeat is how often the node's lease is renewed; 0 is never.
 	heartbeat time.Duration
+	// metrics are those of what else the process does for the node, which the node's API shows with its own.
+	metrics *prometheus.Registry
 }
 
 // start starts everything and says when the node is Ready. Made is told of the node before it runs, ready when it is Ready.
 func (h *host) start(run *group, made func(*node.Node), ready func(context.Context)) error {
+	h.metrics = prometheus.NewRegistry()
 	rt, err := h.openRuntime(run)
 	if err != nil {
 		return err
@@ -64,6 +74,10 @@ func (h *host) start(run *group, made func(*node.Node), ready func(context.Conte
 	listener, err := listen(h.bind, h.cfg.KubeletPort, "kubelet-port")
 	if err != nil {
 		return err
+	}
+	h.network = rt.network
+	if h.listening != nil {
+		listener = h.listening(listener)
 	}
 	n, err := h.newNode(rt, listener)
 	if err != nil {
@@ -77,9 +91,17 @@ func (h *host) start(run *group, made func(*node.Node), ready func(context.Conte
 	if err := h.startServices(run, rt.network); err != nil {
 		return err
 	}
+	if err := h.startIngress(run); err != nil {
+		return err
+	}
 	if rt.network != nil {
-		run.run("ways to other nodes", rt.network.mesh.Run)
-		run.run("ranges of pods", rt.network.Run)
+		if err := h.startPolicy(run, rt.network); err != nil {
+			return err
+		}
+		rt.network.start(run)
+		if err := rt.network.Ready(); err != nil && rt.network.external {
+			h.say("pods wait for a CNI plugin: %v (configurations are looked for in %s, plugins in %s)", err, h.cfg.CNIConfDir, strings.Join(h.cfg.CNIBinDirs, ", "))
+		}
 	}
 	run.run("node", n.Run)
 	run.run("node readiness", func(ctx context.Context) error {
@@ -116,17 +138,18 @@ func (h *host) newNode(rt *nodeRuntime, listener net.Listener) (*node.Node, erro
 	return node.New(node.Config{
 		NodeName: h.cfg.NodeName, Client: h.client, Informers: h.informers, Pods: h.pods,
 		Runtime: rt.runtime, Images: rt.images, Streaming: rt.streams,
-		RootDir: filepath.Join(h.cfg.DataDir, nodeDir), PluginDir: filepath.Join(h.cfg.DataDir, nodeDir, pluginDir),
+		RootDir: filepath.Join(h.cfg.DataDir, nodeDir), PluginDir: cmp.Or(h.cfg.PluginRegistry, filepath.Join(h.cfg.DataDir, nodeDir, pluginDir)),
 		LogDir: filepath.Join(h.cfg.DataDir, podLogDir), CgroupRoot: cgroupRoot(h.cfg.DataDir),
-		NodeIPs: ips, ClusterDNS: []string{h.facts.dns().String()}, ClusterDomain: h.facts.domain,
+		NodeIPs: ips, ClusterDNS: []string{h.facts.dns()[0].String()}, ClusterDomain: h.facts.domain,
 		Port: int32(h.cfg.KubeletPort), Listener: listener, ServingTLS: h.servingTLS,
 		Authenticate: h.authenticate, Authorize: h.authorize,
 		Register:    true,
+		PodCIDRs:    rt.network.wanted,
 		Sysctls:     sysctls,
 		LogMaxBytes: logMaxBytes, LogMaxFiles: h.cfg.ContainerLogMaxFiles,
 		Pressure: eviction, ImageGCHighPercent: h.cfg.ImageGCHighThreshold, ImageGCLowPercent: h.cfg.ImageGCLowThreshold,
-		HeartbeatInterval: h.heartbeat,
-		Version:           version.Git(), Log: h.log,
+		HeartbeatInterval: h.heartbeat, Metrics: h.metrics,
+		Version: version.Git(), Log: h.log,
 	})
 }
 
@@ -163,7 +186,7 @@ func (h *host) openRuntime(run *group) (*nodeRuntime, error) {
 		return nil, err
 	}
 	run.atEnd("images", store.Close)
-	podNetwork, err := newNodeNetwork(h.cfg.NodeName, h.addrs, h.facts.clusterCIDRs, filepath.Join(h.cfg.DataDir, networkDir), h.informers, h.log)
+	podNetwork, err := newNodeNetwork(h)
 	if err != nil {
 		return nil, err
 	}

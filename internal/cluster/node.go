@@ -2,7 +2,6 @@ package cluster
 
 import (
 	"context"
-	"net/netip"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -19,8 +18,6 @@ const (
 	criSocket = "run/cri.sock"
 	// criTimeout bounds the dial of an external runtime.
 	criTimeout = 10 * time.Second
-	// dnsAddress is the place of the cluster's DNS in the service range, as everywhere.
-	dnsAddress = 10
 )
 
 // nodeUser is who a node is for the API.
@@ -44,8 +41,11 @@ func (s *Server) startNode(run *group, p *controlPlane) error {
 	}
 	h := &host{
 		cfg: &s.cfg.Node, bind: s.cfg.BindAddress, log: s.log, say: s.say, since: s.since,
-		facts: about, addrs: []netip.Addr{s.nodeIP}, client: c, informers: p.informers,
+		facts: about, addrs: s.nodeIPs, client: c, informers: p.informers,
 		servingTLS: p.certs.KubeletTLSConfig(), authenticate: authenticateKubelet(p.authn), authorize: p.authorizeKubelet, heartbeat: interval,
+	}
+	if s.cfg.NodeIP == "" {
+		run.run("addresses of the machine", s.watchAddresses)
 	}
 	return h.start(run, func(n *node.Node) { p.local.set(n.Handler()) }, func(ctx context.Context) {
 		if err := p.markControlPlane(ctx, s.cfg.NodeName); err != nil {

@@ -26,6 +26,7 @@ const (
 	runtimeDir = "runtime"
 	binDir     = "bin"
 	networkDir = "network"
+	cniDir     = "cni"
 	agentDir   = "agent"
 	nodeDir    = "node"
 	pluginDir  = "plugins_registry" // below nodeDir
@@ -116,6 +117,25 @@ func Mark(dataDir string) error {
 		return fmt.Errorf("data directory: %w", err)
 	}
 	return nil
+}
+
+// marked says whether a data directory is a cluster's already.
+func marked(dataDir string) bool {
+	_, err := os.Stat(filepath.Join(dataDir, markFile))
+	return err == nil
+}
+
+// unmark takes back what Mark and lock made, where nothing has come to it.
+func unmark(dataDir string) {
+	_ = os.Remove(filepath.Join(dataDir, agentDir)) // if it is empty
+	entries, err := os.ReadDir(dataDir)
+	if err != nil || slices.ContainsFunc(entries, func(e os.DirEntry) bool { return e.Name() != markFile && e.Name() != lockFile }) {
+		return
+	}
+	for _, name := range []string{markFile, lockFile} {
+		_ = os.Remove(filepath.Join(dataDir, name)) // what stays is as harmless as before
+	}
+	_ = os.Remove(dataDir)
 }
 
 // writeFile replaces a file as a whole: readers see the old or the new one, also after a crash.

@@ -15,6 +15,7 @@ import (
 
 	"github.com/celox/celox/internal/network"
 	"github.com/celox/celox/internal/network/mesh"
+	"github.com/celox/celox/internal/network/policy"
 	"github.com/celox/celox/internal/network/proxy"
 	"github.com/celox/celox/internal/runtime"
 	"github.com/celox/celox/internal/runtime/holder"
@@ -48,6 +49,9 @@ func Reset(ctx context.Context, dataDir string, say Say) error {
 		return fmt.Errorf("stop containers: %w", err)
 	}
 	say("removing the pod network")
+	if err := resetPlugins(ctx, dataDir, log); err != nil {
+		say("what plugins refused to remove stays: %v", err)
+	}
 	if err := resetNetwork(ctx, dataDir, log); err != nil {
 		return fmt.Errorf("pod network: %w", err)
 	}
@@ -81,10 +85,16 @@ func Reset(ctx context.Context, dataDir string, say Say) error {
 // resetNetwork removes bridge and rules, if this cluster made them: a cluster that never had a node has no state of a network.
 func resetNetwork(ctx context.Context, dataDir string, log *slog.Logger) error {
 	state := filepath.Join(dataDir, networkDir)
-	if _, err := os.Stat(state); errors.Is(err, os.ErrNotExist) {
+	_, builtIn := os.Stat(state)
+	_, plugins := os.Stat(filepath.Join(dataDir, cniDir))
+	if errors.Is(builtIn, os.ErrNotExist) && errors.Is(plugins, os.ErrNotExist) {
 		return nil
 	}
-	return errors.Join(mesh.Reset(), proxy.Remove(), network.RemoveServiceAddresses(), network.Reset(ctx, network.Config{PodCIDRs: []netip.Prefix{}, StateDir: state, Log: log}))
+	var rules error
+	if proxy.Probe() == nil { // a kernel that cannot have them has none
+		rules = errors.Join(proxy.Remove(), policy.Remove())
+	}
+	return errors.Join(mesh.Reset(), rules, network.RemoveServiceAddresses(), network.Reset(ctx, network.Config{PodCIDRs: []netip.Prefix{}, StateDir: state, Log: log}))
 }
 
 // unmountBelow unmounts what is mounted below a directory, innermost first: volumes in memory, and what a crash left.

@@ -50,9 +50,12 @@ func (s *Server) resourceMetrics(run *group, p *controlPlane, objects *lookup.Ob
 	}
 	collector := resourcemetrics.NewCollector(measuredNodes{way, nodes}, clock.RealClock{}, s.log)
 	run.run("metrics of resources", collector.Run)
-	gv := resourcemetrics.GroupVersion
-	api := resourcemetrics.New(collector, objects, func() bool { return p.aggregator.Has(gv) })
+	api := resourcemetrics.New(collector, objects, func() bool { return p.aggregator.HasGroup(resourcemetrics.Group) })
 	docs.AddSource(api)
 	schemas.AddSource(api)
-	return map[schema.GroupVersion]apiserver.Computed{gv: api}, nil
+	computed := map[schema.GroupVersion]apiserver.Computed{}
+	for _, gv := range resourcemetrics.GroupVersions() {
+		computed[gv] = api.In(gv)
+	}
+	return computed, nil
 }

@@ -28,7 +28,7 @@ type Server struct {
 	log     *slog.Logger
 	say     Say
 	started time.Time
-	nodeIP  netip.Addr
+	nodeIPs []netip.Addr // one of each family at most; the first is the node's primary address
 	// simulation is empty but for simulators.
 	simulation Simulation
 }
@@ -57,7 +57,7 @@ func (s *Server) Run(ctx context.Context) error {
 	if err := Mark(s.cfg.DataDir); err != nil {
 		return err
 	}
-	if s.nodeIP, err = nodeIP(s.cfg); err != nil {
+	if s.nodeIPs, err = nodeIPs(s.cfg); err != nil {
 		return err
 	}
 	what := "control plane and node " + s.cfg.NodeName

@@ -123,27 +123,6 @@ func ensureBridge(h *netlink.Handle, name string, mtu int, addrs []netip.Prefix)
 	return link.Attrs().Index, nil
 }
 
-// routeMTU is the MTU of the interface that the default route leaves by.
-func routeMTU(h *netlink.Handle) int {
-	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
-		routes, err := h.RouteListFiltered(family, &netlink.Route{Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_TABLE)
-		if err != nil {
-			continue
-		}
-		for _, r := range routes {
-			if r.Dst != nil {
-				if ones, _ := r.Dst.Mask.Size(); ones != 0 {
-					continue
-				}
-			}
-			if l, err := h.LinkByIndex(r.LinkIndex); err == nil && l.Attrs().MTU > 0 {
-				return l.Attrs().MTU
-			}
-		}
-	}
-	return defaultMTU
-}
-
 // attach makes a sandbox's pair and configures both ends. gateways are the bridge's addresses, in the order of s.Addrs.
 func attach(h *netlink.Handle, bridge, mtu int, pod *os.File, s *sandbox, gateways []netip.Addr) error {
 	in, err := handleAt(pod)
@@ -153,7 +132,7 @@ func attach(h *netlink.Handle, bridge, mtu int, pod *os.File, s *sandbox, gatewa
 	defer in.Close()
 	name, mac := vethName(s.ID), hardwareAddr(s.Addrs[0].Addr())
 	attrs := netlink.NewLinkAttrs()
-	attrs.Name, attrs.MTU, attrs.MasterIndex = name, mtu, bridge
+	attrs.Name, attrs.MTU, attrs.Flags = name, mtu, net.FlagUp
 	veth := netlink.NewVeth(attrs)
 	veth.PeerName, veth.PeerHardwareAddr, veth.PeerNamespace, veth.PeerMTU = podInterface, mac, netlink.NsFd(pod.Fd()), uint32(mtu)
 	err = h.LinkAdd(veth)
@@ -172,19 +151,22 @@ func attach(h *netlink.Handle, bridge, mtu int, pod *os.File, s *sandbox, gatewa
 	if err != nil {
 		return fmt.Errorf("add interface %s: %w", name, err)
 	}
-	// The index is known only by asking.
+	// The indexes of both ends are known only by asking, which is the dearest part of all but the pair itself: it is done once.
 	host, err := h.LinkByName(name)
 	if err != nil {
 		return fmt.Errorf("interface %s: %w", name, err)
+	}
+	if err := h.LinkSetMasterByIndex(host, bridge); err != nil {
+		return fmt.Errorf("interface %s: connect to the bridge: %w", name, err)
 	}
 	// A pod that reaches itself by way of the host gets its packets back by the port that they came from.
 	if err := h.LinkSetHairpin(host, true); err != nil {
 		return fmt.Errorf("interface %s: set hairpin: %w", name, err)
 	}
-	if err := h.LinkSetUp(host); err != nil {
-		return fmt.Errorf("interface %s: set up: %w", name, err)
+	if err := limit(h, s.ID, host.Attrs().Index, mtu, s.Bandwidth); err != nil {
+		return err
 	}
-	if err := configurePod(in, s, gateways); err != nil {
+	if err := configurePod(in, host.Attrs().ParentIndex, s, gateways); err != nil {
 		return err
 	}
 	// The bridge would learn this from the pod's first packet, and until then send to where the address was last.
@@ -196,15 +178,18 @@ func attach(h *netlink.Handle, bridge, mtu int, pod *os.File, s *sandbox, gatewa
 }
 
 // configurePod gives a pod's own end its addresses and routes.
-func configurePod(in *netlink.Handle, s *sandbox, gateways []netip.Addr) error {
+func configurePod(in *netlink.Handle, index int, s *sandbox, gateways []netip.Addr) error {
 	lo := netlink.NewLinkAttrs()
 	lo.Name, lo.Index = "lo", 1
 	if err := in.LinkSetUp(&netlink.Device{LinkAttrs: lo}); err != nil {
 		return fmt.Errorf("pod's interface lo: set up: %w", err)
 	}
-	eth, err := in.LinkByName(podInterface)
-	if err != nil {
-		return fmt.Errorf("pod's interface %s: %w", podInterface, err)
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name, attrs.Index = podInterface, index
+	eth := &netlink.Device{LinkAttrs: attrs}
+	// First of all: the bridge hears of it a little later, and takes no packet from the pod before.
+	if err := in.LinkSetUp(eth); err != nil {
+		return fmt.Errorf("pod's interface %s: set up: %w", podInterface, err)
 	}
 	for _, a := range s.Addrs {
 		// No route to the others of the range: all packets go by way of the gateway, where services and policies see both directions.
@@ -213,9 +198,6 @@ func configurePod(in *netlink.Handle, s *sandbox, gateways []netip.Addr) error {
 		if err := in.AddrAdd(eth, addr); err != nil && !errors.Is(err, unix.EEXIST) {
 			return fmt.Errorf("pod's interface %s: add address %v: %w", podInterface, a, err)
 		}
-	}
-	if err := in.LinkSetUp(eth); err != nil {
-		return fmt.Errorf("pod's interface %s: set up: %w", podInterface, err)
 	}
 	for _, g := range gateways {
 		to := &netlink.Route{LinkIndex: eth.Attrs().Index, Dst: ipNet(netip.PrefixFrom(g, g.BitLen())), Scope: unix.RT_SCOPE_LINK}
@@ -283,15 +265,30 @@ func removeLink(h *netlink.Handle, name string) error {
 	return fmt.Errorf("remove interface %s: %w", name, err)
 }
 
-// forwarding turns this machine into a router for the pods. It must run in the host's network namespace.
+// isPod says whether an interface is the host's end of a pair of ours.
+func isPod(l netlink.Link) bool {
+	return l.Type() == "veth" && strings.HasPrefix(l.Attrs().Name, vethPrefix)
+}
+
+// removeLinks removes what a sandbox has on the host.
+func removeLinks(h *netlink.Handle, id string) error {
+	return errors.Join(removeLink(h, vethName(id)), removeLink(h, ifbName(id)))
+}
+
+// forwarding turns this machine into a router for the pods of a bridge. It must run in the host's network namespace.
 func forwarding(bridge string, v4, v6 bool) error {
+	if err := Forward(v4, v6); err != nil || !v4 {
+		return err
+	}
+	// Host ports on 127.0.0.1: see rulesFor.
+	return setSysctl(filepath.Join("/proc/sys/net/ipv4/conf", bridge, "route_localnet"), "1")
+}
+
+// Forward turns the machine of the calling thread's network namespace into a router of the given families.
+func Forward(v4, v6 bool) error {
 	const sys = "/proc/sys/net"
 	if v4 {
 		if err := setSysctl(filepath.Join(sys, "ipv4/ip_forward"), "1"); err != nil {
-			return err
-		}
-		// Host ports on 127.0.0.1: see rulesFor.
-		if err := setSysctl(filepath.Join(sys, "ipv4/conf", bridge, "route_localnet"), "1"); err != nil {
 			return err
 		}
 	}

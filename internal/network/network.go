@@ -30,6 +30,8 @@ type Network struct {
 	cfg Config
 	ns  *os.File // the host's namespace
 	h   *netlink.Handle
+	// ruleless is set where the kernel has no nf_tables: pods are connected, and that is all.
+	ruleless bool
 
 	// reap is told of sandboxes that are gone; the goroutine that reads it ends with Close.
 	reap   chan string
@@ -38,6 +40,7 @@ type Network struct {
 
 	mu        sync.Mutex // guards what follows
 	bridge    int        // index of the bridge
+	mtu       int        // of the bridge and the pods' interfaces
 	pools     []*pool
 	sandboxes map[string]*sandbox
 	busy      map[string]chan struct{} // sandboxes that are being set up or torn down; closed when that is over
@@ -47,7 +50,7 @@ type Network struct {
 // New makes the bridge and the rules in the calling thread's network namespace, or takes over what an earlier process made, and recalls
 // the sandboxes that are still there. Those of another range than the configured keep their addresses as long as they live.
 func New(cfg Config) (*Network, error) {
-	cfg.Bridge = cmp.Or(cfg.Bridge, DefaultBridge)
+	cfg.Bridge, cfg.linger = cmp.Or(cfg.Bridge, DefaultBridge), cmp.Or(cfg.linger, lingerTime)
 	if len(cfg.Bridge) >= unix.IFNAMSIZ {
 		return nil, fmt.Errorf("pod network: bridge %q: the name is longer than %d characters", cfg.Bridge, unix.IFNAMSIZ-1)
 	}
@@ -82,6 +85,9 @@ func New(cfg Config) (*Network, error) {
 	ctx, cancel := context.WithCancel(context.Background())
 	n.cancel = cancel
 	n.wg.Go(func() { n.reaper(ctx) })
+	if cfg.MTU == 0 {
+		n.wg.Go(func() { n.followMTU(ctx) })
+	}
 	return n, nil
 }
 
@@ -114,12 +120,38 @@ func (n *Network) open() error {
 	if n.h, err = handleAt(n.ns); err != nil {
 		return err
 	}
+	if err := within(n.ns, rulesWork); err != nil {
+		n.ruleless = true
+		n.cfg.Log.Error("pod network: this kernel has no nf_tables: pods keep their addresses on the way out of the cluster, and have no host ports", "err", err)
+	}
+	found := 0
 	if n.cfg.MTU == 0 {
-		n.cfg.MTU = routeMTU(n.h)
+		found, _ = routeMTU(n.h)
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	return n.ensure()
+	n.mtu = cmp.Or(n.cfg.MTU, found, defaultMTU)
+	return errors.Join(n.ensure(), n.sweep())
+}
+
+// sweep removes what sandboxes that are gone have left: what the kernel doesn't remove with a namespace, and what an earlier process would have cut off. n.mu must be held.
+func (n *Network) sweep() error {
+	links, err := n.h.LinkList()
+	if err != nil {
+		return fmt.Errorf("list interfaces: %w", err)
+	}
+	wanted := map[string]bool{}
+	for id, s := range n.sandboxes {
+		wanted[ifbName(id)] = s.Bandwidth.Egress > 0
+		wanted[vethName(id)] = true
+	}
+	var errs []error
+	for _, l := range links {
+		if (isLimit(l) || isPod(l)) && !wanted[l.Attrs().Name] {
+			errs = append(errs, removeLink(n.h, l.Attrs().Name))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // ranges are the configured ranges and those that sandboxes still have addresses of. n.mu must be held.
@@ -149,7 +181,7 @@ func (n *Network) ensure() error {
 		v4, v6 = v4 || p.Addr().Is4(), v6 || p.Addr().Is6()
 	}
 	var err error
-	if n.bridge, err = ensureBridge(n.h, n.cfg.Bridge, n.cfg.MTU, gateways); err != nil {
+	if n.bridge, err = ensureBridge(n.h, n.cfg.Bridge, n.mtu, gateways); err != nil {
 		return err
 	}
 	if err := within(n.ns, func() error { return forwarding(n.cfg.Bridge, v4, v6) }); err != nil {
@@ -160,12 +192,32 @@ func (n *Network) ensure() error {
 
 // applyRules makes the kernel's rules those that follow from the state. n.mu must be held.
 func (n *Network) applyRules() error {
-	all := make([]*sandbox, 0, len(n.sandboxes))
-	for _, s := range n.sandboxes {
-		all = append(all, s)
+	if n.ruleless {
+		return nil
 	}
-	slices.SortFunc(all, func(a, b *sandbox) int { return cmp.Compare(a.ID, b.ID) })
-	return applyRules(n.ns, rulesFor(n.cfg.Bridge, n.ranges(), n.cfg.ClusterCIDRs, all))
+	var all []element
+	for _, s := range n.sandboxes {
+		all = append(all, elementsOf(s)...)
+	}
+	return applyRules(n.ns, rulesFor(n.cfg.Bridge, n.ranges(), n.cfg.ClusterCIDRs), all)
+}
+
+// publish adds the host ports of a sandbox to the rules, or takes them away. n.mu must be held, and the sandbox be there, or not any more.
+func (n *Network) publish(s *sandbox, there bool) error {
+	elements := elementsOf(s)
+	if len(elements) == 0 || n.ruleless {
+		return nil
+	}
+	if changeElements(n.ns, there, elements) != nil {
+		// Somebody changed the table.
+		if err := n.applyRules(); err != nil {
+			return err
+		}
+	}
+	if err := forgetFlows(n.ns, elements); err != nil {
+		n.cfg.Log.Warn("pod network: flows of UDP may go where a host port led before", "pod", s.Pod, "err", err)
+	}
+	return nil
 }
 
 // Close ends the background work. What was made stays, for the pods that use it.
@@ -203,7 +255,11 @@ func (n *Network) Ready() error {
 }
 
 // MTU is that of the pods' interfaces.
-func (n *Network) MTU() int { return n.cfg.MTU }
+func (n *Network) MTU() int {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.mtu
+}
 
 // acquire waits until nobody else works on a sandbox.
 func (n *Network) acquire(ctx context.Context, id string) (release func(), err error) {
@@ -269,7 +325,7 @@ func (n *Network) setup(ctx context.Context, req SandboxRequest) (SandboxResult,
 		return SandboxResult{IPs: s.ips()}, nil
 	}
 	if err := n.connect(pod, s); err != nil {
-		return SandboxResult{}, errors.Join(err, removeLink(n.h, vethName(s.ID)), n.free(s))
+		return SandboxResult{}, errors.Join(err, removeLinks(n.h, s.ID), n.free(s))
 	}
 	return SandboxResult{IPs: s.ips()}, nil
 }
@@ -284,7 +340,7 @@ func (n *Network) allocate(req SandboxRequest, ports []PortMapping) (s *sandbox,
 	if err := conflict(req.ID, ports, n.sandboxes); err != nil {
 		return nil, false, err
 	}
-	s = &sandbox{ID: req.ID, Pod: req.Namespace + "/" + req.Name, NetNS: req.NetNSPath, Ports: ports}
+	s = &sandbox{ID: req.ID, Pod: req.Namespace + "/" + req.Name, NetNS: req.NetNSPath, Ports: ports, Bandwidth: req.Bandwidth}
 	for _, p := range n.pools {
 		a, err := p.take(s.ID)
 		if err != nil {
@@ -313,13 +369,13 @@ func (n *Network) giveBack(s *sandbox) {
 // connect makes what a sandbox needs in the kernel.
 func (n *Network) connect(pod *os.File, s *sandbox) error {
 	n.mu.Lock()
-	bridge := n.bridge
+	bridge, mtu := n.bridge, n.mtu
 	n.mu.Unlock()
 	var gateways []netip.Addr
 	for _, a := range s.Addrs {
 		gateways = append(gateways, a.Masked().Addr().Next())
 	}
-	err := attach(n.h, bridge, n.cfg.MTU, pod, s, gateways)
+	err := attach(n.h, bridge, mtu, pod, s, gateways)
 	if err != nil && n.Ready() != nil {
 		// Somebody removed the bridge; it is made again, once.
 		n.mu.Lock()
@@ -329,14 +385,14 @@ func (n *Network) connect(pod *os.File, s *sandbox) error {
 		if eerr != nil {
 			return errors.Join(err, eerr)
 		}
-		err = attach(n.h, bridge, n.cfg.MTU, pod, s, gateways)
+		err = attach(n.h, bridge, mtu, pod, s, gateways)
 	}
-	if err != nil || len(s.Ports) == 0 {
+	if err != nil {
 		return err
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	return n.applyRules()
+	return n.publish(s, true)
 }
 
 // free forgets a sandbox.
@@ -348,10 +404,49 @@ func (n *Network) free(s *sandbox) error {
 	}
 	delete(n.sandboxes, s.ID)
 	n.giveBack(s)
-	if len(s.Ports) > 0 {
-		return n.applyRules()
+	return n.publish(s, false)
+}
+
+// Attachment is a sandbox with its addresses.
+type Attachment struct {
+	ID, Pod string // Pod is "namespace/name"
+	Addrs   []netip.Addr
+}
+
+// Attached are the sandboxes that have addresses.
+func (n *Network) Attached() []Attachment {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	out := make([]Attachment, 0, len(n.sandboxes))
+	for _, s := range n.sandboxes {
+		out = append(out, Attachment{ID: s.ID, Pod: s.Pod, Addrs: s.ips()})
 	}
-	return nil
+	return out
+}
+
+// Retain says which sandboxes there are. Others that this network knows, after a crash or the loss of somebody's state, are forgotten. It returns those that it doesn't
+// know: their addresses may be given to others.
+func (n *Network) Retain(ids []string) (unknown []string) {
+	n.mu.Lock()
+	var gone []string
+	for _, id := range ids {
+		if n.sandboxes[id] == nil {
+			unknown = append(unknown, id)
+		}
+	}
+	for id := range n.sandboxes {
+		if !slices.Contains(ids, id) {
+			gone = append(gone, id)
+		}
+	}
+	n.mu.Unlock()
+	for _, id := range gone {
+		n.cfg.Log.Warn("pod network: forgetting a sandbox that nobody has", "sandbox", id)
+		if err := n.Teardown(context.Background(), SandboxRequest{ID: id}); err != nil {
+			n.cfg.Log.Error("pod network: forget sandbox", "sandbox", id, "err", err)
+		}
+	}
+	return unknown
 }
 
 // Teardown gives a sandbox's addresses and host ports free. The caller removes the network namespace, before or after, and the kernel the
@@ -382,7 +477,7 @@ func (n *Network) teardown(ctx context.Context, req SandboxRequest) error {
 	case n.reap <- s.ID:
 	default:
 		// The queue is full of sandboxes that went just now: no time to wait for the kernel.
-		return removeLink(n.h, vethName(s.ID))
+		return removeLinks(n.h, s.ID)
 	}
 	return nil
 }
@@ -400,9 +495,9 @@ func (n *Network) reaper(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case id := <-n.reap:
-			queue = append(queue, item{id, time.Now().Add(lingerTime)})
+			queue = append(queue, item{id, time.Now().Add(n.cfg.linger)})
 			if timer == nil {
-				timer = time.After(lingerTime)
+				timer = time.After(n.cfg.linger)
 			}
 		case now := <-timer:
 			for len(queue) > 0 && !queue[0].due.After(now) {
@@ -428,7 +523,7 @@ func (n *Network) reapOne(ctx context.Context, id string) {
 	if again {
 		return
 	}
-	if err := removeLink(n.h, vethName(id)); err != nil {
+	if err := removeLinks(n.h, id); err != nil {
 		n.cfg.Log.Error("pod network: cut off sandbox", "sandbox", id, "err", err)
 	}
 }
@@ -461,13 +556,15 @@ func Reset(ctx context.Context, cfg Config) error {
 			if ctx.Err() != nil {
 				return ctx.Err()
 			}
-			if l.Attrs().MasterIndex == bridge.Attrs().Index && l.Type() == "veth" {
+			if l.Attrs().MasterIndex == bridge.Attrs().Index && l.Type() == "veth" || isLimit(l) {
 				errs = append(errs, removeLink(h, l.Attrs().Name))
 			}
 		}
 		errs = append(errs, removeLink(h, cfg.Bridge))
 	}
-	errs = append(errs, applyRules(ns, nil))
+	if within(ns, rulesWork) == nil { // a kernel that cannot have them has none
+		errs = append(errs, applyRules(ns, nil, nil))
+	}
 	if cfg.StateDir != "" {
 		if err := os.RemoveAll(cfg.StateDir); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			errs = append(errs, err)

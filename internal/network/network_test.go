@@ -419,24 +419,3 @@ func TestBadConfig(t *testing.T) {
 		}
 	}
 }
-
-func BenchmarkSetup(b *testing.B) {
-	host, _ := newHost(b)
-	n := start(b, host, Config{PodCIDRs: prefixes("10.99.0.0/16"), StateDir: b.TempDir()})
-	b.ReportAllocs()
-	for i := 0; b.Loop(); i++ {
-		b.StopTimer()
-		ns, path := newNS(b)
-		b.StartTimer()
-		req := SandboxRequest{ID: fmt.Sprint("p", i), NetNSPath: path}
-		if _, err := n.Setup(b.Context(), req); err != nil {
-			b.Fatal(err)
-		}
-		if err := n.Teardown(b.Context(), req); err != nil {
-			b.Fatal(err)
-		}
-		b.StopTimer()
-		unpin(b, ns, path)
-		b.StartTimer()
-	}
-}

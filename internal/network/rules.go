@@ -14,6 +14,37 @@ const (
 	chainHostPorts = "host-ports"
 )
 
+// place names a set or map of the table; there is one for each family.
+type place string
+
+const (
+	// mapPorts leads from protocol and port to a pod's address and port, mapPortsAt from one address of the host, protocol and port.
+	mapPorts   place = "ports"
+	mapPortsAt place = "ports-at"
+	// setSelf has the addresses of pods with host ports, twice: packets of theirs to themselves.
+	setSelf place = "self"
+)
+
+// element is something in a set or map. A host port that comes or goes is a few of them, whatever others there are.
+type element struct {
+	In       place
+	Addr     netip.Addr // the host's for mapPortsAt, the pod's for the others: its family is that of the place
+	Protocol string
+	Port     uint16
+	To       uint16 // the pod's port
+	Pod      netip.Addr
+}
+
+func (e element) String() string {
+	switch e.In {
+	case mapPorts:
+		return fmt.Sprintf("%s: %s %d to %v", e.In, e.Protocol, e.Port, netip.AddrPortFrom(e.Pod, e.To))
+	case mapPortsAt:
+		return fmt.Sprintf("%s: %v %s %d to %v", e.In, e.Addr, e.Protocol, e.Port, netip.AddrPortFrom(e.Pod, e.To))
+	}
+	return fmt.Sprintf("%s: %v", e.In, e.Addr)
+}
+
 // hook is where the kernel calls a chain; none means that only other chains do.
 type hook int
 
@@ -31,7 +62,7 @@ type action int
 
 const (
 	doMasquerade action = iota
-	doDNAT
+	doTranslate         // to what is found in a map
 	doDrop
 	doAccept    // and look at no further rule of the chain
 	doHostPorts // go through the chain of host ports
@@ -46,10 +77,8 @@ type rule struct {
 	Redirect   string // interface by which an ICMP message leaves that tells of a shorter way
 	Local      bool   // the destination is an address of this machine
 	Translated bool   // the destination was changed on the way here
-	Protocol   string
-	Port       uint16
+	Find       place  // what is looked up: for the map to find where, or for the set to match
 	Do         action
-	To         netip.AddrPort // for doDNAT
 }
 
 type chain struct {
@@ -62,9 +91,13 @@ var (
 	localhost4 = netip.MustParsePrefix("127.0.0.0/8")
 )
 
-// rulesFor computes the whole table. Cluster are the ranges of all nodes.
-func rulesFor(bridge string, ranges, cluster []netip.Prefix, sandboxes []*sandbox) []chain {
+// rulesFor computes all rules. Cluster are the ranges of all nodes. What depends on single sandboxes is in sets and maps, see elementsOf.
+func rulesFor(bridge string, ranges, cluster []netip.Prefix) []chain {
 	post := chain{Name: "post-routing", Hook: hookPostRouting}
+	for _, v6 := range []bool{false, true} {
+		// A pod that reaches itself by a host port must get the answer by the same way.
+		post.Rules = append(post.Rules, rule{V6: v6, Find: setSelf, Translated: true, Do: doMasquerade})
+	}
 	raw := chain{Name: "raw-pre-routing", Hook: hookRawPreRouting}
 	for _, p := range ranges {
 		v6 := p.Addr().Is6()
@@ -72,14 +105,6 @@ func rulesFor(bridge string, ranges, cluster []netip.Prefix, sandboxes []*sandbo
 			// Host ports on 127.0.0.1 need packets for it to be routed to the bridge (route_localnet); those that come from it are not wanted.
 			raw.Rules = append(raw.Rules, rule{In: bridge, Dst: localhost4, Do: doDrop})
 			post.Rules = append(post.Rules, rule{Src: localhost4, Dst: p, Do: doMasquerade})
-		}
-		for _, s := range sandboxes {
-			for _, a := range s.Addrs {
-				// A pod that reaches itself by a host port must get the answer by the same way.
-				if self := netip.PrefixFrom(a.Addr(), a.Addr().BitLen()); len(s.Ports) > 0 && p.Contains(a.Addr()) {
-					post.Rules = append(post.Rules, rule{V6: v6, Src: self, Dst: self, Translated: true, Do: doMasquerade})
-				}
-			}
 		}
 		for _, c := range cluster {
 			if c.Addr().Is6() == v6 && c != p {
@@ -89,21 +114,10 @@ func rulesFor(bridge string, ranges, cluster []netip.Prefix, sandboxes []*sandbo
 		post.Rules = append(post.Rules, rule{V6: v6, Src: p, NotDst: p, Do: doMasquerade})
 	}
 	ports := chain{Name: chainHostPorts}
-	for _, s := range sandboxes {
-		for _, m := range s.Ports {
-			ports.Rules = append(ports.Rules, portRules(s, m)...)
-		}
-	}
-	slices.SortStableFunc(ports.Rules, func(a, b rule) int {
+	for _, v6 := range []bool{false, true} {
 		// Those for one address of the host go before those for all.
-		if a.Dst.IsValid() != b.Dst.IsValid() {
-			if a.Dst.IsValid() {
-				return -1
-			}
-			return 1
-		}
-		return cmp.Compare(a.Port, b.Port)
-	})
+		ports.Rules = append(ports.Rules, rule{V6: v6, Find: mapPortsAt, Do: doTranslate}, rule{V6: v6, Find: mapPorts, Do: doTranslate})
+	}
 	return []chain{
 		raw, post, ports,
 		{Name: "pre-routing", Hook: hookPreRouting, Rules: []rule{{Local: true, Do: doHostPorts}}},
@@ -113,18 +127,24 @@ func rulesFor(bridge string, ranges, cluster []netip.Prefix, sandboxes []*sandbo
 	}
 }
 
-func portRules(s *sandbox, m PortMapping) []rule {
-	var out []rule
-	host, _ := netip.ParseAddr(m.HostIP)
+// elementsOf are what a sandbox with host ports has in sets and maps.
+func elementsOf(s *sandbox) []element {
+	if len(s.Ports) == 0 {
+		return nil
+	}
+	var out []element
 	for _, a := range s.Addrs {
-		r := rule{V6: a.Addr().Is6(), Protocol: m.Protocol, Port: m.HostPort, Do: doDNAT, To: netip.AddrPortFrom(a.Addr(), m.ContainerPort)}
-		if host.IsValid() && !host.IsUnspecified() {
-			if host.Is6() != r.V6 {
-				continue
+		out = append(out, element{In: setSelf, Addr: a.Addr()})
+		for _, m := range s.Ports {
+			e := element{In: mapPorts, Addr: a.Addr(), Protocol: m.Protocol, Port: m.HostPort, To: m.ContainerPort, Pod: a.Addr()}
+			if host, err := netip.ParseAddr(m.HostIP); err == nil && !host.IsUnspecified() {
+				if host = host.Unmap(); host.Is6() != a.Addr().Is6() {
+					continue
+				}
+				e.In, e.Addr = mapPortsAt, host
 			}
-			r.Dst = netip.PrefixFrom(host, host.BitLen())
+			out = append(out, e)
 		}
-		out = append(out, r)
 	}
 	return out
 }
@@ -148,7 +168,12 @@ func normalize(ports []PortMapping) ([]PortMapping, error) {
 				return nil, fmt.Errorf("host port %d: %w", m.HostPort, err)
 			}
 		}
-		out = append(out, m)
+		// Of two containers that want the same the first has it.
+		if !slices.ContainsFunc(out, func(o PortMapping) bool {
+			return o.HostPort == m.HostPort && o.Protocol == m.Protocol && sameAddress(o.HostIP, m.HostIP)
+		}) {
+			out = append(out, m)
+		}
 	}
 	return out, nil
 }
@@ -161,13 +186,23 @@ func conflict(id string, ports []PortMapping, sandboxes map[string]*sandbox) err
 				continue
 			}
 			for _, o := range s.Ports {
-				if o.HostPort == m.HostPort && o.Protocol == m.Protocol && (everyAddress(o.HostIP) || everyAddress(m.HostIP) || o.HostIP == m.HostIP) {
+				if o.HostPort == m.HostPort && o.Protocol == m.Protocol && (everyAddress(o.HostIP) || everyAddress(m.HostIP) || sameAddress(o.HostIP, m.HostIP)) {
 					return fmt.Errorf("host port %d/%s is in use by pod %s", m.HostPort, m.Protocol, s.Pod)
 				}
 			}
 		}
 	}
 	return nil
+}
+
+// sameAddress says whether two texts are the same address of the host, or both all addresses.
+func sameAddress(a, b string) bool {
+	if everyAddress(a) || everyAddress(b) {
+		return everyAddress(a) && everyAddress(b)
+	}
+	x, err := netip.ParseAddr(a)
+	y, err2 := netip.ParseAddr(b)
+	return err == nil && err2 == nil && x.Unmap() == y.Unmap()
 }
 
 func everyAddress(ip string) bool { return ip == "" || ip == "0.0.0.0" || ip == "::" }

@@ -2,7 +2,6 @@ package network
 
 import (
 	"fmt"
-	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -22,20 +21,14 @@ func (r rule) String() string {
 	add(r.Dst.IsValid(), "to %v", r.Dst)
 	add(r.NotDst.IsValid(), "not to %v", r.NotDst)
 	add(r.Translated, "translated")
-	add(r.Protocol != "", "%s %d", r.Protocol, r.Port)
-	b.WriteString([]string{"masquerade", "dnat", "drop", "accept", "host ports"}[r.Do])
-	if r.To.IsValid() {
-		fmt.Fprintf(&b, " %v", r.To)
-	}
+	add(r.Find != "", "in %s", nameOf(r.Find, r.V6))
+	b.WriteString([]string{"masquerade", "translate", "drop", "accept", "host ports"}[r.Do])
 	return b.String()
 }
 
 func TestRules(t *testing.T) {
-	sandboxes := []*sandbox{{ID: "a", Addrs: []netip.Prefix{netip.MustParsePrefix("10.0.0.2/24"), netip.MustParsePrefix("fd00::2/64")}, Ports: []PortMapping{
-		{Protocol: "TCP", HostPort: 80, ContainerPort: 8080}, {Protocol: "UDP", HostPort: 53, ContainerPort: 53, HostIP: "192.0.2.1"}, {Protocol: "TCP", HostPort: 1, ContainerPort: 2, HostIP: "0.0.0.0"},
-	}}}
 	var got []string
-	for _, c := range rulesFor("br", prefixes("10.0.0.0/24", "fd00::/64"), nil, sandboxes) {
+	for _, c := range rulesFor("br", prefixes("10.0.0.0/24", "fd00::/64"), prefixes("10.0.0.0/16")) {
 		got = append(got, c.Name)
 		for _, r := range c.Rules {
 			got = append(got, "  "+r.String())
@@ -44,18 +37,43 @@ func TestRules(t *testing.T) {
 	want := []string{
 		"raw-pre-routing", "  in br to 127.0.0.0/8 drop",
 		"post-routing",
+		"  translated in self-4 masquerade", "  translated in self-6 masquerade",
 		"  from 127.0.0.0/8 to 10.0.0.0/24 masquerade",
-		"  from 10.0.0.2/32 to 10.0.0.2/32 translated masquerade", "  from 10.0.0.0/24 not to 10.0.0.0/24 masquerade",
-		"  from fd00::2/128 to fd00::2/128 translated masquerade", "  from fd00::/64 not to fd00::/64 masquerade",
+		"  from 10.0.0.0/24 to 10.0.0.0/16 accept", "  from 10.0.0.0/24 not to 10.0.0.0/24 masquerade",
+		"  from fd00::/64 not to fd00::/64 masquerade",
 		"host-ports",
-		"  to 192.0.2.1/32 UDP 53 dnat 10.0.0.2:53",
-		"  TCP 1 dnat 10.0.0.2:2", "  TCP 1 dnat [fd00::2]:2",
-		"  TCP 80 dnat 10.0.0.2:8080", "  TCP 80 dnat [fd00::2]:8080",
+		"  in ports-at-4 translate", "  in ports-4 translate",
+		"  in ports-at-6 translate", "  in ports-6 translate",
 		"pre-routing", "  to this machine host ports",
 		"output", "  to this machine host ports",
 		"filter-output", "  redirects by br drop", "  redirects by br drop",
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+}
+
+func TestElements(t *testing.T) {
+	ports, err := normalize([]PortMapping{
+		{Protocol: "TCP", HostPort: 80, ContainerPort: 8080}, {Protocol: "udp", HostPort: 53, ContainerPort: 53, HostIP: "192.0.2.1"},
+		{HostPort: 1, ContainerPort: 2, HostIP: "0.0.0.0"}, {HostPort: 1, ContainerPort: 3, HostIP: "::"}, {ContainerPort: 9},
+		{Protocol: "SCTP", HostPort: 80, ContainerPort: 8080, HostIP: "2001:db8::1"}, {Protocol: "SCTP", HostPort: 80, ContainerPort: 1, HostIP: "2001:DB8:0::1"},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, e := range elementsOf(&sandbox{Addrs: prefixes("10.0.0.2/24", "fd00::2/64"), Ports: ports}) {
+		got = append(got, e.String())
+	}
+	want := []string{
+		"self: 10.0.0.2", "ports: TCP 80 to 10.0.0.2:8080", "ports-at: 192.0.2.1 UDP 53 to 10.0.0.2:53", "ports: TCP 1 to 10.0.0.2:2",
+		"self: fd00::2", "ports: TCP 80 to [fd00::2]:8080", "ports: TCP 1 to [fd00::2]:2", "ports-at: 2001:db8::1 SCTP 80 to [fd00::2]:8080",
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+	if e := elementsOf(&sandbox{Addrs: prefixes("10.0.0.2/24")}); e != nil {
+		t.Errorf("%v", e)
 	}
 }

@@ -16,11 +16,12 @@ import (
 
 // sandbox is what is remembered about one sandbox.
 type sandbox struct {
-	ID    string         `json:"id"`
-	Pod   string         `json:"pod"` // "namespace/name", for messages
-	NetNS string         `json:"netns"`
-	Addrs []netip.Prefix `json:"addrs"` // each with the length of its range
-	Ports []PortMapping  `json:"ports,omitempty"`
+	ID        string         `json:"id"`
+	Pod       string         `json:"pod"` // "namespace/name", for messages
+	NetNS     string         `json:"netns"`
+	Addrs     []netip.Prefix `json:"addrs"` // each with the length of its range
+	Ports     []PortMapping  `json:"ports,omitempty"`
+	Bandwidth Bandwidth      `json:"bandwidth,omitzero"`
 }
 
 func (s *sandbox) ips() []netip.Addr {

@@ -3,6 +3,7 @@ package network
 import (
 	"log/slog"
 	"net/netip"
+	"time"
 )
 
 // Config is what New needs.
@@ -15,9 +16,11 @@ type Config struct {
 	ClusterCIDRs []netip.Prefix
 	// StateDir keeps one small file per sandbox, so that addresses outlive this process.
 	StateDir string
-	// MTU of the pods' interfaces; 0 takes that of the interface with the default route, or 1500.
+	// MTU of the pods' interfaces; 0 follows that of the interface with the default route; without such a route it is 1500.
 	MTU int
 	Log *slog.Logger
+
+	linger time.Duration // lingerTime but for tests
 }
 
 // SandboxRequest names a pod sandbox and its network namespace.
@@ -29,6 +32,15 @@ type SandboxRequest struct {
 	// NetNSPath is a file that pins the sandbox's network namespace.
 	NetNSPath    string
 	PortMappings []PortMapping
+	Bandwidth    Bandwidth
+	// DNS and Annotations are the pod's, for plugins that ask for them; the built-in network doesn't.
+	DNS         DNS
+	Annotations map[string]string
+}
+
+// DNS is what a pod's resolv.conf says.
+type DNS struct {
+	Servers, Searches, Options []string
 }
 
 // PortMapping publishes a port of the pod on the host.

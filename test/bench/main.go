@@ -41,6 +41,13 @@ func scenarios() []scenario {
 		{"scheduling", schedulingMethod, scheduling},
 		{"growth", growthMethod, growth},
 		{"control-plane", controlPlaneMethod, controlPlane},
+		{"roll", rollMethod, roll},
+		{"dns", dnsMethod, dnsFigures},
+		{"services", servicesMethod, services},
+		{"podnetwork", podNetworkMethod, podNetwork},
+		{"join", joinMethod, joining},
+		{"throughput", throughputMethod, throughput},
+		{"ingress", ingressMethod, ingressScenario},
 		{"binary", binaryMethod, binary},
 	}
 }
@@ -52,6 +59,7 @@ type options struct {
 	pods     int           // pods of pod-start
 	requests int           // objects of requests
 	nodes    int           // nodes of the simulations; 0 is as many as upstream's workloads have
+	svg      string        // where to draw growth; "" is nowhere
 }
 
 func main() {
@@ -78,7 +86,8 @@ func run(args []string, stdout, stderr io.Writer) error {
 	fs.DurationVar(&opt.idle, "idle", time.Minute, "how long to look at the idle cluster; the figure in the docs is of 10m")
 	fs.IntVar(&opt.pods, "pods", 100, "pods that pod-start starts one after another")
 	fs.IntVar(&opt.requests, "n", 4000, "objects of the scenario requests")
-	fs.IntVar(&opt.nodes, "nodes", 0, "nodes of scheduling, growth and control-plane (default: 5000 as upstream's workloads have, and 1000 and 5000)")
+	fs.IntVar(&opt.nodes, "nodes", 0, "nodes of scheduling, growth, control-plane and roll (default: 5000 as upstream's workloads have, 1000 and 5000, and 1000)")
+	fs.StringVar(&opt.svg, "svg", "", "file to draw the curves of growth into")
 	pattern := fs.String("run", "", "run only the scenarios whose name matches this regular expression")
 	format := fs.String("o", "text", "output: text or json")
 	listGo := fs.Bool("list-go", false, "print the commands of the packages' own benchmarks (time and allocations of the hot paths) and end")

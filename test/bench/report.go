@@ -18,7 +18,7 @@ type figure struct {
 	Name     string  `json:"name"`
 	Value    float64 `json:"value"`
 	Unit     string  `json:"unit"`
-	Target   float64 `json:"target,omitempty"`   // at most this, or at least, if Unit is "pods/s"; 0 is wanted if Unit is "bytes"; else 0 means none
+	Target   float64 `json:"target,omitempty"`   // at most this, or at least, if Unit is "pods/s", "names/s" or "of it"; 0 is wanted if Unit is "bytes"; else 0 means none
 	Upstream float64 `json:"upstream,omitempty"` // the best set-up of upstream v1.36 on the same kind of machine
 	Detail   string  `json:"detail,omitempty"`
 }
@@ -26,8 +26,16 @@ type figure struct {
 // bytesUnit is the one unit of which the target is zero.
 const bytesUnit = "bytes"
 
-// podsUnit is the one unit of which more is better.
-const podsUnit = "pods/s"
+// Units of which more is better.
+const (
+	podsUnit  = "pods/s"
+	namesUnit = "names/s"
+	shareUnit = "of it"
+)
+
+func moreIsBetter(unit string) bool {
+	return unit == podsUnit || unit == namesUnit || unit == shareUnit
+}
 
 func (f figure) hasTarget() bool { return f.Target > 0 || f.Unit == bytesUnit }
 
@@ -36,7 +44,7 @@ func (f figure) line() string {
 	s := fmt.Sprintf("  %-30s %10s %-10s", f.Name, number(f.Value), f.Unit)
 	if f.hasTarget() {
 		got := "met"
-		if f.Value > f.Target && f.Unit != podsUnit || f.Value < f.Target && f.Unit == podsUnit {
+		if f.Value != f.Target && (f.Value < f.Target) == moreIsBetter(f.Unit) {
 			got = "missed"
 		}
 		s += fmt.Sprintf(" target %6s  %-6s", number(f.Target), got)

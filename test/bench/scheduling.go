@@ -2,12 +2,18 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
+	"os"
 	"os/exec"
+	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/celox/celox/internal/simulate"
 )
@@ -17,7 +23,10 @@ const (
 		"shapes of upstream's nodes and pods; pods created by 24 clients, from just before the first create until a watch shows the last one with a node."
 	controlPlaneMethod = "celox simulate ControlPlane: the whole control plane with hollow nodes that run pods after 200 ms, 30 on each; created by users and by a Deployment, which is " +
 		"rolled and scaled; the 99th percentile is the worst of all kinds of requests with 100 or more."
-	growthMethod = "SchedulingBasic with a tenth of the nodes and pods, and the whole of it: what grows faster than the cluster shows here."
+	growthMethod = "all workloads of scheduling and ControlPlane with a tenth, a fifth, two fifths and the whole of the nodes and pods; the exponent is the slope of a figure " +
+		"against the nodes where both are logarithmic: 0 doesn't grow, 1 grows as the cluster does. -svg draws all curves."
+	rollMethod = "celox simulate DeploymentRoll: 3,000 replicas on 1,000 hollow nodes that run a pod after 200 ms; made, rolled (25 % of them at a time), scaled to nothing. " +
+		"Controllers' CPU is that of their goroutines by the CPU profile, with and without the requests that they make."
 )
 
 // workload is one of upstream's scheduler_perf workloads.
@@ -36,11 +45,12 @@ func workloads() []workload {
 }
 
 // simulation runs celox simulate in a process of its own, so that its memory is its own.
-func (b *bench) simulation(ctx context.Context, name string, nodes int) (*simulate.Report, error) {
+func (b *bench) simulation(ctx context.Context, name string, nodes int, more ...string) (*simulate.Report, error) {
 	args := []string{"simulate", "--scenario", name, "-o", "json"}
 	if nodes > 0 {
 		args = append(args, "--nodes", strconv.Itoa(nodes))
 	}
+	args = append(args, more...)
 	b.say("%s %s", name, strings.Join(args[3:], " "))
 	cmd := exec.CommandContext(ctx, b.bin, args...)
 	var out, progress bytes.Buffer
@@ -70,21 +80,6 @@ func scheduling(ctx context.Context, b *bench) error {
 			f.Target = w.target // it is for the full size
 		}
 		b.out.figure(f)
-	}
-	return nil
-}
-
-func growth(ctx context.Context, b *bench) error {
-	large := b.opt.nodes
-	if large == 0 {
-		large = 5000
-	}
-	for _, n := range []int{max(large/10, 1), large} {
-		r, err := b.simulation(ctx, "SchedulingBasic", n)
-		if err != nil {
-			return err
-		}
-		b.out.figure(figure{Name: fmt.Sprintf("%d nodes", n), Value: r.CPUSeconds * 1000 / float64(max(r.PodBinding.Count, 1)), Unit: "ms/pod", Detail: fmt.Sprintf("CPU of everything; %.0f pods/s", r.Scheduling.PodsPerSecond)})
 	}
 	return nil
 }
@@ -121,4 +116,80 @@ func controlPlane(ctx context.Context, b *bench) error {
 		}
 	}
 	return nil
+}
+
+// roll rolls a Deployment, and sees by the profile what its controllers cost.
+func roll(ctx context.Context, b *bench) error {
+	nodes := cmp.Or(b.opt.nodes, 1000)
+	dir, err := os.MkdirTemp("", "bench")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	profile := filepath.Join(dir, "cpu.out")
+	r, err := b.simulation(ctx, "DeploymentRoll", nodes, "--cpu-profile", profile)
+	if err != nil {
+		return err
+	}
+	for _, p := range r.Phases {
+		if p.Operation == "createNodes" {
+			continue
+		}
+		f := figure{Name: p.Operation + " " + p.What, Value: p.Seconds, Unit: "s", Detail: fmt.Sprintf("%.1f s of CPU", p.CPUSeconds)}
+		if strings.Contains(p.What, "all of them new") && nodes == 1000 {
+			f.Target = 20
+		}
+		b.out.figure(f)
+	}
+	pods := float64(2 * 3 * nodes)
+	for _, c := range []struct {
+		name, ignore string
+		target       float64
+	}{
+		{"controllers per pod, requests included", "^$", 0}, {"controllers per pod, without requests", `internal/client\.`, .3},
+	} {
+		byName, err := taggedCPU(ctx, profile, c.ignore)
+		if err != nil {
+			return err
+		}
+		var total time.Duration
+		var words []string
+		for _, name := range slices.SortedFunc(maps.Keys(byName), func(a, b string) int { return cmp.Compare(byName[b], byName[a]) }) {
+			total += byName[name]
+			if len(words) < 6 {
+				words = append(words, fmt.Sprintf("%s %.3f", name, byName[name].Seconds()*1000/pods))
+			}
+		}
+		b.out.figure(figure{Name: c.name, Value: total.Seconds() * 1000 / pods, Unit: "ms", Target: c.target, Detail: strings.Join(words, ", ")})
+	}
+	return nil
+}
+
+// taggedCPU is the CPU time of each controller in a profile, without what is below functions that match.
+func taggedCPU(ctx context.Context, profile, ignore string) (map[string]time.Duration, error) {
+	out, err := exec.CommandContext(ctx, "go", "tool", "pprof", "-unit=ns", "-ignore="+ignore, "-tags", profile).Output()
+	if err != nil {
+		return nil, fmt.Errorf("go tool pprof: %w", err)
+	}
+	return parseTags(string(out))
+}
+
+// parseTags reads what go tool pprof -tags prints of the label controller: a heading with the total, and a line for each value.
+func parseTags(text string) (map[string]time.Duration, error) {
+	out := map[string]time.Duration{}
+	inside := false
+	for line := range strings.Lines(text) {
+		fields := strings.Fields(line)
+		switch {
+		case len(fields) >= 2 && strings.HasSuffix(fields[0], ":") && fields[1] == "Total":
+			inside = fields[0] == "controller:"
+		case inside && len(fields) >= 3:
+			ns, err := strconv.ParseFloat(strings.TrimSuffix(fields[0], "ns"), 64)
+			if err != nil {
+				return nil, fmt.Errorf("line %q of the profile's labels: %w", strings.TrimSpace(line), err)
+			}
+			out[fields[len(fields)-1]] += time.Duration(ns)
+		}
+	}
+	return out, nil
 }

@@ -312,3 +312,98 @@ restartPolicy: Never
 containers: [{name: c, image: IMAGE, command: [cat, /etc/resolv.conf]}]`)
 	s.prints("own", "search here.example", "nameserver 192.0.2.1", "options ndots:2")
 }
+
+// TestConformanceMirroring: Endpoints that somebody writes for a service without a selector are in its slices, and lead where they say.
+func TestConformanceMirroring(t *testing.T) {
+	s := newStage(t)
+	s.service("by-hand", corev1.ServiceSpec{Ports: []corev1.ServicePort{port("http", 80, corev1.ProtocolTCP)}})
+	endpoints := s.c.CoreV1().Endpoints(s.ns)
+	subset := func(ip string, number int32) []corev1.EndpointSubset {
+		return []corev1.EndpointSubset{{Addresses: []corev1.EndpointAddress{{IP: ip}}, Ports: []corev1.EndpointPort{{Name: "http", Port: number, Protocol: corev1.ProtocolTCP}}}}
+	}
+	// mirrors waits until the slices of the service are as many as addresses, and have them.
+	mirrors := func(number int32, addresses ...string) {
+		t.Helper()
+		s.until(fmt.Sprintf("slices of %v", addresses), func() (string, error) {
+			list, err := s.c.DiscoveryV1().EndpointSlices(s.ns).List(s.ctx, metav1.ListOptions{LabelSelector: "kubernetes.io/service-name=by-hand"})
+			if err != nil {
+				return "", err
+			}
+			var got []string
+			for _, es := range list.Items {
+				owner := metav1.GetControllerOf(&es)
+				if es.Labels["endpointslice.kubernetes.io/managed-by"] != "endpointslicemirroring-controller.k8s.io" || owner == nil || owner.Kind != "Endpoints" {
+					return fmt.Sprintf("a slice of %v, %v", es.Labels, owner), nil
+				}
+				if len(es.Ports) != 1 || *es.Ports[0].Port != number || len(es.Endpoints) != 1 {
+					return fmt.Sprintf("a slice with %v, %v", es.Ports, es.Endpoints), nil
+				}
+				got = append(got, es.Endpoints[0].Addresses...)
+			}
+			if !slices.Equal(got, addresses) {
+				return fmt.Sprint(got), nil
+			}
+			return "", nil
+		})
+	}
+	made, err := endpoints.Create(s.ctx, &corev1.Endpoints{ObjectMeta: metav1.ObjectMeta{Name: "by-hand"}, Subsets: subset("10.1.2.3", 8080)}, metav1.CreateOptions{})
+	fine(t, err)
+	mirrors(8080, "10.1.2.3")
+	made.Subsets = subset("10.2.3.4", 8081)
+	_, err = endpoints.Update(s.ctx, made, metav1.UpdateOptions{})
+	fine(t, err)
+	mirrors(8081, "10.2.3.4")
+	fine(t, endpoints.Delete(s.ctx, "by-hand", metav1.DeleteOptions{}))
+	mirrors(0)
+
+	s.apply(named("web", 1))
+	c := s.newClient()
+	names, ips := s.podsOf("web", 1)
+	_, err = endpoints.Create(s.ctx, &corev1.Endpoints{ObjectMeta: metav1.ObjectMeta{Name: "by-hand"}, Subsets: subset(ips[0], 8080)}, metav1.CreateOptions{})
+	fine(t, err)
+	c.fetches("http://by-hand", names...)
+}
+
+// TestConformanceEndpointLatency: a hundred services get their endpoint. How long it takes is measured elsewhere.
+func TestConformanceEndpointLatency(t *testing.T) {
+	s := newStage(t)
+	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "end", Labels: map[string]string{"app": "end"}}}
+	pod.Spec = *read[corev1.PodSpec](t, `containers: [{name: c, image: `+busybox+`, command: [sleep, "3600"]}]`)
+	s.create(pod)
+	ip := s.ready("end").Status.PodIP
+	const services = 100
+	for i := range services {
+		s.service(fmt.Sprintf("latency-%d", i), corev1.ServiceSpec{Selector: map[string]string{"app": "end"}, Ports: []corev1.ServicePort{port("", 80, corev1.ProtocolTCP)}})
+	}
+	s.until("an endpoint of each service", func() (string, error) {
+		slices, err := s.c.DiscoveryV1().EndpointSlices(s.ns).List(s.ctx, metav1.ListOptions{})
+		if err != nil {
+			return "", err
+		}
+		endpoints, err := s.c.CoreV1().Endpoints(s.ns).List(s.ctx, metav1.ListOptions{})
+		if err != nil {
+			return "", err
+		}
+		seen := map[string]int{}
+		for _, slice := range slices.Items {
+			for _, e := range slice.Endpoints {
+				if e.Addresses[0] == ip && e.Conditions.Ready != nil && *e.Conditions.Ready {
+					seen[slice.Labels["kubernetes.io/service-name"]]++
+				}
+			}
+		}
+		for _, e := range endpoints.Items {
+			for _, subset := range e.Subsets {
+				if len(subset.Addresses) == 1 && subset.Addresses[0].IP == ip {
+					seen[e.Name]++
+				}
+			}
+		}
+		for i := range services {
+			if name := fmt.Sprintf("latency-%d", i); seen[name] != 2 {
+				return fmt.Sprintf("%s is seen %d times of 2", name, seen[name]), nil
+			}
+		}
+		return "", nil
+	})
+}

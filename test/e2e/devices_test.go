@@ -15,8 +15,9 @@ import (
 	"github.com/celox/celox/test/dradriver"
 )
 
-// toys publishes devices of a driver on the machine's node and runs the driver. It ends with the test.
-func (u *user) toys(driver string, devices ...string) *dradriver.Driver {
+// toys publishes devices of a driver on the machine's node and runs the driver. It ends with the test. Containers with a device run
+// hooks when they are made and when they are over, which say so in the file that is returned.
+func (u *user) toys(driver string, devices ...string) (_ *dradriver.Driver, said string) {
 	u.t.Helper()
 	c := u.client()
 	node := strings.TrimPrefix(strings.TrimSpace(u.kubectl("get", "nodes", "-o", "name")), "node/")
@@ -27,8 +28,18 @@ func (u *user) toys(driver string, devices ...string) *dradriver.Driver {
 	const cdi = "/var/run/cdi"
 	_, err = os.Stat(cdi)
 	ours := os.IsNotExist(err) // nobody else uses it on this machine
+	hook := filepath.Join(dir, "hook")
+	// What a hook is given: the container's state, of which the bundle has the configuration.
+	script := "#!/bin/sh\nread state\necho \"$1 $TOY $(echo $state | grep -c '\"bundle\"')\" >> " + hook + ".said\n"
+	if err := os.WriteFile(hook, []byte(script), 0o700); err != nil {
+		u.t.Fatal(err)
+	}
+	var hooks []map[string]any
+	for _, name := range []string{"createRuntime", "poststop"} {
+		hooks = append(hooks, map[string]any{"hookName": name, "path": hook, "args": []string{"hook", name}, "env": []string{"TOY=yes"}})
+	}
 	d, err := dradriver.Start(dradriver.Config{
-		Name: driver, Registry: filepath.Join(u.m.DataDir, "node", "plugins_registry"), Dir: dir, CDI: cdi,
+		Hooks: hooks, Name: driver, Registry: filepath.Join(u.m.DataDir, "node", "plugins_registry"), Dir: dir, CDI: cdi,
 		Claim: func(ctx context.Context, namespace, name string) (*resourcev1.ResourceClaim, error) {
 			return c.ResourceV1().ResourceClaims(namespace).Get(ctx, name, metav1.GetOptions{})
 		},
@@ -62,7 +73,7 @@ func (u *user) toys(driver string, devices ...string) *dradriver.Driver {
 	case <-time.After(patience):
 		u.t.Fatal("the node doesn't register the driver")
 	}
-	return d
+	return d, hook + ".said"
 }
 
 // TestDevices: a pod with a claim from a template gets a device, and the variable that its driver gives those who have it. A second pod waits, and runs when the first
@@ -71,7 +82,7 @@ func TestDevices(t *testing.T) {
 	t.Parallel()
 	u := newUser(t)
 	driver := u.ns + ".example.com"
-	d := u.toys(driver, "toy-0")
+	d, said := u.toys(driver, "toy-0")
 	user := func(name string) string {
 		return fmt.Sprintf(`---
 apiVersion: v1
@@ -123,5 +134,19 @@ spec:
 	// The pod is gone from the API only when its devices have been given back.
 	if left, calls := d.Prepared(), d.Calls(); len(left) != 0 || len(calls) != 6 {
 		t.Errorf("still prepared: %v; calls %v", left, calls)
+	}
+	// All containers that had the device are over.
+	var hooked string
+	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
+		data, err := os.ReadFile(said)
+		if err != nil {
+			t.Fatalf("no hook said anything: %v", err)
+		}
+		if hooked = string(data); strings.Count(hooked, "\n") == 6 {
+			break
+		}
+	}
+	if strings.Count(hooked, "createRuntime yes 1\n") != 3 || strings.Count(hooked, "poststop yes 1\n") != 3 {
+		t.Errorf("hooks said\n%s", hooked)
 	}
 }

@@ -42,6 +42,10 @@ var shared *machine.Machine
 var spaces atomic.Int64
 
 func TestMain(m *testing.M) {
+	if program := os.Getenv(oldKernel); program != "" {
+		fmt.Fprintln(os.Stderr, "e2e:", onOldKernel(program)) // returns only if it fails
+		os.Exit(1)
+	}
 	flag.Parse()
 	os.Exit(run(m))
 }

@@ -23,7 +23,11 @@ func TestTop(t *testing.T) {
 	u.says("nothing", "get", "podmetrics", "-l", "app=nobody", "-o", "jsonpath=nothing{.items[*].metadata.name}")
 	has(t, u.refused("get", "podmetrics", "nobody"), `pods "nobody" not found`)
 	has(t, u.kubectl("explain", "podmetrics.containers"), "GROUP:      metrics.k8s.io", "usage")
-	has(t, u.kubectl("get", "apiservice", "v1beta1.metrics.k8s.io"), "Local")
+	for _, version := range []string{"v1", "v1beta1"} {
+		has(t, u.kubectl("get", "apiservice", version+".metrics.k8s.io"), "Local")
+		has(t, u.kubectl("get", "--raw", "/apis/metrics.k8s.io/"+version+"/namespaces/"+u.ns+"/pods/quiet"), `"apiVersion":"metrics.k8s.io/`+version+`"`, `"kind":"PodMetrics"`)
+	}
+	has(t, u.kubectl("get", "--raw", "/apis/metrics.k8s.io"), `"preferredVersion":{"groupVersion":"metrics.k8s.io/v1","version":"v1"}`)
 
 	u.kubectl("create", "serviceaccount", "reader")
 	u.kubectl("create", "rolebinding", "reader", "--clusterrole=view", "--serviceaccount="+u.ns+":reader")

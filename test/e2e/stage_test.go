@@ -83,7 +83,7 @@ func newFleet(t *testing.T) *fleet {
 func TestThreeMachines(t *testing.T) {
 	t.Parallel()
 	s := newFleet(t)
-	if err := s.machines[0].Start("--service-cidr", "10.43.0.0/16"); err != nil {
+	if err := s.machines[0].Start(stageArguments()...); err != nil {
 		t.Fatal(err)
 	}
 	var err error
@@ -98,7 +98,14 @@ func TestThreeMachines(t *testing.T) {
 		{"two machines join", s.join},
 		{"pods of all nodes reach each other", s.pods},
 		{"services and names on every node", s.services},
+		{"services more closely", s.proxying},
+		{"addresses from nodes for load balancers", s.balancers},
+		{"names that others know, and new ones", s.names},
+		{"policies on every node", s.policies},
+		{"a site for the outside, by every node", s.ingresses},
 		{"logs and commands on other nodes", s.streams},
+		{"nodes behind a firewall", s.edge},
+		{"datagrams and ports of nodes", s.datagrams},
 		{"routes that somebody removes come back", s.repair},
 		{"without the server pods go on", s.withoutServer},
 		{"a node that goes gives its addresses back", s.leave},
@@ -401,6 +408,7 @@ func (s *fleet) withoutServer(t *testing.T) {
 		return err
 	}
 	machine.Wait(t, "a pod, without the server", func(context.Context) error { return fetch() })
+	s.stillKnown(t, s.machines[1], s.machines[2])
 	machine.Wait(t, "the agent to notice", func(context.Context) error {
 		if !strings.Contains(s.machines[1].Output(), "pods and services go on as they are") {
 			return errors.New("it says nothing")
@@ -415,7 +423,8 @@ func (s *fleet) withoutServer(t *testing.T) {
 		t.Fatal(err)
 	}
 	machine.Wait(t, "a pod, without the server and with a new agent", func(context.Context) error { return fetch() })
-	if err := s.machines[0].Start("--service-cidr", "10.43.0.0/16"); err != nil {
+	s.stillKnown(t, s.machines[1])
+	if err := s.machines[0].Start(stageArguments()...); err != nil {
 		t.Fatal(err)
 	}
 	if s.client, err = s.machines[0].Client(); err != nil {

@@ -36,6 +36,7 @@ var (
 	moreModules = []string{
 		"virtio_net", "virtio_console", "overlay", "veth", "bridge", "dummy", "br_netfilter", "nf_tables", "nft_chain_nat", "nft_masq", "nft_nat",
 		"nft_ct", "nft_redir", "nft_reject_inet", "nft_fib_inet", "nft_numgen", "nft_hash", "nft_limit", "nft_log", "nft_objref", "nf_conntrack_netlink",
+		"wireguard", "vxlan",
 	}
 )
 

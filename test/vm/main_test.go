@@ -6,6 +6,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -92,7 +93,13 @@ func furnished() (*Machine, error) {
 	if err := errors.Join(image.WriteArchive(f, map[string]v1.Image{busybox: img}), f.Close()); err != nil {
 		return nil, err
 	}
-	return Boot(kernel, map[string]string{"bin/celox": bin, "root/busybox.tar": archive})
+	mesh := filepath.Join(dir, "mesh.test")
+	build := exec.Command("go", "test", "-c", "-trimpath", "-o", mesh, "github.com/celox/celox/internal/network/mesh")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		return nil, fmt.Errorf("build the tests of the mesh: %w\n%s", err, out)
+	}
+	return Boot(kernel, map[string]string{"bin/celox": bin, "root/busybox.tar": archive, "root/mesh.test": mesh})
 }
 
 // start starts celox in the machine and waits until its node is Ready.

@@ -641,6 +641,9 @@ func TestNodeRestriction(t *testing.T) {
 	}
 	status := bound.DeepCopy()
 	status.Labels = map[string]string{"a": "b"}
+	claims, extended := bound.DeepCopy(), bound.DeepCopy()
+	claims.Status.ResourceClaimStatuses = []corev1.PodResourceClaimStatus{{Name: "c"}}
+	extended.Status.ExtendedResourceClaimStatus = &corev1.PodExtendedResourceClaimStatus{ResourceClaimName: "c"}
 	for _, c := range []struct {
 		name     string
 		op       Operation
@@ -657,6 +660,8 @@ func TestNodeRestriction(t *testing.T) {
 		{"own status", Update, bound, bound, []option{sub("status")}, ""},
 		{"another's status", Update, other, other, []option{sub("status")}, `pods "q" is forbidden: node "n1" can only update pod status for pods with spec.nodeName set to itself`},
 		{"labels by status", Update, status, bound, []option{sub("status")}, `pods "p" is forbidden: node "n1" cannot update labels through pod status`},
+		{"claims by status", Update, claims, bound, []option{sub("status")}, `pods "p" is forbidden: node "n1" cannot update resource claim statuses`},
+		{"extended resources by status", Update, extended, bound, []option{sub("status")}, `pods "p" is forbidden: node "n1" cannot update extended resource claim status`},
 		{"exec", Connect, bound, nil, []option{sub("exec")}, `pods "p" is forbidden: unexpected pod subresource "exec", only 'status' and 'eviction' are allowed`},
 		{"register", Create, self.DeepCopy(), nil, nil, ""},
 		{"register another", Create, &corev1.Node{ObjectMeta: meta("", "n2")}, nil, nil, `nodes "n2" is forbidden: node "n1" is not allowed to modify node "n2"`},

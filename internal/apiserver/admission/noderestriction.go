@@ -181,6 +181,9 @@ func (p *NodeRestriction) podStatus(node string, a *Attributes) error {
 	if !apiequality.Semantic.DeepEqual(old.Status.ResourceClaimStatuses, pod.Status.ResourceClaimStatuses) {
 		return forbid(a, fmt.Errorf("node %q cannot update resource claim statuses", node))
 	}
+	if !apiequality.Semantic.DeepEqual(old.Status.ExtendedResourceClaimStatus, pod.Status.ExtendedResourceClaimStatus) {
+		return forbid(a, fmt.Errorf("node %q cannot update extended resource claim status", node))
+	}
 	return nil
 }
 

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"log/slog"
 	"maps"
+	"net"
 	"reflect"
 	"slices"
 	"sync"
@@ -37,6 +38,8 @@ type Config struct {
 	APIServices, Definitions, Services, EndpointSlices store.Reader
 	Objects                                            Objects
 	Resolver                                           Resolver
+	// Dial connects to the addresses that the Resolver finds; nil does it straight.
+	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 	// Certificate is the front proxy's client certificate, asked for at each connection.
 	Certificate func() *tls.Certificate
 	// Local are the group versions that this server serves, with the priorities of their APIServices.

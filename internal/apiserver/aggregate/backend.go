@@ -77,13 +77,21 @@ func newBackend(a *Aggregator, s *apiregistrationv1.APIService) *backend {
 			b.broken = fmt.Errorf("unable to load root certificates: %w", errors.New("unable to parse bytes as PEM block"))
 		}
 	}
-	b.plain, b.upgrading = transportOf(c, true), transportOf(c, false)
+	b.plain, b.upgrading = a.transport(c, true), a.transport(c, false)
 	return b
 }
 
-func transportOf(c *tls.Config, h2 bool) *http.Transport {
+func (a *Aggregator) transport(c *tls.Config, h2 bool) *http.Transport {
+	dial := a.cfg.Dial
+	if dial == nil {
+		dial = (&net.Dialer{KeepAlive: 30 * time.Second}).DialContext
+	}
 	t := &http.Transport{
-		DialContext:         (&net.Dialer{Timeout: dialTimeout, KeepAlive: 30 * time.Second}).DialContext,
+		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
+			ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+			defer cancel()
+			return dial(ctx, network, address)
+		},
 		TLSClientConfig:     c.Clone(),
 		TLSHandshakeTimeout: dialTimeout,
 		MaxIdleConnsPerHost: idlePerHost,

@@ -74,6 +74,27 @@ func ask(u user.Info, verb, namespace, resource, name string) request.Attributes
 	return request.Attributes{User: u, Verb: verb, Namespace: namespace, Group: group, Resource: resource, Subresource: sub, Name: name, ResourceRequest: true}
 }
 
+// Secrets that every node serves with are for all nodes, to be read and no more.
+func TestServedSecrets(t *testing.T) {
+	s := lookuptest.New(t)
+	n := NewNodes(s.Objects, nil).Serving(func(_ context.Context, namespace, name string) (bool, error) {
+		return namespace == "a" && name == "cert", nil
+	})
+	node := who("system:node:n1", user.NodesGroup)
+	for _, c := range []struct {
+		a    request.Attributes
+		want request.Decision
+	}{
+		{ask(node, "get", "a", "secrets", "cert"), request.Allow}, {ask(node, "list", "a", "secrets", "cert"), request.Allow}, {ask(node, "watch", "a", "secrets", "cert"), request.Allow},
+		{ask(node, "list", "a", "secrets", ""), request.NoOpinion}, {ask(node, "update", "a", "secrets", "cert"), request.NoOpinion}, {ask(node, "get", "b", "secrets", "cert"), request.NoOpinion},
+		{ask(node, "get", "a", "secrets", "other"), request.NoOpinion}, {ask(node, "get", "a", "configmaps", "cert"), request.NoOpinion}, {ask(who("erin"), "get", "a", "secrets", "cert"), request.NoOpinion},
+	} {
+		if d, _, err := n.Authorize(t.Context(), c.a); err != nil || d != c.want {
+			t.Errorf("%s %s %s/%s %s: got %v, %v", c.a.User.GetName(), c.a.Verb, c.a.Namespace, c.a.Resource, c.a.Name, d, err)
+		}
+	}
+}
+
 func TestRBAC(t *testing.T) {
 	s, z, _ := setup(t)
 	s.Put(

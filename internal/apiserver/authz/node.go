@@ -29,12 +29,20 @@ type NodeObjects interface {
 type Nodes struct {
 	objects NodeObjects
 	rules   []rbacv1.PolicyRule
+	served  func(ctx context.Context, namespace, name string) (bool, error)
 }
 
 // NewNodes returns the node authorizer; rules are what a node may do without being related to the object: those of the
 // cluster role system:node. Where a relationship is asked for, they don't count.
 func NewNodes(objects NodeObjects, rules []rbacv1.PolicyRule) *Nodes {
 	return &Nodes{objects: objects, rules: rules}
+}
+
+// Serving lets every node read the secrets that served says are for all of them, as the certificates of what each node serves are. It is called before the
+// authorizer is used.
+func (n *Nodes) Serving(served func(ctx context.Context, namespace, name string) (bool, error)) *Nodes {
+	n.served = served
+	return n
 }
 
 const nodeUserPrefix = "system:node:"
@@ -156,6 +164,9 @@ func (n *Nodes) isRelated(ctx context.Context, node string, a request.Attributes
 		if _, mirror := pod.Annotations[corev1.MirrorPodAnnotationKey]; found && !mirror {
 			return true, nil
 		}
+	}
+	if a.Resource == "secrets" && n.served != nil {
+		return n.served(ctx, a.Namespace, a.Name)
 	}
 	return false, nil
 }

@@ -201,9 +201,11 @@ func TestDNSService(t *testing.T) {
 		do   func() error
 		want string
 	}{
-		{"first start", func() error { return EnsureDNSService(ctx, c, "10.96.0.10") }, "create services"},
-		{"second start", func() error { return EnsureDNSService(ctx, c, "10.96.0.10") }, ""},
-		{"another range", func() error { return EnsureDNSService(ctx, c, "10.97.0.10") }, "delete services, create services"},
+		{"first start", func() error { return EnsureDNSService(ctx, c, []string{"10.96.0.10"}) }, "create services"},
+		{"second start", func() error { return EnsureDNSService(ctx, c, []string{"10.96.0.10"}) }, ""},
+		{"another range", func() error { return EnsureDNSService(ctx, c, []string{"10.97.0.10"}) }, "delete services, create services"},
+		{"a second family", func() error { return EnsureDNSService(ctx, c, []string{"10.97.0.10", "fd97::a"}) }, "update services"},
+		{"both are there", func() error { return EnsureDNSService(ctx, c, []string{"10.97.0.10", "fd97::a"}) }, ""},
 		{"without", func() error { return RemoveDNSService(ctx, c) }, "delete services"},
 		{"still without", func() error { return RemoveDNSService(ctx, c) }, ""},
 		{"somebody else's", func() error {
@@ -211,7 +213,7 @@ func TestDNSService(t *testing.T) {
 			return err
 		}, "create services"},
 		{"stays", func() error { return RemoveDNSService(ctx, c) }, ""},
-		{"stays as it is", func() error { return EnsureDNSService(ctx, c, "10.97.0.10") }, ""},
+		{"stays as it is", func() error { return EnsureDNSService(ctx, c, []string{"10.97.0.10"}) }, ""},
 	} {
 		if err := step.do(); err != nil {
 			t.Fatal(err)

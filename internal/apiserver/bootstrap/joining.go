@@ -18,6 +18,8 @@ const (
 	JoiningGroup = "system:bootstrappers:kubeadm:default-node-token"
 	// ServingApprover is the service account in kube-system of the controller that approves the serving certificates of nodes.
 	ServingApprover = "kubelet-serving-approver"
+	// IngressController is the service account in kube-system of the controller that writes the status of Ingresses.
+	IngressController = "celox-ingress-controller"
 	// ClusterConfigMap is the ConfigMap in kube-system that tells agents what they need to know of the cluster.
 	ClusterConfigMap = "celox-cluster"
 )
@@ -31,17 +33,24 @@ func withName(name string, b *rbacv1.ClusterRoleBinding) *rbacv1.ClusterRoleBind
 func joiningClusterRoles() []*rbacv1.ClusterRole {
 	return []*rbacv1.ClusterRole{
 		clusterRole("kubeadm:get-nodes", allow("get", "core", "nodes")),
-		// What a node's part of services, DNS and routes follows. The node authorizer knows nothing of it.
+		// What a node's part of services, DNS, routes and policies follows, which look at the pods of all nodes. The node authorizer knows nothing of it.
 		clusterRole("celox:node-network",
-			allow("get list watch", "core", "nodes services namespaces"),
+			allow("get list watch", "core", "nodes services namespaces pods"),
 			allow("get list watch", "discovery.k8s.io", "endpointslices"),
-			allow("get list watch", "networking.k8s.io", "servicecidrs"),
+			allow("get list watch", "networking.k8s.io", "servicecidrs networkpolicies ingresses ingressclasses"),
+			allow("get list watch", "policy.networking.k8s.io", "clusternetworkpolicies"),
+			allow("get list watch", "apiextensions.k8s.io", "customresourcedefinitions", "clusternetworkpolicies.policy.networking.k8s.io"),
 			allow("get", "core", "configmaps", ClusterConfigMap)),
 		clusterRole("celox:"+ServingApprover,
 			allow("get list watch", "certificates.k8s.io", "certificatesigningrequests"),
 			allow("update", "certificates.k8s.io", "certificatesigningrequests/approval"),
 			allow("approve", "certificates.k8s.io", "signers", "kubernetes.io/kubelet-serving"),
 			allow("get list watch", "core", "nodes")),
+		clusterRole("celox:"+IngressController,
+			allow("get list watch", "networking.k8s.io", "ingresses ingressclasses"),
+			allow("update", "networking.k8s.io", "ingresses/status"),
+			allow("get list watch", "core", "nodes services"),
+			allow("create patch update", "core events.k8s.io", "events")),
 	}
 }
 
@@ -54,6 +63,7 @@ func joiningClusterRoleBindings() []*rbacv1.ClusterRoleBinding {
 		bound("kubeadm:get-nodes", group(JoiningGroup)),
 		bound("celox:node-network", group("system:nodes")),
 		bound("celox:"+ServingApprover, account(ServingApprover)),
+		bound("celox:"+IngressController, account(IngressController)),
 	}
 }
 

@@ -20,7 +20,7 @@ import (
 )
 
 const (
-	dialTimeout = 30 * time.Second
+	dialTimeout, handshakeTimeout = 30 * time.Second, 10 * time.Second
 	// headerTimeout is how long a node may take until it begins to answer.
 	headerTimeout = 2 * time.Minute
 )
@@ -40,6 +40,8 @@ type Config struct {
 	Nodes Nodes
 	// NodeTLS is how this server shows itself to nodes that are not in this process.
 	NodeTLS *tls.Config
+	// Dialer opens connections; nil opens them straight.
+	Dialer Dialer
 	// Authorizer, if set, is asked once more when a stream is opened with a GET, which WebSockets must use: opening one needs
 	// the right to "create" it.
 	Authorizer request.Authorizer
@@ -50,9 +52,38 @@ type Connector struct {
 	objects    Objects
 	nodes      Nodes
 	authorizer request.Authorizer
+	dialer     Dialer
 	nodeTLS    *tls.Config
-	// remote reaches nodes, direct reaches pods and services, whose certificates nobody can know.
-	remote, direct *http.Transport
+	// remote reaches nodes by their names, pods reaches pods and direct other ports of nodes, whose certificates nobody can know.
+	remote, pods, direct *http.Transport
+}
+
+// Dialer opens connections to machines and pods of the cluster.
+type Dialer interface {
+	// DialNode connects to the API of a node, which is at address. Prepare makes a connection ready to be used, and fails if it leads to somebody else.
+	DialNode(ctx context.Context, node, address string, prepare Prepare) (net.Conn, error)
+	// DialPod connects to the address of a pod.
+	DialPod(ctx context.Context, network, address string) (net.Conn, error)
+}
+
+// Prepare makes a connection ready, or closes it.
+type Prepare = func(ctx context.Context, c net.Conn) (net.Conn, error)
+
+// straight is the Dialer for networks in which everybody reaches everybody.
+type straight struct{ net.Dialer }
+
+// DialNode implements Dialer.
+func (d *straight) DialNode(ctx context.Context, _, address string, prepare Prepare) (net.Conn, error) {
+	c, err := d.DialContext(ctx, "tcp", address)
+	if err != nil {
+		return nil, err
+	}
+	return prepare(ctx, c)
+}
+
+// DialPod implements Dialer.
+func (d *straight) DialPod(ctx context.Context, network, address string) (net.Conn, error) {
+	return d.DialContext(ctx, network, address)
 }
 
 // New returns a Connector.
@@ -63,17 +94,25 @@ func New(c Config) *Connector {
 	}
 	nodeTLS = nodeTLS.Clone()
 	nodeTLS.NextProtos = []string{"http/1.1"} // a stream takes over its connection
-	return &Connector{
-		objects: c.Objects, nodes: c.Nodes, authorizer: c.Authorizer, nodeTLS: nodeTLS,
-		remote: transport(nodeTLS), direct: transport(&tls.Config{InsecureSkipVerify: true}),
+	plain := &straight{net.Dialer{Timeout: dialTimeout, KeepAlive: 30 * time.Second}}
+	k := &Connector{objects: c.Objects, nodes: c.Nodes, authorizer: c.Authorizer, dialer: c.Dialer, nodeTLS: nodeTLS}
+	if k.dialer == nil {
+		k.dialer = plain
 	}
+	k.remote = transport(k.dialNode, nodeTLS)
+	k.remote.DialTLSContext = k.dialNode
+	k.pods = transport(k.dialPod, &tls.Config{InsecureSkipVerify: true})
+	k.direct = transport(plain.DialContext, &tls.Config{InsecureSkipVerify: true})
+	return k
 }
 
-func transport(c *tls.Config) *http.Transport {
+type dial = func(ctx context.Context, network, address string) (net.Conn, error)
+
+func transport(d dial, c *tls.Config) *http.Transport {
 	return &http.Transport{
-		DialContext:           (&net.Dialer{Timeout: dialTimeout, KeepAlive: 30 * time.Second}).DialContext,
+		DialContext:           d,
 		TLSClientConfig:       c,
-		TLSHandshakeTimeout:   10 * time.Second,
+		TLSHandshakeTimeout:   handshakeTimeout,
 		ResponseHeaderTimeout: headerTimeout,
 		IdleConnTimeout:       90 * time.Second,
 		MaxIdleConnsPerHost:   25,
@@ -85,6 +124,7 @@ func transport(c *tls.Config) *http.Transport {
 // Close ends connections that nobody uses.
 func (c *Connector) Close() {
 	c.remote.CloseIdleConnections()
+	c.pods.CloseIdleConnections()
 	c.direct.CloseIdleConnections()
 }
 

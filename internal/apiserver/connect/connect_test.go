@@ -467,6 +467,7 @@ func TestProxies(t *testing.T) {
 		}
 		return (&net.Dialer{}).DialContext(ctx, "tcp", backend.Listener.Addr().String())
 	}
+	f.connector.pods.DialContext = f.connector.direct.DialContext
 	web := pod("web", "local", "c")
 	web.Spec.Containers[0].Ports = []corev1.ContainerPort{{ContainerPort: 8080}}
 	web.Status.PodIP = "192.0.2.1"

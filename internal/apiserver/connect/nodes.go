@@ -112,13 +112,58 @@ func (c *Connector) wayTo(ctx context.Context, name string) (way, error) {
 	if base.Path == "" {
 		base.Path = "/" // or joined paths would be relative
 	}
-	return way{base: base, transport: c.remote, dial: func(ctx context.Context) (net.Conn, error) {
-		d := &net.Dialer{Timeout: dialTimeout}
-		if base.Scheme != "https" {
-			return d.DialContext(ctx, "tcp", base.Host)
+	// Connections are kept by the node's name: two nodes behind address translation may have one address.
+	base.Host = net.JoinHostPort(name, portOf(base))
+	return way{base: base, transport: c.remote, dial: func(ctx context.Context) (net.Conn, error) { return c.dialNode(ctx, "tcp", base.Host) }}, nil
+}
+
+func portOf(u *url.URL) string {
+	if p := u.Port(); p != "" {
+		return p
+	}
+	if u.Scheme == "http" {
+		return "80"
+	}
+	return "443"
+}
+
+// dialNode connects to the API of the node that is the host of address.
+func (c *Connector) dialNode(ctx context.Context, _, address string) (net.Conn, error) {
+	name, _, err := net.SplitHostPort(address)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+	defer cancel()
+	node, err := c.nodes.Locate(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	at, err := url.Parse(node.URL)
+	if err != nil {
+		return nil, err
+	}
+	return c.dialer.DialNode(ctx, name, net.JoinHostPort(at.Hostname(), portOf(at)), func(ctx context.Context, conn net.Conn) (net.Conn, error) {
+		if at.Scheme != "https" {
+			return conn, nil
 		}
-		return (&tls.Dialer{NetDialer: d, Config: c.nodeTLS}).DialContext(ctx, "tcp", base.Host)
-	}}, nil
+		config := c.nodeTLS.Clone()
+		config.ServerName = at.Hostname()
+		secure := tls.Client(conn, config)
+		ctx, cancel := context.WithTimeout(ctx, handshakeTimeout)
+		defer cancel()
+		if err := secure.HandshakeContext(ctx); err != nil {
+			return nil, errors.Join(err, conn.Close())
+		}
+		return secure, nil
+	})
+}
+
+// dialPod connects to a pod.
+func (c *Connector) dialPod(ctx context.Context, network, address string) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+	defer cancel()
+	return c.dialer.DialPod(ctx, network, address)
 }
 
 // dialHandler opens a connection to h, which serves one connection and ends with it. Closing waits until h has returned.

@@ -56,7 +56,7 @@ func (c *Connector) proxyPod(w http.ResponseWriter, r *http.Request, info *reque
 	if err := proxyable(pod.Status.PodIP); err != nil {
 		return err
 	}
-	c.pass(w, r, info, c.direct, &url.URL{Scheme: scheme, Host: hostPort(pod.Status.PodIP, port)})
+	c.pass(w, r, info, c.pods, &url.URL{Scheme: scheme, Host: hostPort(pod.Status.PodIP, port)})
 	return nil
 }
 
@@ -114,7 +114,7 @@ func (c *Connector) proxyService(w http.ResponseWriter, r *http.Request, info *r
 	if err := proxyable(ip); err != nil {
 		return err
 	}
-	c.pass(w, r, info, c.direct, &url.URL{Scheme: scheme, Host: host})
+	c.pass(w, r, info, c.pods, &url.URL{Scheme: scheme, Host: host})
 	return nil
 }
 

@@ -176,6 +176,11 @@ func (o *Objects) VolumeAttachment(ctx context.Context, name string) (*storagev1
 	return get[*storagev1.VolumeAttachment](ctx, o, schema.GroupResource{Group: "storage.k8s.io", Resource: "volumeattachments"}, "", name)
 }
 
+// Ingresses returns the ingresses of a namespace.
+func (o *Objects) Ingresses(ctx context.Context, namespace string) ([]*networkingv1.Ingress, error) {
+	return list[*networkingv1.Ingress](ctx, o, schema.GroupResource{Group: "networking.k8s.io", Resource: "ingresses"}, store.ListOptions{Namespace: namespace})
+}
+
 // IngressClasses returns all ingress classes.
 func (o *Objects) IngressClasses(ctx context.Context) ([]*networkingv1.IngressClass, error) {
 	return list[*networkingv1.IngressClass](ctx, o, schema.GroupResource{Group: "networking.k8s.io", Resource: "ingressclasses"}, store.ListOptions{})

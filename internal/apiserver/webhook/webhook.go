@@ -73,6 +73,7 @@ type Resolver interface {
 // Client makes calls. It may be used from many goroutines.
 type Client struct {
 	resolver Resolver
+	dial     func(ctx context.Context, network, address string) (net.Conn, error) // to services
 
 	mu     sync.Mutex
 	byKey  map[key]*list.Element // guarded by mu; the values are *entry
@@ -96,7 +97,16 @@ type entry struct {
 
 // New returns a Client that finds services through r. Close frees its connections.
 func New(r Resolver) *Client {
-	return &Client{resolver: r, byKey: map[key]*list.Element{}, recent: list.New()}
+	return &Client{resolver: r, dial: straight, byKey: map[key]*list.Element{}, recent: list.New()}
+}
+
+// Dial changes how the addresses that the Resolver finds are connected to. It is called before the first call.
+func (c *Client) Dial(dial func(ctx context.Context, network, address string) (net.Conn, error)) {
+	c.dial = dial
+}
+
+func straight(ctx context.Context, network, address string) (net.Conn, error) {
+	return (&net.Dialer{Timeout: longest, KeepAlive: longest}).DialContext(ctx, network, address)
 }
 
 // Close closes idle connections; those in use are closed when their call is done.
@@ -209,10 +219,11 @@ func (c *Client) transport(k key, t Target, server string) (http.RoundTripper, e
 		TLSHandshakeTimeout: 10 * time.Second,
 		MaxIdleConnsPerHost: idlePerEndpoint,
 		IdleConnTimeout:     idleTimeout,
-		DialContext:         (&net.Dialer{Timeout: longest, KeepAlive: longest}).DialContext,
+		DialContext:         straight,
 	}}
 	e.rt = e.http
 	if t.Service != nil {
+		e.http.DialContext = c.dial
 		e.rt = &resolving{to: e.http, resolver: c.resolver, service: Service{Namespace: t.Service.Namespace, Name: t.Service.Name, Port: t.Service.Port}}
 	} else {
 		e.http.Proxy = http.ProxyFromEnvironment

@@ -23,11 +23,11 @@ type Agent struct {
 // Bind declares the keys as flags of fs, with their defaults.
 func (a *Agent) Bind(fs *pflag.FlagSet) {
 	a.bind(fs)
-	fs.StringVar(&a.Server, "server", "", "address of the cluster's API, e.g. https://10.0.0.1:6443; needed the first time")
+	fs.StringVar(&a.Server, "server", "", "address of the cluster's API, e.g. https://10.0.0.1:6443, or several with commas between them; needed the first time")
 	fs.StringVar(&a.Token, "token", "", "token that lets this machine join, from `celox token create`; needed the first time")
 	fs.StringVar(&a.TokenFile, "token-file", "", "file that holds the token")
 	fs.StringVar(&a.CAHash, "ca-hash", "", "hash of the cluster's authority (sha256:...), for tokens without it")
-	fs.StringVar(&a.NodeIP, "node-ip", "", "address of this node (default: the one that reaches the server)")
+	fs.StringVar(&a.NodeIP, "node-ip", "", "address of this node, or one of each family with a comma between them (default: the one that reaches the server, and for pods of the other family that of the default route)")
 	fs.StringVar(&a.BindAddress, "bind-address", "0.0.0.0", "address that the node's own API is served on")
 }
 

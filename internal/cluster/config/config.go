@@ -40,7 +40,19 @@ type Server struct {
 	ClusterCIDR                                      string
 	NodeCIDRMask, NodeCIDRMaskIPv4, NodeCIDRMaskIPv6 int
 	ServiceCIDR                                      string
-	ClusterDomain                                    string
+	// PodEncryption says how packets of pods are encrypted between nodes: none, or wireguard.
+	PodEncryption string
+	WireGuardPort int
+	ClusterDomain string
+
+	// DNSUpstream are name servers for names outside of the cluster; none is those of each machine. DNSStubDomains are "DOMAIN=SERVER"; a server without a
+	// domain is one more of the domain before it.
+	DNSUpstream, DNSStubDomains []string
+
+	// ProxyMode is how the addresses of services are made to work.
+	ProxyMode string
+
+	Ingress Ingress
 
 	// Disable names parts that others are to take the place of, see Disables.
 	Disable []string
@@ -66,7 +78,7 @@ func (s *Server) Bind(fs *pflag.FlagSet) {
 	s.bind(fs)
 	fs.StringVar(&s.BindAddress, "bind-address", "0.0.0.0", "address that the API is served on")
 	fs.IntVar(&s.HTTPSPort, "https-port", 6443, "port that the API is served on")
-	fs.StringVar(&s.NodeIP, "node-ip", "", "address of this node (default: that of the default route)")
+	fs.StringVar(&s.NodeIP, "node-ip", "", "address of this node, or one of each family with a comma between them (default: those of the default routes, of the families that pods have)")
 	fs.BoolVar(&s.DisableNode, "disable-node", false, "run the control plane only, no containers")
 	fs.StringSliceVar(&s.EtcdServers, "etcd-servers", nil, "external etcd to use instead of the embedded one, e.g. https://10.0.0.1:2379")
 	fs.StringVar(&s.EtcdCAFile, "etcd-cafile", "", "CA of the external etcd")
@@ -81,8 +93,14 @@ func (s *Server) Bind(fs *pflag.FlagSet) {
 	fs.IntVar(&s.NodeCIDRMaskIPv4, "node-cidr-mask-size-ipv4", 24, "size of a node's part of an IPv4 network")
 	fs.IntVar(&s.NodeCIDRMaskIPv6, "node-cidr-mask-size-ipv6", 64, "size of a node's part of an IPv6 network")
 	fs.StringVar(&s.ServiceCIDR, "service-cidr", "10.43.0.0/16", "addresses of services; two networks of different families, with a comma between them, give dual-stack services")
+	fs.StringVar(&s.PodEncryption, "pod-encryption", encryptionNone, "how packets between pods of different nodes are encrypted: none, or wireguard, which the kernel of every node must have then")
+	fs.IntVar(&s.WireGuardPort, "wireguard-port", 51820, "UDP port on which nodes take each other's encrypted packets")
 	fs.StringVar(&s.ClusterDomain, "cluster-domain", "cluster.local", "DNS domain of the cluster")
-	fs.StringSliceVar(&s.Disable, "disable", nil, "built-in parts to leave out, to put others in their place: metrics-server, dns, service-proxy")
+	fs.StringSliceVar(&s.DNSUpstream, "dns-upstream", nil, "name servers that the cluster's DNS asks for names outside of the cluster, as addresses with or without a port (default: those in each machine's /etc/resolv.conf)")
+	fs.StringSliceVar(&s.DNSStubDomains, "dns-stub-domain", nil, "domain that other name servers know, e.g. corp.example=10.1.2.3,10.1.2.4; can be given more than once")
+	fs.StringVar(&s.ProxyMode, "proxy-mode", ProxyNFTables, "what makes the addresses of services work: nftables (userspace on nodes whose kernel does not have it), userspace (celox carries the packets itself), none (as --disable=service-proxy)")
+	fs.StringSliceVar(&s.Disable, "disable", nil, "built-in parts to leave out, to put others in their place: metrics-server, dns, service-proxy, network-policy, load-balancer, ingress, pod-network (CNI plugins take its place)")
+	s.Ingress.bind(fs)
 	fs.StringSliceVar(&s.Controllers, "controllers", []string{"*"}, "controllers to run: * is all, NAME is that one, -NAME all but that one, \"\" none; the scheduler counts as one")
 	fs.StringVar(&s.SchedulerConfig, "scheduler-config", "", "KubeSchedulerConfiguration (kubescheduler.config.k8s.io/v1) with the scheduler's profiles, plugins and extenders; none is the defaults")
 	fs.DurationVar(&s.CrashMemory, "scheduler-crash-memory", 0, "let the scheduler remember on which nodes the pods of an owner crashed and prefer others for its next ones; half of the memory is gone after this time; 0 is no memory")
@@ -176,12 +194,22 @@ func (s *Server) Complete() error {
 			}
 		}
 	}
-	if _, err := s.ServiceCIDRs(); err != nil {
+	if services, err := s.ServiceCIDRs(); err != nil {
 		bad("service-cidr", "%v", err)
+	} else if a, err := netip.ParseAddr(s.AdvertiseAddress); err == nil && a.Unmap().Is4() != services[0].Addr().Is4() {
+		bad("advertise-address", "%v is of another family than the first network of --service-cidr, so that the service kubernetes could not have it", a)
+	}
+	if s.PodEncryption != encryptionNone && s.PodEncryption != encryptionWireGuard {
+		bad("pod-encryption", "%q: use %s or %s", s.PodEncryption, encryptionNone, encryptionWireGuard)
+	}
+	if s.WireGuardPort < 1 || s.WireGuardPort > 65535 {
+		bad("wireguard-port", "%d is no port: use 1 to 65535", s.WireGuardPort)
 	}
 	if msgs := validation.IsDNS1123Subdomain(s.ClusterDomain); len(msgs) > 0 {
 		bad("cluster-domain", "%q: %s", s.ClusterDomain, strings.Join(msgs, "; "))
 	}
+	s.checkDNS(bad)
+	s.Ingress.check(bad)
 	if (s.AuditPolicyFile == "") != (s.AuditLogPath == "") {
 		bad("audit-policy-file", "give it together with --audit-log-path")
 	}
@@ -189,6 +217,15 @@ func (s *Server) Complete() error {
 		if n < 0 {
 			bad(key, "%d is negative: use 0 or more", n)
 		}
+	}
+	switch s.ProxyMode {
+	case ProxyNFTables, ProxyUserspace, "":
+	case proxyNone:
+		if !s.Disables(ServiceProxy) {
+			s.Disable = append(s.Disable, ServiceProxy)
+		}
+	default:
+		bad("proxy-mode", "%q: use %s, %s or %s", s.ProxyMode, ProxyNFTables, ProxyUserspace, proxyNone)
 	}
 	for _, part := range s.Disable {
 		if !slices.Contains(parts(), part) {
@@ -207,6 +244,27 @@ func (s *Server) Complete() error {
 	return errors.Join(errs...)
 }
 
+// What --pod-encryption can be.
+const (
+	encryptionNone      = "none"
+	encryptionWireGuard = "wireguard"
+)
+
+// WireGuard is the UDP port of encrypted packets between nodes, 0 if none are encrypted.
+func (s *Server) WireGuard() uint16 {
+	if s.PodEncryption != encryptionWireGuard {
+		return 0
+	}
+	return uint16(s.WireGuardPort)
+}
+
+// What --proxy-mode can be.
+const (
+	ProxyNFTables  = "nftables"
+	ProxyUserspace = "userspace"
+	proxyNone      = "none"
+)
+
 // Parts that can be left out.
 const (
 	// MetricsServer serves metrics.k8s.io.
@@ -215,9 +273,17 @@ const (
 	DNS = "dns"
 	// ServiceProxy makes the addresses of services work.
 	ServiceProxy = "service-proxy"
+	// NetworkPolicy keeps pods to the network policies.
+	NetworkPolicy = "network-policy"
+	// LoadBalancer gives services of type LoadBalancer the addresses of nodes.
+	LoadBalancer = "load-balancer"
+	// PodNetwork connects pods; in its place come plugins (CNI).
+	PodNetwork = "pod-network"
 )
 
-func parts() []string { return []string{MetricsServer, DNS, ServiceProxy} }
+func parts() []string {
+	return []string{MetricsServer, DNS, ServiceProxy, NetworkPolicy, LoadBalancer, PodNetwork, IngressController}
+}
 
 // Disables says whether a part is to be left out.
 func (s *Server) Disables(part string) bool { return slices.Contains(s.Disable, part) }

@@ -85,7 +85,7 @@ func TestCompleteNamesTheKey(t *testing.T) {
 	for key, value := range map[string]string{
 		"bind-address": "localhost", "https-port": "0", "node-name": "A_b", "node-ip": "x", "etcd-servers": "localhost", "cluster-cidr": "10.42.0.1/24",
 		"service-cidr": "x", "log-level": "loud", "registry-mirror": "x", "etcd-certfile": "only.crt", "cluster-domain": "-",
-		"disable": "the-node", "audit-policy-file": "policy.yaml", "scheduler-config": "/nowhere/scheduler.yaml", "scheduler-crash-memory": "-1h", "audit-log-maxage": "-1", "audit-log-maxbackup": "-1", "audit-log-maxsize": "-1",
+		"disable": "the-node", "proxy-mode": "ipvs", "audit-policy-file": "policy.yaml", "scheduler-config": "/nowhere/scheduler.yaml", "scheduler-crash-memory": "-1h", "audit-log-maxage": "-1", "audit-log-maxbackup": "-1", "audit-log-maxsize": "-1",
 		"container-log-max-size": "lots", "container-log-max-files": "1",
 		"eviction-hard": "memory<1", "allowed-unsafe-sysctls": "vm.*", "image-gc-high-threshold": "101", "image-gc-low-threshold": "85",
 	} {
@@ -110,4 +110,17 @@ func FuzzFile(f *testing.F) {
 		_, fs, _ := flags()
 		_ = applyFile(fs, "f", data) // must not panic
 	})
+}
+
+// TestNoProxy: the mode none is the part left out.
+func TestNoProxy(t *testing.T) {
+	s, _, err := flags("--proxy-mode=none", "--node-name=n")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if err := s.Complete(); err != nil || !s.Disables(ServiceProxy) || len(s.Disable) != 1 {
+			t.Errorf("%v, %v", s.Disable, err)
+		}
+	}
 }

@@ -18,8 +18,9 @@ import (
 
 // Node is what a server and an agent can both be told: all that is about one machine.
 type Node struct {
-	DataDir     string
-	NodeName    string
+	DataDir  string
+	NodeName string
+	// NodeIP is the node's address, or one of each family with a comma between them.
 	NodeIP      string
 	KubeletPort int
 	LogLevel    string
@@ -27,6 +28,12 @@ type Node struct {
 	RegistryMirrors    []string
 	InsecureRegistries []string
 	RuntimeEndpoint    string
+	// PluginRegistry is where drivers register with the node.
+	PluginRegistry string
+
+	// CNIConfDir has the configuration of the plugins that connect pods if the built-in network is left out, CNIBinDirs the plugins.
+	CNIConfDir string
+	CNIBinDirs []string
 
 	ContainerLogMaxSize  string
 	ContainerLogMaxFiles int
@@ -53,6 +60,10 @@ func (n *Node) bind(fs *pflag.FlagSet) {
 		"what has to be left on the node, else pods are evicted; what isn't named isn't watched")
 	fs.IntVar(&n.ImageGCHighThreshold, "image-gc-high-threshold", 85, "percentage of the images' disk in use at which unused images are removed; 100 is never")
 	fs.IntVar(&n.ImageGCLowThreshold, "image-gc-low-threshold", 80, "percentage of the images' disk in use down to which unused images are removed")
+	fs.StringVar(&n.CNIConfDir, "cni-conf-dir", "/etc/cni/net.d", "directory with the configuration of CNI plugins, of which the first file by name counts; for clusters with --disable=pod-network")
+	fs.StringSliceVar(&n.CNIBinDirs, "cni-bin-dir", []string{"/opt/cni/bin"}, "directories with CNI plugins, which are searched in this order; for clusters with --disable=pod-network")
+	fs.StringVar(&n.PluginRegistry, "plugin-registry", "", "directory where drivers of devices register with the node by a socket (default: node/plugins_registry in the data directory); "+
+		"drivers made for the kubelet use /var/lib/kubelet/plugins_registry unless they are told")
 	fs.StringVar(&n.RuntimeEndpoint, "container-runtime-endpoint", "", "CRI socket to use instead of the embedded runtime, e.g. unix:///run/containerd/containerd.sock")
 }
 
@@ -63,6 +74,14 @@ func (n *Node) complete(bad func(key, format string, args ...any)) {
 		bad("data-dir", "%q is no directory name", n.DataDir)
 	}
 	n.DataDir = dir
+	if !filepath.IsAbs(n.CNIConfDir) {
+		bad("cni-conf-dir", "%q is no absolute path", n.CNIConfDir)
+	}
+	for _, dir := range n.CNIBinDirs {
+		if !filepath.IsAbs(dir) {
+			bad("cni-bin-dir", "%q is no absolute path", dir)
+		}
+	}
 	if n.KubeletPort < 1 || n.KubeletPort > 65535 {
 		bad("kubelet-port", "%d is no port: use 1 to 65535", n.KubeletPort)
 	}
@@ -76,10 +95,8 @@ func (n *Node) complete(bad func(key, format string, args ...any)) {
 	if msgs := validation.IsDNS1123Subdomain(n.NodeName); len(msgs) > 0 {
 		bad("node-name", "%q: %s", n.NodeName, strings.Join(msgs, "; "))
 	}
-	if n.NodeIP != "" {
-		if _, err := netip.ParseAddr(n.NodeIP); err != nil {
-			bad("node-ip", "%q is no IP address", n.NodeIP)
-		}
+	if _, err := n.NodeIPs(); err != nil {
+		bad("node-ip", "%v", err)
 	}
 	if _, err := n.Level(); err != nil {
 		bad("log-level", "%q: use debug, info, warn or error", n.LogLevel)
@@ -105,6 +122,25 @@ func (n *Node) complete(bad func(key, format string, args ...any)) {
 	if n.ImageGCLowThreshold < 1 || n.ImageGCLowThreshold >= n.ImageGCHighThreshold {
 		bad("image-gc-low-threshold", "%d is not between 1 and --image-gc-high-threshold", n.ImageGCLowThreshold)
 	}
+}
+
+// NodeIPs are the addresses that the node was given, one of each family at most; none are to be found.
+func (n *Node) NodeIPs() ([]netip.Addr, error) {
+	if n.NodeIP == "" {
+		return nil, nil
+	}
+	var out []netip.Addr
+	for text := range strings.SplitSeq(n.NodeIP, ",") {
+		a, err := netip.ParseAddr(strings.TrimSpace(text))
+		if err != nil || a.Zone() != "" || a.IsUnspecified() || a.IsMulticast() {
+			return nil, fmt.Errorf("%q is no IP address of a machine", text)
+		}
+		out = append(out, a.Unmap())
+	}
+	if len(out) > 2 || len(out) == 2 && out[0].Is4() == out[1].Is4() {
+		return nil, fmt.Errorf("%q: give one address, or one of IPv4 and one of IPv6", n.NodeIP)
+	}
+	return out, nil
 }
 
 // Level is the log level.

@@ -16,15 +16,16 @@ import (
 // keepAlive is how often idle connections are looked after.
 const keepAlive = 30 * time.Second
 
-// Config is how a node speaks to the API server. The function ends all connections, so that the next ones show the newest certificate.
+// Config is how a node speaks to an API server: to the one that answered last, or the next of those that it knows. The function ends all connections, so that the next ones show the newest certificate.
 func (i *Identity) Config(userAgent string) (config *rest.Config, reconnect func()) {
-	dialer := connrotation.NewDialer((&net.Dialer{Timeout: dialTimeout, KeepAlive: keepAlive}).DialContext)
+	// Wherever the URL leads: the server that answers.
+	dialer := connrotation.NewDialer(func(ctx context.Context, network, _ string) (net.Conn, error) { return i.dial(ctx, network) })
 	transport := utilnet.SetTransportDefaults(&http.Transport{ // with health checks of HTTP/2 connections: a dead server is noticed
 		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
 			return dialer.DialContext(ctx, network, address)
 		},
 		TLSClientConfig: &tls.Config{
-			MinVersion: tls.VersionTLS12, RootCAs: i.Pool(),
+			MinVersion: tls.VersionTLS12, RootCAs: i.Pool(), ServerName: serverName,
 			GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return i.Client(), nil },
 		},
 		TLSHandshakeTimeout: dialTimeout,
@@ -32,7 +33,7 @@ func (i *Identity) Config(userAgent string) (config *rest.Config, reconnect func
 		IdleConnTimeout:     90 * time.Second,
 	})
 	return &rest.Config{
-		Host: i.Server, Transport: transport, UserAgent: userAgent, QPS: -1, // priority and fairness are the server's business
+		Host: "https://" + i.ways()[0], Transport: transport, UserAgent: userAgent, QPS: -1, // priority and fairness are the server's business
 		WarningHandlerWithContext: rest.NoWarnings{},
 		ContentConfig: rest.ContentConfig{
 			AcceptContentTypes: runtime.ContentTypeProtobuf + "," + runtime.ContentTypeJSON, ContentType: runtime.ContentTypeProtobuf,

@@ -14,6 +14,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -30,8 +31,12 @@ const (
 // goroutines.
 type Identity struct {
 	dir    string
-	Server string // the address of the API server, as a URL
+	Server string // the addresses of API servers that the node was given, as URLs with commas between them
 	CA     []byte // the cluster's authority, in PEM
+
+	mu       sync.Mutex // guards what follows
+	learned  []string   // where the cluster says that its servers are, as host:port
+	answered string     // the server that was reached last
 
 	client, serving atomic.Pointer[tls.Certificate]
 }
@@ -44,6 +49,9 @@ func Load(dir string) (*Identity, error) {
 		return nil, fmt.Errorf("identity of the node: %w", err)
 	}
 	i.Server = strings.TrimSpace(string(server))
+	if err := i.loadServers(); err != nil {
+		return nil, err
+	}
 	if i.CA, err = os.ReadFile(filepath.Join(dir, caFile)); err != nil {
 		return nil, fmt.Errorf("identity of the node: %w", err)
 	}

@@ -13,10 +13,13 @@ import (
 	"io/fs"
 	"math/big"
 	"net"
+	"net/http"
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -287,6 +290,74 @@ func TestIdentityIsKept(t *testing.T) {
 		}
 		if err := os.WriteFile(path, data, 0o600); err != nil {
 			t.Fatal(err)
+		}
+	}
+}
+
+// An agent that knows several servers uses one that answers, whatever its address, and keeps what it has learned.
+func TestAnotherServer(t *testing.T) {
+	a := newAuthority(t)
+	named := func(c *x509.Certificate) { c.IPAddresses, c.DNSNames = nil, []string{serverName} }
+	first, second := a.serve(false, named), a.serve(false, named)
+	stranger := a.serve(false, func(c *x509.Certificate) { c.DNSNames = []string{"other"} })
+	dir := filepath.Join(t.TempDir(), "agent")
+	cert, key := a.issue(func(*x509.Certificate) {})
+	ca := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: a.cert.Raw})
+	// Nobody listens where the node was told that the server is.
+	free, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dead := free.Addr().String()
+	if err := free.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Create(dir, "https://"+dead, ca, cert, key); err != nil {
+		t.Fatal(err)
+	}
+	learn := func(servers ...string) *Identity {
+		t.Helper()
+		i, err := Load(dir)
+		if err == nil {
+			err = i.Learn(servers)
+		}
+		if err == nil {
+			i, err = Load(dir)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		return i
+	}
+	ask := func(i *Identity) error {
+		config, reconnect := i.Config("test")
+		defer reconnect()
+		resp, err := config.Transport.RoundTrip(&http.Request{Method: http.MethodGet, URL: &url.URL{Scheme: "https", Host: dead, Path: "/"}, Header: http.Header{}})
+		if err == nil {
+			err = resp.Body.Close()
+		}
+		return err
+	}
+	if err := ask(learn(stranger.Host)); err == nil || !strings.Contains(err.Error(), serverName) {
+		t.Errorf("a server with another name: %v", err)
+	}
+	i := learn(first.Host, second.Host)
+	if err := ask(i); errors.Is(err, syscall.ECONNREFUSED) || i.answered != first.Host { // it does not speak HTTP
+		t.Errorf("it reached %q: %v", i.answered, err)
+	}
+	if got := i.ways(); !slices.Equal(got, []string{first.Host, dead, second.Host}) {
+		t.Errorf("it goes on with %v", got)
+	}
+	if err := ask(learn(dead)); !errors.Is(err, syscall.ECONNREFUSED) {
+		t.Errorf("nobody there: %v", err)
+	}
+	// No news is no reason to forget.
+	if got := learn().ways(); !slices.Equal(got, []string{dead}) {
+		t.Errorf("it knows %v", got)
+	}
+	for _, list := range []string{"", "https://a,", "https://a,ftp://b"} {
+		if _, err := ServerURLs(list); err == nil {
+			t.Errorf("%q is a list of servers", list)
 		}
 	}
 }

@@ -26,7 +26,8 @@ type remembered struct {
 	begin, until time.Time
 	inZone       bool
 	generation   uint64
-	ttls         []int // offsets of times to live
+	upstream     uint64 // the generation of other name servers
+	ttls         []int  // offsets of times to live
 	// rotate says that the answers from offset on are of equal size and may be in any order.
 	first, size, count int
 	next               atomic.Uint32

@@ -179,7 +179,7 @@ func ask(t testing.TB, s *Server, client netip.Addr, name string, qtype uint16) 
 		t.Fatal(err)
 	}
 	long := new(dns.Msg)
-	if err := long.Unpack(s.answer(t.Context(), packet, client, "udp")); err != nil {
+	if err := long.Unpack(s.find(t.Context(), packet, client, "udp")); err != nil {
 		t.Fatal(err)
 	}
 	var parsed question
@@ -363,7 +363,7 @@ func TestRemembers(t *testing.T) {
 		if r := s.known(&parsed, packet, stranger, nil, time.Now().Add(10*time.Second)); r != nil {
 			answer = r.write(nil, packet, time.Now().Add(10*time.Second))
 		} else {
-			answer = s.answer(t.Context(), packet, stranger, "udp")
+			answer = s.find(t.Context(), packet, stranger, "udp")
 		}
 		m := new(dns.Msg)
 		if err := m.Unpack(answer); err != nil {
@@ -483,7 +483,7 @@ func FuzzPacket(f *testing.F) {
 	}
 	f.Add([]byte{0, 1, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0xc0, 12, 0, 1, 0, 1})
 	f.Fuzz(func(t *testing.T, packet []byte) {
-		answer := s.answer(t.Context(), packet, podClient, "udp")
+		answer := s.find(t.Context(), packet, podClient, "udp")
 		var q question
 		if r := s.known(&q, packet, podClient, nil, time.Now()); r != nil {
 			short := r.write(nil, packet, time.Now())
@@ -509,7 +509,7 @@ func BenchmarkShortWay(b *testing.B) {
 	q := new(dns.Msg)
 	q.SetQuestion("web.ns.svc.cluster.local.", dns.TypeA)
 	packet, _ := q.Pack()
-	s.answer(b.Context(), packet, podClient, "udp")
+	s.find(b.Context(), packet, podClient, "udp")
 	var parsed question
 	key, out := make([]byte, 0, 300), make([]byte, 0, 512)
 	b.ReportAllocs()
@@ -527,6 +527,6 @@ func BenchmarkLongWay(b *testing.B) {
 	packet, _ := q.Pack()
 	b.ReportAllocs()
 	for b.Loop() {
-		s.answer(b.Context(), packet, stranger, "udp")
+		s.find(b.Context(), packet, stranger, "udp")
 	}
 }

@@ -4,13 +4,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/miekg/dns"
+	"golang.org/x/sync/singleflight"
 )
 
 const (
@@ -27,27 +30,45 @@ type Exchanger func(ctx context.Context, network string, m *dns.Msg, server stri
 
 // forwarder asks other name servers.
 type forwarder struct {
-	servers  []string            // "address:port", those that everything goes to
 	stubs    map[string][]string // by domain, with its final dot
 	exchange Exchanger
 	seats    chan struct{}
+	asking   singleflight.Group // questions under way: whoever asks the same meanwhile gets the same answer
 
-	mu    sync.Mutex
-	avoid map[string]time.Time // guarded by mu
+	mu      sync.Mutex           // guards what follows
+	servers []string             // "address:port", those that everything goes to
+	avoid   map[string]time.Time // servers that did not answer, until then
+	loops   map[string]bool      // servers that ask us again
 }
 
 func newForwarder(servers []string, stubs map[string][]string, exchange Exchanger) (*forwarder, error) {
-	f := &forwarder{stubs: map[string][]string{}, exchange: exchange, seats: make(chan struct{}, maxConcurrent), avoid: map[string]time.Time{}}
-	var err error
-	if f.servers, err = withPorts(servers); err != nil {
+	f := &forwarder{
+		stubs: map[string][]string{}, exchange: exchange, seats: make(chan struct{}, maxConcurrent), avoid: map[string]time.Time{}, loops: map[string]bool{},
+	}
+	if err := f.set(servers); err != nil {
 		return nil, err
 	}
+	var err error
 	for domain, s := range stubs {
 		if f.stubs[dns.Fqdn(strings.ToLower(domain))], err = withPorts(s); err != nil {
 			return nil, fmt.Errorf("stub domain %s: %w", domain, err)
 		}
 	}
 	return f, nil
+}
+
+// set makes others the servers that everything goes to which no stub domain has.
+func (f *forwarder) set(servers []string) error {
+	complete, err := withPorts(servers)
+	if err != nil {
+		return err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.servers = complete
+	clear(f.avoid)
+	clear(f.loops)
+	return nil
 }
 
 // withPorts completes addresses with the port of DNS.
@@ -71,11 +92,33 @@ func (f *forwarder) serversFor(name string) []string {
 			return s
 		}
 	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	return f.servers
 }
 
-// ask asks the servers one after another until one answers.
+// domains are those that have servers, "." first, whose servers are the general ones.
+func (f *forwarder) domains() []string {
+	return append([]string{"."}, slices.Sorted(maps.Keys(f.stubs))...)
+}
+
+// exclude has a server not be asked again.
+func (f *forwarder) exclude(server string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.loops[server] = true
+}
+
+// ask asks the servers one after another until one answers. Others get the same answer: it must not be modified.
 func (f *forwarder) ask(ctx context.Context, name string, qtype uint16, dnssec bool) (*dns.Msg, error) {
+	m, err, _ := f.asking.Do(fmt.Sprint(name, qtype, dnssec), func() (any, error) { return f.askAll(ctx, name, qtype, dnssec) })
+	if err != nil {
+		return nil, err
+	}
+	return m.(*dns.Msg), nil
+}
+
+func (f *forwarder) askAll(ctx context.Context, name string, qtype uint16, dnssec bool) (*dns.Msg, error) {
 	servers := f.order(f.serversFor(name))
 	if len(servers) == 0 {
 		return nil, errors.New("no name server is known for names outside of the cluster")
@@ -126,14 +169,16 @@ func (f *forwarder) try(ctx context.Context, q *dns.Msg, server string) (*dns.Ms
 	return m, nil
 }
 
-// order puts servers that lately did not answer last.
+// order puts servers that lately did not answer last, and leaves out those that ask us again.
 func (f *forwarder) order(servers []string) []string {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	now := time.Now()
 	var good, bad []string
 	for _, s := range servers {
-		if f.avoid[s].After(now) {
+		if f.loops[s] {
+			continue
+		} else if f.avoid[s].After(now) {
 			bad = append(bad, s)
 		} else {
 			good = append(good, s)

@@ -3,7 +3,9 @@ package dns
 import (
 	"context"
 	"net/netip"
+	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/miekg/dns"
@@ -27,7 +29,7 @@ type Clients interface {
 type resolver struct {
 	zone    *Zone
 	forward *forwarder
-	search  []string // of the machine, with their final dots
+	search  atomic.Pointer[[]string] // of the machine, with their final dots
 }
 
 // found is an answer.
@@ -47,7 +49,7 @@ func (r *resolver) resolve(ctx context.Context, name string, qtype uint16, names
 	// The client would try its other domains one after another, and the name itself at last (ndots:5). That is done here, once.
 	first := namespace + ".svc." + r.zone.domain
 	short := strings.TrimSuffix(name, first)
-	for _, domain := range append([]string{"svc." + r.zone.domain, r.zone.domain}, append(r.search, "")...) {
+	for _, domain := range append([]string{"svc." + r.zone.domain, r.zone.domain}, append(slices.Clone(*r.search.Load()), "")...) {
 		next := short + domain
 		other := r.one(ctx, next, qtype, dnssec)
 		m.outside = m.outside || other.outside
@@ -92,14 +94,15 @@ func (r *resolver) one(ctx context.Context, name string, qtype uint16, dnssec bo
 
 // local answers for names of the zone and, in reverse, for its addresses.
 func (r *resolver) local(name string, qtype uint16) (result, bool) {
+	zone := r.zone.now()
 	switch {
-	case r.zone.contains(name):
-		if !r.zone.ready() {
+	case zone.contains(name):
+		if !zone.ready() {
 			return result{rcode: dns.RcodeServerFailure}, true
 		}
-		return r.zone.lookup(name, qtype), true
+		return zone.lookup(name, qtype), true
 	case strings.HasSuffix(name, ".arpa."):
-		return r.zone.reverse(name, qtype)
+		return zone.reverse(name, qtype)
 	}
 	return result{}, false
 }

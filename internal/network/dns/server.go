@@ -11,18 +11,17 @@ import (
 	"net/netip"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/miekg/dns"
 )
 
 const (
-	maxPacket   = 65535
-	bufferSize  = 4096 // of questions over UDP; no plain one is longer
-	tcpIdle     = 10 * time.Second
-	maxTCP      = 1000 // connections
-	maxWaiting  = 4096 // questions on the long way
-	readersEach = 2    // goroutines per address over UDP
+	maxPacket  = 65535
+	tcpIdle    = 10 * time.Second
+	maxTCP     = 1000 // connections
+	maxWaiting = 4096 // questions on the long way
 )
 
 // Config is what New needs.
@@ -48,6 +47,10 @@ type Server struct {
 	answers  *answers
 	waiting  chan struct{}
 	wg       sync.WaitGroup // questions on the long way, connections
+	batches  sync.Pool      // of *batch
+	probes   probes
+	upstream atomic.Uint64 // how often there were other name servers
+	changed  chan struct{} // that there are others; capacity 1
 }
 
 // New checks the configuration.
@@ -60,32 +63,38 @@ func New(cfg Config) (*Server, error) {
 		return nil, fmt.Errorf("dns: %w", err)
 	}
 	r := &resolver{zone: cfg.Zone, forward: f}
-	for _, s := range cfg.Search {
-		r.search = append(r.search, dns.Fqdn(strings.ToLower(s)))
-	}
-	return &Server{cfg: cfg, resolver: r, answers: newAnswers(), waiting: make(chan struct{}, maxWaiting)}, nil
+	r.setSearch(cfg.Search)
+	return &Server{
+		cfg: cfg, resolver: r, answers: newAnswers(), waiting: make(chan struct{}, maxWaiting), batches: sync.Pool{New: func() any { return newBatch() }},
+		probes: probes{sent: map[string]bool{}}, changed: make(chan struct{}, 1),
+	}, nil
 }
 
-// Serve answers on sockets until ctx ends, and closes them.
+// Serve answers on sockets until ctx ends, and closes them. Several UDP sockets may have one address (SO_REUSEPORT): each is read by a goroutine of its own.
 func (s *Server) Serve(ctx context.Context, udp []*net.UDPConn, tcp []net.Listener) error {
 	var readers sync.WaitGroup
-	errs := make(chan error, readersEach*len(udp)+len(tcp))
+	errs := make(chan error, len(udp)+len(tcp))
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	for _, c := range udp {
-		for range readersEach {
-			readers.Go(func() {
-				errs <- s.serveUDP(ctx, c)
-				cancel()
-			})
-		}
-	}
-	for _, l := range tcp {
+	serve := func(f func() error) {
 		readers.Go(func() {
-			errs <- s.serveTCP(ctx, l)
+			errs <- f()
 			cancel()
 		})
 	}
+	for _, c := range udp {
+		serve(func() error {
+			r, err := newUDPReader(s, c)
+			if err != nil {
+				return err
+			}
+			return r.run(ctx)
+		})
+	}
+	for _, l := range tcp {
+		serve(func() error { return s.serveTCP(ctx, l) })
+	}
+	s.wg.Go(func() { s.findLoops(ctx) })
 	<-ctx.Done()
 	for _, c := range udp {
 		_ = c.Close()
@@ -101,43 +110,6 @@ func (s *Server) Serve(ctx context.Context, udp []*net.UDPConn, tcp []net.Listen
 		all = append(all, err)
 	}
 	return errors.Join(all...)
-}
-
-func (s *Server) serveUDP(ctx context.Context, c *net.UDPConn) error {
-	var q question
-	packet, out, key := make([]byte, bufferSize), make([]byte, 0, bufferSize), make([]byte, 0, maxName+8)
-	for {
-		n, from, err := c.ReadFromUDPAddrPort(packet)
-		if err != nil {
-			if ctx.Err() != nil {
-				return nil
-			}
-			if errors.Is(err, net.ErrClosed) {
-				return fmt.Errorf("dns: %w", err)
-			}
-			continue // an error of an earlier answer, such as that nobody was there any more
-		}
-		start := time.Now()
-		client := from.Addr().Unmap()
-		if r := s.known(&q, packet[:n], client, key, start); r != nil && len(r.packet) <= q.size {
-			out = r.write(out[:0], packet[:n], start)
-			s.cfg.Metrics.answered("udp", q.qtype, out[3]&0xf, true, time.Since(start))
-			_, _ = c.WriteToUDPAddrPort(out, from) // who is gone gets nothing
-			continue
-		}
-		select {
-		case s.waiting <- struct{}{}:
-		default:
-			continue // it will ask again
-		}
-		question := append([]byte(nil), packet[:n]...)
-		s.wg.Go(func() {
-			defer func() { <-s.waiting }()
-			if answer := s.answer(ctx, question, client, "udp"); answer != nil {
-				_, _ = c.WriteToUDPAddrPort(answer, from)
-			}
-		})
-	}
 }
 
 // inside returns the client's namespace if it is a pod and the name is below the first domain that it searches.
@@ -200,14 +172,28 @@ func (s *Server) known(q *question, packet []byte, client netip.Addr, key []byte
 	switch {
 	case r == nil:
 		return nil
-	case r.generation != s.cfg.Zone.generation.Load() && r.inZone, !r.until.IsZero() && now.After(r.until):
+	case r.generation != s.cfg.Zone.generation.Load() && r.inZone, !r.until.IsZero() && (now.After(r.until) || r.upstream != s.upstream.Load()):
 		return nil
 	}
 	return r
 }
 
-// answer answers a packet the long way; nil is no answer at all.
+// answer answers a packet; nil is no answer at all.
 func (s *Server) answer(ctx context.Context, packet []byte, client netip.Addr, network string) []byte {
+	var q question
+	now := time.Now()
+	if r := s.known(&q, packet, client, nil, now); r != nil && (network == "tcp" || len(r.packet) <= q.size) {
+		t := tally{network: network}
+		out := r.write(nil, packet, now)
+		t.hit(q.qtype, out[3]&0xf)
+		s.cfg.Metrics.add(&t, time.Since(now))
+		return out
+	}
+	return s.find(ctx, packet, client, network)
+}
+
+// find answers a packet the long way.
+func (s *Server) find(ctx context.Context, packet []byte, client netip.Addr, network string) []byte {
 	start := time.Now()
 	if len(packet) < headerSize || packet[2]&bitResponse != 0 {
 		return nil // an answer to an answer could go on for ever
@@ -229,6 +215,7 @@ func (s *Server) answer(ctx context.Context, packet []byte, client netip.Addr, n
 		size = dns.MaxMsgSize
 	}
 	var generation uint64
+	upstream := s.upstream.Load()
 	var m found
 	var namespace string
 	var qtype uint16
@@ -240,6 +227,8 @@ func (s *Server) answer(ctx context.Context, packet []byte, client netip.Addr, n
 	case opt != nil && opt.Version() != 0:
 		out.Rcode = dns.RcodeBadVers
 	case in.Question[0].Qclass != dns.ClassINET || isTransfer(in.Question[0].Qtype):
+		out.Rcode = dns.RcodeRefused
+	case in.Question[0].Qtype == dns.TypeHINFO && s.probes.back(strings.ToLower(in.Question[0].Name)):
 		out.Rcode = dns.RcodeRefused
 	default:
 		name := strings.ToLower(in.Question[0].Name)
@@ -262,10 +251,10 @@ func (s *Server) answer(ctx context.Context, packet []byte, client netip.Addr, n
 		s.cfg.Log.Warn("dns: an answer cannot be put into a packet", "question", in.Question, "err", err)
 		return failure(packet, dns.RcodeServerFailure)
 	}
-	s.cfg.Metrics.answered(network, qtype, byte(out.Rcode), false, time.Since(start))
+	s.cfg.Metrics.missed(network, qtype, out.Rcode, time.Since(start))
 	if m.Msg != nil && whole {
 		m.Msg = out
-		s.keep(packet, bytes, m, generation, namespace != "")
+		s.keep(packet, bytes, m, generation, upstream, namespace != "")
 	}
 	return bytes
 }
@@ -273,7 +262,7 @@ func (s *Server) answer(ctx context.Context, packet []byte, client netip.Addr, n
 func isTransfer(qtype uint16) bool { return qtype == dns.TypeAXFR || qtype == dns.TypeIXFR }
 
 // keep leaves an answer for the short way. client says that it is for pods of one namespace.
-func (s *Server) keep(packet, answer []byte, m found, generation uint64, client bool) {
+func (s *Server) keep(packet, answer []byte, m found, generation, upstream uint64, client bool) {
 	var q question
 	if (m.Rcode == dns.RcodeServerFailure && !m.outside) || !q.parse(packet) {
 		return
@@ -282,7 +271,7 @@ func (s *Server) keep(packet, answer []byte, m found, generation uint64, client 
 	if r == nil {
 		return
 	}
-	r.begin, r.generation, r.inZone = time.Now(), generation, m.inside
+	r.begin, r.generation, r.upstream, r.inZone = time.Now(), generation, upstream, m.inside
 	if m.outside {
 		life := believe(m.Msg)
 		if life <= 0 {

@@ -37,6 +37,8 @@ type Zone struct {
 	slices     cache.Indexer // by service and by address
 	synced     []cache.InformerSynced
 	generation atomic.Uint64
+	changed    chan struct{} // that there is a new generation; capacity 1
+	kept       *Zone         // as it was in an earlier life, or nil
 
 	mu         sync.Mutex
 	namespaces map[string]int // services in each; guarded by mu
@@ -47,7 +49,7 @@ func NewZone(domain string, f *informers.Factory) (*Zone, error) {
 	services, slices := f.Core().V1().Services(), f.Discovery().V1().EndpointSlices()
 	z := &Zone{
 		domain: dns.Fqdn(strings.ToLower(domain)), services: services.Lister(), byAddress: services.Informer().GetIndexer(), slices: slices.Informer().GetIndexer(),
-		namespaces: map[string]int{},
+		namespaces: map[string]int{}, changed: make(chan struct{}, 1),
 	}
 	if err := services.Informer().AddIndexers(cache.Indexers{indexByAddress: serviceAddresses}); err != nil {
 		return nil, err
@@ -62,15 +64,15 @@ func NewZone(domain string, f *informers.Factory) (*Zone, error) {
 		r, err := w.informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
 			AddFunc: func(obj any) {
 				w.count(obj, 1)
-				z.generation.Add(1)
+				z.next()
 			},
-			UpdateFunc: func(any, any) { z.generation.Add(1) },
+			UpdateFunc: func(any, any) { z.next() },
 			DeleteFunc: func(obj any) {
 				if gone, ok := obj.(cache.DeletedFinalStateUnknown); ok {
 					obj = gone.Obj
 				}
 				w.count(obj, -1)
-				z.generation.Add(1)
+				z.next()
 			},
 		})
 		if err != nil {
@@ -79,6 +81,15 @@ func NewZone(domain string, f *informers.Factory) (*Zone, error) {
 		z.synced = append(z.synced, r.HasSynced)
 	}
 	return z, nil
+}
+
+// next ends all answers that were given so far.
+func (z *Zone) next() {
+	z.generation.Add(1)
+	select {
+	case z.changed <- struct{}{}:
+	default:
+	}
 }
 
 // count keeps the number of services of each namespace.

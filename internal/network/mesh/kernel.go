@@ -10,23 +10,37 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/celox/celox/internal/network/wireguard"
 )
 
 const (
-	// device is the tunnel's name.
-	device = "celox-vxlan"
-	// networkID tells this tunnel from others on the same machines (VNI, RFC 7348).
+	// networkID tells these tunnels from others on the same machines (VNI, RFC 7348).
 	networkID = 0xce10
-	// Port is the UDP port of the tunnel: Linux' own, which firewalls of clusters know.
+	// Port is the UDP port of the tunnels: Linux' own, which firewalls of clusters know.
 	Port = 8472
 	// protocol marks routes as ours (rtm_protocol); the number is nobody's in rt_protos.
 	protocol = 0xce
-	// overhead is what the tunnel adds to a packet.
+	// overhead is what a tunnel adds to a packet.
 	overhead4, overhead6 = 50, 70
+	// lastResort is the metric of routes that refuse: every other is better. (IPv6 has 1024 for those without one.)
+	lastResort = 0x7ffffff0
 )
 
+// devices are the names of the tunnels over IPv4 and over IPv6: a device of the kernel's has far ends of one family.
+var devices = [2]string{"celox-vxlan", "celox-vxlan6"}
+
+// crypt is the device that encrypts.
+type crypt interface {
+	Apply(cfg wireguard.Config) (link int, err error)
+}
+
 // kernel is the routing of one namespace.
-type kernel struct{ h *netlink.Handle }
+type kernel struct {
+	h *netlink.Handle
+	// crypt is nil where nothing is encrypted.
+	crypt crypt
+}
 
 func ipNet(p netip.Prefix) *net.IPNet {
 	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
@@ -41,51 +55,91 @@ func (k kernel) neighbour(a netip.Addr) (int, bool) {
 		return 0, false
 	}
 	r := routes[0]
-	if r.Gw != nil && !r.Gw.IsUnspecified() || r.Type == unix.RTN_LOCAL || r.LinkIndex == 0 || r.Via != nil {
+	if r.Gw != nil && !r.Gw.IsUnspecified() || r.Type != 0 && r.Type != unix.RTN_UNICAST || r.LinkIndex == 0 || r.Via != nil {
 		return 0, false
 	}
 	return r.LinkIndex, true
 }
 
-// apply makes the kernel be as wanted.
-func (k kernel) apply(self Self, s spec) error {
-	tunnel := 0
-	if len(s.Tunnel) > 0 {
-		var err error
-		if tunnel, err = k.ensureTunnel(self.Addrs[0], s); err != nil {
-			return err
+// apply makes the kernel be as wanted, and returns the interfaces of the ways.
+func (k kernel) apply(self Self, s spec) (links map[way]int, err error) {
+	links = map[way]int{}
+	if k.crypt != nil {
+		if err := k.encrypt(self, s, links); err != nil {
+			return nil, err
 		}
 	}
-	if err := k.routes(s, tunnel); err != nil {
+	for i := range s.Tunnels {
+		if len(s.Tunnels[i].Ends) == 0 {
+			continue
+		}
+		if links[tunnel4+way(i)], err = k.ensureTunnel(devices[i], s.Tunnels[i], s); err != nil {
+			return nil, err
+		}
+	}
+	if err := k.routes(s, links); err != nil {
+		return nil, err
+	}
+	for i := range s.Tunnels {
+		if len(s.Tunnels[i].Ends) == 0 {
+			if err := k.removeLink(devices[i]); err != nil {
+				return nil, err
+			}
+		}
+	}
+	if k.crypt == nil {
+		return links, wireguard.Remove(k.h)
+	}
+	return links, nil
+}
+
+// encrypt makes the encrypted tunnel.
+func (k kernel) encrypt(self Self, s spec, links map[way]int) error {
+	smallest := 0
+	for _, a := range self.Addrs {
+		mtu, err := k.linkMTU(a)
+		if err != nil {
+			return err
+		}
+		if smallest == 0 || mtu < smallest {
+			smallest = mtu
+		}
+	}
+	index, err := k.crypt.Apply(wireguard.Config{Port: self.Port, Peers: s.Encrypted, Underlay: smallest})
+	if err != nil {
 		return err
 	}
-	if tunnel == 0 {
-		return k.removeTunnel()
+	links[encrypted] = index
+	link, err := k.h.LinkByIndex(index)
+	if err != nil {
+		return fmt.Errorf("encrypted tunnel: %w", err)
 	}
-	return nil
+	return k.addresses(link, s.Inside)
 }
 
 // routes makes ours those that are wanted.
-func (k kernel) routes(s spec, tunnel int) error {
+func (k kernel) routes(s spec, links map[way]int) error {
 	have, err := k.h.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{Protocol: protocol}, netlink.RT_FILTER_PROTOCOL)
 	if err != nil {
 		return fmt.Errorf("list routes: %w", err)
 	}
 	wanted := map[netip.Prefix]route{}
 	for _, r := range s.Routes {
-		if r.Link == 0 {
-			r.Link = tunnel
+		if r.Way != direct {
+			r.Link = links[r.Way]
 		}
 		wanted[r.Dst] = r
 	}
 	var errs []error
 	for i := range have {
-		dst, via := prefixOf(have[i].Dst), addrOf(have[i].Gw)
-		if w, ok := wanted[dst]; ok && w.Via == via && w.Link == have[i].LinkIndex {
+		dst := prefixOf(have[i].Dst)
+		w, ok := wanted[dst]
+		if ok && same(w, &have[i]) {
 			delete(wanted, dst)
 			continue
 		}
-		if _, replaced := wanted[dst]; replaced && dst.Addr().Is4() {
+		// One that refuses has another metric than others, so that it does not take their place; and IPv6 adds a way to those that are there.
+		if ok && dst.Addr().Is4() && (w.Way == refused) == (have[i].Type == unix.RTN_UNREACHABLE) {
 			continue // in one step, below
 		}
 		if err := k.h.RouteDel(&have[i]); err != nil && !errors.Is(err, unix.ESRCH) {
@@ -93,12 +147,34 @@ func (k kernel) routes(s spec, tunnel int) error {
 		}
 	}
 	for _, r := range wanted {
-		err := k.h.RouteReplace(&netlink.Route{Dst: ipNet(r.Dst), Gw: r.Via.AsSlice(), LinkIndex: r.Link, Protocol: protocol, Flags: int(netlink.FLAG_ONLINK)})
-		if err != nil {
-			errs = append(errs, fmt.Errorf("route to %v by %v: %w", r.Dst, r.Via, err))
+		n := &netlink.Route{Dst: ipNet(r.Dst), LinkIndex: r.Link, Protocol: protocol}
+		switch r.Way {
+		case refused:
+			n.Type, n.Priority = unix.RTN_UNREACHABLE, lastResort
+		case encrypted:
+			n.Scope = unix.RT_SCOPE_LINK
+			if r.Dst.Addr().Is6() {
+				n.Scope = unix.RT_SCOPE_UNIVERSE
+			}
+		default:
+			n.Gw, n.Flags = r.Via.AsSlice(), int(netlink.FLAG_ONLINK)
+		}
+		if err := k.h.RouteReplace(n); err != nil {
+			errs = append(errs, fmt.Errorf("route to %v (%v %v): %w", r.Dst, r.Way, r.Via, err))
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// same says whether the kernel's route is the wanted one.
+func same(w route, have *netlink.Route) bool {
+	switch w.Way {
+	case refused:
+		return have.Type == unix.RTN_UNREACHABLE
+	case encrypted:
+		return have.Type == unix.RTN_UNICAST && have.LinkIndex == w.Link && have.Gw == nil
+	}
+	return have.Type == unix.RTN_UNICAST && have.LinkIndex == w.Link && addrOf(have.Gw) == w.Via
 }
 
 func prefixOf(n *net.IPNet) netip.Prefix {
@@ -114,17 +190,21 @@ func addrOf(ip net.IP) netip.Addr {
 	return a.Unmap()
 }
 
-// ensureTunnel makes the device and its entries, and returns its index.
-func (k kernel) ensureTunnel(own netip.Addr, s spec) (int, error) {
-	mtu, err := k.underlayMTU(own)
+// ensureTunnel makes a device and its entries, and returns its index.
+func (k kernel) ensureTunnel(name string, t tunnel, s spec) (int, error) {
+	mtu, err := k.linkMTU(t.Own)
 	if err != nil {
 		return 0, err
+	}
+	mtu -= overhead4
+	if t.Own.Is6() {
+		mtu -= overhead6 - overhead4
 	}
 	mac, err := net.ParseMAC(s.MAC)
 	if err != nil {
 		return 0, fmt.Errorf("tunnel: %w", err)
 	}
-	link, err := k.device(own, mac, mtu)
+	link, err := k.device(name, t.Own, mac, mtu)
 	if err != nil {
 		return 0, err
 	}
@@ -139,15 +219,14 @@ func (k kernel) ensureTunnel(own netip.Addr, s spec) (int, error) {
 	if err := k.h.LinkSetUp(link); err != nil {
 		return 0, fmt.Errorf("tunnel: set up: %w", err)
 	}
-	return link.Attrs().Index, k.entries(link.Attrs().Index, s.Tunnel)
+	return link.Attrs().Index, k.entries(link.Attrs().Index, t.Ends)
 }
 
-// underlayMTU is what fits through the tunnel over the interface that has the node's address.
-func (k kernel) underlayMTU(own netip.Addr) (int, error) {
-	overhead := overhead4
+// linkMTU is that of the interface that has an address of this node.
+func (k kernel) linkMTU(own netip.Addr) (int, error) {
 	fam := netlink.FAMILY_V4
 	if own.Is6() {
-		overhead, fam = overhead6, netlink.FAMILY_V6
+		fam = netlink.FAMILY_V6
 	}
 	addrs, err := k.h.AddrList(nil, fam)
 	if err != nil {
@@ -161,14 +240,14 @@ func (k kernel) underlayMTU(own netip.Addr) (int, error) {
 		if err != nil {
 			return 0, fmt.Errorf("interface of %v: %w", own, err)
 		}
-		return l.Attrs().MTU - overhead, nil
+		return l.Attrs().MTU, nil
 	}
 	return 0, fmt.Errorf("no interface of this machine has the node's address %v", own)
 }
 
-// device makes the device, anew if it is another's or was made for another address.
-func (k kernel) device(own netip.Addr, mac net.HardwareAddr, mtu int) (netlink.Link, error) {
-	link, err := k.h.LinkByName(device)
+// device makes a device, anew if it is another's or was made for another address.
+func (k kernel) device(name string, own netip.Addr, mac net.HardwareAddr, mtu int) (netlink.Link, error) {
+	link, err := k.h.LinkByName(name)
 	if err == nil {
 		v, ok := link.(*netlink.Vxlan)
 		if ok && v.VxlanId == networkID && v.Port == Port && addrOf(v.SrcAddr) == own && !v.Learning && bytes.Equal(v.HardwareAddr, mac) {
@@ -181,7 +260,7 @@ func (k kernel) device(own netip.Addr, mac net.HardwareAddr, mtu int) (netlink.L
 		return nil, fmt.Errorf("tunnel: %w", err)
 	}
 	attrs := netlink.NewLinkAttrs()
-	attrs.Name, attrs.HardwareAddr, attrs.MTU = device, mac, mtu
+	attrs.Name, attrs.HardwareAddr, attrs.MTU = name, mac, mtu
 	err = k.h.LinkAdd(&netlink.Vxlan{LinkAttrs: attrs, VxlanId: networkID, SrcAddr: own.AsSlice(), Port: Port, Learning: false})
 	if errors.Is(err, unix.EOPNOTSUPP) {
 		return nil, errors.New("tunnel: this kernel has no VXLAN (module vxlan): nodes behind routers cannot be reached")
@@ -189,7 +268,7 @@ func (k kernel) device(own netip.Addr, mac net.HardwareAddr, mtu int) (netlink.L
 	if err != nil {
 		return nil, fmt.Errorf("tunnel: add device: %w", err)
 	}
-	if link, err = k.h.LinkByName(device); err != nil {
+	if link, err = k.h.LinkByName(name); err != nil {
 		return nil, fmt.Errorf("tunnel: %w", err)
 	}
 	return link, nil
@@ -200,7 +279,7 @@ func missing(err error) bool {
 	return errors.As(err, &m)
 }
 
-// addresses gives the device exactly its own, besides those of the link.
+// addresses gives a device exactly its own, besides those of the link.
 func (k kernel) addresses(link netlink.Link, wanted []netip.Addr) error {
 	have, err := k.h.AddrList(link, netlink.FAMILY_ALL)
 	if err != nil {
@@ -232,7 +311,7 @@ func (k kernel) addresses(link netlink.Link, wanted []netip.Addr) error {
 	return nil
 }
 
-// entries makes the device's neighbours and forwarding entries those of the far ends.
+// entries makes a device's neighbours and forwarding entries those of the far ends.
 func (k kernel) entries(link int, ends []entry) error {
 	type key struct {
 		forwarding bool
@@ -286,8 +365,8 @@ func (k kernel) entries(link int, ends []entry) error {
 	return errors.Join(errs...)
 }
 
-func (k kernel) removeTunnel() error {
-	link, err := k.h.LinkByName(device)
+func (k kernel) removeLink(name string) error {
+	link, err := k.h.LinkByName(name)
 	if missing(err) {
 		return nil
 	}
@@ -295,7 +374,7 @@ func (k kernel) removeTunnel() error {
 		err = k.h.LinkDel(link)
 	}
 	if err != nil {
-		return fmt.Errorf("tunnel: remove: %w", err)
+		return fmt.Errorf("tunnel: remove %s: %w", name, err)
 	}
 	return nil
 }

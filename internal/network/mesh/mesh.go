@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"net/netip"
 	"os"
 	"slices"
 	"strings"
@@ -14,6 +13,8 @@ import (
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
+
+	"github.com/celox/celox/internal/network/wireguard"
 )
 
 const (
@@ -29,17 +30,24 @@ type Mesh struct {
 	log *slog.Logger
 	ns  *os.File
 	h   *netlink.Handle
+	// crypt is nil where nothing is encrypted.
+	crypt  crypt
+	report func(Report) bool
+	pace   pace
 
-	wake chan struct{} // capacity 1
+	wake   chan struct{} // capacity 1
+	looked chan struct{} // capacity 1: targets has changed
 
-	mu    sync.Mutex // guards what follows
-	self  Self
-	peers []Peer
-	said  map[string]string // what was last said of each node's way
+	mu      sync.Mutex // guards what follows
+	self    Self
+	peers   []Peer
+	said    map[string]string // what was last said of each node's way
+	targets []target
 }
 
-// New works in the calling thread's network namespace. Nothing is made before Run.
-func New(log *slog.Logger) (*Mesh, error) {
+// New works in the calling thread's network namespace. Nothing is made before Run. Device encrypts, nil is that nothing is encrypted; report is told of ways
+// that do not work, and of those that do again, by one goroutine; false is that the time for that has not come, and it is told once more later.
+func New(log *slog.Logger, device *wireguard.Device, report func(Report) bool) (*Mesh, error) {
 	ns, err := os.Open("/proc/thread-self/ns/net")
 	if err != nil {
 		return nil, fmt.Errorf("mesh: network namespace: %w", err)
@@ -48,7 +56,11 @@ func New(log *slog.Logger) (*Mesh, error) {
 	if err != nil {
 		return nil, fmt.Errorf("mesh: netlink: %w", err)
 	}
-	return &Mesh{log: log, ns: ns, h: h, wake: make(chan struct{}, 1), said: map[string]string{}}, nil
+	m := &Mesh{log: log, ns: ns, h: h, report: report, pace: usualPace(), wake: make(chan struct{}, 1), looked: make(chan struct{}, 1), said: map[string]string{}}
+	if device != nil {
+		m.crypt = device
+	}
+	return m, nil
 }
 
 // Set says what this node has and which others there are. It may be called at any time, from any goroutine.
@@ -74,6 +86,7 @@ func (m *Mesh) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	wg.Go(func() { m.listen(ctx) })
+	wg.Go(func() { m.probe(ctx) })
 	retry := retryFirst
 	var again <-chan time.Time
 	for {
@@ -106,12 +119,14 @@ func (m *Mesh) apply() error {
 	if len(self.Pods) == 0 {
 		return nil // not known yet: what is there stays
 	}
-	k := kernel{m.h}
+	k := kernel{m.h, m.crypt}
 	s := plan(self, peers, k.neighbour)
-	if err := k.apply(self, s); err != nil {
+	links, err := k.apply(self, s)
+	if err != nil {
 		return err
 	}
 	m.say(s, peers)
+	m.aim(k.targets(self, s, peers, links))
 	return nil
 }
 
@@ -121,12 +136,15 @@ func (m *Mesh) say(s spec, peers []Peer) {
 	for _, p := range peers {
 		var ways []string
 		for _, r := range s.Routes {
-			if slices.Contains(p.Pods, r.Dst) {
-				if r.Link == 0 {
-					ways = append(ways, fmt.Sprintf("%v by VXLAN", r.Dst))
-				} else {
-					ways = append(ways, fmt.Sprintf("%v by %v", r.Dst, r.Via))
-				}
+			if !slices.Contains(p.Pods, r.Dst) {
+				continue
+			}
+			switch r.Way {
+			case refused:
+			case direct:
+				ways = append(ways, fmt.Sprintf("%v by %v", r.Dst, r.Via))
+			default:
+				ways = append(ways, fmt.Sprintf("%v by %v", r.Dst, r.Way))
 			}
 		}
 		now[p.Name] = strings.Join(ways, ", ")
@@ -138,7 +156,7 @@ func (m *Mesh) say(s spec, peers []Peer) {
 			continue
 		}
 		if way == "" {
-			m.log.Warn("pod network: no way to the pods of a node: it has no address that this node can use, or its networks are another's", "node", name)
+			m.log.Warn("pod network: no way to the pods of a node: it has no address that this node can use, its networks are another's, or it has no key where encryption is wanted", "node", name)
 		} else {
 			m.log.Info("pod network: way to the pods of a node", "node", name, "way", way)
 		}
@@ -153,5 +171,6 @@ func Reset() error {
 		return fmt.Errorf("mesh: netlink: %w", err)
 	}
 	defer h.Close()
-	return kernel{h}.apply(Self{Addrs: []netip.Addr{netip.IPv4Unspecified()}}, spec{})
+	_, err = kernel{h, nil}.apply(Self{}, spec{})
+	return err
 }

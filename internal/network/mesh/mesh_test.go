@@ -14,6 +14,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/celox/celox/internal/network/wireguard"
 )
 
 // inNamespace runs f on a thread with a network namespace of its own, in which eth0 has 10.0.0.1/24, and a default route.
@@ -106,7 +108,7 @@ func expectWays(want map[string]string) func() error {
 // ends counts the permanent entries of the tunnel.
 func ends(forwarding, inside int) func() error {
 	return func() error {
-		l, err := netlink.LinkByName(device)
+		l, err := netlink.LinkByName(devices[0])
 		if err != nil {
 			return err
 		}
@@ -131,7 +133,7 @@ func ends(forwarding, inside int) func() error {
 
 func TestKernelFollows(t *testing.T) {
 	inNamespace(t, func() {
-		m, err := New(slog.New(slog.DiscardHandler))
+		m, err := New(slog.New(slog.DiscardHandler), nil, nil)
 		if err != nil {
 			t.Error(err)
 			return
@@ -150,24 +152,24 @@ func TestKernelFollows(t *testing.T) {
 			if err := expectWays(nil)(); err != nil {
 				t.Errorf("after the reset: %v", err)
 			}
-			if _, err := netlink.LinkByName(device); !missing(err) {
+			if _, err := netlink.LinkByName(devices[0]); !missing(err) {
 				t.Errorf("after the reset the tunnel is there: %v", err)
 			}
 		}()
 		self := Self{Addrs: []netip.Addr{addr("10.0.0.1")}, Pods: prefixes("10.42.0.0/24")}
 		near := Peer{Name: "near", Addrs: []netip.Addr{addr("10.0.0.2")}, Pods: prefixes("10.42.1.0/24")}
 		far := Peer{Name: "far", Addrs: []netip.Addr{addr("10.9.0.3")}, Pods: prefixes("10.42.2.0/24")}
-		both := map[string]string{"10.42.1.0/24": "10.0.0.2 eth0", "10.42.2.0/24": "10.42.2.0 " + device}
+		both := map[string]string{"10.42.1.0/24": "10.0.0.2 eth0", "10.42.2.0/24": "10.42.2.0 " + devices[0]}
 
 		m.Set(self, []Peer{near})
 		eventually(t, "a neighbour", expectWays(map[string]string{"10.42.1.0/24": "10.0.0.2 eth0"}))
-		if _, err := netlink.LinkByName(device); !missing(err) {
+		if _, err := netlink.LinkByName(devices[0]); !missing(err) {
 			t.Errorf("there is a tunnel that nobody needs: %v", err)
 		}
 		m.Set(self, []Peer{near, far})
 		eventually(t, "one behind a router", expectWays(both))
 		eventually(t, "its end of the tunnel", ends(1, 1))
-		l, err := netlink.LinkByName(device)
+		l, err := netlink.LinkByName(devices[0])
 		if err != nil {
 			t.Error(err)
 			return
@@ -195,7 +197,7 @@ func TestKernelFollows(t *testing.T) {
 		m.Set(self, []Peer{far})
 		eventually(t, "a node that moved", expectWays(map[string]string{"10.42.2.0/24": "10.0.0.3 eth0"}))
 		eventually(t, "the tunnel to go", func() error {
-			if _, err := netlink.LinkByName(device); !missing(err) {
+			if _, err := netlink.LinkByName(devices[0]); !missing(err) {
 				return fmt.Errorf("it is there (%v)", err)
 			}
 			return nil
@@ -204,5 +206,86 @@ func TestKernelFollows(t *testing.T) {
 		m.Set(Self{}, nil)
 		m.Set(self, []Peer{far, near})
 		eventually(t, "both at last", expectWays(map[string]string{"10.42.1.0/24": "10.0.0.2 eth0", "10.42.2.0/24": "10.0.0.3 eth0"}))
+	})
+}
+
+// fakeCrypt has another device in the place of the encrypted one.
+type fakeCrypt struct{ last wireguard.Config }
+
+func (f *fakeCrypt) Apply(cfg wireguard.Config) (int, error) {
+	f.last = cfg
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name = wireguard.Name
+	if err := netlink.LinkAdd(&netlink.Bridge{LinkAttrs: attrs}); err != nil && !errors.Is(err, unix.EEXIST) {
+		return 0, err
+	}
+	l, err := netlink.LinkByName(wireguard.Name)
+	if err != nil {
+		return 0, err
+	}
+	return l.Attrs().Index, netlink.LinkSetUp(l)
+}
+
+// kinds are the routes of ours by what becomes of packets.
+func kinds() (map[string]string, error) {
+	list, err := netlink.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{Protocol: protocol}, netlink.RT_FILTER_PROTOCOL)
+	out := map[string]string{}
+	for _, r := range list {
+		switch {
+		case r.Type == unix.RTN_UNREACHABLE:
+			out[r.Dst.String()] = "refused"
+		case r.Gw != nil:
+			out[r.Dst.String()] = "by " + r.Gw.String()
+		default:
+			out[r.Dst.String()] = "device"
+		}
+	}
+	return out, err
+}
+
+// With encryption everything goes into its device, and what cannot is refused; without it again, nothing of that is left.
+func TestKernelEncrypts(t *testing.T) {
+	inNamespace(t, func() {
+		h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer h.Close()
+		f := &fakeCrypt{}
+		k := kernel{h, f}
+		self := Self{Addrs: []netip.Addr{addr("10.0.0.1")}, Pods: prefixes("10.42.0.0/24", "fd42::/64"), Cluster: prefixes("10.42.0.0/16", "fd42::/56"), Port: 51820}
+		near := Peer{Name: "near", Addrs: []netip.Addr{addr("10.0.0.2")}, Pods: prefixes("10.42.1.0/24", "fd42:0:0:1::/64")}
+		pass := func(what string, want map[string]string) {
+			t.Helper()
+			if _, err := k.apply(self, plan(self, []Peer{near}, k.neighbour)); err != nil {
+				t.Errorf("%s: %v", what, err)
+			}
+			if got, err := kinds(); err != nil || fmt.Sprint(got) != fmt.Sprint(want) {
+				t.Errorf("%s: routes are %v, want %v; %v", what, got, want, err)
+			}
+		}
+		closed := map[string]string{"10.42.0.0/16": "refused", "fd42::/56": "refused", "10.42.1.0/24": "refused", "fd42:0:0:1::/64": "refused"}
+		open := map[string]string{"10.42.0.0/16": "refused", "fd42::/56": "refused", "10.42.1.0/24": "device", "fd42:0:0:1::/64": "device"}
+		pass("a node without a key", closed)
+		near.Key = keyOf(1)
+		for range 2 {
+			pass("a node with a key", open)
+		}
+		if f.last.Underlay != 1500 || len(f.last.Peers) != 1 {
+			t.Errorf("the device is %+v", f.last)
+		}
+		near.Key = wireguard.Key{}
+		pass("its key is gone", closed)
+		near.Key = keyOf(2)
+		pass("another key", open)
+		// Encryption is switched off.
+		k.crypt, self.Port = nil, 0
+		for range 2 {
+			pass("without encryption", map[string]string{"10.42.1.0/24": "by 10.0.0.2", "fd42:0:0:1::/64": "by fd42:0:0:1::"})
+		}
+		if _, err := netlink.LinkByName(wireguard.Name); !missing(err) {
+			t.Errorf("the encrypted device is there: %v", err)
+		}
 	})
 }

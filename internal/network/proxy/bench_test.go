@@ -3,6 +3,7 @@ package proxy
 import (
 	"log/slog"
 	"net/netip"
+	"strconv"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
@@ -23,7 +24,7 @@ func many(n int) map[Key]*Frontend {
 	return all
 }
 
-func benchDatapath(b *testing.B) *NFTables {
+func benchDatapath(b testing.TB) *NFTables {
 	m := networktest.NewMachine(b, "node")
 	var d *NFTables
 	m.Must(func() (err error) {
@@ -63,6 +64,42 @@ func BenchmarkUpdate(b *testing.B) {
 		f.Endpoints[2].Addr = netip.AddrPortFrom(f.Endpoints[2].Addr.Addr(), uint16(9000+i%2))
 		if err := d.Update(map[Key]*Frontend{k: &f}); err != nil {
 			b.Fatal(err)
+		}
+	}
+}
+
+// BenchmarkScale is one service of 10,000 that gets one endpoint less or more: it goes by another chain then.
+func BenchmarkScale(b *testing.B) {
+	d, all := benchDatapath(b), many(10_000)
+	if err := d.Replace(all); err != nil {
+		b.Fatal(err)
+	}
+	k := key(corev1.ProtocolTCP, "10.43.10.10:80")
+	b.ReportAllocs()
+	for i := 0; b.Loop(); i++ {
+		f := *all[k]
+		f.Endpoints = f.Endpoints[:4+i%2]
+		if err := d.Update(map[Key]*Frontend{k: &f}); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// BenchmarkState is the way from 10,000 Services and EndpointSlices to frontends.
+func BenchmarkState(b *testing.B) {
+	svc, slice := service(nil), slicesOf(ep(1, "here", "rs"), ep(3, "here", "rs"), ep(4, "there", "rs"), ep(5, "there", "rs"), ep(6, "there", "rs"))
+	b.ReportAllocs()
+	for b.Loop() {
+		s, changed := newState(node{name: "here"}), change{}
+		for i := range 10_000 {
+			n, one := name{"ns", strconv.Itoa(i)}, *svc
+			one.Spec.ClusterIPs = []string{netip.AddrFrom4([4]byte{10, 43, byte(i >> 8), byte(i)}).String()}
+			s.setService(n, &one)
+			s.setSlice(n, "web-1", slice)
+			s.refresh(n, changed)
+		}
+		if len(changed) != 10_000 {
+			b.Fatal(len(changed))
 		}
 	}
 }

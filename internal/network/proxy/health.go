@@ -22,13 +22,15 @@ type healthCheck struct {
 // healthServers answer on the health check node ports.
 type healthServers struct {
 	log     *slog.Logger
+	proxy   *health
 	running map[uint16]*healthServer
 	wg      sync.WaitGroup
 }
 
 type healthServer struct {
-	now  atomic.Pointer[healthCheck]
-	stop context.CancelFunc
+	proxy *health
+	now   atomic.Pointer[healthCheck]
+	stop  context.CancelFunc
 }
 
 // set makes the servers those that are wanted. A port that is taken is reported and tried again with the next change.
@@ -48,7 +50,7 @@ func (h *healthServers) set(wanted map[uint16]healthCheck) {
 				continue
 			}
 			ctx, stop := context.WithCancel(context.Background())
-			s = &healthServer{stop: stop}
+			s = &healthServer{proxy: h.proxy, stop: stop}
 			s.now.Store(&c)
 			h.running[port] = s
 			srv := &http.Server{Handler: s, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: time.Minute}
@@ -74,16 +76,17 @@ func (h *healthServers) close() {
 // ServeHTTP says whether packets for the service are welcome on this node.
 func (s *healthServer) ServeHTTP(w http.ResponseWriter, _ *http.Request) {
 	c := s.now.Load()
+	well, _, _ := s.proxy.well()
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("X-Content-Type-Options", "nosniff")
 	w.Header().Set("X-Load-Balancing-Endpoint-Weight", fmt.Sprint(c.local))
-	if c.local == 0 {
+	if c.local == 0 || !well {
 		w.WriteHeader(http.StatusServiceUnavailable)
 	}
 	// A client that does not read is its own problem.
 	_ = json.NewEncoder(w).Encode(map[string]any{
 		"service":             map[string]string{"namespace": c.service.namespace, "name": c.service.name},
 		"localEndpoints":      c.local,
-		"serviceProxyHealthy": true,
+		"serviceProxyHealthy": well,
 	})
 }

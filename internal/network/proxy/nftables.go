@@ -20,12 +20,10 @@ import (
 )
 
 const (
-	// elementsPerMessage keeps a message below 64 KiB, which is as long as one attribute can be.
-	elementsPerMessage = 400
-	// elementsPerFlush keeps a transaction within the socket's buffer.
-	elementsPerFlush = 8000
-	socketBuffer     = 16 << 20
-	answerTime       = time.Minute
+	// frontendsPerBatch keeps a transaction within the socket's buffer, also if each of them has hundreds of endpoints.
+	frontendsPerBatch = 1000
+	socketBuffer      = 16 << 20
+	answerTime        = time.Minute
 )
 
 // NFTables is the datapath in the kernel. It is used by one goroutine.
@@ -36,6 +34,7 @@ type NFTables struct {
 	families []*ruleset
 	applied  map[Key]*Frontend // what Replace and Update were given
 	stale    []*stale          // connections that are still to be forgotten
+	news     *Tampering        // nil is nobody
 }
 
 // NewNFTables returns the datapath of the network namespace that the calling thread is in. pods returns the ranges of this node's pods, and is asked at
@@ -56,6 +55,10 @@ func NewNFTables(pods func() []netip.Prefix, log *slog.Logger) (*NFTables, error
 	return d, nil
 }
 
+// Quiet spares t the news of what Replace does, of which the kernel would write a message for each element. Afterwards t has a signal, for what somebody
+// else may have done meanwhile. It is called before the first Replace.
+func (d *NFTables) Quiet(t *Tampering) { d.news = t }
+
 // Close leaves the rules as they are, so that services go on without us.
 func (d *NFTables) Close() error {
 	var errs []error
@@ -73,6 +76,22 @@ func (d *NFTables) Replace(all map[Key]*Frontend) error {
 	}
 	maps.Copy(changed, all)
 	d.note(changed)
+	if d.news != nil {
+		if err := d.news.rest(); err != nil {
+			return err
+		}
+	}
+	err := d.replace(all)
+	if d.news != nil {
+		err = errors.Join(err, d.news.resume())
+	}
+	if err == nil {
+		d.forget()
+	}
+	return err
+}
+
+func (d *NFTables) replace(all map[Key]*Frontend) error {
 	for _, r := range d.families {
 		if err := r.dial(); err != nil { // answers of what failed before may still be on the way in the old one
 			return fmt.Errorf("nftables: %w", err)
@@ -81,7 +100,6 @@ func (d *NFTables) Replace(all map[Key]*Frontend) error {
 			return fmt.Errorf("nftables: %w", err)
 		}
 	}
-	d.forget()
 	return nil
 }
 
@@ -169,7 +187,8 @@ type ruleset struct {
 	generation int
 	table      *nftables.Table
 	sets       map[string]*nftables.Set
-	chains     map[string]bool // routes and lists of sources
+	chains     map[string]bool   // routes and lists of sources
+	routes     map[string]uint32 // numbers of routes by their chains
 	placed     map[Key]*placed
 	cluster    map[netip.Addr]int // frontends of each cluster address
 	hairpin    map[netip.Addr]int // local endpoints of each address
@@ -211,15 +230,11 @@ func (r *ruleset) replace(pods []netip.Prefix, all map[Key]*Frontend) error {
 	for slices.ContainsFunc(old, func(t *nftables.Table) bool { return t.Name == r.tableName() }) {
 		r.generation++
 	}
-	r.sets, r.chains, r.placed = map[string]*nftables.Set{}, map[string]bool{}, map[Key]*placed{}
+	r.sets, r.chains, r.routes, r.placed = map[string]*nftables.Set{}, map[string]bool{}, map[string]uint32{}, map[Key]*placed{}
 	r.cluster, r.hairpin = map[netip.Addr]int{}, map[netip.Addr]int{}
 	r.table = r.conn.AddTable(&nftables.Table{Family: r.family.nft, Name: r.tableName()})
-	for i, s := range r.family.sets(r.table) {
-		s.ID = uint32(i + 1) // within the transaction; the library would count in a variable that is nobody's
-		r.sets[s.Name] = s
-		if err := r.conn.AddSet(s, nil); err != nil {
-			return err
-		}
+	if err := r.addSets(); err != nil {
+		return err
 	}
 	var ranges []nftables.SetElement
 	for _, p := range pods {
@@ -227,8 +242,10 @@ func (r *ruleset) replace(pods []netip.Prefix, all map[Key]*Frontend) error {
 			ranges = append(ranges, rangeElements(p)...)
 		}
 	}
-	if err := r.add(setPods, ranges); err != nil {
-		return err
+	if len(ranges) > 0 {
+		if err := r.conn.SetAddElements(r.sets[setPods], ranges); err != nil {
+			return err
+		}
 	}
 	fixed := r.family.fixed()
 	for _, name := range slices.Sorted(maps.Keys(fixed)) {
@@ -240,10 +257,16 @@ func (r *ruleset) replace(pods []netip.Prefix, all map[Key]*Frontend) error {
 	if err := r.flush(); err != nil {
 		return err
 	}
+	fates := newBatch()
+	fates.lead(mapFates, number(fateRefuse), &expr.Verdict{Kind: expr.VerdictGoto, Chain: chainRefuse})
+	fates.lead(mapFates, number(fateDrop), &expr.Verdict{Kind: expr.VerdictDrop})
+	if err := r.send(fates); err != nil {
+		return err
+	}
 	change := map[Key]*Frontend{}
 	for k, f := range all {
 		change[k] = f
-		if len(change) == elementsPerFlush/8 {
+		if len(change) == frontendsPerBatch {
 			if err := r.update(change); err != nil {
 				return err
 			}
@@ -264,6 +287,17 @@ func (r *ruleset) replace(pods []netip.Prefix, all map[Key]*Frontend) error {
 	return r.flush()
 }
 
+func (r *ruleset) addSets() error {
+	for i, s := range r.family.sets(r.table) {
+		s.ID = uint32(i + 1) // within the transaction; the library would count in a variable that is nobody's
+		r.sets[s.Name] = s
+		if err := r.conn.AddSet(s, nil); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 func (r *ruleset) tableName() string { return fmt.Sprint(tablePrefix, r.generation) }
 
 func (r *ruleset) fill(chain string, rules [][]expr.Any) {
@@ -280,161 +314,16 @@ func (r *ruleset) flush() error {
 	return r.conn.Flush()
 }
 
-// add adds elements to a set.
-func (r *ruleset) add(set string, elements []nftables.SetElement) error {
-	for part := range slices.Chunk(elements, elementsPerMessage) {
-		if err := r.conn.SetAddElements(r.sets[set], part); err != nil {
-			return err
-		}
+// route returns the number of a route.
+func (r *ruleset) route(b *batch, rt route) uint32 {
+	name := r.chain(rt)
+	n := r.routes[name]
+	if n == 0 {
+		n = uint32(len(r.routes) + 1)
+		r.routes[name] = n
+		b.lead(mapRoutes, number(n), &expr.Verdict{Kind: expr.VerdictGoto, Chain: name})
 	}
-	return nil
-}
-
-func (r *ruleset) remove(set string, elements []nftables.SetElement) error {
-	for part := range slices.Chunk(elements, elementsPerMessage) {
-		if err := r.conn.SetDeleteElements(r.sets[set], part); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// batch collects elements by set.
-type batch struct {
-	gone, new map[string][]nftables.SetElement
-}
-
-func newBatch() *batch {
-	return &batch{gone: map[string][]nftables.SetElement{}, new: map[string][]nftables.SetElement{}}
-}
-
-func (b *batch) put(set string, e nftables.SetElement)    { b.new[set] = append(b.new[set], e) }
-func (b *batch) delete(set string, e nftables.SetElement) { b.gone[set] = append(b.gone[set], e) }
-
-func (r *ruleset) update(changed map[Key]*Frontend) error {
-	b := newBatch()
-	var unused []string
-	for k, f := range changed {
-		if k.Addr.Is6() != (r.family.size == 16) {
-			continue
-		}
-		old := r.placed[k]
-		if old != nil && len(old.Sources) > 0 {
-			unused = append(unused, sourcesChain(k, old.Sources))
-		}
-		if f == nil {
-			delete(r.placed, k)
-			r.change(b, k, old, nil)
-			continue
-		}
-		next := &placed{Frontend: f}
-		r.placed[k] = next
-		r.change(b, k, old, next)
-	}
-	// What is gone goes first: an element whose value changes is both.
-	for _, set := range slices.Sorted(maps.Keys(b.gone)) {
-		if err := r.remove(set, b.gone[set]); err != nil {
-			return err
-		}
-	}
-	for _, set := range slices.Sorted(maps.Keys(b.new)) {
-		if err := r.add(set, b.new[set]); err != nil {
-			return err
-		}
-	}
-	for _, chain := range unused {
-		if !r.sourcesUsed(chain) {
-			r.conn.DelChain(&nftables.Chain{Table: r.table, Name: chain})
-			delete(r.chains, chain)
-		}
-	}
-	return r.flush()
-}
-
-// change adds to b what leads from one state of a frontend to the next; either may be nil.
-func (r *ruleset) change(b *batch, k Key, old, next *placed) {
-	var before, after []entry
-	var oldAll, oldLocal, all, local []netip.AddrPort
-	if old != nil {
-		before, oldAll, oldLocal = old.entries, old.all, old.local
-	}
-	if next != nil {
-		all, local = arrange(oldAll, next.Endpoints), arrange(oldLocal, next.LocalEndpoints)
-		after = r.entries(k, next.Frontend)
-		next.all, next.local, next.entries = all, local, after
-		r.count(b, k, next.Frontend, 1) // before the others are taken off, or what stays would go and come
-	}
-	if old != nil {
-		r.count(b, k, old.Frontend, -1)
-	}
-	r.numbers(b, k, 0, oldAll, all)
-	r.numbers(b, k, localNumbers, oldLocal, local)
-	for _, e := range before {
-		if !slices.ContainsFunc(after, e.equal) {
-			b.delete(e.set, nftables.SetElement{Key: e.key})
-		}
-	}
-	for _, e := range after {
-		if !slices.ContainsFunc(before, e.equal) {
-			b.put(e.set, nftables.SetElement{Key: e.key, VerdictData: e.verdict})
-		}
-	}
-}
-
-// count keeps the addresses of a frontend in their sets as long as somebody needs them.
-func (r *ruleset) count(b *batch, k Key, f *Frontend, by int) {
-	one := func(set string, counts map[netip.Addr]int, a netip.Addr, key []byte) {
-		before := counts[a]
-		counts[a] = before + by
-		switch {
-		case before == 0:
-			b.put(set, nftables.SetElement{Key: key})
-		case before+by == 0:
-			delete(counts, a)
-			b.delete(set, nftables.SetElement{Key: key})
-		}
-	}
-	if f.Cluster {
-		one(setCluster, r.cluster, k.Addr, k.Addr.AsSlice())
-	}
-	for _, list := range [][]Endpoint{f.Endpoints, f.LocalEndpoints} {
-		for _, ep := range list {
-			if a := ep.Addr.Addr(); ep.Local {
-				one(setHairpin, r.hairpin, a, append(a.AsSlice(), a.AsSlice()...))
-			}
-		}
-	}
-}
-
-// entry is an element of a verdict map.
-type entry struct {
-	set     string
-	key     []byte
-	verdict *expr.Verdict
-}
-
-func (e entry) equal(o entry) bool { return e.set == o.set && *e.verdict == *o.verdict }
-
-// entries are a frontend's in the verdict maps. The chains that they name are made if they don't exist.
-func (r *ruleset) entries(k Key, f *Frontend) []entry {
-	accept, refuse, key := mapFrontends, mapRefused, placeKey(k)
-	if k.NodePort() {
-		accept, refuse, key = mapNodePorts, mapRefusedPorts, portKey(k)
-	}
-	var out []entry
-	if len(f.Endpoints) > 0 {
-		out = append(out, entry{accept, key, &expr.Verdict{Kind: expr.VerdictGoto, Chain: r.chain(routeOf(k, f))}})
-	} else {
-		v := &expr.Verdict{Kind: expr.VerdictGoto, Chain: chainRefuse}
-		if f.Drop {
-			v = &expr.Verdict{Kind: expr.VerdictDrop}
-		}
-		out = append(out, entry{refuse, key, v})
-	}
-	if len(f.Sources) > 0 && !k.NodePort() {
-		out = append(out, entry{mapSources, key, &expr.Verdict{Kind: expr.VerdictGoto, Chain: r.sources(k, f.Sources)}})
-	}
-	return out
+	return n
 }
 
 // chain makes a route's chain once. It stays: the next frontend like this needs it again.
@@ -514,7 +403,7 @@ func (r *ruleset) forget(s *stale) error {
 		if err != nil {
 			return err
 		}
-		var gone []nftables.SetElement
+		gone := newBatch()
 		for _, e := range elements {
 			if len(e.Key) < 2*size+8 || len(e.Val) < size+2 {
 				continue
@@ -524,61 +413,14 @@ func (r *ruleset) forget(s *stale) error {
 			endpoint, _ := netip.AddrFromSlice(to[:size])
 			k := Key{Addr: addr, Protocol: protocolOf(place[size]), Port: binary.BigEndian.Uint16(place[size+4:])}
 			if f, ok := s.keys[k]; ok && (f == nil || !f.has(netip.AddrPortFrom(endpoint, binary.BigEndian.Uint16(to[size:])))) {
-				gone = append(gone, nftables.SetElement{Key: e.Key})
+				gone.delete(mapAffinity, e.Key)
 			}
 		}
-		if err := r.remove(mapAffinity, gone); err != nil {
-			return err
-		}
-		if err = r.flush(); err == nil || !isMissing(err) {
+		if err = r.send(gone); err == nil || !isMissing(err) {
 			return err
 		}
 	}
 	return nil
-}
-
-// numbers changes the elements of those endpoints whose number leads elsewhere.
-func (r *ruleset) numbers(b *batch, k Key, offset uint32, old, next []netip.AddrPort) {
-	for i := range max(len(old), len(next)) {
-		key := endpointKey(k, offset+uint32(i))
-		switch {
-		case i < len(old) && i < len(next) && old[i] == next[i]:
-			continue
-		case i >= len(next):
-			b.delete(mapEndpoints, nftables.SetElement{Key: key})
-			continue
-		case i < len(old):
-			b.delete(mapEndpoints, nftables.SetElement{Key: key})
-		}
-		b.put(mapEndpoints, nftables.SetElement{Key: key, Val: endpointValue(next[i])})
-	}
-}
-
-// arrange gives endpoints their numbers: those that had one below the new count keep it, the others fill the gaps.
-func arrange(old []netip.AddrPort, endpoints []Endpoint) []netip.AddrPort {
-	wanted := map[netip.AddrPort]bool{}
-	for _, ep := range endpoints {
-		wanted[ep.Addr] = true
-	}
-	out := make([]netip.AddrPort, len(endpoints))
-	for i, a := range old[:min(len(old), len(out))] {
-		if wanted[a] {
-			out[i] = a
-			delete(wanted, a)
-		}
-	}
-	next := 0
-	for _, ep := range endpoints {
-		if !wanted[ep.Addr] {
-			continue
-		}
-		for out[next].IsValid() {
-			next++
-		}
-		out[next] = ep.Addr
-		delete(wanted, ep.Addr)
-	}
-	return out
 }
 
 // intact looks for the chains that the kernel calls.

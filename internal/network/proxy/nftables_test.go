@@ -199,7 +199,7 @@ func (s *stage) empty() {
 	s.t.Helper()
 	for _, r := range s.d.families {
 		for name, set := range r.sets {
-			if name == setPods || name == mapAffinity {
+			if name == setPods || name == mapAffinity || name == mapRoutes || name == mapFates {
 				continue
 			}
 			elements, err := r.conn.GetSetElements(set)

@@ -45,7 +45,10 @@ type Config struct {
 	Datapath Datapath
 	// Tampering is signalled when somebody may have changed what the datapath made; nil never is.
 	Tampering <-chan struct{}
-	Log       *slog.Logger
+	// HealthPort is where others ask whether services work here (/healthz, /livez); 0 is nowhere.
+	HealthPort uint16
+	Metrics    *Metrics
+	Log        *slog.Logger
 }
 
 // Proxy keeps a datapath to what the API says.
@@ -57,6 +60,7 @@ type Proxy struct {
 	synced   []cache.InformerSynced
 	wake     chan struct{} // capacity 1
 	working  chan struct{} // closed when everything is in place for the first time
+	health   health
 
 	mu      sync.Mutex
 	pending pending // guarded by mu
@@ -111,8 +115,12 @@ func New(cfg Config) (*Proxy, error) {
 	} {
 		changed := w.changed
 		registration, err := w.informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
-			AddFunc: changed,
+			AddFunc: func(obj any) {
+				cfg.Metrics.seen(obj, false)
+				changed(obj)
+			},
 			UpdateFunc: func(old, obj any) {
+				cfg.Metrics.seen(obj, false)
 				changed(old) // a slice may have been another service's
 				changed(obj)
 			},
@@ -120,6 +128,7 @@ func New(cfg Config) (*Proxy, error) {
 				if gone, ok := obj.(cache.DeletedFinalStateUnknown); ok {
 					obj = gone.Obj
 				}
+				cfg.Metrics.seen(obj, true)
 				changed(obj)
 			},
 		})
@@ -135,6 +144,7 @@ func (p *Proxy) note(add func(*pending)) {
 	p.mu.Lock()
 	add(&p.pending)
 	p.mu.Unlock()
+	p.health.changed()
 	select {
 	case p.wake <- struct{}{}:
 	default:
@@ -149,11 +159,16 @@ func (p *Proxy) Working() <-chan struct{} { return p.working }
 
 // Run works until ctx ends. Services go on without it as they are.
 func (p *Proxy) Run(ctx context.Context) (err error) {
-	health := &healthServers{log: p.cfg.Log, running: map[uint16]*healthServer{}}
+	checks := &healthServers{log: p.cfg.Log, proxy: &p.health, running: map[uint16]*healthServer{}}
+	var asked sync.WaitGroup
 	defer func() {
-		health.close()
+		checks.close()
+		asked.Wait()
 		err = errors.Join(err, p.cfg.Datapath.Close())
 	}()
+	if p.cfg.HealthPort != 0 {
+		asked.Go(func() { p.health.serve(ctx, p.cfg.HealthPort, p.cfg.Log) })
+	}
 	if !cache.WaitForCacheSync(ctx.Done(), p.synced...) {
 		return nil
 	}
@@ -163,9 +178,14 @@ func (p *Proxy) Run(ctx context.Context) (err error) {
 	var retry <-chan time.Time
 	for {
 		changed := change{}
+		since := p.health.begin()
+		p.cfg.Metrics.begin()
+		begun := time.Now()
 		whole = p.take(state, changed) || whole
-		health.set(state.healthChecks())
+		checks.set(state.healthChecks())
 		err := p.apply(state, changed, applied, whole)
+		p.health.end(since, err)
+		p.cfg.Metrics.end(begun, whole, err)
 		switch {
 		case err != nil:
 			p.cfg.Log.Error("service proxy: will try again", "after", backoff, "err", err)
@@ -210,6 +230,14 @@ func (p *Proxy) wait(ctx context.Context, retry <-chan time.Time, whole *bool) b
 	}
 }
 
+func (p *Proxy) lookAtNode() {
+	n, err := p.nodes.Get(p.cfg.NodeName)
+	if err != nil {
+		n = nil // listers know no other error than that it is gone
+	}
+	p.health.look(n)
+}
+
 func (p *Proxy) zone() string {
 	n, err := p.nodes.Get(p.cfg.NodeName)
 	if err != nil {
@@ -243,6 +271,7 @@ func (p *Proxy) take(s *state, changed change) (whole bool) {
 		}
 	}
 	if work.node {
+		p.lookAtNode()
 		if zone := p.zone(); zone != s.node.zone {
 			s.node.zone = zone
 			for n := range s.services {

@@ -16,12 +16,14 @@ import (
 const (
 	tablePrefix = "celox-services-"
 
-	mapFrontends    = "frontends"     // address . protocol . port → chain
-	mapNodePorts    = "node-ports"    // protocol . port → chain
+	mapFrontends    = "frontends"     // address . protocol . port → number of a route
+	mapNodePorts    = "node-ports"    // protocol . port → number of a route
+	mapRoutes       = "routes"        // number → chain
 	mapEndpoints    = "endpoints"     // address (none: a node port) . protocol . port . number → address . port
 	mapAffinity     = "affinity"      // client . address . protocol . port → address . port, for a while
-	mapRefused      = "refused"       // address . protocol . port → what becomes of packets that nobody takes
+	mapRefused      = "refused"       // address . protocol . port → number of a fate, of packets that nobody takes
 	mapRefusedPorts = "refused-ports" // the same for node ports
+	mapFates        = "fates"         // number → refuse, or drop
 	mapSources      = "sources"       // address . protocol . port → chain that lets only some through
 	setCluster      = "cluster-ips"   // addresses on which other ports are refused
 	setHairpin      = "hairpin"       // address . the same: a pod that reaches itself
@@ -35,6 +37,12 @@ const (
 	markMasquerade = 0x4000
 	// localNumbers is where the numbers of a frontend's local endpoints begin.
 	localNumbers = 0x10000
+)
+
+// Numbers of fates.
+const (
+	fateRefuse = 1
+	fateDrop   = 2
 )
 
 // Values of the kernel's that golang.org/x/sys doesn't name.
@@ -161,6 +169,12 @@ func find(name string, reg, dst uint32) *expr.Lookup {
 // verdicts looks a verdict up and follows it.
 func verdicts(name string, reg uint32) *expr.Lookup { return find(name, reg, unix.NFT_REG_VERDICT) }
 
+// follow looks a number up, and follows the verdict that another map has for it. Only the second, small map has verdicts: the kernel looks through all
+// verdicts of a table whenever one is added.
+func follow(name, verdictsOf string, reg uint32) []expr.Any {
+	return []expr.Any{find(name, reg, reg), verdicts(verdictsOf, reg)}
+}
+
 func goTo(chain string) expr.Any { return &expr.Verdict{Kind: expr.VerdictGoto, Chain: chain} }
 
 func mark() []expr.Any {
@@ -239,11 +253,15 @@ func (f family) sets(t *nftables.Table) []*nftables.Set {
 	place := nftables.MustConcatSetType(f.addr, nftables.TypeInetProto, nftables.TypeInetService)
 	port := nftables.MustConcatSetType(nftables.TypeInetProto, nftables.TypeInetService)
 	endpoint := nftables.MustConcatSetType(f.addr, nftables.TypeInetService)
-	vmap := func(name string, key nftables.SetDatatype) *nftables.Set {
-		return &nftables.Set{Table: t, Name: name, IsMap: true, KeyType: key, DataType: nftables.TypeVerdict, Concatenation: true}
+	vmap := func(name string, key nftables.SetDatatype, concatenation bool) *nftables.Set {
+		return &nftables.Set{Table: t, Name: name, IsMap: true, KeyType: key, DataType: nftables.TypeVerdict, Concatenation: concatenation}
+	}
+	numbers := func(name string, key nftables.SetDatatype) *nftables.Set {
+		return &nftables.Set{Table: t, Name: name, IsMap: true, KeyType: key, DataType: nftables.TypeInteger, Concatenation: true}
 	}
 	return []*nftables.Set{
-		vmap(mapFrontends, place), vmap(mapRefused, place), vmap(mapSources, place), vmap(mapNodePorts, port), vmap(mapRefusedPorts, port),
+		numbers(mapFrontends, place), numbers(mapRefused, place), numbers(mapNodePorts, port), numbers(mapRefusedPorts, port),
+		vmap(mapSources, place, true), vmap(mapRoutes, nftables.TypeInteger, false), vmap(mapFates, nftables.TypeInteger, false),
 		{
 			Table: t, Name: mapEndpoints, IsMap: true, Concatenation: true, DataType: endpoint,
 			KeyType: nftables.MustConcatSetType(f.addr, nftables.TypeInetProto, nftables.TypeInetService, nftables.TypeInteger),
@@ -285,12 +303,15 @@ func (f family) fixed() map[string][][]expr.Any {
 	}
 	return map[string][][]expr.Any{
 		chainDispatch: {
-			rule(f.key(false, reg0), []expr.Any{verdicts(mapFrontends, reg0)}),
-			rule(onNode, loadPort(reg0), []expr.Any{verdicts(mapNodePorts, reg0)}),
+			rule(f.key(false, reg0), follow(mapFrontends, mapRoutes, reg0)),
+			rule(onNode, loadPort(reg0), follow(mapNodePorts, mapRoutes, reg0)),
 		},
 		chainNobody: {
-			rule(isNew, f.key(false, reg0), []expr.Any{verdicts(mapRefused, reg0)}),
-			rule(isNew, onNode, loadPort(reg0), []expr.Any{verdicts(mapRefusedPorts, reg0)}),
+			rule(isNew, f.key(false, reg0), follow(mapRefused, mapFates, reg0)),
+			rule(isNew, onNode, loadPort(reg0), follow(mapRefusedPorts, mapFates, reg0)),
+			// A packet that is on its way while tables take over from others may find neither's frontends. It is lost, and comes again; refused, it would not.
+			rule(isNew, f.key(false, reg0), []expr.Any{find(mapFrontends, reg0, reg0), &expr.Verdict{Kind: expr.VerdictDrop}}),
+			rule(isNew, onNode, loadPort(reg0), []expr.Any{find(mapNodePorts, reg0, reg0), &expr.Verdict{Kind: expr.VerdictDrop}}),
 			rule([]expr.Any{f.loadDst(reg0), lookup(setCluster, reg0), goTo(chainRefuse)}),
 		},
 		chainRefuse: {
@@ -357,6 +378,9 @@ func protocolOf(number byte) corev1.Protocol {
 	}
 	return corev1.ProtocolTCP
 }
+
+// number is a number of a route or a fate as the maps have it.
+func number(n uint32) []byte { return binaryutil.NativeEndian.PutUint32(n) }
 
 func portKey(k Key) []byte {
 	return []byte{protocolNumber(k.Protocol), 0, 0, 0, byte(k.Port >> 8), byte(k.Port), 0, 0}

@@ -278,54 +278,73 @@ func sourceRanges(svc *corev1.Service, v6 bool) []netip.Prefix {
 // endpoints are those of one port: for everybody, by topology if the hints allow, and those of this node. Where none is ready, those that
 // terminate but still serve are taken (KEP-1669).
 func (s *state) endpoints(n name, p corev1.ServicePort, v6 bool) (everybody, local []Endpoint) {
-	var all []candidate
-	ports := map[netip.Addr][]uint16{}
+	var all []place
 	for _, sl := range s.slices[n] {
 		if sl.v6 != v6 {
 			continue
 		}
-		for _, ep := range sl.ports {
+		for i := range sl.ports {
+			ep := &sl.ports[i]
 			if ep.Port == nil || deref(ep.Name) != p.Name || cmp.Or(deref(ep.Protocol), corev1.ProtocolTCP) != cmp.Or(p.Protocol, corev1.ProtocolTCP) {
 				continue
 			}
-			for _, c := range sl.items {
-				if port := uint16(*ep.Port); !slices.Contains(ports[c.addr], port) {
-					ports[c.addr] = append(ports[c.addr], port)
-					all = append(all, c)
-				}
+			all = slices.Grow(all, len(sl.items))
+			for j := range sl.items {
+				all = append(all, place{netip.AddrPortFrom(sl.items[j].addr, uint16(*ep.Port)), &sl.items[j]})
 			}
 		}
 	}
-	expand := func(keep func(candidate) bool) []Endpoint {
-		var out []Endpoint
-		seen := map[netip.Addr]bool{}
-		for _, c := range all {
-			if !keep(c) || seen[c.addr] {
-				continue
-			}
-			seen[c.addr] = true
-			for _, port := range ports[c.addr] {
-				out = append(out, Endpoint{Addr: netip.AddrPortFrom(c.addr, port), Local: c.local})
-			}
+	// An endpoint may be in two slices while it is moved from one to the other: one that is ready goes first.
+	slices.SortFunc(all, func(a, b place) int {
+		if c := a.at.Compare(b.at); c != 0 || a.ready == b.ready {
+			return c
 		}
-		slices.SortFunc(out, func(a, b Endpoint) int { return a.Addr.Compare(b.Addr) })
-		return out
-	}
+		if a.ready {
+			return -1
+		}
+		return 1
+	})
+	all = slices.CompactFunc(all, func(a, b place) bool { return a.at == b.at })
 	near := s.topology(all)
-	everybody = expand(func(c candidate) bool { return c.ready && near(c) })
+	everybody = those(all, func(c *candidate) bool { return c.ready && near(c) })
 	if len(everybody) == 0 {
-		everybody = expand(func(c candidate) bool { return c.serving })
+		everybody = those(all, func(c *candidate) bool { return c.serving })
 	}
-	local = expand(func(c candidate) bool { return c.ready && c.local })
+	local = those(all, func(c *candidate) bool { return c.ready && c.local })
 	if len(local) == 0 {
-		local = expand(func(c candidate) bool { return c.serving && c.local })
+		local = those(all, func(c *candidate) bool { return c.serving && c.local })
 	}
 	return everybody, local
 }
 
+// place is an endpoint's port.
+type place struct {
+	at netip.AddrPort
+	*candidate
+}
+
+func those(all []place, keep func(*candidate) bool) []Endpoint {
+	n := 0
+	for _, c := range all {
+		if keep(c.candidate) {
+			n++
+		}
+	}
+	if n == 0 {
+		return nil
+	}
+	out := make([]Endpoint, 0, n)
+	for _, c := range all {
+		if keep(c.candidate) {
+			out = append(out, Endpoint{Addr: c.at, Local: c.local})
+		}
+	}
+	return out
+}
+
 // topology says which endpoints are near. Hints count only if every ready endpoint has one and one is for this node or zone, so that a
 // half-done change of them never leaves nobody.
-func (s *state) topology(all []candidate) func(candidate) bool {
+func (s *state) topology(all []place) func(*candidate) bool {
 	nodes, zones, forNode, forZone := true, s.node.zone != "", false, false
 	for _, c := range all {
 		if !c.ready {
@@ -337,11 +356,11 @@ func (s *state) topology(all []candidate) func(candidate) bool {
 	}
 	switch {
 	case nodes && forNode:
-		return func(c candidate) bool { return slices.Contains(c.nodes, s.node.name) }
+		return func(c *candidate) bool { return slices.Contains(c.nodes, s.node.name) }
 	case zones && forZone:
-		return func(c candidate) bool { return slices.Contains(c.zones, s.node.zone) }
+		return func(c *candidate) bool { return slices.Contains(c.zones, s.node.zone) }
 	}
-	return func(candidate) bool { return true }
+	return func(*candidate) bool { return true }
 }
 
 // healthChecks are the ports on which load balancers ask whether this node has endpoints of a service, with how many it has.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
@@ -53,6 +54,27 @@ func (t *Tampering) Run(ctx context.Context) error {
 		}
 	}
 }
+
+// rest has the kernel keep its news to itself.
+func (t *Tampering) rest() error {
+	if err := t.conn.LeaveGroup(unix.NFNLGRP_NFTABLES); err != nil && !isClosed(err) {
+		return fmt.Errorf("nftables: %w", err)
+	}
+	return nil
+}
+
+// resume is the end of rest. What happened meanwhile is worth a look.
+func (t *Tampering) resume() error {
+	err := t.conn.JoinGroup(unix.NFNLGRP_NFTABLES)
+	t.signal()
+	if err != nil && !isClosed(err) {
+		return fmt.Errorf("nftables: %w", err)
+	}
+	return nil
+}
+
+// isClosed is so at our end, which may come before the proxy's.
+func isClosed(err error) bool { return errors.Is(err, os.ErrClosed) || errors.Is(err, unix.EBADF) }
 
 func (t *Tampering) signal() {
 	select {

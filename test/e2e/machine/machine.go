@@ -164,6 +164,11 @@ func (m *Machine) StartAgent(args ...string) error { return m.start("agent", " i
 // Begin starts `celox agent` and waits for a line with a word of its own.
 func (m *Machine) Begin(word string, args ...string) error { return m.start("agent", word, args) }
 
+// BeginServer starts `celox server` and waits for a line with a word of its own.
+func (m *Machine) BeginServer(word string, args ...string) error {
+	return m.start("server", word, args)
+}
+
 // start starts celox and waits until it has said that it is up.
 func (m *Machine) start(command, up string, args []string) error {
 	m.mu.Lock()

@@ -2,8 +2,10 @@ package machine
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"os/exec"
 	"runtime"
@@ -42,6 +44,15 @@ func NewNetNS() (*NetNS, error) {
 	}()
 	r := <-made
 	return &NetNS{r.f}, r.err
+}
+
+// NetNSOf is the namespace that a process is in.
+func NetNSOf(pid int) (*NetNS, error) {
+	f, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", pid))
+	if err != nil {
+		return nil, fmt.Errorf("network namespace of a process: %w", err)
+	}
+	return &NetNS{f}, nil
 }
 
 // Close lets go of the namespace.
@@ -84,4 +95,19 @@ func (n *NetNS) Listen(network, address string) (net.Listener, error) {
 		return err
 	})
 	return l, err
+}
+
+// Pair connects two namespaces with a pair of interfaces, called Interface on both sides.
+func Pair(a, b *NetNS, atA, atB netip.Prefix) error {
+	err := a.Do(func() error {
+		attrs := netlink.NewLinkAttrs()
+		attrs.Name = Interface
+		v := netlink.NewVeth(attrs)
+		v.PeerName, v.PeerNamespace = Interface, netlink.NsFd(int(b.file.Fd()))
+		if err := netlink.LinkAdd(v); err != nil {
+			return fmt.Errorf("add interfaces: %w", err)
+		}
+		return nil
+	})
+	return errors.Join(err, a.Address(Interface, atA), b.Address(Interface, atB), a.SetLink(Interface, true), b.SetLink(Interface, true))
 }

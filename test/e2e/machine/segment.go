@@ -8,6 +8,7 @@ import (
 	"os"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 )
 
 const (
@@ -48,9 +49,20 @@ func (s *Segment) Close() error { return s.ns.Close() }
 
 // Plug connects a namespace to the segment by an interface with an address.
 func (s *Segment) Plug(ns *NetNS, name string, address netip.Prefix) error {
+	if err := s.plug(ns, name); err != nil {
+		return err
+	}
+	if err := ns.Address(name, address); err != nil {
+		return err
+	}
+	return ns.SetLink(name, true)
+}
+
+// plug makes the cable.
+func (s *Segment) plug(ns *NetNS, name string) error {
 	s.ports++
 	port := fmt.Sprintf("port%d", s.ports)
-	err := s.ns.Do(func() error {
+	return s.ns.Do(func() error {
 		bridge, err := netlink.LinkByName(switchName)
 		if err != nil {
 			return err
@@ -64,25 +76,48 @@ func (s *Segment) Plug(ns *NetNS, name string, address netip.Prefix) error {
 		}
 		return netlink.LinkSetUp(veth)
 	})
-	if err != nil {
-		return err
-	}
-	return ns.Do(func() error {
+}
+
+// Address gives an interface one more address, which can be used at once.
+func (n *NetNS) Address(name string, address netip.Prefix) error {
+	return n.Do(func() error {
 		link, err := netlink.LinkByName(name)
 		if err != nil {
 			return err
 		}
-		addr := &netlink.Addr{IPNet: &net.IPNet{IP: address.Addr().AsSlice(), Mask: net.CIDRMask(address.Bits(), address.Addr().BitLen())}}
-		if err := netlink.AddrAdd(link, addr); err != nil {
+		if err := netlink.AddrAdd(link, netlinkAddr(address)); err != nil {
 			return fmt.Errorf("address %v: %w", address, err)
 		}
-		return netlink.LinkSetUp(link)
+		return nil
 	})
 }
 
-// Gateway gives a namespace a default route.
+// RemoveAddress takes an address away from an interface.
+func (n *NetNS) RemoveAddress(name string, address netip.Prefix) error {
+	return n.Do(func() error {
+		link, err := netlink.LinkByName(name)
+		if err != nil {
+			return err
+		}
+		return netlink.AddrDel(link, netlinkAddr(address))
+	})
+}
+
+func netlinkAddr(address netip.Prefix) *netlink.Addr {
+	out := &netlink.Addr{IPNet: &net.IPNet{IP: address.Addr().AsSlice(), Mask: net.CIDRMask(address.Bits(), address.Addr().BitLen())}}
+	if address.Addr().Is6() {
+		out.Flags = unix.IFA_F_NODAD
+	}
+	return out
+}
+
+// Gateway gives a namespace a default route of the gateway's family.
 func Gateway(ns *NetNS, via netip.Addr) error {
-	return ns.Do(func() error { return netlink.RouteAdd(&netlink.Route{Gw: via.AsSlice()}) })
+	all := &net.IPNet{IP: net.IPv4zero.To4(), Mask: net.CIDRMask(0, 32)}
+	if via.Is6() {
+		all = &net.IPNet{IP: net.IPv6zero, Mask: net.CIDRMask(0, 128)}
+	}
+	return ns.Do(func() error { return netlink.RouteReplace(&netlink.Route{Dst: all, Gw: via.AsSlice()}) })
 }
 
 // Router makes a namespace that forwards between the segments that it is plugged into.
@@ -92,7 +127,9 @@ func Router() (*NetNS, error) {
 		return nil, err
 	}
 	// The file is that of the namespace of the thread that opens it.
-	if err := ns.Do(func() error { return os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("1"), 0) }); err != nil {
+	if err := ns.Do(func() error {
+		return errors.Join(os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("1"), 0), os.WriteFile("/proc/sys/net/ipv6/conf/all/forwarding", []byte("1"), 0))
+	}); err != nil {
 		return nil, errors.Join(err, ns.Close())
 	}
 	return ns, nil
@@ -130,4 +167,15 @@ func (n *NetNS) RemoveRoutes(protocol netlink.RouteProtocol, device string) (rem
 		return netlink.LinkDel(link)
 	})
 	return removed, err
+}
+
+// Unplug takes an interface away, with its cable.
+func (n *NetNS) Unplug(name string) error {
+	return n.Do(func() error {
+		link, err := netlink.LinkByName(name)
+		if err != nil {
+			return err
+		}
+		return netlink.LinkDel(link)
+	})
 }

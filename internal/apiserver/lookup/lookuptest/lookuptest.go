@@ -50,8 +50,8 @@ func New(t testing.TB) *Store {
 		"limitranges": &corev1.LimitRange{}, "resourcequotas": &corev1.ResourceQuota{},
 		"priorityclasses.scheduling.k8s.io": &schedulingv1.PriorityClass{}, "runtimeclasses.node.k8s.io": &nodev1.RuntimeClass{},
 		"storageclasses.storage.k8s.io": &storagev1.StorageClass{}, "volumeattachments.storage.k8s.io": &storagev1.VolumeAttachment{},
-		"csidrivers.storage.k8s.io":        &storagev1.CSIDriver{},
-		"ingressclasses.networking.k8s.io": &networkingv1.IngressClass{}, "endpointslices.discovery.k8s.io": &discoveryv1.EndpointSlice{},
+		"csidrivers.storage.k8s.io":   &storagev1.CSIDriver{},
+		"ingresses.networking.k8s.io": &networkingv1.Ingress{}, "ingressclasses.networking.k8s.io": &networkingv1.IngressClass{}, "endpointslices.discovery.k8s.io": &discoveryv1.EndpointSlice{},
 		"roles.rbac.authorization.k8s.io": &rbacv1.Role{}, "clusterroles.rbac.authorization.k8s.io": &rbacv1.ClusterRole{},
 		"rolebindings.rbac.authorization.k8s.io": &rbacv1.RoleBinding{}, "clusterrolebindings.rbac.authorization.k8s.io": &rbacv1.ClusterRoleBinding{},
 	} {
