@@ -46,15 +46,16 @@ func (f *drainFlags) bind(cmd *cobra.Command) {
 
 // drain keeps new pods from a node and evicts those that are there. Budgets of disruption are kept; pods of DaemonSets stay.
 func (f *drainFlags) drain(cmd *cobra.Command, c kubernetes.Interface, node *corev1.Node) error {
+	told := &budgets{Interface: c, node: node.Name, said: map[string]bool{}, out: cmd.ErrOrStderr()}
 	h := &drain.Helper{
-		Ctx: cmd.Context(), Client: c, Force: f.force, GracePeriodSeconds: f.grace, Timeout: f.timeout,
+		Ctx: cmd.Context(), Client: told, Force: f.force, GracePeriodSeconds: f.grace, Timeout: f.timeout,
 		IgnoreAllDaemonSets: true, DeleteEmptyDirData: true, Out: cmd.OutOrStdout(), ErrOut: cmd.ErrOrStderr(),
 	}
 	if err := drain.RunCordonOrUncordon(h, node, true); err != nil {
 		return fmt.Errorf("cordon node %s: %w", node.Name, err)
 	}
 	if err := drain.RunNodeDrain(h, node.Name); err != nil {
-		return fmt.Errorf("drain node %s: %w (it stays closed for new pods: `celox kubectl uncordon %s` opens it)", node.Name, err, node.Name)
+		return fmt.Errorf("drain node %s: %w%s (it stays closed for new pods: `celox kubectl uncordon %s` opens it)", node.Name, err, told.held(), node.Name)
 	}
 	return nil
 }

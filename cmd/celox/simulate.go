@@ -212,7 +212,8 @@ func startSimulated(ctx context.Context, f simulateFlags, s *simulate.Scenario, 
 			as := &user.DefaultInfo{Name: user.APIServerUser, Groups: []string{user.SystemPrivilegedGroup, user.AllAuthenticated}}
 			// Hollow nodes see the store's own objects: with a copy of each pod beside them, the measuring would need more memory than what is measured.
 			shared := func(c kubernetes.Interface) *informers.Factory { return client.Informers(c, s.pods) }
-			return simulate.Config{API: client.InProcess(s.handler, as, "celox-simulate"), Informers: shared}, stop, nil
+			poster := client.NewPoster(s.handler, as, "celox-simulate")
+			return simulate.Config{API: client.InProcess(s.handler, as, "celox-simulate"), Send: poster.Send, Informers: shared}, stop, nil
 		}
 		api, err := clientcmd.BuildConfigFromFlags("", cfg.WriteKubeconfig)
 		if err != nil {

@@ -5,7 +5,7 @@
 // authentication, audit (package audit), impersonation, priority and fairness (package flow), authorization, and then the server that has
 // its group version (Aggregator) or the verb. A write is decoded (package negotiate), turned into the hub
 // type, defaulted, given its managed fields (package apply), admitted, validated, and written in one guarded transaction
-// of the store. A read is written from the encodings that the store keeps with each object: nothing is encoded twice.
+// of the store. A read is written from the encodings that the store keeps of objects for a while: what many read is encoded once.
 //
 // What is particular to a kind is in its catalogue entry; code for one resource is here only where it is a real subresource
 // (binding, eviction, scale, token, ...), a kind that is computed rather than stored (reviews), or the allocation of addresses

@@ -28,6 +28,10 @@ var (
 
 // succeeded is the answer of a subresource that has nothing to show.
 func (x *exchange) succeeded() error {
+	if x.silent() {
+		x.w.WriteHeader(http.StatusCreated)
+		return nil
+	}
 	accept, err := negotiate.ParseAccept(x.r.Header)
 	if err != nil {
 		return err

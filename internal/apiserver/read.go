@@ -10,6 +10,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/celox/celox/internal/apiserver/negotiate"
+	"github.com/celox/celox/internal/apiserver/request"
 	"github.com/celox/celox/internal/store"
 )
 
@@ -71,6 +72,10 @@ func (x *exchange) named(err error, name string) error {
 
 // show answers with one object in the shape that the client wants.
 func (x *exchange) show(code int, a negotiate.Accept, o shown) error {
+	if x.silent() {
+		x.w.WriteHeader(code)
+		return nil
+	}
 	switch a.Shape {
 	case negotiate.Table:
 		return x.showTable(code, a, []shown{o}, metav1.ListMeta{ResourceVersion: o.obj.GetResourceVersion()})
@@ -90,6 +95,11 @@ func (x *exchange) show(code int, a negotiate.Accept, o shown) error {
 	}
 	x.sendBytes(code, a, x.res.forms.protoHead, data)
 	return nil
+}
+
+// silent says that nobody will read the answer to a write: the caller, in this process, has asked for none (RFC 7240), and it isn't wanted for the audit log.
+func (x *exchange) silent() bool {
+	return x.scope.InProcess && x.w.tap == nil && x.r.Header.Get("Prefer") == request.NoAnswer && !x.info.ReadOnly()
 }
 
 // encodedMedia is the cached form that an answer is made from: YAML is made from JSON.

@@ -53,6 +53,7 @@ func TestPaths(t *testing.T) {
 		{"GET", configMaps + "?fieldSelector=data.x%3Da", 400, `is not a known field selector`},
 		{"GET", "/api/v1/pods?fieldSelector=spec.nope%3Da", 400, "field label not supported: spec.nope"},
 		{"GET", configMaps + "?resourceVersion=999999999", 504, "Too large resource version"},
+		{"GET", configMaps + "?watch=1&resourceVersion=999999999", 504, "Too large resource version"},
 		{"GET", configMaps + "?resourceVersionMatch=Exact", 422, "forbidden unless resourceVersion is provided"},
 		{"GET", configMaps + "?timeout=x", 400, "invalid timeout specified in the request URL"},
 		{"GET", "/api/v1/namespaces/n/pods/p/log", 501, "no way to reach nodes"},

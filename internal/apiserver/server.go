@@ -12,6 +12,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	authenticationv1 "k8s.io/api/authentication/v1"
 	authorizationv1 "k8s.io/api/authorization/v1"
+	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	apiversion "k8s.io/apimachinery/pkg/version"
@@ -26,6 +27,7 @@ import (
 	"github.com/celox/celox/internal/apiserver/custom"
 	"github.com/celox/celox/internal/apiserver/flow"
 	"github.com/celox/celox/internal/apiserver/request"
+	"github.com/celox/celox/internal/apiserver/share"
 	"github.com/celox/celox/internal/apiserver/webhook"
 	"github.com/celox/celox/internal/apiserver/wire"
 	"github.com/celox/celox/internal/store"
@@ -161,8 +163,30 @@ func Register(s *store.Store, c *api.Catalogue) error {
 			}
 			r.Indexes[name] = func(o store.Object) []string { return f(o) }
 		}
+		r.Share = sharing(k.GroupResource())
 		if _, err := s.Register(r); err != nil {
 			return fmt.Errorf("registering %s: %w", k.GroupResource(), err)
+		}
+	}
+	return nil
+}
+
+// sharing lets objects of those resources of which there are many share what is equal in them.
+func sharing(gr schema.GroupResource) func(store.Object, []byte) {
+	switch gr {
+	case schema.GroupResource{Resource: "pods"}:
+		var pods share.Pods
+		return func(o store.Object, stored []byte) {
+			if pod, ok := o.(*corev1.Pod); ok {
+				pods.Share(pod, stored)
+			}
+		}
+	case schema.GroupResource{Resource: "events"}:
+		var events share.Events
+		return func(o store.Object, _ []byte) {
+			if ev, ok := o.(*corev1.Event); ok {
+				events.Share(ev)
+			}
 		}
 	}
 	return nil

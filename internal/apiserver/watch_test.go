@@ -80,7 +80,8 @@ func TestWatchWebSocket(t *testing.T) {
 		})
 	}
 	// The server says goodbye when the time is over.
-	c, _, err := websocket.DefaultDialer.DialContext(t.Context(), "ws"+strings.TrimPrefix(srv.URL, "http")+configMaps+"?watch=1&timeoutSeconds=1&resourceVersion=1000000", nil)
+	now, _ := at(want(t, s.Handler(), 200, "GET", configMaps, ""), "metadata", "resourceVersion").(string)
+	c, _, err := websocket.DefaultDialer.DialContext(t.Context(), "ws"+strings.TrimPrefix(srv.URL, "http")+configMaps+"?watch=1&timeoutSeconds=1&resourceVersion="+now, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

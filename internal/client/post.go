@@ -20,34 +20,55 @@ import (
 )
 
 // Poster creates objects by calls of a handler, for who makes tens of thousands of them and doesn't want to see what became of them. It does what a
-// clientset of InProcess would without most of what that costs: the answer is an object's metadata only, and isn't read. It may be used by several goroutines.
+// clientset of InProcess would without most of what that costs: nothing is encoded and decoded, and there is no answer. It may be used by several goroutines.
 type Poster struct {
 	handler http.Handler
 	user    user.Info
-	agent   string
+	agent   []string
 	encoder *protobuf.Serializer
 }
 
 // NewPoster returns a Poster that calls handler as u. userAgent is as for InProcess.
 func NewPoster(handler http.Handler, u user.Info, userAgent string) *Poster {
-	return &Poster{handler: handler, user: u, agent: userAgent, encoder: protobuf.NewSerializer(scheme.Scheme, scheme.Scheme)}
+	return &Poster{handler: handler, user: u, agent: []string{userAgent}, encoder: protobuf.NewSerializer(scheme.Scheme, scheme.Scheme)}
 }
 
-// shortAnswer asks for the metadata of what was made.
-const shortAnswer = runtime.ContentTypeProtobuf + ";as=PartialObjectMetadata;g=meta.k8s.io;v=v1," + runtime.ContentTypeProtobuf + "," + runtime.ContentTypeJSON
+// What the headers of all requests say. Read-only.
+var (
+	protobufType = []string{runtime.ContentTypeProtobuf}
+	noAnswer     = []string{request.NoAnswer}
+)
 
-// Post sends obj, which must say its kind and version, to a path of the API. What the server refuses is an error as clientsets return it.
-func (p *Poster) Post(ctx context.Context, path string, obj runtime.Object) error {
+func (p *Poster) encode(obj runtime.Object) ([]byte, error) {
 	var body bytes.Buffer
 	if err := p.encoder.Encode(obj, &body); err != nil {
-		return fmt.Errorf("encode %T: %w", obj, err)
+		return nil, fmt.Errorf("encode %T: %w", obj, err)
 	}
+	return body.Bytes(), nil
+}
+
+// Post gives obj, which must say its kind and version and be what decoding its encoding gives, to a path of the API. The server takes it as it is: it must not be
+// used any more, whatever the outcome. What the server refuses is an error as clientsets return it.
+func (p *Poster) Post(ctx context.Context, path string, obj runtime.Object) error {
+	return p.call(ctx, path, request.Give(obj, p.encode), -1)
+}
+
+// Send is Post for who keeps obj: it is encoded, and decoded by the server, as if it came from elsewhere.
+func (p *Poster) Send(ctx context.Context, path string, obj runtime.Object) error {
+	body, err := p.encode(obj)
+	if err != nil {
+		return err
+	}
+	return p.call(ctx, path, io.NopCloser(bytes.NewReader(body)), int64(len(body)))
+}
+
+func (p *Poster) call(ctx context.Context, path string, body io.ReadCloser, length int64) error {
 	r := (&http.Request{
 		Method: http.MethodPost, URL: &url.URL{Path: path}, RequestURI: path, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, Host: host[len("http://"):], RemoteAddr: "127.0.0.1:0",
 		Header: http.Header{
-			"Content-Type": {runtime.ContentTypeProtobuf}, "Accept": {shortAnswer}, "User-Agent": {p.agent},
+			"Content-Type": protobufType, "Accept": protobufType, "Prefer": noAnswer, "User-Agent": p.agent,
 		},
-		Body: io.NopCloser(&body), ContentLength: int64(body.Len()),
+		Body: body, ContentLength: length,
 	}).WithContext(request.WithUser(ctx, p.user))
 	w := &bufferedResponse{header: http.Header{}}
 	p.handler.ServeHTTP(w, r)

@@ -252,7 +252,8 @@ func (a *Agent) start(run *group, id *join.Identity) error {
 	}
 	server := servers[0] // of which messages speak
 	rest, reconnect := id.Config("kubelet")
-	rest.Wrap(watchServer(server, a.say))
+	back := newSignal()
+	rest.Wrap(watchServer(server, a.say, back))
 	client, err := kubernetes.NewForConfig(rest)
 	if err != nil {
 		return fmt.Errorf("client: %w", err)
@@ -265,8 +266,12 @@ func (a *Agent) start(run *group, id *join.Identity) error {
 	if err != nil {
 		return err
 	}
-	renewal := &join.Renewal{Identity: id, Client: client, NodeName: a.cfg.NodeName, IPs: netIPs(addrs), Renewed: reconnect, Clock: clock.RealClock{}, Log: a.log}
+	renewal := &join.Renewal{Identity: id, Client: client, NodeName: a.cfg.NodeName, IPs: netIPs(addrs), Renewed: reconnect, Back: back.next, Clock: clock.RealClock{}, Log: a.log}
 	access := newKubeletAccess(client)
+	cluster, err := join.HashPEM(id.CA)
+	if err != nil {
+		return fmt.Errorf("the cluster's authority: %w", err)
+	}
 	f := informers.New(client)
 	own := fields.OneTermEqualSelector("spec.nodeName", a.cfg.NodeName).String()
 	pods := cache.NewSharedIndexInformerWithOptions(
@@ -274,7 +279,7 @@ func (a *Agent) start(run *group, id *join.Identity) error {
 		&corev1.Pod{}, cache.SharedIndexInformerOptions{ObjectDescription: "pods of this node"})
 	h := &host{
 		cfg: &a.cfg.Node, bind: a.cfg.BindAddress, log: a.log, say: a.say, since: a.since,
-		facts: about, addrs: addrs, client: client, informers: f, pods: pods,
+		facts: about, cluster: cluster, addrs: addrs, client: client, informers: f, pods: pods,
 		servingTLS: id.ServingTLS(), authenticate: access.authenticate, authorize: access.authorize, heartbeat: heartbeat,
 	}
 	t := newTunnels(a, h)

@@ -126,6 +126,9 @@ func (s *Server) startControllers(run *group, p *controlPlane) error {
 		return err
 	}
 	sources := p.sources()
+	for i := range sources {
+		sources[i].Log = s.log
+	}
 	p.informers = client.Informers(watcher, sources)
 	if s.elects() {
 		p.runInformers(run, p.informers)
@@ -176,6 +179,7 @@ func (p *controlPlane) runInformers(run *group, f *informers.Factory) {
 // makeControllers makes the controllers that are to run.
 func (s *Server) makeControllers(run *group, p *controlPlane, f *informers.Factory, metrics prometheus.Registerer, sources []client.Source) ([]namedRunner, error) {
 	m := controller.NewMetrics(metrics)
+	running := m.Gauge("running_managed_controllers", "Whether a controller runs, 1 if so.", "name", "manager")
 	var all []namedRunner
 	for _, c := range s.controllers(run, p, f, m, metrics, sources) {
 		// The API server's own work on the addresses of services is not for choice.
@@ -187,6 +191,7 @@ func (s *Server) makeControllers(run *group, p *controlPlane, f *informers.Facto
 			return nil, fmt.Errorf("controller %s: %w", c.name, err)
 		}
 		all = append(all, namedRunner{made, c.name})
+		running.Set(1, c.name, "kube-controller-manager")
 	}
 	return all, nil
 }
@@ -325,7 +330,9 @@ func (s *Server) controllers(run *group, p *controlPlane, f *informers.Factory, 
 			}
 			return endpointslicemirroring.New(c, f, s.recorder(run, c, "endpoint-slice-mirroring-controller"), clk, s.log, m)
 		}},
-		{"endpoint-controller", with(func(c kubernetes.Interface, _ string) (runner, error) { return endpoints.New(c, f, s.log, m) })},
+		{"endpoint-controller", with(func(c kubernetes.Interface, name string) (runner, error) {
+			return endpoints.New(c, f, s.recorder(run, c, name), s.log, m)
+		})},
 		{"service-lb-controller", func(string) (runner, error) {
 			// Its account has upstream's name, which is another.
 			c, err := p.client(account("service-controller"), controllerAgent("service-controller"))
@@ -336,6 +343,7 @@ func (s *Server) controllers(run *group, p *controlPlane, f *informers.Factory, 
 				Client: c, Informers: f, Recorder: s.recorder(run, c, "service-controller"), Reserved: s.reservedPorts(), Release: s.cfg.Disables(config.LoadBalancer), Log: s.log, Metrics: m,
 			})
 		}},
+		{bootstrap.PolicyController, with(func(c kubernetes.Interface, _ string) (runner, error) { return s.policyStatuses(c) })},
 		{bootstrap.IngressController, with(func(c kubernetes.Interface, name string) (runner, error) {
 			return ingressstatus.New(ingressstatus.Config{
 				Client: c, Informers: f, Recorder: s.recorder(run, c, name), HTTPPort: s.cfg.Ingress.HTTPPort, HTTPSPort: s.cfg.Ingress.HTTPSPort,
@@ -481,8 +489,12 @@ func (s *Server) controllers(run *group, p *controlPlane, f *informers.Factory, 
 			if err != nil {
 				return nil, err
 			}
+			c, err := p.client(account(name), controllerAgent(name))
+			if err != nil {
+				return nil, err
+			}
 			gc, err := garbagecollector.New(garbagecollector.Config{
-				Metadata: mc, Resources: p.collectable(f, sources), Resolve: p.resolve, Log: s.log, Metrics: m,
+				Metadata: mc, Resources: p.collectable(f, sources), Resolve: p.resolve, Recorder: s.recorder(run, c, "garbage-collector-controller"), Log: s.log, Metrics: m,
 			})
 			if err != nil {
 				return nil, err
@@ -545,7 +557,7 @@ func (p *controlPlane) collectable(f *informers.Factory, sources []client.Source
 		if !ok || !slices.Contains(k.ResourceVerbs(), "delete") {
 			continue
 		}
-		out = append(out, garbagecollector.Resource{GVR: preferred(k), Informer: client.InformerFor(f, src)})
+		out = append(out, garbagecollector.Resource{GVR: preferred(k), Kind: k.Kind, Informer: client.InformerFor(f, src)})
 	}
 	return out
 }

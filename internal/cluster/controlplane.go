@@ -152,6 +152,7 @@ func (s *Server) engine(run *group) (kv.Engine, error) {
 		return nil, err
 	}
 	run.atEnd("etcd", e.Close)
+	afterCollections(ctx, func() { e.TrimMapped(mappedFiles) })
 	return e, nil
 }
 

@@ -42,8 +42,9 @@ type host struct {
 	say   Say
 	since func() time.Duration
 
-	facts facts
-	addrs []netip.Addr // of the node
+	facts   facts
+	cluster string       // which it is, for an agent: the hash of its authority
+	addrs   []netip.Addr // of the node
 	// client speaks to the API as the node.
 	client kubernetes.Interface
 	// informers are of what nodes follow. Who made them starts them.

@@ -3,6 +3,7 @@ package cluster
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -25,10 +26,18 @@ func (s *Server) elect(run *group, p *controlPlane, lease, username string, star
 	if err != nil {
 		return err
 	}
+	leads := prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: "leader_election_master_status", Help: "Whether this process holds the lease: 1 if it does, 0 if it waits.", ConstLabels: prometheus.Labels{"name": lease},
+	})
+	if err := p.metrics.Register(leads); err != nil {
+		return fmt.Errorf("metrics of the election of %s: %w", lease, err)
+	}
 	cfg := election.Config{
 		Leases: c.CoordinationV1().Leases(metav1.NamespaceSystem), Name: lease, Identity: s.cfg.NodeName + "_" + string(uuid.NewUUID()),
 		Recorder: s.recorder(run, c, lease), Log: s.log,
 		Lead: func(ctx context.Context) error {
+			leads.Set(1)
+			defer leads.Set(0)
 			term := newGroup(ctx)
 			return term.to(func() {
 				if err := start(term); err != nil {

@@ -16,13 +16,28 @@ import (
 // many times a second while requests come. What the heap has grown by goes back when the server is idle.
 const gcPercent = 200
 
-// tuneGC sets the collector's pace, unless the environment does.
+// memoryShare is the part of the machine's memory, in percent, from which on the collector works harder rather than let the program grow.
+const memoryShare = 75
+
+// tuneGC sets the collector's pace and its soft limit, unless the environment does.
 func tuneGC() {
+	if os.Getenv("GOMEMLIMIT") == "" {
+		var machine unix.Sysinfo_t
+		if err := unix.Sysinfo(&machine); err == nil {
+			debug.SetMemoryLimit(softLimit(uint64(machine.Totalram) * uint64(machine.Unit)))
+		}
+	}
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(gcPercent)
 		newGCPace().follow()
 	}
 }
+
+// softLimit is the limit for a machine with this many bytes.
+func softLimit(memory uint64) int64 { return int64(memory / 100 * memoryShare) }
+
+// mappedFiles is how many bytes of mapped files, of which etcd's database is most, may count as the program's memory when a collection ends.
+const mappedFiles = 256 << 20
 
 // releaseMemory gives back what is not needed now: garbage, and the pages of the program file that were read. The latter
 // are clean and come back by themselves when they are needed; without this they count as ours for ever. Failing costs memory, nothing else.

@@ -6,9 +6,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -40,6 +42,9 @@ const (
 	factIngressLog     = "ingress-access-log"
 )
 
+// ingressFile, in the directory of the pod network, has what an agent serves, with the keys of certificates.
+const ingressFile = "ingress"
+
 func ingressData(i config.Ingress) map[string]string {
 	return map[string]string{
 		factIngressHTTP: strconv.Itoa(i.HTTPPort), factIngressHTTPS: strconv.Itoa(i.HTTPSPort), factIngressTrusted: strings.Join(i.TrustedProxies, ","),
@@ -69,8 +74,15 @@ func ingressFrom(data map[string]string) (config.Ingress, error) {
 // startIngress starts what serves Ingresses on ports of this machine.
 func (h *host) startIngress(run *group) error {
 	cfg := h.facts.ingress
+	keep, err := h.keepIngress()
+	if err != nil {
+		return err
+	}
 	if cfg.HTTPPort == 0 || slices.Contains(h.facts.disabled, config.IngressController) {
-		return nil
+		if keep == nil {
+			return nil
+		}
+		return removed(os.Remove(keep.Path)) // nothing of an earlier configuration should lie about
 	}
 	trusted, err := cfg.Trusted()
 	if err != nil {
@@ -83,7 +95,7 @@ func (h *host) startIngress(run *group) error {
 	secrets := &ingressSecrets{changed: func() {}}
 	secrets.store = objects.New(h.client, clock.RealClock{}, func(types.UID) { secrets.changed() })
 	g, err := ingress.New(ingress.Config{
-		Informers: h.informers, Secrets: secrets, HTTPPort: cfg.HTTPPort, HTTPSPort: cfg.HTTPSPort, Tell: h.tellIngress, Say: h.say, Log: h.log,
+		Informers: h.informers, Secrets: secrets, HTTPPort: cfg.HTTPPort, HTTPSPort: cfg.HTTPSPort, Tell: h.tellIngress, Say: h.say, Log: h.log, Keep: keep,
 		Serve: serve.Config{Trusted: trusted, ProxyProtocol: cfg.ProxyProtocol, Resolver: h.clusterResolver(), Access: log.entry()},
 	})
 	if err != nil {
@@ -100,6 +112,26 @@ func (h *host) startIngress(run *group) error {
 	})
 	run.run("ingress", g.Run)
 	return nil
+}
+
+// keepIngress is where an agent, whose API may be away when it starts, has what it serves; nil on a server's machine.
+func (h *host) keepIngress() (*ingress.Keep, error) {
+	if h.cluster == "" {
+		return nil, nil
+	}
+	dir := filepath.Join(h.cfg.DataDir, networkDir)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("ingress: %w", err)
+	}
+	return &ingress.Keep{Path: filepath.Join(dir, ingressFile), Cluster: h.cluster}, nil
+}
+
+// removed forgives that there was nothing to remove.
+func removed(err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
 }
 
 // clusterResolver asks the cluster's DNS, which answers this node's processes, too.

@@ -21,6 +21,7 @@ import (
 	"github.com/celox/celox/internal/cluster/config"
 	"github.com/celox/celox/internal/network"
 	"github.com/celox/celox/internal/network/cni"
+	"github.com/celox/celox/internal/network/shortcut"
 	"github.com/celox/celox/internal/runtime"
 )
 
@@ -40,6 +41,7 @@ type nodeNetwork struct {
 	plugins  *cni.Network // nil if no pod has to do with them
 	nodes    corelisters.NodeLister
 	synced   cache.InformerSynced
+	shortcut *shortcut.Shortcut // between pods of this node; nil if there is none
 	// changed is called when pods can be attached that could not, or the other way round.
 	changed func()
 	wake    chan struct{} // capacity 1
@@ -117,6 +119,12 @@ func (n *nodeNetwork) open(h *host) error {
 		return err
 	}
 	var err error
+	// Others who keep to policies in the machine's rules need to see all packets.
+	if !slices.Contains(h.facts.disabled, config.NetworkPolicy) {
+		if n.shortcut, err = shortcut.New(); err != nil {
+			h.log.Info("pod network: this kernel has no shortcut between pods of the node; it needs Linux 5.11", "err", err)
+		}
+	}
 	if n.ways, err = openWays(h, n.isReady); err != nil {
 		return err
 	}
@@ -189,7 +197,11 @@ func (n *nodeNetwork) use(ranges []netip.Prefix) error {
 		}
 		n.current = nil
 	}
-	next, err := network.New(network.Config{PodCIDRs: ranges, ClusterCIDRs: n.cluster, StateDir: n.stateDir, Log: n.log})
+	cfg := network.Config{PodCIDRs: ranges, ClusterCIDRs: n.cluster, StateDir: n.stateDir, Log: n.log}
+	if n.shortcut != nil {
+		cfg.Shortcut = n.shortcut
+	}
+	next, err := network.New(cfg)
 	if err != nil {
 		return err
 	}
@@ -267,10 +279,14 @@ func addressesOf(node *corev1.Node) []netip.Addr {
 func (n *nodeNetwork) Close() error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if n.current == nil {
-		return nil
+	var err error
+	if n.current != nil {
+		err = n.current.Close()
 	}
-	return n.current.Close()
+	if n.shortcut != nil {
+		err = errors.Join(err, n.shortcut.Close())
+	}
+	return err
 }
 
 var errNoRange = errors.New("the cluster has not given this node addresses for pods yet (spec.podCIDRs of the Node)")
@@ -344,6 +360,9 @@ func (n *nodeNetwork) Setup(ctx context.Context, r runtime.SandboxRequest) (runt
 	}
 	if n.external {
 		got, err := n.plugins.Setup(ctx, req)
+		if err == nil {
+			err = n.restrict(ctx, r, got.IPs)
+		}
 		return runtime.SandboxResult{IPs: got.IPs}, err
 	}
 	current, err := n.settled()
@@ -363,6 +382,9 @@ func (n *nodeNetwork) Teardown(ctx context.Context, r runtime.SandboxRequest) er
 	if n.plugins != nil {
 		if err := n.plugins.Teardown(ctx, sandboxRequest(r)); err != nil {
 			return err
+		}
+		if n.external {
+			n.unrestrict(r.ID)
 		}
 	}
 	current, err := n.network()

@@ -64,7 +64,8 @@ func (n *nodeNetwork) openPlugins(cfg *config.Node) error {
 
 // retire takes down what the built-in network made, now that plugins connect pods. Pods that it connected are made anew: the plugins give addresses of the same ranges.
 func (n *nodeNetwork) retire() error {
-	if _, err := os.Stat(n.stateDir); errors.Is(err, fs.ErrNotExist) {
+	// What a node keeps for a time without the API is beside its state, and stays.
+	if _, err := os.Stat(filepath.Join(n.stateDir, rangesFile)); errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
 	return errors.Join(mesh.Reset(), network.Reset(context.Background(), network.Config{StateDir: n.stateDir, Log: n.log}))

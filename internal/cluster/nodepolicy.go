@@ -5,7 +5,10 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -16,6 +19,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	k8sruntime "k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
 
 	"github.com/celox/celox/internal/cluster/config"
@@ -29,24 +33,32 @@ const (
 	reasonNotEnforced = "PolicyNotEnforced"
 	// eventTimeout bounds the write of an event.
 	eventTimeout = 30 * time.Second
+	// policiesFile, in the directory of the pod network, has what was in force last: an agent may start while the API is away.
+	policiesFile = "policies"
 )
 
-// startPolicy starts what keeps the pods of this node to the network policies. Plugins that connect pods bring their own.
+// startPolicy starts what keeps the pods of this node to the network policies, whoever connects them.
 func (h *host) startPolicy(run *group, pods *nodeNetwork) error {
 	if pods == nil {
 		return nil
 	}
-	if pods.external || slices.Contains(h.facts.disabled, config.NetworkPolicy) {
+	dir := filepath.Join(h.cfg.DataDir, networkDir)
+	if slices.Contains(h.facts.disabled, config.NetworkPolicy) {
+		if err := os.Remove(filepath.Join(dir, policiesFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("network policy: %w", err)
+		}
 		return policy.Remove() // of an earlier configuration
-	}
-	if err := proxy.Probe(); err != nil {
-		h.say("NETWORK POLICIES ARE NOT ENFORCED on this node, because its kernel cannot have the rules for them: %v", err)
-		return nil
 	}
 	c := policy.Config{
 		NodeName: h.cfg.NodeName, Informers: h.informers, Own: h.pods, Sandboxes: pods.attached(), SCTP: policy.TracksSCTP(), Warn: h.warnPolicy, Log: h.log,
 	}
-	watch, err := h.policyDatapath(&c)
+	if h.pods != nil { // an agent, whose API may be away when it starts
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return fmt.Errorf("network policy: %w", err)
+		}
+		c.Keep = filepath.Join(dir, policiesFile)
+	}
+	watch, err := h.policyDatapath(&c, pods)
 	if err != nil {
 		return err
 	}
@@ -76,22 +88,42 @@ func (h *host) startPolicy(run *group, pods *nodeNetwork) error {
 	return nil
 }
 
+// policyStatuses says of the cluster's policies whether nodes can enforce them, unless others do.
+func (s *Server) policyStatuses(c kubernetes.Interface) (runner, error) {
+	if s.cfg.Disables(config.NetworkPolicy) {
+		return idle{}, nil
+	}
+	return policy.NewStatuses(c.CoreV1().RESTClient(), s.log)
+}
+
+// idle is a controller that has nothing to do.
+type idle struct{}
+
+// Run implements runner.
+func (idle) Run(ctx context.Context) error {
+	<-ctx.Done()
+	return nil
+}
+
 // policyDatapath opens the kernel's tables, and what tells of others who change them; nil without tables, as on a kernel that has none.
-func (h *host) policyDatapath(c *policy.Config) (*policy.Watch, error) {
+func (h *host) policyDatapath(c *policy.Config, pods *nodeNetwork) (*policy.Watch, error) {
+	if err := rulesPossible(proxy.Probe, time.Sleep, h.log); err != nil {
+		h.say("NETWORK POLICIES ARE NOT ENFORCED on this node, because its kernel cannot have the rules for them: %v", err)
+		c.Datapath, c.Broken = policy.None{}, fmt.Errorf("not enforced on node %s, whose kernel cannot have the rules: %w", h.cfg.NodeName, err)
+		return nil, nil //nolint:nilnil // as said
+	}
 	datapath, err := policy.NewNFTables()
 	if err != nil {
 		return nil, err
-	}
-	if err := datapath.Probe(); err != nil {
-		h.say("network policies are not enforced on this node, because its kernel cannot have the rules for them: %v", err)
-		c.Datapath, c.Broken = policy.None{}, fmt.Errorf("not enforced on node %s: %w", h.cfg.NodeName, err)
-		return nil, datapath.Close()
 	}
 	watch, err := policy.NewWatch(datapath.Port())
 	if err != nil {
 		return nil, errors.Join(err, datapath.Close())
 	}
 	c.Datapath, c.Tampering = datapath, watch.C()
+	if pods.shortcut != nil {
+		c.Datapath = policy.WithShortcut(datapath, pods.shortcut)
+	}
 	return watch, nil
 }
 
@@ -111,6 +143,8 @@ func (h *host) warnPolicy(ctx context.Context, about k8sruntime.Object, message 
 	switch p := about.(type) {
 	case *networkingv1.NetworkPolicy:
 		ref = corev1.ObjectReference{APIVersion: "networking.k8s.io/v1", Kind: "NetworkPolicy", Namespace: p.Namespace, Name: p.Name, UID: p.UID, ResourceVersion: p.ResourceVersion}
+	case *corev1.Pod:
+		ref = corev1.ObjectReference{APIVersion: "v1", Kind: "Pod", Namespace: p.Namespace, Name: p.Name, UID: p.UID, ResourceVersion: p.ResourceVersion}
 	case *policy.ClusterNetworkPolicy:
 		ref = corev1.ObjectReference{APIVersion: policy.ClusterGroupVersion, Kind: "ClusterNetworkPolicy", Name: p.Name, UID: p.UID, ResourceVersion: p.ResourceVersion}
 	}
@@ -151,16 +185,26 @@ func (n *nodeNetwork) sandboxRules() sandboxRules {
 
 // attached are the sandboxes that there are.
 func (n *nodeNetwork) attached() []policy.Sandbox {
+	var out []policy.Sandbox
+	if n.external {
+		for _, a := range n.plugins.Attached() {
+			out = append(out, sandboxOf(a.ID, a.Pod, a.Addrs, n.plugins.Unseen(a.NetNS)))
+		}
+		return out
+	}
 	current, err := n.network()
 	if err != nil {
 		return nil // none were made without it
 	}
-	var out []policy.Sandbox
 	for _, a := range current.Attached() {
-		namespace, name, _ := strings.Cut(a.Pod, "/")
-		out = append(out, policy.Sandbox{ID: a.ID, Namespace: namespace, Name: name, Addrs: a.Addrs})
+		out = append(out, sandboxOf(a.ID, a.Pod, a.Addrs, nil))
 	}
 	return out
+}
+
+func sandboxOf(id, pod string, addrs []netip.Addr, unseen error) policy.Sandbox {
+	namespace, name, _ := strings.Cut(pod, "/")
+	return policy.Sandbox{ID: id, Namespace: namespace, Name: name, Addrs: addrs, Unseen: unseen}
 }
 
 // restrict returns when the rules of a new sandbox are in force.
@@ -169,7 +213,11 @@ func (n *nodeNetwork) restrict(ctx context.Context, r runtime.SandboxRequest, ad
 	if rules == nil {
 		return nil
 	}
-	return rules.Attach(ctx, policy.Sandbox{ID: r.ID, Namespace: r.Namespace, Name: r.Name, Addrs: addrs})
+	s := policy.Sandbox{ID: r.ID, Namespace: r.Namespace, Name: r.Name, Addrs: addrs}
+	if n.external {
+		s.Unseen = n.plugins.Unseen(r.NetNSPath)
+	}
+	return rules.Attach(ctx, s)
 }
 
 // unrestrict forgets the rules of a sandbox.

@@ -2,7 +2,9 @@ package cluster
 
 import (
 	"errors"
+	"log/slog"
 	"net/netip"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/labels"
@@ -17,15 +19,41 @@ import (
 const proxyHealthPort = 10256
 
 // proxyMode is how services are made to work on this machine: as the cluster wants it, if the kernel can.
-func proxyMode(wanted string, probe func() error, say Say) string {
+func proxyMode(wanted string, possible func() error, say Say) string {
 	if wanted == config.ProxyUserspace {
 		return wanted
 	}
-	if err := probe(); err != nil {
+	if err := possible(); err != nil {
 		say("services go through celox itself (--proxy-mode=userspace), because this kernel cannot have the rules for them: %v", err)
 		return config.ProxyUserspace
 	}
 	return config.ProxyNFTables
+}
+
+const (
+	// A kernel that cannot have rules is asked again so many times, after a pause that doubles: somebody else's change may be in the way.
+	probeTries = 6
+	probePause = 50 * time.Millisecond
+)
+
+// rulesPossible returns why this kernel cannot have rules, or nil. What passes is no reason: who makes the rules tries again.
+func rulesPossible(probe func() error, sleep func(time.Duration), log *slog.Logger) error {
+	for try, pause := 1, probePause; ; try, pause = try+1, 2*pause {
+		err := probe()
+		switch {
+		case err == nil:
+			return nil
+		case proxy.NoTables(err): // and never will
+			return err
+		case try < probeTries:
+			sleep(pause)
+		case proxy.Passing(err):
+			log.Warn("nftables: the kernel does not answer as it should; going on", "err", err)
+			return nil
+		default:
+			return err
+		}
+	}
 }
 
 func (h *host) startProxy(run *group, pods *nodeNetwork, mode string) error {
@@ -76,7 +104,7 @@ func (h *host) startUserspace(run *group, pods *nodeNetwork, ranges func() []net
 	if err != nil {
 		return err
 	}
-	cfg.Datapath = datapath
+	cfg.Datapath, cfg.Tampering = datapath, datapath.Tampering()
 	p, err := proxy.New(cfg)
 	if err != nil {
 		return errors.Join(err, datapath.Close())

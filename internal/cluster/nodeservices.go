@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"slices"
+	"time"
 
 	"github.com/celox/celox/internal/cluster/config"
 	"github.com/celox/celox/internal/network"
@@ -20,7 +21,7 @@ func (h *host) startServices(run *group, pods *nodeNetwork) error {
 	}
 	mode := ""
 	if wantsProxy {
-		if mode = proxyMode(h.facts.proxyMode, proxy.Probe, h.say); mode == config.ProxyNFTables {
+		if mode = proxyMode(h.facts.proxyMode, func() error { return rulesPossible(proxy.Probe, time.Sleep, h.log) }, h.say); mode == config.ProxyNFTables {
 			addresses.Ranges = h.facts.serviceCIDRs // the other mode has routes of its own
 		}
 	}

@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"context"
 	"math"
 	"runtime"
 	"runtime/debug"
@@ -14,9 +15,12 @@ const (
 	// busyHeadroom is how much garbage a busy program may gather at most, in bytes, if more than gcPercent would let it.
 	busyHeadroom = 192 << 20
 	maxGCPercent = 800
-	// maxHeadroom is how much garbage a program may gather at most, in bytes: where 150,000 pods live, gcPercent of them would be gigabytes.
-	maxHeadroom  = 768 << 20
-	minGCPercent = 25
+	// largeHeadroom is how much garbage a program in which much lives may gather, in bytes: where 150,000 pods live, gcPercent of them would be gigabytes. Where more
+	// than that lives it is largeGCPercent of it, up to maxHeadroom, because each collection looks at all that lives; and minGCPercent whatever that comes to.
+	largeHeadroom  = 768 << 20
+	largeGCPercent = 50
+	maxHeadroom    = 1 << 30
+	minGCPercent   = 25
 )
 
 // gcPace lets a program that is busy gather more garbage between two collections than one that is not: what a collection costs depends on
@@ -75,14 +79,20 @@ func largePercent(live uint64) int {
 	if live == 0 {
 		return maxGCPercent
 	}
-	return int(math.Min(maxGCPercent, math.Max(minGCPercent, 100*maxHeadroom/float64(live))))
+	headroom := math.Min(maxHeadroom, math.Max(largeHeadroom, float64(live)*largeGCPercent/100))
+	return int(math.Min(maxGCPercent, math.Max(minGCPercent, 100*headroom/float64(live))))
 }
 
-// follow calls collected after each collection for as long as the program lives. It needs no goroutine: a dead object tells.
-func (p *gcPace) follow() {
+// follow calls collected after each collection for as long as the program lives.
+func (p *gcPace) follow() { afterCollections(context.Background(), p.collected) }
+
+// afterCollections calls f after each collection of garbage until ctx ends. It needs no goroutine: a dead object tells.
+func afterCollections(ctx context.Context, f func()) {
 	type tick struct{ _ [64]byte } // not so small that it shares its block with others
-	runtime.AddCleanup(new(tick), func(p *gcPace) {
-		p.collected()
-		p.follow()
-	}, p)
+	runtime.AddCleanup(new(tick), func(f func()) {
+		if ctx.Err() == nil {
+			f()
+			afterCollections(ctx, f)
+		}
+	}, f)
 }

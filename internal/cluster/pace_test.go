@@ -38,8 +38,10 @@ func TestGCPace(t *testing.T) {
 	if n := set[len(set)-1]; n != 50 {
 		t.Errorf("of 1.5 GiB: %d", n)
 	}
-	if n := largePercent(64 << 30); n != minGCPercent {
-		t.Errorf("of a huge heap: %d", n)
+	for live, want := range map[uint64]int{512 << 20: 150, 1 << 30: 75, 2 << 30: 50, 2560 << 20: 40, 64 << 30: minGCPercent} {
+		if n := largePercent(live); n != want {
+			t.Errorf("of %d MiB: %d %%, want %d", live>>20, n, want)
+		}
 	}
 	if n := busyPercent(4 << 30); n != gcPercent {
 		t.Errorf("of a large heap: %d", n)

@@ -3,22 +3,26 @@ package cluster
 import (
 	"net/http"
 	"net/url"
+	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/celox/celox/internal/cluster/join"
 )
 
-// watchServer says when the API server cannot be reached any more, and when it can again. It makes no requests of its own: a node's lease alone is a
-// request every few seconds.
-func watchServer(server *url.URL, say Say) func(http.RoundTripper) http.RoundTripper {
-	return func(next http.RoundTripper) http.RoundTripper { return &reach{next: next, server: server, say: say} }
+// watchServer says when the API server cannot be reached any more, and when it can again, which it also tells back. It makes no requests of its own: a node's
+// lease alone is a request every few seconds.
+func watchServer(server *url.URL, say Say, back *signal) func(http.RoundTripper) http.RoundTripper {
+	return func(next http.RoundTripper) http.RoundTripper {
+		return &reach{next: next, server: server, say: say, back: back}
+	}
 }
 
 type reach struct {
 	next   http.RoundTripper
 	server *url.URL
 	say    Say
+	back   *signal
 	lost   atomic.Bool
 }
 
@@ -29,6 +33,7 @@ func (r *reach) RoundTrip(req *http.Request) (*http.Response, error) {
 	case err == nil:
 		if r.lost.CompareAndSwap(true, false) {
 			r.say("the server at %s is back", r.server.Host)
+			r.back.give()
 		}
 	case req.Context().Err() != nil: // somebody did not want to wait
 	default:
@@ -41,3 +46,25 @@ func (r *reach) RoundTrip(req *http.Request) (*http.Response, error) {
 
 // WrappedRoundTripper is below.
 func (r *reach) WrappedRoundTripper() http.RoundTripper { return r.next }
+
+// signal wakes everybody who waits for it.
+type signal struct {
+	mu sync.Mutex
+	c  chan struct{} // guarded by mu; closed the next time
+}
+
+func newSignal() *signal { return &signal{c: make(chan struct{})} }
+
+// next is closed when the signal is given the next time.
+func (s *signal) next() <-chan struct{} {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.c
+}
+
+func (s *signal) give() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	close(s.c)
+	s.c = make(chan struct{})
+}

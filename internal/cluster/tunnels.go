@@ -21,6 +21,7 @@ import (
 	"github.com/celox/celox/internal/cluster/config"
 	"github.com/celox/celox/internal/cluster/join"
 	"github.com/celox/celox/internal/cluster/tunnel"
+	"github.com/celox/celox/internal/cluster/wayout"
 )
 
 // newsTimeout is how long news may be under way from the API to the node, when the server has it already.
@@ -73,6 +74,8 @@ func (t *tunnels) start(run *group, server *url.URL, id *join.Identity) error {
 		})
 	}
 	keeper := tunnel.NewAgent(tunnel.AgentConfig{
+		// The tunnel's own pings find out who is gone.
+		Dial:   (&wayout.Dialer{KeepAlive: -1}).DialContext,
 		Server: server.Host, Servers: t.known, Reach: t.reach, Notice: t.notice, Say: t.a.say, Log: t.a.log,
 		TLS: func() *tls.Config {
 			return &tls.Config{

@@ -41,6 +41,40 @@ func (c *Counter) Inc(values ...string) {
 	}
 }
 
+// Add counts n more for the values of the labels.
+func (c *Counter) Add(n float64, values ...string) {
+	if c != nil {
+		c.vec.WithLabelValues(values...).Add(n)
+	}
+}
+
+// Register registers what a controller, or a library that it uses, counts by itself.
+func (m *Metrics) Register(collectors ...prometheus.Collector) {
+	if m != nil {
+		m.registry.MustRegister(collectors...)
+	}
+}
+
+// Gauge shows a number by labels. A nil *Gauge shows nothing.
+type Gauge struct{ vec *prometheus.GaugeVec }
+
+// Gauge registers a number of a controller.
+func (m *Metrics) Gauge(name, help string, labels ...string) *Gauge {
+	if m == nil {
+		return nil
+	}
+	g := &Gauge{prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: name, Help: help}, labels)}
+	m.registry.MustRegister(g.vec)
+	return g
+}
+
+// Set shows v for the values of the labels.
+func (g *Gauge) Set(v float64, values ...string) {
+	if g != nil {
+		g.vec.WithLabelValues(values...).Set(v)
+	}
+}
+
 // Histogram observes by labels. A nil *Histogram observes nothing.
 type Histogram struct{ vec *prometheus.HistogramVec }
 

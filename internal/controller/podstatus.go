@@ -12,19 +12,19 @@ import (
 	"k8s.io/client-go/kubernetes"
 )
 
-// PatchPodStatus sets one condition of a pod, and its phase unless that is empty, by a patch that leaves what others write alone. A pod that
+// PatchPodStatus sets conditions of a pod, and its phase unless that is empty, by a patch that leaves what others write alone. A pod that
 // is gone is no error. A conflict is one: a namesake may be in its place, of which the next look knows, but it may also be worth another try.
-func PatchPodStatus(ctx context.Context, c kubernetes.Interface, p *corev1.Pod, phase corev1.PodPhase, condition corev1.PodCondition) error {
+func PatchPodStatus(ctx context.Context, c kubernetes.Interface, p *corev1.Pod, phase corev1.PodPhase, conditions ...corev1.PodCondition) error {
 	patch := struct {
 		Metadata struct {
 			UID types.UID `json:"uid"`
 		} `json:"metadata"`
 		Status struct {
 			Phase      corev1.PodPhase       `json:"phase,omitempty"`
-			Conditions []corev1.PodCondition `json:"conditions"`
+			Conditions []corev1.PodCondition `json:"conditions,omitempty"`
 		} `json:"status"`
 	}{}
-	patch.Metadata.UID, patch.Status.Phase, patch.Status.Conditions = p.UID, phase, []corev1.PodCondition{condition}
+	patch.Metadata.UID, patch.Status.Phase, patch.Status.Conditions = p.UID, phase, conditions
 	data, err := json.Marshal(patch)
 	if err != nil {
 		return fmt.Errorf("encode status of pod %s/%s: %w", p.Namespace, p.Name, err)

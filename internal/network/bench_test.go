@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/celox/celox/internal/network/shortcut"
 )
 
 // cpu is what this process and the kernel on its behalf have computed so far.
@@ -36,7 +38,12 @@ func BenchmarkDetachHostPort(b *testing.B) {
 
 func benchmark(b *testing.B, up bool, ports []PortMapping) {
 	host, _ := newHost(b)
-	n := start(b, host, Config{PodCIDRs: prefixes("10.99.0.0/16"), StateDir: b.TempDir()})
+	short, err := shortcut.New()
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer short.Close()
+	n := start(b, host, Config{PodCIDRs: prefixes("10.99.0.0/16"), StateDir: b.TempDir(), Shortcut: short})
 	for i := range 30 {
 		setUp(b, n, fmt.Sprint("other", i), PortMapping{ContainerPort: 80, HostPort: uint16(9000 + i)})
 	}

@@ -74,9 +74,8 @@ func limitEgress(h *netlink.Handle, name string, host, mtu int, bits uint64) err
 	if err := cmp.Or(h.LinkSetUp(ifb), h.QdiscReplace(bucket(ifb.Attrs().Index, bits))); err != nil {
 		return fmt.Errorf("interface %s: %w", name, err)
 	}
-	hook := &netlink.Clsact{QdiscAttrs: netlink.QdiscAttrs{LinkIndex: host, Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_CLSACT}}
-	if err := h.QdiscAdd(hook); err != nil && !errors.Is(err, unix.EEXIST) {
-		return fmt.Errorf("clsact: %w", err)
+	if err := classify(h, host); err != nil {
+		return err
 	}
 	all := &netlink.U32{
 		FilterAttrs: netlink.FilterAttrs{LinkIndex: host, Parent: netlink.HANDLE_MIN_INGRESS, Priority: 1, Protocol: unix.ETH_P_ALL},
@@ -85,6 +84,30 @@ func limitEgress(h *netlink.Handle, name string, host, mtu int, bits uint64) err
 	}
 	if err := h.FilterAdd(all); err != nil {
 		return fmt.Errorf("send it through %s: %w", name, err)
+	}
+	return nil
+}
+
+// classify lets what comes by an interface be looked at.
+func classify(h *netlink.Handle, link int) error {
+	hook := &netlink.Clsact{QdiscAttrs: netlink.QdiscAttrs{LinkIndex: link, Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_CLSACT}}
+	if err := h.QdiscAdd(hook); err != nil && !errors.Is(err, unix.EEXIST) {
+		return fmt.Errorf("clsact: %w", err)
+	}
+	return nil
+}
+
+// ask has a program decide about what comes by an interface, instead of what another process had asked.
+func ask(h *netlink.Handle, link, program int) error {
+	if err := classify(h, link); err != nil {
+		return err
+	}
+	f := &netlink.BpfFilter{
+		FilterAttrs: netlink.FilterAttrs{LinkIndex: link, Parent: netlink.HANDLE_MIN_INGRESS, Handle: 1, Priority: 1, Protocol: unix.ETH_P_ALL},
+		Fd:          program, Name: "celox", DirectAction: true,
+	}
+	if err := h.FilterReplace(f); err != nil {
+		return fmt.Errorf("classifier: %w", err)
 	}
 	return nil
 }

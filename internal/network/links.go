@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/vishvananda/netlink"
@@ -65,35 +66,39 @@ func handleAt(ns *os.File) (*netlink.Handle, error) {
 	return h, nil
 }
 
-// ensureBridge makes the bridge, with exactly the wanted addresses (of the ranges' gateways), and returns its index.
-func ensureBridge(h *netlink.Handle, name string, mtu int, addrs []netip.Prefix) (int, error) {
+// gatewayOf is the gateway of the range that an address is of.
+func gatewayOf(a netip.Prefix) netip.Addr { return a.Masked().Addr().Next() }
+
+// ensureBridge makes the bridge, with exactly the wanted addresses (of the ranges' gateways), and returns its hardware address. Nothing is plugged into it: it is
+// where the gateways' addresses are, whatever pods there are.
+func ensureBridge(h *netlink.Handle, name string, mtu int, addrs []netip.Prefix) (net.HardwareAddr, error) {
 	link, err := h.LinkByName(name)
 	var missing netlink.LinkNotFoundError
 	if errors.As(err, &missing) {
 		snooping := false // there is no multicast router to ask, and its timers would wake an idle machine
 		attrs := netlink.NewLinkAttrs()
 		attrs.Name, attrs.MTU = name, mtu
-		// A bridge without an address of its own takes those of its ports in turn, and the pods would lose their gateway.
+		// Those that remember it, over restarts, remember the same.
 		attrs.HardwareAddr = hardwareAddr(addrs[0].Addr())
 		if err := h.LinkAdd(&netlink.Bridge{LinkAttrs: attrs, MulticastSnooping: &snooping}); err != nil {
-			return 0, fmt.Errorf("add bridge %s: %w", name, err)
+			return nil, fmt.Errorf("add bridge %s: %w", name, err)
 		}
 		link, err = h.LinkByName(name)
 	}
 	if err != nil {
-		return 0, fmt.Errorf("bridge %s: %w", name, err)
+		return nil, fmt.Errorf("bridge %s: %w", name, err)
 	}
 	if link.Type() != "bridge" {
-		return 0, fmt.Errorf("bridge %s: there is an interface of type %s with this name", name, link.Type())
+		return nil, fmt.Errorf("bridge %s: there is an interface of type %s with this name", name, link.Type())
 	}
 	if link.Attrs().MTU != mtu {
 		if err := h.LinkSetMTU(link, mtu); err != nil {
-			return 0, fmt.Errorf("bridge %s: set MTU %d: %w", name, mtu, err)
+			return nil, fmt.Errorf("bridge %s: set MTU %d: %w", name, mtu, err)
 		}
 	}
 	have, err := h.AddrList(link, netlink.FAMILY_ALL)
 	if err != nil {
-		return 0, fmt.Errorf("bridge %s: addresses: %w", name, err)
+		return nil, fmt.Errorf("bridge %s: addresses: %w", name, err)
 	}
 	missingAddrs := map[netip.Prefix]bool{}
 	for _, a := range addrs {
@@ -108,31 +113,31 @@ func ensureBridge(h *netlink.Handle, name string, mtu int, addrs []netip.Prefix)
 			delete(missingAddrs, p)
 		case !ip.IsLinkLocalUnicast():
 			if err := h.AddrDel(link, &a); err != nil {
-				return 0, fmt.Errorf("bridge %s: remove address %v: %w", name, p, err)
+				return nil, fmt.Errorf("bridge %s: remove address %v: %w", name, p, err)
 			}
 		}
 	}
 	for p := range missingAddrs {
 		if err := h.AddrAdd(link, address(p)); err != nil {
-			return 0, fmt.Errorf("bridge %s: add address %v: %w", name, p, err)
+			return nil, fmt.Errorf("bridge %s: add address %v: %w", name, p, err)
 		}
 	}
 	if err := h.LinkSetUp(link); err != nil {
-		return 0, fmt.Errorf("bridge %s: set up: %w", name, err)
+		return nil, fmt.Errorf("bridge %s: set up: %w", name, err)
 	}
-	return link.Attrs().Index, nil
+	return link.Attrs().HardwareAddr, nil
 }
 
-// attach makes a sandbox's pair and configures both ends. gateways are the bridge's addresses, in the order of s.Addrs.
-func attach(h *netlink.Handle, bridge, mtu int, pod *os.File, s *sandbox, gateways []netip.Addr) error {
+// attach makes a sandbox's pair and configures both ends. The host's end, whose index it returns, has the hardware address of the gateway.
+func attach(h *netlink.Handle, gateway net.HardwareAddr, mtu int, pod *os.File, s *sandbox) (link int, err error) {
 	in, err := handleAt(pod)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	defer in.Close()
 	name, mac := vethName(s.ID), hardwareAddr(s.Addrs[0].Addr())
 	attrs := netlink.NewLinkAttrs()
-	attrs.Name, attrs.MTU, attrs.Flags = name, mtu, net.FlagUp
+	attrs.Name, attrs.MTU, attrs.Flags, attrs.HardwareAddr = name, mtu, net.FlagUp, gateway
 	veth := netlink.NewVeth(attrs)
 	veth.PeerName, veth.PeerHardwareAddr, veth.PeerNamespace, veth.PeerMTU = podInterface, mac, netlink.NsFd(pod.Fd()), uint32(mtu)
 	err = h.LinkAdd(veth)
@@ -143,53 +148,109 @@ func attach(h *netlink.Handle, bridge, mtu int, pod *os.File, s *sandbox, gatewa
 			name string
 		}{{h, name}, {in, podInterface}} {
 			if err := removeLink(end.h, end.name); err != nil {
-				return err
+				return 0, err
 			}
 		}
 		err = h.LinkAdd(veth)
 	}
 	if err != nil {
-		return fmt.Errorf("add interface %s: %w", name, err)
+		return 0, fmt.Errorf("add interface %s: %w", name, err)
 	}
-	// The indexes of both ends are known only by asking, which is the dearest part of all but the pair itself: it is done once.
-	host, err := h.LinkByName(name)
+	// The indexes of both ends are known only by asking.
+	eth, err := in.LinkByName(podInterface)
 	if err != nil {
-		return fmt.Errorf("interface %s: %w", name, err)
+		return 0, fmt.Errorf("pod's interface %s: %w", podInterface, err)
 	}
-	if err := h.LinkSetMasterByIndex(host, bridge); err != nil {
-		return fmt.Errorf("interface %s: connect to the bridge: %w", name, err)
+	host := eth.Attrs().ParentIndex
+	if err := configurePod(in, eth.Attrs().Index, s, gateway); err != nil {
+		return 0, err
 	}
-	// A pod that reaches itself by way of the host gets its packets back by the port that they came from.
-	if err := h.LinkSetHairpin(host, true); err != nil {
-		return fmt.Errorf("interface %s: set hairpin: %w", name, err)
+	if err := limit(h, s.ID, host, mtu, s.Bandwidth); err != nil {
+		return 0, err
 	}
-	if err := limit(h, s.ID, host.Attrs().Index, mtu, s.Bandwidth); err != nil {
+	if err := lead(h, host, s); err != nil {
+		return 0, err
+	}
+	// The host's end carries packets when the kernel gets round to noticing that the other end is up, or when it is asked.
+	if _, err := h.LinkByIndex(host); err != nil {
+		return 0, fmt.Errorf("interface %s: %w", name, err)
+	}
+	return host, nil
+}
+
+// lead routes packets for a sandbox to its interface, away from one that had the address before. What comes from there with another source than has such a route is dropped (see rulesFor).
+func lead(h *netlink.Handle, index int, s *sandbox) error {
+	mac := hardwareAddr(s.Addrs[0].Addr())
+	for _, a := range s.Addrs {
+		r := &netlink.Route{LinkIndex: index, Dst: ipNet(netip.PrefixFrom(a.Addr(), a.Addr().BitLen())), Src: gatewayOf(a).AsSlice()}
+		if !isIPv6(a) {
+			r.Scope = unix.RT_SCOPE_LINK
+		}
+		if err := h.RouteReplace(r); err != nil {
+			return fmt.Errorf("route to %v: %w", a.Addr(), err)
+		}
+		if err := know(h, index, a.Addr(), mac); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// know tells who has an address, so that nobody on the wire is asked, or believed.
+func know(h *netlink.Handle, index int, a netip.Addr, mac net.HardwareAddr) error {
+	if err := h.NeighSet(&netlink.Neigh{LinkIndex: index, State: netlink.NUD_PERMANENT, IP: a.AsSlice(), HardwareAddr: mac}); err != nil {
+		return fmt.Errorf("entry of neighbour %v: %w", a, err)
+	}
+	return nil
+}
+
+// unplug takes an interface off the bridge, to which an earlier version of this package connected pods. Connections go on.
+func unplug(h *netlink.Handle, host netlink.Link, gateway net.HardwareAddr, s *sandbox) error {
+	pod, err := os.Open(s.NetNS)
+	if err != nil {
+		return fmt.Errorf("network namespace: %w", err)
+	}
+	defer pod.Close()
+	in, err := handleAt(pod)
+	if err != nil {
 		return err
 	}
-	if err := configurePod(in, host.Attrs().ParentIndex, s, gateways); err != nil {
+	defer in.Close()
+	eth, err := in.LinkByName(podInterface)
+	if err != nil {
+		return fmt.Errorf("pod's interface %s: %w", podInterface, err)
+	}
+	for _, a := range s.Addrs {
+		if err := know(in, eth.Attrs().Index, gatewayOf(a), gateway); err != nil {
+			return err
+		}
+	}
+	// The kernel forgets neighbours with the hardware address that they were known by: lead comes after it. Packets for the pod go the new way from then on, those
+	// from the pod with the last step.
+	if err := h.LinkSetHardwareAddr(host, gateway); err != nil {
+		return fmt.Errorf("set hardware address: %w", err)
+	}
+	if err := lead(h, host.Attrs().Index, s); err != nil {
 		return err
 	}
-	// The bridge would learn this from the pod's first packet, and until then send to where the address was last.
-	entry := &netlink.Neigh{LinkIndex: host.Attrs().Index, Family: unix.AF_BRIDGE, State: netlink.NUD_NOARP, Flags: netlink.NTF_MASTER, HardwareAddr: mac}
-	if err := h.NeighSet(entry); err != nil {
-		return fmt.Errorf("interface %s: forwarding entry: %w", name, err)
+	if err := h.LinkSetNoMaster(host); err != nil {
+		return fmt.Errorf("take off the bridge: %w", err)
 	}
 	return nil
 }
 
 // configurePod gives a pod's own end its addresses and routes.
-func configurePod(in *netlink.Handle, index int, s *sandbox, gateways []netip.Addr) error {
+func configurePod(in *netlink.Handle, index int, s *sandbox, gateway net.HardwareAddr) error {
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name, attrs.Index = podInterface, index
+	eth := &netlink.Device{LinkAttrs: attrs}
+	if err := in.LinkSetUp(eth); err != nil {
+		return fmt.Errorf("pod's interface %s: set up: %w", podInterface, err)
+	}
 	lo := netlink.NewLinkAttrs()
 	lo.Name, lo.Index = "lo", 1
 	if err := in.LinkSetUp(&netlink.Device{LinkAttrs: lo}); err != nil {
 		return fmt.Errorf("pod's interface lo: set up: %w", err)
-	}
-	attrs := netlink.NewLinkAttrs()
-	attrs.Name, attrs.Index = podInterface, index
-	eth := &netlink.Device{LinkAttrs: attrs}
-	// First of all: the bridge hears of it a little later, and takes no packet from the pod before.
-	if err := in.LinkSetUp(eth); err != nil {
-		return fmt.Errorf("pod's interface %s: set up: %w", podInterface, err)
 	}
 	for _, a := range s.Addrs {
 		// No route to the others of the range: all packets go by way of the gateway, where services and policies see both directions.
@@ -199,12 +260,13 @@ func configurePod(in *netlink.Handle, index int, s *sandbox, gateways []netip.Ad
 			return fmt.Errorf("pod's interface %s: add address %v: %w", podInterface, a, err)
 		}
 	}
-	for _, g := range gateways {
-		to := &netlink.Route{LinkIndex: eth.Attrs().Index, Dst: ipNet(netip.PrefixFrom(g, g.BitLen())), Scope: unix.RT_SCOPE_LINK}
-		if err := in.RouteReplace(to); err != nil {
-			return fmt.Errorf("pod's route to %v: %w", g, err)
+	for _, a := range s.Addrs {
+		g := gatewayOf(a)
+		// The host doesn't answer for addresses of IPv6 that are on another of its interfaces.
+		if err := know(in, eth.Attrs().Index, g, gateway); err != nil {
+			return fmt.Errorf("pod's interface %s: %w", podInterface, err)
 		}
-		r := &netlink.Route{LinkIndex: eth.Attrs().Index, Gw: g.AsSlice()}
+		r := &netlink.Route{LinkIndex: eth.Attrs().Index, Gw: g.AsSlice(), Flags: int(netlink.FLAG_ONLINK)}
 		if err := in.RouteReplace(r); err != nil {
 			return fmt.Errorf("pod's default route by %v: %w", g, err)
 		}
@@ -275,13 +337,12 @@ func removeLinks(h *netlink.Handle, id string) error {
 	return errors.Join(removeLink(h, vethName(id)), removeLink(h, ifbName(id)))
 }
 
-// forwarding turns this machine into a router for the pods of a bridge. It must run in the host's network namespace.
-func forwarding(bridge string, v4, v6 bool) error {
-	if err := Forward(v4, v6); err != nil || !v4 {
-		return err
+// fromLoopback lets packets of 127.0.0.1 go to a sandbox with host ports: see rulesFor. It must run in the host's network namespace.
+func fromLoopback(s *sandbox) error {
+	if len(s.Ports) == 0 || !slices.ContainsFunc(s.Addrs, func(a netip.Prefix) bool { return a.Addr().Is4() }) {
+		return nil
 	}
-	// Host ports on 127.0.0.1: see rulesFor.
-	return setSysctl(filepath.Join("/proc/sys/net/ipv4/conf", bridge, "route_localnet"), "1")
+	return setSysctl(filepath.Join("/proc/sys/net/ipv4/conf", vethName(s.ID), "route_localnet"), "1")
 }
 
 // Forward turns the machine of the calling thread's network namespace into a router of the given families.

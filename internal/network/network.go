@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"net"
 	"net/netip"
 	"os"
 	"slices"
@@ -15,6 +16,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/celox/celox/internal/network/shortcut"
 )
 
 const (
@@ -38,9 +41,9 @@ type Network struct {
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
 
-	mu        sync.Mutex // guards what follows
-	bridge    int        // index of the bridge
-	mtu       int        // of the bridge and the pods' interfaces
+	mu        sync.Mutex       // guards what follows
+	mac       net.HardwareAddr // of the gateways
+	mtu       int              // of the bridge and the pods' interfaces
 	pools     []*pool
 	sandboxes map[string]*sandbox
 	busy      map[string]chan struct{} // sandboxes that are being set up or torn down; closed when that is over
@@ -124,6 +127,13 @@ func (n *Network) open() error {
 		n.ruleless = true
 		n.cfg.Log.Error("pod network: this kernel has no nf_tables: pods keep their addresses on the way out of the cluster, and have no host ports", "err", err)
 	}
+	if n.cfg.Shortcut != nil {
+		// Connection tracking sees a part of the packets: it must not take the others, when it sees them again, for somebody else's.
+		if err := within(n.ns, func() error { return setSysctl("/proc/sys/net/netfilter/nf_conntrack_tcp_be_liberal", "1") }); err != nil {
+			n.cfg.Log.Warn("pod network: no shortcut between pods", "err", err)
+			n.cfg.Shortcut = nil
+		}
+	}
 	found := 0
 	if n.cfg.MTU == 0 {
 		found, _ = routeMTU(n.h)
@@ -181,13 +191,50 @@ func (n *Network) ensure() error {
 		v4, v6 = v4 || p.Addr().Is4(), v6 || p.Addr().Is6()
 	}
 	var err error
-	if n.bridge, err = ensureBridge(n.h, n.cfg.Bridge, n.mtu, gateways); err != nil {
+	if n.mac, err = ensureBridge(n.h, n.cfg.Bridge, n.mtu, gateways); err != nil {
 		return err
 	}
-	if err := within(n.ns, func() error { return forwarding(n.cfg.Bridge, v4, v6) }); err != nil {
+	if err := within(n.ns, func() error { return Forward(v4, v6) }); err != nil {
 		return err
 	}
-	return n.applyRules()
+	if err := n.applyRules(); err != nil {
+		return err
+	}
+	return n.leadAll()
+}
+
+// leadAll makes the ways to the sandboxes that there are what they should be: routes go with the gateway's address, and an earlier version had none. n.mu must be held.
+func (n *Network) leadAll() error {
+	if len(n.sandboxes) == 0 {
+		return nil
+	}
+	links, err := n.h.LinkList()
+	if err != nil {
+		return fmt.Errorf("list interfaces: %w", err)
+	}
+	for _, l := range links {
+		if !isPod(l) {
+			continue
+		}
+		for id, s := range n.sandboxes {
+			if vethName(id) != l.Attrs().Name {
+				continue
+			}
+			mac := l.Attrs().HardwareAddr
+			if l.Attrs().MasterIndex != 0 {
+				mac, err = n.mac, unplug(n.h, l, n.mac, s)
+			} else {
+				err = lead(n.h, l.Attrs().Index, s)
+			}
+			if err == nil {
+				err = n.finish(s, l.Attrs().Index, mac)
+			}
+			if err != nil { // the others need theirs
+				n.cfg.Log.Error("pod network: the way to a pod", "sandbox", id, "pod", s.Pod, "err", err)
+			}
+		}
+	}
+	return nil
 }
 
 // applyRules makes the kernel's rules those that follow from the state. n.mu must be held.
@@ -199,7 +246,7 @@ func (n *Network) applyRules() error {
 	for _, s := range n.sandboxes {
 		all = append(all, elementsOf(s)...)
 	}
-	return applyRules(n.ns, rulesFor(n.cfg.Bridge, n.ranges(), n.cfg.ClusterCIDRs), all)
+	return applyRules(n.ns, rulesFor(n.ranges(), n.cfg.ClusterCIDRs), all)
 }
 
 // publish adds the host ports of a sandbox to the rules, or takes them away. n.mu must be held, and the sandbox be there, or not any more.
@@ -369,30 +416,47 @@ func (n *Network) giveBack(s *sandbox) {
 // connect makes what a sandbox needs in the kernel.
 func (n *Network) connect(pod *os.File, s *sandbox) error {
 	n.mu.Lock()
-	bridge, mtu := n.bridge, n.mtu
+	mac, mtu := n.mac, n.mtu
 	n.mu.Unlock()
-	var gateways []netip.Addr
-	for _, a := range s.Addrs {
-		gateways = append(gateways, a.Masked().Addr().Next())
-	}
-	err := attach(n.h, bridge, mtu, pod, s, gateways)
+	link, err := attach(n.h, mac, mtu, pod, s)
 	if err != nil && n.Ready() != nil {
 		// Somebody removed the bridge; it is made again, once.
 		n.mu.Lock()
 		eerr := n.ensure()
-		bridge = n.bridge
+		mac = n.mac
 		n.mu.Unlock()
 		if eerr != nil {
 			return errors.Join(err, eerr)
 		}
-		err = attach(n.h, bridge, mtu, pod, s, gateways)
+		link, err = attach(n.h, mac, mtu, pod, s)
 	}
 	if err != nil {
+		return err
+	}
+	if err := n.finish(s, link, mac); err != nil {
 		return err
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return n.publish(s, true)
+}
+
+// finish does what is left to do for the interface of a sandbox.
+func (n *Network) finish(s *sandbox, link int, mac net.HardwareAddr) error {
+	// Limits hold where packets pass the machine.
+	if n.cfg.Shortcut != nil && s.Bandwidth == (Bandwidth{}) {
+		err := ask(n.h, link, n.cfg.Shortcut.Program())
+		if err == nil {
+			err = n.cfg.Shortcut.Plug(shortcut.Pod{ID: s.ID, Link: link, MAC: hardwareAddr(s.Addrs[0].Addr()), Gateway: mac, Addrs: s.ips()})
+		}
+		if err != nil { // the pod does without
+			n.cfg.Log.Warn("pod network: no shortcut for a pod", "pod", s.Pod, "err", err)
+		}
+	}
+	if len(s.Ports) == 0 {
+		return nil
+	}
+	return within(n.ns, func() error { return fromLoopback(s) })
 }
 
 // free forgets a sandbox.
@@ -401,6 +465,11 @@ func (n *Network) free(s *sandbox) error {
 	defer n.mu.Unlock()
 	if err := forget(n.cfg.StateDir, s.ID); err != nil {
 		return err
+	}
+	if n.cfg.Shortcut != nil {
+		if err := n.cfg.Shortcut.Unplug(s.ID); err != nil {
+			return err
+		}
 	}
 	delete(n.sandboxes, s.ID)
 	n.giveBack(s)
@@ -556,7 +625,7 @@ func Reset(ctx context.Context, cfg Config) error {
 			if ctx.Err() != nil {
 				return ctx.Err()
 			}
-			if l.Attrs().MasterIndex == bridge.Attrs().Index && l.Type() == "veth" || isLimit(l) {
+			if l.Attrs().MasterIndex == bridge.Attrs().Index && l.Type() == "veth" || isPod(l) || isLimit(l) {
 				errs = append(errs, removeLink(h, l.Attrs().Name))
 			}
 		}

@@ -97,9 +97,9 @@ func TestConnectivity(t *testing.T) {
 		{"outside to a host port of one address", outside, "192.0.2.1:8081", "192.0.2.2"},
 		{"outside to a host port, IPv6", outside, "[2001:db8::1]:8080", "2001:db8::2"},
 		{"host to its own port", host, "192.0.2.1:8080", "192.0.2.1"},
-		{"host to its own port on loopback", host, "127.0.0.1:8080", "10.99.0.1"},
+		{"host to its own port on loopback", host, "127.0.0.1:8080", "192.0.2.1"},
 		{"pod to another's host port", b.ns, "192.0.2.1:8080", "10.99.0.3"},
-		{"pod to its own host port", a.ns, "192.0.2.1:8080", "10.99.0.1"},
+		{"pod to its own host port", a.ns, "192.0.2.1:8080", "192.0.2.1"},
 	} {
 		if got, err := call(t, c.from, c.to); err != nil || got != c.want {
 			t.Errorf("%s: %q %v, want %q", c.what, got, err, c.want)

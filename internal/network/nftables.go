@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"strings"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/binaryutil"
@@ -19,6 +20,7 @@ const (
 	rtnLocal  = 2      // linux/rtnetlink.h
 
 	icmpRedirect   = 5   // RFC 792
+	icmpv6Router   = 134 // RFC 4861, an advertisement
 	icmpv6Redirect = 137 // RFC 4861
 )
 
@@ -199,21 +201,33 @@ func expressions(r rule) []expr.Any {
 		e = append(e, &expr.Meta{Key: expr.MetaKeyNFPROTO, Register: 1})
 		equal([]byte{family})
 	}
-	if r.In != "" {
-		e = append(e, &expr.Meta{Key: expr.MetaKeyIIFNAME, Register: 1})
-		equal(append([]byte(r.In), make([]byte, unix.IFNAMSIZ-len(r.In))...))
-	}
-	if r.Redirect != "" {
-		protocol, message := byte(unix.IPPROTO_ICMP), byte(icmpRedirect)
-		if r.V6 {
-			protocol, message = unix.IPPROTO_ICMPV6, icmpv6Redirect
+	for _, name := range []struct {
+		key  expr.MetaKey
+		name string
+	}{{expr.MetaKeyIIFNAME, r.In}, {expr.MetaKeyOIFNAME, r.Out}} {
+		if name.name == "" {
+			continue
 		}
-		e = append(e, &expr.Meta{Key: expr.MetaKeyOIFNAME, Register: 1})
-		equal(append([]byte(r.Redirect), make([]byte, unix.IFNAMSIZ-len(r.Redirect))...))
+		e = append(e, &expr.Meta{Key: name.key, Register: 1})
+		if begin, ok := strings.CutSuffix(name.name, "*"); ok {
+			equal([]byte(begin))
+		} else {
+			equal(append([]byte(name.name), make([]byte, unix.IFNAMSIZ-len(name.name))...))
+		}
+	}
+	if r.Forged {
+		e = append(e, &expr.Fib{Register: 1, FlagSADDR: true, FlagIIF: true, ResultOIF: true})
+		equal(make([]byte, 4))
+	}
+	if r.ICMP != 0 {
+		protocol := byte(unix.IPPROTO_ICMP)
+		if r.V6 {
+			protocol = unix.IPPROTO_ICMPV6
+		}
 		e = append(e, &expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1})
 		equal([]byte{protocol})
 		e = append(e, &expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 0, Len: 1})
-		equal([]byte{message})
+		equal([]byte{r.ICMP})
 	}
 	if r.Local {
 		e = append(e, &expr.Fib{Register: 1, FlagDADDR: true, ResultADDRTYPE: true})
@@ -245,6 +259,8 @@ func expressions(r rule) []expr.Any {
 		e = append(e, &expr.Verdict{Kind: expr.VerdictAccept})
 	case doHostPorts:
 		e = append(e, &expr.Verdict{Kind: expr.VerdictJump, Chain: chainHostPorts})
+	case doFromPods:
+		e = append(e, &expr.Verdict{Kind: expr.VerdictJump, Chain: chainFromPods})
 	case doTranslate:
 		e = append(e, &expr.NAT{Type: expr.NATTypeDestNAT, Family: uint32(family), RegAddrMin: reg0, RegProtoMin: reg0 + registers(r.V6), Specified: true})
 	}

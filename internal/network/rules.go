@@ -12,7 +12,11 @@ import (
 const (
 	tableName      = "celox"
 	chainHostPorts = "host-ports"
+	chainFromPods  = "from-pods"
 )
+
+// podLinks matches the host's ends of all pods.
+const podLinks = vethPrefix + "*"
 
 // place names a set or map of the table; there is one for each family.
 type place string
@@ -66,6 +70,7 @@ const (
 	doDrop
 	doAccept    // and look at no further rule of the chain
 	doHostPorts // go through the chain of host ports
+	doFromPods  // go through the chain of what pods may not send
 )
 
 // rule matches packets by everything that is set, and acts on them.
@@ -73,8 +78,9 @@ type rule struct {
 	V6         bool // the family, if one of the fields below needs it
 	Src, Dst   netip.Prefix
 	NotDst     netip.Prefix
-	In         string // interface that the packet came in by
-	Redirect   string // interface by which an ICMP message leaves that tells of a shorter way
+	In, Out    string // interface that the packet came in by, or leaves by; all that begin alike if it ends with "*"
+	Forged     bool   // the machine has no route to the source by the interface that the packet came in by
+	ICMP       byte   // type of an ICMP message
 	Local      bool   // the destination is an address of this machine
 	Translated bool   // the destination was changed on the way here
 	Find       place  // what is looked up: for the map to find where, or for the set to match
@@ -92,18 +98,23 @@ var (
 )
 
 // rulesFor computes all rules. Cluster are the ranges of all nodes. What depends on single sandboxes is in sets and maps, see elementsOf.
-func rulesFor(bridge string, ranges, cluster []netip.Prefix) []chain {
+func rulesFor(ranges, cluster []netip.Prefix) []chain {
 	post := chain{Name: "post-routing", Hook: hookPostRouting}
 	for _, v6 := range []bool{false, true} {
 		// A pod that reaches itself by a host port must get the answer by the same way.
 		post.Rules = append(post.Rules, rule{V6: v6, Find: setSelf, Translated: true, Do: doMasquerade})
 	}
-	raw := chain{Name: "raw-pre-routing", Hook: hookRawPreRouting}
+	from := chain{Name: chainFromPods, Rules: []rule{
+		// Each pod is alone on its wire, and its own addresses are all that is routed there. So nobody can take another's.
+		{Forged: true, Do: doDrop},
+		// The machine may look for its own router on other wires.
+		{V6: true, ICMP: icmpv6Router, Do: doDrop}, {V6: true, ICMP: icmpv6Redirect, Do: doDrop},
+		// Host ports on 127.0.0.1 need packets of it to be routed to pods (route_localnet); those that come for it are not wanted.
+		{Dst: localhost4, Do: doDrop},
+	}}
 	for _, p := range ranges {
 		v6 := p.Addr().Is6()
 		if !v6 {
-			// Host ports on 127.0.0.1 need packets for it to be routed to the bridge (route_localnet); those that come from it are not wanted.
-			raw.Rules = append(raw.Rules, rule{In: bridge, Dst: localhost4, Do: doDrop})
 			post.Rules = append(post.Rules, rule{Src: localhost4, Dst: p, Do: doMasquerade})
 		}
 		for _, c := range cluster {
@@ -119,11 +130,12 @@ func rulesFor(bridge string, ranges, cluster []netip.Prefix) []chain {
 		ports.Rules = append(ports.Rules, rule{V6: v6, Find: mapPortsAt, Do: doTranslate}, rule{V6: v6, Find: mapPorts, Do: doTranslate})
 	}
 	return []chain{
-		raw, post, ports,
+		from, post, ports,
+		{Name: "raw-pre-routing", Hook: hookRawPreRouting, Rules: []rule{{In: podLinks, Do: doFromPods}}},
 		{Name: "pre-routing", Hook: hookPreRouting, Rules: []rule{{Local: true, Do: doHostPorts}}},
 		{Name: "output", Hook: hookOutput, Rules: []rule{{Local: true, Do: doHostPorts}}},
-		// Pods of a node are neighbours, but go by way of the gateway; the kernel would tell them of the shorter way.
-		{Name: "filter-output", Hook: hookFilterOutput, Rules: []rule{{Redirect: bridge, Do: doDrop}, {V6: true, Redirect: bridge, Do: doDrop}}},
+		// A pod reaches itself by way of the gateway; the kernel would tell it of the shorter way.
+		{Name: "filter-output", Hook: hookFilterOutput, Rules: []rule{{Out: podLinks, ICMP: icmpRedirect, Do: doDrop}, {V6: true, Out: podLinks, ICMP: icmpv6Redirect, Do: doDrop}}},
 	}
 }
 

@@ -15,27 +15,30 @@ func (r rule) String() string {
 		}
 	}
 	add(r.In != "", "in %s", r.In)
-	add(r.Redirect != "", "redirects by %s", r.Redirect)
+	add(r.Out != "", "out %s", r.Out)
+	add(r.ICMP != 0 && !r.V6, "ICMP %d", r.ICMP)
+	add(r.ICMP != 0 && r.V6, "ICMPv6 %d", r.ICMP)
+	add(r.Forged, "forged")
 	add(r.Local, "to this machine")
 	add(r.Src.IsValid(), "from %v", r.Src)
 	add(r.Dst.IsValid(), "to %v", r.Dst)
 	add(r.NotDst.IsValid(), "not to %v", r.NotDst)
 	add(r.Translated, "translated")
 	add(r.Find != "", "in %s", nameOf(r.Find, r.V6))
-	b.WriteString([]string{"masquerade", "translate", "drop", "accept", "host ports"}[r.Do])
+	b.WriteString([]string{"masquerade", "translate", "drop", "accept", "host ports", "from pods"}[r.Do])
 	return b.String()
 }
 
 func TestRules(t *testing.T) {
 	var got []string
-	for _, c := range rulesFor("br", prefixes("10.0.0.0/24", "fd00::/64"), prefixes("10.0.0.0/16")) {
+	for _, c := range rulesFor(prefixes("10.0.0.0/24", "fd00::/64"), prefixes("10.0.0.0/16")) {
 		got = append(got, c.Name)
 		for _, r := range c.Rules {
 			got = append(got, "  "+r.String())
 		}
 	}
 	want := []string{
-		"raw-pre-routing", "  in br to 127.0.0.0/8 drop",
+		"from-pods", "  forged drop", "  ICMPv6 134 drop", "  ICMPv6 137 drop", "  to 127.0.0.0/8 drop",
 		"post-routing",
 		"  translated in self-4 masquerade", "  translated in self-6 masquerade",
 		"  from 127.0.0.0/8 to 10.0.0.0/24 masquerade",
@@ -44,9 +47,10 @@ func TestRules(t *testing.T) {
 		"host-ports",
 		"  in ports-at-4 translate", "  in ports-4 translate",
 		"  in ports-at-6 translate", "  in ports-6 translate",
+		"raw-pre-routing", "  in clx* from pods",
 		"pre-routing", "  to this machine host ports",
 		"output", "  to this machine host ports",
-		"filter-output", "  redirects by br drop", "  redirects by br drop",
+		"filter-output", "  out clx* ICMP 5 drop", "  out clx* ICMPv6 137 drop",
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))

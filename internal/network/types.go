@@ -4,6 +4,8 @@ import (
 	"log/slog"
 	"net/netip"
 	"time"
+
+	"github.com/celox/celox/internal/network/shortcut"
 )
 
 // Config is what New needs.
@@ -18,9 +20,21 @@ type Config struct {
 	StateDir string
 	// MTU of the pods' interfaces; 0 follows that of the interface with the default route; without such a route it is 1500.
 	MTU int
-	Log *slog.Logger
+	// Shortcut is told of pods; nil is none. It outlives the network.
+	Shortcut Shortcut
+	Log      *slog.Logger
 
 	linger time.Duration // lingerTime but for tests
+}
+
+// Shortcut carries standing connections between pods of this node past the machine, as far as somebody else lets it.
+type Shortcut interface {
+	// Program is the descriptor of what is asked about packets from pods.
+	Program() int
+	// Plug is called when a pod is connected, perhaps several times.
+	Plug(shortcut.Pod) error
+	// Unplug is called before the pod's addresses may be another's.
+	Unplug(sandbox string) error
 }
 
 // SandboxRequest names a pod sandbox and its network namespace.

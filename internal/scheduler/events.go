@@ -22,10 +22,14 @@ import (
 )
 
 const (
-	// eventCalls is how many events are being written at once: few, so that they don't compete with bindings.
-	eventCalls = 4
+	// eventCalls is how many events are being written at once: few, so that they don't compete with bindings. While many of these are under way it is busyEventCalls,
+	// unless so many events wait that some would be dropped soon.
+	eventCalls     = 4
+	busyEventCalls = 1
+	busyBinds      = 8
 	// maxEvents is how many may wait to be written; what comes then is dropped, as upstream does with less.
-	maxEvents = 1 << 16
+	maxEvents  = 1 << 16
+	manyEvents = maxEvents / 2
 	// seriesPause is how long the count of a series isn't written again, and seriesEnd after which silence the next event is a new one (upstream's).
 	seriesPause = time.Minute
 	seriesEnd   = 6 * time.Minute
@@ -68,8 +72,15 @@ type series struct {
 	underWay bool
 }
 
-func newEventWriter(c kubernetes.Interface, poster Poster, clk clock.PassiveClock, log *slog.Logger) *eventWriter {
-	return &eventWriter{client: c, poster: poster, clock: clk, log: log, calls: pool{limit: eventCalls}, series: map[seriesKey]*series{}}
+// newEventWriter returns a writer that isn't open. binds says how many calls are under way that come before events.
+func newEventWriter(c kubernetes.Interface, poster Poster, clk clock.PassiveClock, log *slog.Logger, binds func() int) *eventWriter {
+	limit := func(waiting int) int {
+		if waiting < manyEvents && binds() >= busyBinds {
+			return busyEventCalls
+		}
+		return eventCalls
+	}
+	return &eventWriter{client: c, poster: poster, clock: clk, log: log, calls: pool{limit: limit}, series: map[seriesKey]*series{}}
 }
 
 // open lets events be written from now on, with ctx.
@@ -122,7 +133,7 @@ func (r *reporter) Eventf(regarding, related runtime.Object, kind, reason, actio
 		Reason:              reason,
 		Message:             shortened(fmt.Sprintf(note, args...)),
 		Type:                kind,
-		EventTime:           metav1.NewMicroTime(now),
+		EventTime:           metav1.NewMicroTime(now.Truncate(time.Microsecond)),
 		Action:              action,
 		ReportingController: r.name,
 		ReportingInstance:   r.instance,
@@ -149,8 +160,12 @@ func (r *reporter) Eventf(regarding, related runtime.Object, kind, reason, actio
 			s = &series{event: e, count: 1, last: now, note: e.Message, written: now, underWay: true}
 			w.series[key] = s
 		}
+		first := e
+		if s != nil {
+			first = e.DeepCopy() // e is still needed
+		}
 		w.do(func() {
-			made := w.create(ctx, e)
+			made := w.create(ctx, first)
 			if s != nil {
 				w.mu.Lock()
 				defer w.mu.Unlock()
@@ -192,26 +207,28 @@ func (w *eventWriter) sweep(now time.Time) {
 	}
 }
 
-// create writes an event, and says whether the API has it. One that can't be written is dropped: events are best effort.
+// create writes an event, which is given away, and says whether the API has it. One that can't be written is dropped: events are best effort.
 func (w *eventWriter) create(ctx context.Context, e *v1.Event) bool {
-	call, cancel := context.WithTimeout(ctx, callTimeout)
-	defer cancel()
+	about, reason := e.InvolvedObject, e.Reason
 	var err error
 	if w.poster != nil {
-		err = w.poster.Post(call, "/api/v1/namespaces/"+e.Namespace+"/events", e)
+		err = w.poster.Post(ctx, "/api/v1/namespaces/"+e.Namespace+"/events", e) // which ends in time by itself
 	} else {
+		call, cancel := context.WithTimeout(ctx, callTimeout)
+		defer cancel()
 		_, err = w.client.CoreV1().Events(e.Namespace).Create(call, e, metav1.CreateOptions{})
 	}
-	w.complain(ctx, e, err)
+	w.complain(ctx, about.Namespace+"/"+about.Name, reason, err)
 	return err == nil
 }
 
-func (w *eventWriter) complain(ctx context.Context, e *v1.Event, err error) {
+// complain logs that an event about a pod could not be written.
+func (w *eventWriter) complain(ctx context.Context, pod, reason string, err error) {
 	// A namespace that is being deleted takes no events about the pods that go with it.
 	if err == nil || ctx.Err() != nil || apierrors.HasStatusCause(err, v1.NamespaceTerminatingCause) || apierrors.IsNotFound(err) {
 		return
 	}
-	w.log.Warn("scheduler: write event", "pod", e.Namespace+"/"+e.InvolvedObject.Name, "reason", e.Reason, "err", err)
+	w.log.Warn("scheduler: write event", "pod", pod, "reason", reason, "err", err)
 }
 
 // again writes how often the event of a series has come, or the event itself if the API hasn't it.
@@ -229,7 +246,7 @@ func (w *eventWriter) again(ctx context.Context, s *series) {
 			cancel()
 		}
 		if made = !apierrors.IsNotFound(err); made {
-			w.complain(ctx, e, err)
+			w.complain(ctx, e.Namespace+"/"+e.InvolvedObject.Name, e.Reason, err)
 		}
 	}
 	if !made { // it was never written, or is so old that it is gone
@@ -261,7 +278,8 @@ func shortened(text string) string {
 
 // pool calls functions in few goroutines: one that has grown its stack for a call has it for the next. The zero value, with a limit, is ready.
 type pool struct {
-	limit int // how many calls are under way at once
+	// limit is how many calls are under way at once when so many wait; it is asked again before each call.
+	limit func(waiting int) int
 	spare int // how many goroutines stay until close though there is nothing to call
 
 	mu      sync.Mutex
@@ -284,11 +302,18 @@ func (p *pool) do(f func(), most int) bool {
 	p.waiting = append(p.waiting, f)
 	if len(p.waiting)-p.first <= p.idle {
 		p.more.Signal()
-	} else if p.running < p.limit {
+	} else {
+		p.help()
+	}
+	return true
+}
+
+// help starts a goroutine if something waits and another one is allowed. mu must be held.
+func (p *pool) help() {
+	if n := len(p.waiting) - p.first; n > 0 && p.running < p.limit(n) {
 		p.running++
 		p.wg.Go(p.work)
 	}
-	return true
 }
 
 func (p *pool) work() {
@@ -319,12 +344,17 @@ func (p *pool) next() func() {
 		p.more.Wait()
 		p.idle--
 	}
+	if p.running > p.limit(len(p.waiting)-p.first) {
+		p.running-- // there is another one
+		return nil
+	}
 	f := p.waiting[p.first]
 	p.waiting[p.first] = nil
 	if p.first++; p.first > 1024 && p.first > len(p.waiting)/2 {
 		p.waiting = append([]func(){}, p.waiting[p.first:]...)
 		p.first = 0
 	}
+	p.help() // the limit may have been lower when these came
 	return f
 }
 

@@ -19,11 +19,11 @@ import (
 )
 
 // writing runs an event writer in a bubble of virtual time.
-func writing(t *testing.T, poster Poster, f func(w *eventWriter, client *fake.Clientset)) {
+func writing(t *testing.T, poster Poster, binds int, f func(w *eventWriter, client *fake.Clientset)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		client := fake.NewClientset()
-		w := newEventWriter(client, poster, clock.RealClock{}, slog.New(slog.DiscardHandler))
+		w := newEventWriter(client, poster, clock.RealClock{}, slog.New(slog.DiscardHandler), func() int { return binds })
 		ctx, cancel := context.WithCancel(t.Context())
 		w.open(ctx)
 		f(w, client)
@@ -43,7 +43,7 @@ func written(t *testing.T, client *fake.Clientset) []v1.Event {
 }
 
 func TestEventSeries(t *testing.T) {
-	writing(t, nil, func(w *eventWriter, client *fake.Clientset) {
+	writing(t, nil, 0, func(w *eventWriter, client *fake.Clientset) {
 		r, pod := w.reporter("mine"), newPod("p")
 		fails := func(n int) {
 			r.Eventf(pod, nil, v1.EventTypeWarning, "FailedScheduling", "Scheduling", "no room %d", n)
@@ -115,7 +115,7 @@ func (s *slowAPI) Post(ctx context.Context, path string, obj runtime.Object) err
 // TestEventsWait: a few are written at once, the others in their order, and none after the end.
 func TestEventsWait(t *testing.T) {
 	api := &slowAPI{}
-	writing(t, api, func(w *eventWriter, _ *fake.Clientset) {
+	writing(t, api, 0, func(w *eventWriter, _ *fake.Clientset) {
 		r := w.reporter("mine")
 		for i := range 10 * eventCalls {
 			r.Eventf(newPod(fmt.Sprint("p", i)), newPod("other"), v1.EventTypeNormal, "Preempted", "Preempting", "x")
@@ -138,7 +138,7 @@ func TestEventsWait(t *testing.T) {
 // TestEventsFail: an event that can't be written is dropped; a series goes on.
 func TestEventsFail(t *testing.T) {
 	api := &slowAPI{fail: errors.New("no")}
-	writing(t, api, func(w *eventWriter, _ *fake.Clientset) {
+	writing(t, api, 0, func(w *eventWriter, _ *fake.Clientset) {
 		r, pod := w.reporter("mine"), newPod("p")
 		fails := func() {
 			r.Eventf(pod, nil, v1.EventTypeWarning, "FailedScheduling", "Scheduling", "x")
@@ -157,6 +157,62 @@ func TestEventsFail(t *testing.T) {
 	})
 }
 
+// TestEventsYield: while pods are being bound, few events are written at once, but in their order, and more of them when too many wait.
+func TestEventsYield(t *testing.T) {
+	api := &slowAPI{}
+	writing(t, api, busyBinds, func(w *eventWriter, _ *fake.Clientset) {
+		r := w.reporter("mine")
+		for i := range 10 * eventCalls {
+			r.Eventf(newPod(fmt.Sprint("p", i)), nil, v1.EventTypeNormal, "Scheduled", "Binding", "x")
+		}
+		time.Sleep(3*time.Second + time.Second/2)
+		api.mu.Lock()
+		if len(api.events) != 3*busyEventCalls || api.events[1].InvolvedObject.Name != "p1" {
+			t.Errorf("%d events after three seconds", len(api.events))
+		}
+		api.mu.Unlock()
+		if n := w.calls.limit(manyEvents); n != eventCalls {
+			t.Errorf("%d at once when too many wait", n)
+		}
+	})
+}
+
+// TestPoolGrows: goroutines that were too many leave, and come back when the limit allows it.
+func TestPoolGrows(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		limit := 3
+		p := pool{limit: func(int) int { return limit }} // with the pool's mutex
+		called := 0
+		for range 20 {
+			p.do(func() {
+				time.Sleep(time.Second)
+				p.mu.Lock()
+				called++
+				p.mu.Unlock()
+			}, 100)
+		}
+		for _, want := range []struct{ limit, more int }{{3, 3}, {1, 3}, {1, 1}, {3, 1}, {3, 3}} {
+			p.mu.Lock()
+			limit = want.limit
+			before := called
+			p.mu.Unlock()
+			time.Sleep(time.Second)
+			synctest.Wait()
+			p.mu.Lock()
+			if called-before != want.more {
+				t.Errorf("%d calls in a second with a limit of %d, want %d", called-before, want.limit, want.more)
+			}
+			p.mu.Unlock()
+		}
+		p.close()
+		if called != 20 {
+			t.Errorf("%d calls", called)
+		}
+	})
+}
+
+func atMost(n int) func(int) int { return func(int) int { return n } }
+
 func TestEventLimits(t *testing.T) {
 	now := time.Unix(1, 2)
 	if name := eventName(strings.Repeat("a", 236)+"-"+strings.Repeat("b", 16), now); len(name) > 253 || strings.Contains(name, "-.") {
@@ -168,7 +224,7 @@ func TestEventLimits(t *testing.T) {
 	if s := shortened(strings.Repeat("x", 2*maxNote)); len(s) != maxNote {
 		t.Error(len(s))
 	}
-	p := pool{limit: 1}
+	p := pool{limit: atMost(1)}
 	p.running = 1 // somebody is busy
 	for i := range 3 {
 		if ok := p.do(func() {}, 2); ok != (i < 2) {
@@ -179,7 +235,7 @@ func TestEventLimits(t *testing.T) {
 
 // TestPool: everything is called once, by no more goroutines than the limit, and spare ones end with close.
 func TestPool(t *testing.T) {
-	p := pool{limit: 3, spare: 2}
+	p := pool{limit: atMost(3), spare: 2}
 	var mu sync.Mutex
 	var running, most, called int
 	for range 5000 {

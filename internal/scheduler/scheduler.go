@@ -57,7 +57,8 @@ type Config struct {
 	Seed uint64
 }
 
-// Poster creates objects at a path of the API for who doesn't want to see what became of them, at less cost than a clientset. Errors are as a clientset's.
+// Poster creates objects at a path of the API for who doesn't want to see what became of them, at less cost than a clientset. The object is given away, and must be what
+// decoding its encoding gives. Errors are as a clientset's.
 type Poster interface {
 	Post(ctx context.Context, path string, obj runtime.Object) error
 }
@@ -101,7 +102,7 @@ func New(cfg Config) (*Scheduler, error) {
 		return nil, errors.New("scheduler: a profile is needed")
 	}
 	s := &Scheduler{
-		client: cfg.Client, poster: cfg.Poster, binds: pool{limit: maxCalls, spare: maxCalls / 4}, clock: cfg.Clock, log: cfg.Log, extenders: cfg.Extenders, recorders: map[string]events.EventRecorder{},
+		client: cfg.Client, poster: cfg.Poster, binds: pool{limit: func(int) int { return maxCalls }, spare: maxCalls / 2}, clock: cfg.Clock, log: cfg.Log, extenders: cfg.Extenders, recorders: map[string]events.EventRecorder{},
 		wake: make(chan struct{}, 1), calls: make(chan struct{}, maxCalls), storage: make(chan struct{}),
 		snapshot: NewSnapshotFor(cfg.Seed, settings.Profiles), queue: newQueue(settings.InitialBackoff, settings.MaxBackoff), reports: map[types.UID]*report{},
 	}
@@ -118,7 +119,7 @@ func New(cfg Config) (*Scheduler, error) {
 		name := settings.Profiles[i].SchedulerName
 		if s.recorders[name] = cfg.Recorder; cfg.Recorder == nil {
 			if s.events == nil {
-				s.events = newEventWriter(cfg.Client, cfg.Poster, s.clock, s.log)
+				s.events = newEventWriter(cfg.Client, cfg.Poster, s.clock, s.log, func() int { return len(s.calls) })
 			}
 			s.recorders[name] = s.events.reporter(name)
 		}

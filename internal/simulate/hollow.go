@@ -26,8 +26,8 @@ const (
 	leaseSeconds = 40
 	// statusPeriod is how often the kubelet reports a status that hasn't changed.
 	statusPeriod = 5 * time.Minute
-	// hands is how many calls hollow nodes have under way at once.
-	hands = 32
+	// hands is how many calls hollow nodes have under way at once. Thousands of kubelets would have more: with few, pods would wait for the simulation, not for the server.
+	hands = 256
 )
 
 type taskKind int

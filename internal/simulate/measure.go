@@ -83,7 +83,12 @@ func (r *requests) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	begin := time.Now()
 	resp, err := r.next.RoundTrip(req)
-	took := time.Since(begin)
+	r.note(c, time.Since(begin), err != nil || resp.StatusCode >= http.StatusBadRequest)
+	return resp, err
+}
+
+// note counts a request that took so long.
+func (r *requests) note(c call, took time.Duration, failed bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	k := r.kinds[c]
@@ -92,11 +97,10 @@ func (r *requests) RoundTrip(req *http.Request) (*http.Response, error) {
 		r.kinds[c] = k
 	}
 	k.add(took)
-	if err != nil || resp.StatusCode >= http.StatusBadRequest {
+	if failed {
 		k.errors++
 	}
 	r.current.add(took)
-	return resp, err
 }
 
 // sample returns what was measured since it was called last.

@@ -9,6 +9,9 @@ import (
 	"k8s.io/client-go/tools/cache"
 )
 
+// cpuEvery is how many pods share a look at the CPU time, until the last.
+const cpuEvery = 32
+
 // podGroup are the pods that one operation makes. It is guarded by the mutex of pods.
 type podGroup struct {
 	measured bool
@@ -31,7 +34,8 @@ type pods struct {
 	hollow *hollow // is told of every change; nil without kubelets
 
 	mu      sync.Mutex
-	changed chan struct{} // closed and made anew at every change
+	changed chan struct{} // closed and made anew at the next change after somebody has asked for it
+	awaited bool          // that is so
 	known   map[string]*podState
 	// counts of the pods that are there, churn aside
 	there, scheduled, running, attempted int
@@ -144,7 +148,11 @@ func (p *pods) set(pod *v1.Pod) {
 		if s.group != nil {
 			if s.group.scheduled++; s.group.measured {
 				p.measuredScheduled++
-				p.last, p.lastCPU = now, cpuTime()
+				p.last = now
+				// Asking the kernel costs as much as all the rest here: it is for the last one, which is known afterwards only.
+				if p.measuredScheduled == p.measured || p.measuredScheduled%cpuEvery == 0 {
+					p.lastCPU = cpuTime()
+				}
 			}
 		}
 	} else if c := condition(pod, v1.PodScheduled); s.node == "" && !s.unschedulable && c != nil && c.Reason == v1.PodReasonUnschedulable {
@@ -204,8 +212,10 @@ func (p *pods) forget(key string) {
 }
 
 func (p *pods) wake() {
-	close(p.changed)
-	p.changed = make(chan struct{})
+	if p.awaited {
+		close(p.changed)
+		p.changed, p.awaited = make(chan struct{}), false
+	}
 }
 
 // now returns a channel that closes at the next change, after f has looked at things as they are.
@@ -213,5 +223,6 @@ func (p *pods) now(f func()) <-chan struct{} {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	f()
+	p.awaited = true
 	return p.changed
 }

@@ -12,6 +12,7 @@ import (
 	schedulingv1 "k8s.io/api/scheduling/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 
@@ -29,6 +30,8 @@ const (
 type Config struct {
 	// API is how the API server is reached, with every right and without a rate limit.
 	API *rest.Config
+	// Send creates a pod at a path of the API for who doesn't read the answer; nil has API do it. It must not keep the pod.
+	Send func(ctx context.Context, path string, obj runtime.Object) error
 	// Informers makes what hollow nodes and measuring see pods by; nil has them watch API, and keep of each pod only what they need.
 	Informers func(c kubernetes.Interface) *informers.Factory
 	// Scenario is what is done, with Nodes nodes; 0 is as many as the scenario says.

@@ -56,6 +56,13 @@ func newCollection(s *Store, r Resource) *Collection {
 // Resource returns what the collection was registered with.
 func (c *Collection) Resource() Resource { return c.res }
 
+// share has a new object share what it can with others.
+func (c *Collection) share(obj Object, stored []byte) {
+	if c.res.Share != nil {
+		c.res.Share(obj, stored)
+	}
+}
+
 // Watchers is how many watches of the whole collection there are: those that every write has to be told to.
 func (c *Collection) Watchers() int {
 	c.main.mu.Lock()

@@ -62,6 +62,15 @@ func futureRevision(asked, current int64) error {
 	return err
 }
 
+// listAgain makes of futureRevision what a watch is answered with: it does not ask clients to try again, which many do ten times before they list.
+func listAgain(err error) error {
+	var future *apierrors.StatusError
+	if errors.As(err, &future) && future.ErrStatus.Details != nil {
+		future.ErrStatus.Details.RetryAfterSeconds = 0
+	}
+	return err
+}
+
 func watchExpired(asked, oldest int64) error {
 	return apierrors.NewResourceExpired(fmt.Sprintf("too old resource version: %d (%d)", asked, oldest))
 }

@@ -155,7 +155,7 @@ func (s *Store) changeOf(ev kv.Event) (*change, *Collection, []*pendingWrite) {
 		return ch, c, writes
 	}
 	if obj != nil {
-		ch.cur = newItem(obj, key, ch.rev, sum, len(ev.KV.Value))
+		ch.cur = s.shelf.item(obj, key, ch.rev, sum, len(ev.KV.Value))
 		return ch, c, writes
 	}
 	obj, err := c.res.Codec.Decode(ev.KV.Value)
@@ -164,7 +164,8 @@ func (s *Store) changeOf(ev kv.Event) (*change, *Collection, []*pendingWrite) {
 		s.log.Error("store: a stored object cannot be read and is left out", "key", ev.KV.Key, "revision", ch.rev, "error", err)
 		return ch, c, writes
 	}
-	ch.cur = newItem(obj, key, ch.rev, maphash.Bytes(s.seed, ev.KV.Value), len(ev.KV.Value))
+	c.share(obj, ev.KV.Value)
+	ch.cur = s.shelf.item(obj, key, ch.rev, maphash.Bytes(s.seed, ev.KV.Value), len(ev.KV.Value))
 	return ch, c, writes
 }
 

@@ -100,6 +100,7 @@ func (c *Collection) Mutate(ctx context.Context, key string, f MutateFunc) (*Ite
 			if p.data, err = c.res.Codec.Encode(p.obj); err != nil {
 				return nil, fmt.Errorf("encode %s %s: %w", c.res.GroupResource, key, err)
 			}
+			c.share(p.obj, p.data)
 			p.sum = maphash.Bytes(c.s.seed, p.data)
 			if cur != nil && cur.sum == p.sum && newest && c.unchanged(cur, p.data) {
 				return cur, nil
@@ -205,9 +206,9 @@ func (c *Collection) settle(ctx context.Context, key string, cur *Item, p *pendi
 			return cur.at(rev), nil
 		}
 		if taken {
-			return newItem(p.obj.DeepCopyObject().(Object), key, rev, p.sum, len(p.data)), nil
+			return c.s.shelf.item(p.obj.DeepCopyObject().(Object), key, rev, p.sum, len(p.data)), nil
 		}
-		return newItem(p.obj, key, rev, p.sum, len(p.data)), nil
+		return c.s.shelf.item(p.obj, key, rev, p.sum, len(p.data)), nil
 	}
 }
 

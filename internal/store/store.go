@@ -87,6 +87,7 @@ type Store struct {
 	pending map[string][]*pendingWrite // by engine key
 
 	leases leases
+	shelf  *shelf // of the encodings of all items
 }
 
 type waiter struct {
@@ -132,6 +133,7 @@ func New(ctx context.Context, engine kv.Engine, o Options) (*Store, error) {
 		loads:       make(chan loadRequest),
 		waiters:     map[*waiter]struct{}{},
 		pending:     map[string][]*pendingWrite{},
+		shelf:       newShelf(o.Clock.Now),
 	}
 	s.ctx, s.stop = context.WithCancel(ctx)
 	s.leases = leases{grant: engine.Grant, clock: o.Clock, buckets: map[time.Duration]*leaseBucket{}}
@@ -364,7 +366,8 @@ func (c *Collection) decode(key string, item kv.KeyValue) (*Item, error) {
 	if err != nil {
 		return nil, err
 	}
-	return newItem(obj, key, item.ModRevision, maphash.Bytes(c.s.seed, item.Value), len(item.Value)), nil
+	c.share(obj, item.Value)
+	return c.s.shelf.item(obj, key, item.ModRevision, maphash.Bytes(c.s.seed, item.Value), len(item.Value)), nil
 }
 
 // publish says that all collections have reached rev.
@@ -450,6 +453,7 @@ func (s *Store) housekeep(before int64) {
 		for _, c := range s.all() {
 			c.trim(now.Add(-s.o.CompactionInterval).UnixNano())
 		}
+		s.shelf.trim(now.Add(-s.o.CompactionInterval))
 		// What was the newest revision one interval ago is now old enough.
 		target := before
 		before = s.Revision()

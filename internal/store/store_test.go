@@ -328,6 +328,11 @@ func TestFutureRevisions(t *testing.T) {
 		check("list", err)
 		_, err = f.maps.List(t.Context(), store.ListOptions{Match: store.Exact, Revision: 99})
 		check("exact list", err)
+		_, err = f.maps.Watch(t.Context(), store.WatchOptions{Revision: 99})
+		var status *apierrors.StatusError
+		if !apierrors.HasStatusCause(err, metav1.CauseTypeResourceVersionTooLarge) || !errors.As(err, &status) || status.ErrStatus.Details.RetryAfterSeconds != 0 {
+			t.Errorf("watch: %v", err)
+		}
 		// A revision that comes in time is waited for.
 		var wg sync.WaitGroup
 		defer wg.Wait()
@@ -338,6 +343,19 @@ func TestFutureRevisions(t *testing.T) {
 		l, err := f.maps.List(t.Context(), store.ListOptions{Match: store.NotOlderThan, Revision: 2})
 		if err != nil || len(l.Items) != 1 {
 			t.Fatalf("%s %v", keys(l), err)
+		}
+		wg.Go(func() {
+			time.Sleep(time.Second)
+			set(t, f.maps, configMap("a", "x", "2"))
+			set(t, f.maps, configMap("a", "x", "3"))
+		})
+		w, err := f.maps.Watch(t.Context(), store.WatchOptions{Revision: 3})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer w.Stop()
+		if events, err := w.Next(t.Context()); err != nil || len(events) != 1 || events[0].Revision != 4 {
+			t.Errorf("a watch that was early: %v %v", events, err)
 		}
 	})
 }

@@ -32,6 +32,8 @@ type Resource struct {
 	// Indexes name functions whose values are kept per object, so that a list or watch can ask for one value
 	// (e.g. "spec.nodeName" of pods) at the cost of its matches.
 	Indexes map[string]func(Object) []string
+	// Share, if set, has an object share with others what is equal in them; stored is what it is stored as. It is called before anybody else sees the object.
+	Share func(obj Object, stored []byte)
 }
 
 // Form names one encoding of an object: a media type and the group version it is shown in.

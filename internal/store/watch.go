@@ -61,6 +61,11 @@ func (c *Collection) Watch(ctx context.Context, o WatchOptions) (*Watcher, error
 		if err := c.s.readIndex(ctx); err != nil {
 			return nil, err
 		}
+	case o.Revision > c.Changed():
+		// Of another server that is ahead of this one; or of a past that a restore has undone, for which one would wait for ever.
+		if err := c.s.waitFor(ctx, o.Revision); err != nil {
+			return nil, listAgain(err)
+		}
 	}
 	if o.Index != "" && c.res.Indexes[o.Index] == nil {
 		return nil, fmt.Errorf("store: %s has no index %q", c.res.GroupResource, o.Index)

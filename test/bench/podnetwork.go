@@ -19,7 +19,7 @@ import (
 )
 
 const (
-	podNetworkMethod = "One TCP stream between two pods of a node, by way of its bridge and gateway with all rules in place, and one between two network namespaces with a pair of " +
+	podNetworkMethod = "One TCP stream between two pods of a node, with all rules in place, and one between two network namespaces with a pair of " +
 		"interfaces and nothing else; 512 MiB each, in turns, 15 times; medians. Both ends are this program's, in the pods' network namespaces; MTU 1500."
 
 	streamBytes  = 512 << 20

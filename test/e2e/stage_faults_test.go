@@ -39,6 +39,9 @@ func TestFaultsBetweenMachines(t *testing.T) {
 		{"a cable that comes and goes", s.flaps},
 		{"a machine gets another address", s.moves},
 		{"a node that is cut off goes on", s.cutOff},
+		{"policies hold without the server", s.policiesAlone},
+		{"a certificate that is due while the server is away", s.rotates},
+		{"packets get lost for their size", s.blackHole},
 		{"the server comes back with what it had before the nodes", s.restored},
 	} {
 		if !t.Run(step.name, step.run) {

@@ -326,6 +326,7 @@ spec:
   - name: v1alpha2
     served: true
     storage: true
+    subresources: {status: {}}
     schema: {openAPIV3Schema: {type: object, x-kubernetes-preserve-unknown-fields: true}}
 `
 
@@ -351,6 +352,9 @@ spec:
 `), "apply", "-f", "-")
 		return err
 	})
+	if _, err := s.machines[0].Kubectl(nil, "wait", "clusternetworkpolicy/doors", "--for=condition=Accepted", "--timeout", patience.String()); err != nil {
+		t.Fatal(err)
+	}
 	s.asks(t, "before what the namespace allows", staff, both, noAddress)
 	s.asks(t, "before what the namespace denies", public, both, func(a string) bool { return strings.HasSuffix(a, " 9090") })
 	if _, err := s.machines[0].Kubectl(nil, "delete", "crd", "clusternetworkpolicies.policy.networking.k8s.io"); err != nil {

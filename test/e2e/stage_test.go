@@ -108,6 +108,7 @@ func TestThreeMachines(t *testing.T) {
 		{"datagrams and ports of nodes", s.datagrams},
 		{"routes that somebody removes come back", s.repair},
 		{"without the server pods go on", s.withoutServer},
+		{"a node is drained as budgets allow", s.drains},
 		{"a node that goes gives its addresses back", s.leave},
 	} {
 		if !t.Run(step.name, step.run) {

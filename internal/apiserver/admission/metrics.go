@@ -108,25 +108,25 @@ func pluginName(p any) string {
 
 // stopwatch measures the plugins of one step, one after the other.
 type stopwatch struct {
-	m           *Metrics
-	begun, last time.Time
-	step        int
+	m     *Metrics
+	begun time.Time
+	last  time.Duration // after begun; the clock is read for each plugin, and reading only the time that has passed is half the work
+	step  int
 }
 
 func (m *Metrics) start(step int) stopwatch {
 	if m == nil {
 		return stopwatch{}
 	}
-	now := time.Now()
-	return stopwatch{m: m, begun: now, last: now, step: step}
+	return stopwatch{m: m, begun: time.Now(), step: step}
 }
 
 func (s *stopwatch) plugin(i int, op Operation, rejected bool) {
 	if s.m == nil || i >= len(s.m.names) {
 		return
 	}
-	now := time.Now()
-	s.m.by[i].observe(s.m.plugins, s.m.names[i:i+1], s.step, op, rejected, now.Sub(s.last))
+	now := time.Since(s.begun)
+	s.m.by[i].observe(s.m.plugins, s.m.names[i:i+1], s.step, op, rejected, now-s.last)
 	s.last = now
 }
 

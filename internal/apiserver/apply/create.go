@@ -9,6 +9,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/celox/celox/internal/api"
+	"github.com/celox/celox/internal/apiserver/apply/owners"
 )
 
 // maxOutlines bounds the cache below: objects made by a controller have few outlines, those made by hand are few.
@@ -22,6 +23,9 @@ type outlines struct {
 	fields map[string]*metav1.FieldsV1 // guarded by mu; a nil value: no field is owned
 }
 
+// outlineBuffers has buffers for outlines of new objects, which are nearly always looked up and forgotten.
+var outlineBuffers sync.Pool
+
 // fastCreate records that manager owns all of a new object, if an object of the same outline was seen before. It returns the
 // outline under which the library's answer may be remembered, or nil if it can't tell.
 func (m *Manager) fastCreate(obj api.Object, manager string) (done bool, outline []byte) {
@@ -29,7 +33,15 @@ func (m *Manager) fastCreate(obj api.Object, manager string) (done bool, outline
 	if s == nil || m.sub != "" || obj.GetManagedFields() != nil || m.gv.Group != m.kind.Group || m.gv.Version != m.kind.Hub {
 		return false, nil
 	}
-	o := outliner{buf: make([]byte, 0, 1024)}
+	buf, _ := outlineBuffers.Get().(*[]byte)
+	if buf == nil {
+		buf = new(make([]byte, 0, 1024))
+	}
+	o := outliner{buf: (*buf)[:0]}
+	defer func() {
+		*buf = o.buf
+		outlineBuffers.Put(buf)
+	}()
 	if !o.object(reflect.ValueOf(obj).Elem(), s, m.skipped()) {
 		return false, nil
 	}
@@ -37,7 +49,7 @@ func (m *Manager) fastCreate(obj api.Object, manager string) (done bool, outline
 	fields, ok := m.outlines.fields[string(o.buf)]
 	m.outlines.mu.RUnlock()
 	if !ok {
-		return false, o.buf
+		return false, slices.Clone(o.buf)
 	}
 	if fields == nil {
 		obj.SetManagedFields(nil)
@@ -83,6 +95,7 @@ const (
 	markRemoved               // is not there any more
 	markDiffers               // a leaf with another value
 	markSame                  // a leaf with the same value
+	markOther                 // the number of an individual item follows, with the first letter of its key
 	maxField    = 0xf0
 )
 
@@ -90,6 +103,8 @@ type outliner struct {
 	buf []byte
 	// fresh counts the maps, lists and pointers around: what is in them is not in an empty object, whatever its value.
 	fresh int
+	// others numbers individual items; nil names them as they are.
+	others *owners.Individuals
 }
 
 func (o *outliner) mark(b byte) bool {
@@ -106,8 +121,26 @@ func (o *outliner) name(text string) bool {
 	return true
 }
 
-// item is name for an item of a keyed list.
+// itemName is name for the name of an item of a keyed list.
+func (o *outliner) itemName(text string) bool {
+	if o.others == nil {
+		return o.name(text)
+	}
+	key, value, ok := owners.Individual(text)
+	if !ok {
+		return o.name(text)
+	}
+	n, ok := o.others.Number(value)
+	o.buf = append(o.buf, markOther, key[0], n)
+	return ok
+}
+
+// item is itemName for an item.
 func (o *outliner) item(v reflect.Value, s *shape) bool {
+	if o.others != nil && s.individual() {
+		name, ok := s.itemName(v)
+		return ok && o.itemName(name)
+	}
 	o.buf = append(o.buf, markKey, 0, 0)
 	begin := len(o.buf)
 	b, ok := s.appendItemName(o.buf, v)
@@ -179,7 +212,7 @@ func (o *outliner) value(v reflect.Value, s *shape) bool {
 	}
 	switch s.kind {
 	case shapeLeaf:
-		if o.fresh == 0 && sameLeaf(reflect.Zero(v.Type()), v, s) {
+		if o.fresh == 0 && (v.IsZero() || sameLeaf(reflect.Zero(v.Type()), v, s)) {
 			return o.mark(markZero)
 		}
 		return o.mark(markValue)

@@ -55,12 +55,12 @@ func (m *Manager) fast(live, obj api.Object, manager string) bool {
 		return false
 	}
 	for i := range have {
-		tree := m.tracker.trees.Of(have[i].FieldsV1)
-		if tree == nil {
+		owned, ok := m.tracker.trees.Owned(have[i].FieldsV1)
+		if !ok {
 			return false
 		}
 		for _, path := range w.changed {
-			if tree.Owns(path) != (i == mine) {
+			if owned.Owns(path) != (i == mine) {
 				return false
 			}
 		}
@@ -344,6 +344,12 @@ func (w *walk) values(a, b reflect.Value, s *shape) bool {
 	return equality.Semantic.DeepEqual(a.Interface(), b.Interface())
 }
 
+// Times are compared as their texts would be, without making these.
+var (
+	timeType      = reflect.TypeFor[metav1.Time]()
+	microTimeType = reflect.TypeFor[metav1.MicroTime]()
+)
+
 func sameLeaf(a, b reflect.Value, s *shape) bool {
 	switch a.Kind() {
 	case reflect.String:
@@ -362,6 +368,14 @@ func sameLeaf(a, b reflect.Value, s *shape) bool {
 		}
 	}
 	if s.convert != nil {
+		switch a.Type() {
+		case timeType:
+			x, y := a.Interface().(metav1.Time), b.Interface().(metav1.Time) //nolint:forcetypeassert // that is their type
+			return x.IsZero() == y.IsZero() && x.Unix() == y.Unix()          // texts have no less than seconds
+		case microTimeType:
+			x, y := a.Interface().(metav1.MicroTime), b.Interface().(metav1.MicroTime) //nolint:forcetypeassert // that is their type
+			return x.IsZero() == y.IsZero() && x.UnixMicro() == y.UnixMicro()
+		}
 		x, err := s.convert.ToUnstructured(a)
 		if err != nil {
 			return false
@@ -438,6 +452,9 @@ func (s *shape) appendItemName(b []byte, item reflect.Value) ([]byte, bool) {
 	}
 	return append(b, '}'), true
 }
+
+// individual says whether items of a list may be keyed by a value that no other object has.
+func (s *shape) individual() bool { return len(s.keys) == 1 && owners.IsIndividual(s.keys[0].JsonName) }
 
 // unique says whether only one item of a list has a name: several of a name are kept account of in another way.
 func (s *shape) unique(list reflect.Value, name string) bool {

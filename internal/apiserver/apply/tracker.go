@@ -162,13 +162,12 @@ func prefixMatcher(path string) *fieldpath.SetMatcher {
 // Update records in obj what manager changed since live (nil when obj is new). Both are of the hub type; obj is given away. What
 // can't be recorded is left as it was: a write does not fail for it.
 func (m *Manager) Update(live, obj api.Object, manager string) (api.Object, error) {
-	var outline []byte
 	if live != nil {
 		if m.fast(live, obj, manager) {
 			return obj, nil
 		}
-		if outline = m.updateOutline(live, obj, manager); outline != nil {
-			if m.updateLike(outline, live, obj) {
+		if outline, others := m.updateOutline(live, obj, manager); outline != nil {
+			if m.updateLike(outline, others, live, obj) {
 				return obj, nil
 			}
 			obj.SetManagedFields(nil)
@@ -177,14 +176,16 @@ func (m *Manager) Update(live, obj api.Object, manager string) (api.Object, erro
 				return obj, err
 			}
 			made := owners.OutcomeOf(o.GetManagedFields())
-			m.updates.Put(outline, made)
-			o.SetManagedFields(made.Of(live.GetManagedFields()))
+			if made.Abstract(others) {
+				m.updates.Put(outline, made)
+			}
+			o.SetManagedFields(made.For(live.GetManagedFields(), others))
 			return o, nil
 		}
 		return m.libraryUpdate(live, obj, manager)
 	}
-	var done bool
-	if done, outline = m.fastCreate(obj, manager); done {
+	done, outline := m.fastCreate(obj, manager)
+	if done {
 		return obj, nil
 	}
 	empty, ok := m.tracker.catalogue.New(m.kind).(api.Object)

@@ -18,33 +18,34 @@ func marked(live api.Object) api.Object {
 }
 
 // updateOutline describes a change: which fields, keys and items were added, removed or have other values, who made it and who owned
-// what before. That is all that the outcome depends on. Nil: it can't tell.
-func (m *Manager) updateOutline(live, obj api.Object, manager string) []byte {
+// what before. That is all that the outcome depends on, but for what the individual items are. Nil: it can't tell.
+func (m *Manager) updateOutline(live, obj api.Object, manager string) ([]byte, *owners.Individuals) {
 	have, given := live.GetManagedFields(), obj.GetManagedFields()
 	s := m.shape()
 	switch {
 	case s == nil, m.gv.Group != m.kind.Group, m.gv.Version != m.kind.Hub, !owners.Countable(have, m.gv.String()), reflect.TypeOf(live) != reflect.TypeOf(obj),
 		m.sub == "" && given != nil && (len(given) == 0 || !owners.Same(given, have)):
-		return nil
+		return nil, nil
 	}
-	outline, ok := m.tracker.trees.AppendOutline(make([]byte, 0, 512), manager, have)
+	others := &owners.Individuals{}
+	outline, ok := m.tracker.trees.AppendOwned(make([]byte, 0, 512), manager, have, others)
 	if !ok {
-		return nil
+		return nil, nil
 	}
-	d := differ{outliner{buf: outline}}
+	d := differ{outliner{buf: outline, others: others}}
 	if !d.object(reflect.ValueOf(live).Elem(), reflect.ValueOf(obj).Elem(), s, m.skipped()) {
-		return nil
+		return nil, nil
 	}
-	return d.buf
+	return others.AppendOrder(d.buf), others
 }
 
 // updateLike does the bookkeeping of a change whose like was seen before.
-func (m *Manager) updateLike(outline []byte, live, obj api.Object) bool {
+func (m *Manager) updateLike(outline []byte, others *owners.Individuals, live, obj api.Object) bool {
 	o, ok := m.updates.Get(outline)
 	if !ok {
 		return false
 	}
-	obj.SetManagedFields(o.Of(live.GetManagedFields()))
+	obj.SetManagedFields(o.For(live.GetManagedFields(), others))
 	return true
 }
 
@@ -199,12 +200,14 @@ func (d *differ) sameMaps(a, b reflect.Value, s *shape) bool {
 	return true
 }
 
-// member writes what became of a key or an item.
+// member writes what became of a key.
 func (d *differ) member(name string, x, y reflect.Value, s *shape) bool {
 	at := len(d.buf)
-	if !d.name(name) {
-		return false
-	}
+	return d.name(name) && d.became(at, x, y, s)
+}
+
+// became writes what became of a key or an item whose name is written at at.
+func (d *differ) became(at int, x, y reflect.Value, s *shape) bool {
 	switch {
 	case !x.IsValid():
 		return d.mark(markAdded) && d.value(y, s)
@@ -239,7 +242,7 @@ func (d *differ) lists(a, b reflect.Value, s *shape) bool {
 	}
 	slices.Sort(names)
 	for _, name := range names {
-		if !d.member(name, x[name], y[name], s.elem) {
+		if at := len(d.buf); !d.itemName(name) || !d.became(at, x[name], y[name], s.elem) {
 			return false
 		}
 	}

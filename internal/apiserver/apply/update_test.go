@@ -9,6 +9,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
 	"pgregory.net/rapid"
 
 	"github.com/celox/celox/internal/api"
@@ -33,6 +34,24 @@ func randomConfigMap(t *rapid.T) *corev1.ConfigMap {
 		c.Immutable = new(bool)
 	}
 	return c
+}
+
+// randomAddresses draws a pod that differs from others in the items that are keyed by a value of their own.
+func randomAddresses(t *rapid.T) *corev1.Pod {
+	p := &corev1.Pod{TypeMeta: metav1.TypeMeta{Kind: "Pod", APIVersion: "v1"}, ObjectMeta: metav1.ObjectMeta{Name: "p", Namespace: "n"}}
+	for _, uid := range rapid.SliceOfNDistinct(rapid.SampledFrom([]types.UID{"0", "4", "a"}), 0, 2, rapid.ID).Draw(t, "owners") {
+		p.OwnerReferences = append(p.OwnerReferences, metav1.OwnerReference{APIVersion: "v1", Kind: "K", Name: draw(t, "owner", "x", "y"), UID: uid})
+	}
+	p.Spec.Containers = []corev1.Container{{Name: "c", Image: "i"}}
+	addresses := rapid.SliceOfNDistinct(rapid.SampledFrom([]string{"4", "10.0.0.1", "10.0.0.2", "fd00::1", "é"}), 0, 2, rapid.ID)
+	for _, ip := range addresses.Draw(t, "podIPs") {
+		p.Status.PodIPs = append(p.Status.PodIPs, corev1.PodIP{IP: ip})
+	}
+	for _, ip := range addresses.Draw(t, "hostIPs") {
+		p.Status.HostIPs = append(p.Status.HostIPs, corev1.HostIP{IP: ip})
+	}
+	p.Status.Phase = corev1.PodPhase(draw(t, "phase", "", "Pending", "Running"))
+	return p
 }
 
 // aged gives the entries of an object different times, all long ago.
@@ -64,6 +83,8 @@ func TestUpdateOutlineAgreesWithLibrary(t *testing.T) {
 		{"configmap", corev1.SchemeGroupVersion.WithKind("ConfigMap"), "", func(t *rapid.T) api.Object { return randomConfigMap(t) }},
 		{"pod", corev1.SchemeGroupVersion.WithKind("Pod"), "", func(t *rapid.T) api.Object { return randomPod(t) }},
 		{"pod status", corev1.SchemeGroupVersion.WithKind("Pod"), "status", func(t *rapid.T) api.Object { return randomPod(t) }},
+		{"pod with addresses", corev1.SchemeGroupVersion.WithKind("Pod"), "", func(t *rapid.T) api.Object { return randomAddresses(t) }},
+		{"pod status with addresses", corev1.SchemeGroupVersion.WithKind("Pod"), "status", func(t *rapid.T) api.Object { return randomAddresses(t) }},
 		{"deployment", appsv1.SchemeGroupVersion.WithKind("Deployment"), "", func(t *rapid.T) api.Object { return randomDeployment(t) }},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -88,7 +109,7 @@ func TestUpdateOutlineAgreesWithLibrary(t *testing.T) {
 				}
 				obj.SetManagedFields(nil)
 				by := draw(t, "manager", "first", "second", "third")
-				if outline := m.updateOutline(live, obj, by); outline != nil {
+				if outline, _ := m.updateOutline(live, obj, by); outline != nil {
 					if _, ok := m.updates.Get(outline); ok {
 						hits++
 					}
@@ -109,5 +130,59 @@ func TestUpdateOutlineAgreesWithLibrary(t *testing.T) {
 				t.Log("nothing was remembered in this run")
 			}
 		})
+	}
+}
+
+// A change that differs from one seen before only in addresses and owners is one of the same outline; what comes of it is told by its own.
+func TestIndividualItemsShareOutlines(t *testing.T) {
+	m := managers(t, corev1.SchemeGroupVersion.WithKind("Pod"), "status")
+	created := m.tracker.Manager(m.kind, m.version, "")
+	report := func(owner types.UID, ips ...string) (outline []byte, quick bool) {
+		t.Helper()
+		pod := &corev1.Pod{TypeMeta: metav1.TypeMeta{Kind: "Pod", APIVersion: "v1"}, ObjectMeta: metav1.ObjectMeta{
+			Name: "p", Namespace: "n", OwnerReferences: []metav1.OwnerReference{{APIVersion: "apps/v1", Kind: "ReplicaSet", Name: "r", UID: owner}},
+		}}
+		live, err := created.Update(nil, pod, "controller")
+		if err != nil {
+			t.Fatal(err)
+		}
+		next := live.DeepCopyObject().(*corev1.Pod) //nolint:forcetypeassert // it is one
+		for _, ip := range ips {
+			next.Status.PodIPs = append(next.Status.PodIPs, corev1.PodIP{IP: ip})
+		}
+		outline, _ = m.updateOutline(live, next, "kubelet")
+		_, quick = m.updates.Get(outline)
+		got, err := m.Update(live, next.DeepCopy(), "kubelet")
+		if err != nil {
+			t.Fatal(err)
+		}
+		want, err := m.libraryUpdate(live, next, "kubelet")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if a, b := untimed(got.GetManagedFields()), untimed(want.GetManagedFields()); !equality.Semantic.DeepEqual(a, b) {
+			t.Fatalf("%v: got %v\nwant %v", ips, a, b)
+		}
+		if quick && got.GetManagedFields()[0].FieldsV1 != live.GetManagedFields()[0].FieldsV1 {
+			t.Error("what has not changed is not shared with the object before")
+		}
+		return outline, quick
+	}
+	first, quick := report("u-1", "10.0.0.1")
+	if quick {
+		t.Error("the first of all was seen before")
+	}
+	second, quick := report("u-2", "10.0.0.2")
+	if !quick || string(first) != string(second) {
+		t.Error("another address and owner make another outline")
+	}
+	if _, quick = report("u-2", "10.0.0.2", "fd00::1"); quick {
+		t.Error("two addresses are like one")
+	}
+	if _, quick = report("u-2", "fd00::1", "10.0.0.2"); quick {
+		t.Error("the order of addresses plays no part")
+	}
+	if _, quick = report("u-9", "fd00::9", "10.9.9.9"); !quick {
+		t.Error("other addresses in the same order make another outline")
 	}
 }

@@ -18,6 +18,8 @@ const (
 	JoiningGroup = "system:bootstrappers:kubeadm:default-node-token"
 	// ServingApprover is the service account in kube-system of the controller that approves the serving certificates of nodes.
 	ServingApprover = "kubelet-serving-approver"
+	// PolicyController is the service account in kube-system of the controller that writes the statuses of ClusterNetworkPolicies.
+	PolicyController = "celox-network-policy-controller"
 	// IngressController is the service account in kube-system of the controller that writes the status of Ingresses.
 	IngressController = "celox-ingress-controller"
 	// ClusterConfigMap is the ConfigMap in kube-system that tells agents what they need to know of the cluster.
@@ -46,6 +48,10 @@ func joiningClusterRoles() []*rbacv1.ClusterRole {
 			allow("update", "certificates.k8s.io", "certificatesigningrequests/approval"),
 			allow("approve", "certificates.k8s.io", "signers", "kubernetes.io/kubelet-serving"),
 			allow("get list watch", "core", "nodes")),
+		clusterRole("celox:"+PolicyController,
+			allow("get list watch", "policy.networking.k8s.io", "clusternetworkpolicies"),
+			allow("patch", "policy.networking.k8s.io", "clusternetworkpolicies/status"),
+			allow("get list watch", "apiextensions.k8s.io", "customresourcedefinitions", "clusternetworkpolicies.policy.networking.k8s.io")),
 		clusterRole("celox:"+IngressController,
 			allow("get list watch", "networking.k8s.io", "ingresses ingressclasses"),
 			allow("update", "networking.k8s.io", "ingresses/status"),
@@ -63,6 +69,7 @@ func joiningClusterRoleBindings() []*rbacv1.ClusterRoleBinding {
 		bound("kubeadm:get-nodes", group(JoiningGroup)),
 		bound("celox:node-network", group("system:nodes")),
 		bound("celox:"+ServingApprover, account(ServingApprover)),
+		bound("celox:"+PolicyController, account(PolicyController)),
 		bound("celox:"+IngressController, account(IngressController)),
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"net"
 	"net/http"
+	"net/url"
 	"time"
 
 	"k8s.io/apimachinery/pkg/runtime"
@@ -28,6 +29,7 @@ func (i *Identity) Config(userAgent string) (config *rest.Config, reconnect func
 			MinVersion: tls.VersionTLS12, RootCAs: i.Pool(), ServerName: serverName,
 			GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return i.Client(), nil },
 		},
+		Proxy:               func(*http.Request) (*url.URL, error) { return nil, nil }, // dial sees to that
 		TLSHandshakeTimeout: dialTimeout,
 		MaxIdleConnsPerHost: 25,
 		IdleConnTimeout:     90 * time.Second,

@@ -13,6 +13,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/celox/celox/internal/cluster/wayout"
 )
 
 // dialTimeout is how long a server may take to answer.
@@ -68,21 +70,23 @@ func Discover(ctx context.Context, server *url.URL, caHash string, now time.Time
 		}
 		return errOtherCluster
 	}
-	dialer := &tls.Dialer{NetDialer: &net.Dialer{}, Config: &tls.Config{
-		MinVersion: tls.VersionTLS12, ServerName: server.Hostname(),
-		InsecureSkipVerify: true, // check does it, with the authority that it finds
-		VerifyConnection:   check,
-	}}
 	dialCtx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
-	conn, err := dialer.DialContext(dialCtx, "tcp", server.Host)
+	conn, err := (&wayout.Dialer{}).DialContext(dialCtx, "tcp", server.Host)
+	if err == nil {
+		defer conn.Close()
+		err = tls.Client(conn, &tls.Config{
+			MinVersion: tls.VersionTLS12, ServerName: server.Hostname(),
+			InsecureSkipVerify: true, // check does it, with the authority that it finds
+			VerifyConnection:   check,
+		}).HandshakeContext(dialCtx)
+	}
 	if err != nil {
 		if ctx.Err() != nil {
 			return Discovered{}, ctx.Err()
 		}
 		return Discovered{}, Explain(err, server, now)
 	}
-	defer conn.Close()
 	if a, ok := conn.LocalAddr().(*net.TCPAddr); ok {
 		d.Local = a.IP
 	}

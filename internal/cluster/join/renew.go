@@ -34,8 +34,10 @@ type Renewal struct {
 	IPs      []net.IP
 	// Renewed is called when there is a new client certificate: connections still show the old one.
 	Renewed func()
-	Clock   clock.WithTicker
-	Log     *slog.Logger
+	// Back returns what is closed when the API can be reached again after a time in which it could not: what waited for it need not wait longer. Nil never is.
+	Back  func() <-chan struct{}
+	Clock clock.WithTicker
+	Log   *slog.Logger
 }
 
 // kind is one of the two certificates.
@@ -80,7 +82,11 @@ func covers(c *x509.Certificate, w wish) bool {
 
 func (r *Renewal) run(ctx context.Context, k kind) {
 	share, retry := renewFrom+renewSpan*rand.Float64(), retryFirst
+	var back <-chan struct{}
 	for {
+		if r.Back != nil {
+			back = r.Back()
+		}
 		wait := time.Duration(0)
 		if c := k.current(); c != nil {
 			wait = due(c, share).Sub(r.Clock.Now())
@@ -104,6 +110,9 @@ func (r *Renewal) run(ctx context.Context, k kind) {
 		case <-ctx.Done():
 			t.Stop()
 			return
+		case <-back:
+			t.Stop()
+			retry = retryFirst
 		case <-t.C():
 		}
 	}

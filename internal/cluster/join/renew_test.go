@@ -199,3 +199,77 @@ func TestRefusal(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+// away is an API that cannot be asked for a time.
+type away struct {
+	kubernetes.Interface
+	gone  *atomic.Bool
+	tried chan struct{}
+}
+
+func (c away) CertificatesV1() typed.CertificatesV1Interface {
+	return awayV1{c.Interface.CertificatesV1(), c}
+}
+
+type awayV1 struct {
+	typed.CertificatesV1Interface
+	of away
+}
+
+func (c awayV1) CertificateSigningRequests() typed.CertificateSigningRequestInterface {
+	return awayRequests{c.CertificatesV1Interface.CertificateSigningRequests(), c.of}
+}
+
+type awayRequests struct {
+	typed.CertificateSigningRequestInterface
+	of away
+}
+
+func (c awayRequests) Create(ctx context.Context, csr *certificatesv1.CertificateSigningRequest, o metav1.CreateOptions) (*certificatesv1.CertificateSigningRequest, error) {
+	if c.of.gone.Load() {
+		select {
+		case c.of.tried <- struct{}{}:
+		default:
+		}
+		return nil, errors.New("no way there")
+	}
+	return c.CertificateSigningRequestInterface.Create(ctx, csr, o)
+}
+
+// TestRenewedWhenTheAPIIsBack: what was due while the API was away does not wait for its next turn, which may be minutes away.
+func TestRenewedWhenTheAPIIsBack(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	s := newSigning(t)
+	id := s.identity(t, 100*time.Hour, now.Add(-99*time.Hour)) // due long ago
+	first := id.Client().Leaf.SerialNumber
+	c := away{s.node, &atomic.Bool{}, make(chan struct{}, 1)}
+	c.gone.Store(true)
+	back := make(chan struct{})
+	never := make(chan struct{})
+	var asked atomic.Int64
+	r := &Renewal{
+		Identity: id, Client: c, NodeName: "n", Renewed: func() {}, Log: slog.New(slog.DiscardHandler),
+		Clock: clocktesting.NewFakeClock(now), // nobody moves it
+		Back: func() <-chan struct{} {
+			if asked.Add(1) == 1 {
+				return back
+			}
+			return never
+		},
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	var running sync.WaitGroup
+	running.Go(func() { r.RunClient(ctx) })
+	defer running.Wait()
+	defer cancel()
+	<-c.tried
+	c.gone.Store(false)
+	close(back)
+	eventually(t, "the new certificate", func() error {
+		if id.Client().Leaf.SerialNumber.Cmp(first) == 0 {
+			return errors.New("it is the old one")
+		}
+		return nil
+	})
+}

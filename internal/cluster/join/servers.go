@@ -12,6 +12,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/celox/celox/internal/cluster/wayout"
 )
 
 const (
@@ -102,7 +104,7 @@ func (i *Identity) dial(ctx context.Context, network string) (net.Conn, error) {
 		if n < len(ways)-1 {
 			timeout = otherTimeout
 		}
-		conn, err := (&net.Dialer{Timeout: timeout, KeepAlive: keepAlive}).DialContext(ctx, network, address)
+		conn, err := (&wayout.Dialer{Timeout: timeout, KeepAlive: keepAlive}).DialContext(ctx, network, address)
 		if err == nil {
 			i.mu.Lock()
 			i.answered = address

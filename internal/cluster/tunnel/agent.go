@@ -30,6 +30,8 @@ type AgentConfig struct {
 	// Server is where the agent's API server is (host and port). Servers says where there are others that it knows of; the channel is closed at the next change.
 	Server  string
 	Servers func() ([]string, <-chan struct{})
+	// Dial connects to a server, over TCP or by way of something else.
+	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 	// TLS is how the node shows itself and whom it believes. It is asked for at each connection; the server's name is filled in.
 	TLS func() *tls.Config
 	// Reach opens what a server asks for: API, or the address of something on this node. ErrForbidden refuses.
@@ -96,11 +98,11 @@ func (a *Agent) open(ctx context.Context, server string) (_ *plain, id string, e
 		}
 		config.ServerName = host
 	}
-	// The tunnel's own pings find out who is gone.
-	conn, err := (&tls.Dialer{NetDialer: &net.Dialer{KeepAlive: -1}, Config: config}).DialContext(ctx, "tcp", server)
+	under, err := a.cfg.Dial(ctx, "tcp", server)
 	if err != nil {
 		return nil, "", err
 	}
+	conn := tls.Client(under, config)
 	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
 	defer func() {
 		if !stop() && err == nil {
@@ -110,6 +112,9 @@ func (a *Agent) open(ctx context.Context, server string) (_ *plain, id string, e
 			_ = conn.Close()
 		}
 	}()
+	if err := conn.HandshakeContext(ctx); err != nil {
+		return nil, "", err
+	}
 	r, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+server+Path, nil)
 	if err != nil {
 		return nil, "", err

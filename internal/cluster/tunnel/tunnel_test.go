@@ -68,6 +68,7 @@ func (s *stage) listen() *httptest.Server {
 
 func (s *stage) config() AgentConfig {
 	return AgentConfig{
+		Dial:    (&net.Dialer{KeepAlive: -1}).DialContext,
 		Server:  s.server.Listener.Addr().String(),
 		Servers: func() ([]string, <-chan struct{}) { return nil, nil },
 		TLS: func() *tls.Config {

@@ -83,7 +83,7 @@ func New(cfg Config) (*Controller, error) {
 		creating: map[string]*storagev1.VolumeAttachment{}, since: map[string]time.Time{}, blocked: map[types.UID]string{},
 	}
 	if cfg.Registry != nil {
-		if err := cfg.Registry.Register(c.forced); err != nil {
+		if err := errors.Join(cfg.Registry.Register(c.forced), cfg.Registry.Register(volumeCounts{c})); err != nil {
 			return nil, fmt.Errorf("attachdetach: %w", err)
 		}
 	}

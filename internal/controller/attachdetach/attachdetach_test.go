@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -15,6 +16,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/record"
 	"k8s.io/utils/clock"
 	"k8s.io/utils/ptr"
@@ -28,15 +30,21 @@ func sum(s string) [sha256.Size]byte { return sha256.Sum256([]byte(s)) }
 
 type stage struct {
 	*controllertest.Env
-	t      *testing.T
-	events *record.FakeRecorder
-	volume *corev1.PersistentVolume
+	t       *testing.T
+	events  *record.FakeRecorder
+	volume  *corev1.PersistentVolume
+	counted *prometheus.Registry
 }
 
 func newStage(t *testing.T) *stage {
+	return newStageThrough(t, func(e *controllertest.Env) kubernetes.Interface { return e.Client })
+}
+
+// newStageThrough is newStage with a client for the controller.
+func newStageThrough(t *testing.T, client func(*controllertest.Env) kubernetes.Interface) *stage {
 	e := controllertest.Start(t)
-	s := &stage{Env: e, t: t, events: record.NewFakeRecorder(1000)}
-	ctl, err := New(Config{Client: e.Client, Informers: e.Informers, Recorder: s.events, Clock: clock.RealClock{}, Registry: prometheus.NewRegistry()})
+	s := &stage{Env: e, t: t, events: record.NewFakeRecorder(1000), counted: prometheus.NewRegistry()}
+	ctl, err := New(Config{Client: client(e), Informers: e.Informers, Recorder: s.events, Clock: clock.RealClock{}, Registry: s.counted})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -117,7 +125,57 @@ func (s *stage) event(want string) {
 }
 
 func TestVolumeMovesFromNodeToNode(t *testing.T) {
-	s := newStage(t)
+	t.Run("well", func(t *testing.T) {
+		s := newStage(t)
+		move(t, s)
+		s.counts(`attachdetach_controller_total_volumes{kubernetes.io/csi:a.example,actual_state_of_world}=1`,
+			`attachdetach_controller_total_volumes{kubernetes.io/csi:a.example,desired_state_of_world}=1`, `storage_count_attachable_volumes_in_use{n2,kubernetes.io/csi:a.example}=1`)
+	})
+	// A conflict says that somebody else wrote. Whatever it was about, the volume comes where it should be.
+	t.Run("conflicts", func(t *testing.T) {
+		var conflicts controllertest.Conflicts
+		s := newStageThrough(t, func(e *controllertest.Env) kubernetes.Interface { return e.Through(t, conflicts.Refuse) })
+		move(t, s)
+		for _, want := range []string{
+			"POST /apis/storage.k8s.io/v1/volumeattachments", "DELETE /apis/storage.k8s.io/v1/volumeattachments/" + attachmentName(s.volume, "n1"), "PATCH /api/v1/nodes/n1/status",
+		} {
+			if refused := conflicts.Refused(); !slices.Contains(refused, want) {
+				t.Errorf("%s was not tried, but %q", want, refused)
+			}
+		}
+	})
+}
+
+// counts waits until volumes are counted as wanted, as name{labels}=value.
+func (s *stage) counts(want ...string) {
+	s.t.Helper()
+	controllertest.Eventually(s.t, func() error {
+		families, err := s.counted.Gather()
+		if err != nil {
+			return err
+		}
+		var got []string
+		for _, f := range families {
+			for _, m := range f.GetMetric() {
+				if m.GetGauge() == nil {
+					continue
+				}
+				var labels []string
+				for _, l := range m.GetLabel() {
+					labels = append(labels, l.GetValue())
+				}
+				got = append(got, fmt.Sprintf("%s{%s}=%v", f.GetName(), strings.Join(labels, ","), m.GetGauge().GetValue()))
+			}
+		}
+		if !slices.Equal(got, want) {
+			return fmt.Errorf("counted %q, want %q", got, want)
+		}
+		return nil
+	})
+}
+
+func move(t *testing.T, s *stage) {
+	t.Helper()
 	ctx := context.Background()
 	s.pod("p", "n1")
 	s.attach("n1")

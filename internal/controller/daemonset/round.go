@@ -78,11 +78,12 @@ func (r *round) keepOne(node string, here []*corev1.Pod, run bool) {
 		switch {
 		case p.DeletionTimestamp != nil:
 		case p.Status.Phase == corev1.PodFailed:
-			id := fmt.Sprintf("%s/%s", r.ds.UID, node)
+			id := fmt.Sprintf("%s/%d/%s", r.ds.UID, r.ds.Status.ObservedGeneration, node)
 			if r.c.backoff.IsInBackOffSinceUpdate(id, r.now) {
 				r.c.loop.AddAfter(r.key, r.c.backoff.Get(id))
 				continue
 			}
+			r.c.backoff.GC() // those of sets and nodes that are gone
 			r.c.backoff.Next(id, r.now)
 			r.c.recorder.Eventf(r.ds, corev1.EventTypeWarning, "FailedDaemonPod", "Found failed daemon pod %s/%s on node %s, will try to kill it", p.Namespace, p.Name, node)
 			r.remove = append(r.remove, p)

@@ -132,7 +132,9 @@ func (c *Controller) Reconcile(ctx context.Context, key string) error {
 	everything := metav1.LabelSelector{}
 	if equality.Semantic.DeepEqual(r.d.Spec.Selector, &everything) {
 		c.recorder.Eventf(r.d, corev1.EventTypeWarning, "SelectingAll", "This deployment is selecting all pods. A non-empty selector is required.")
-		return nil
+		status := *r.d.Status.DeepCopy()
+		status.ObservedGeneration = max(status.ObservedGeneration, r.d.Generation)
+		return r.writeStatus(ctx, status)
 	}
 	if err := r.claim(ctx); err != nil {
 		return err
@@ -146,6 +148,8 @@ func (c *Controller) Reconcile(ctx context.Context, key string) error {
 	switch {
 	case r.d.Spec.Paused:
 		return r.paused(ctx)
+	case rollbackWanted(r.d):
+		return r.rollBack(ctx)
 	case scaling(r.d, r.all):
 		return r.sync(ctx)
 	case r.d.Spec.Strategy.Type == appsv1.RecreateDeploymentStrategyType:
@@ -247,13 +251,17 @@ func (r *round) recreate(ctx context.Context) error {
 	if err := r.ensureNew(ctx, false); err != nil {
 		return err
 	}
+	scaled := false
 	for i, rs := range r.old {
 		if *rs.Spec.Replicas > 0 {
 			if err := r.scale(ctx, &r.old[i], 0); err != nil {
 				return err
 			}
-			r.replace(r.old[i])
+			scaled = true
 		}
+	}
+	if scaled {
+		return r.progress(ctx) // its pods may be more than were seen; the set itself says when it has none
 	}
 	running, err := r.oldPodsRunning()
 	if err != nil {

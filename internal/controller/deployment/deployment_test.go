@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -211,6 +212,25 @@ func TestDeploymentAgainstTheAPI(t *testing.T) {
 	if err != nil || len(list.Items) != 2 {
 		t.Errorf("%d sets (%v), want 2: a rollback makes none", len(list.Items), err)
 	}
+	// The old way to ask for a rollback, by an annotation: to the last revision, to one by its number, and to one that there is not.
+	rollBack := func(to, want string) {
+		t.Helper()
+		patch(fmt.Sprintf(`{"metadata":{"annotations":{%q:%q}}}`, rollbackAnnotation, to))
+		done(want, 4)
+		controllertest.Eventually(t, func() error {
+			d, err := deployments.Get(ctx, "d", metav1.GetOptions{})
+			if err == nil && d.Annotations[rollbackAnnotation] != "" {
+				return errors.New("the wish is still there")
+			}
+			return err
+		})
+	}
+	rollBack("0", "4")
+	rollBack("3", "5")
+	rollBack("77", "5")
+	if d, err := deployments.Get(ctx, "d", metav1.GetOptions{}); err != nil || d.Spec.Template.Spec.Containers[0].Image != "i:1" {
+		t.Errorf("rolled back to %+v, %v", d.Spec.Template.Spec, err)
+	}
 	// A broken revision never takes the good one down.
 	patch(`{"spec":{"template":{"spec":{"containers":[{"name":"c","image":"broken"}]}}}}`)
 	controllertest.Eventually(t, func() error {
@@ -222,7 +242,7 @@ func TestDeploymentAgainstTheAPI(t *testing.T) {
 	})
 	// Recreate: no old pod beside a new one.
 	patch(`{"spec":{"strategy":{"type":"Recreate","rollingUpdate":null},"template":{"spec":{"containers":[{"name":"c","image":"i:3"}]}}}}`)
-	done("5", 4)
+	done("7", 4)
 	// Paused: a new template makes no set.
 	patch(`{"spec":{"paused":true,"template":{"spec":{"containers":[{"name":"c","image":"i:4"}]}}}}`)
 	controllertest.Eventually(t, func() error {
@@ -236,5 +256,18 @@ func TestDeploymentAgainstTheAPI(t *testing.T) {
 		return nil
 	})
 	patch(`{"spec":{"paused":false}}`)
-	done("6", 4)
+	done("8", 4)
+}
+
+func TestRemember(t *testing.T) {
+	if got := remember("", "1"); got != "1" {
+		t.Error(got)
+	}
+	if got := remember("1,4", "7"); got != "1,4,7" {
+		t.Error(got)
+	}
+	long := strings.Repeat("1234,", 399) + "1234" // 1999 bytes
+	if got := remember(long, "56"); len(got) > maxHistory || !strings.HasSuffix(got, ",1234,56") {
+		t.Errorf("%d bytes, the end is %s", len(got), got[len(got)-20:])
+	}
 }

@@ -29,6 +29,9 @@ const (
 	rollbackAnnotation        = "deprecated.deployment.rollback.to"
 )
 
+// maxHistory is how long the list of revisions that a set had may be, in bytes.
+const maxHistory = 2000
+
 // notCopied are the annotations of a Deployment that its sets do not inherit.
 var notCopied = []string{
 	corev1.LastAppliedConfigAnnotation, revisionAnnotation, revisionHistoryAnnotation, desiredAnnotation, maxAnnotation, rollbackAnnotation,
@@ -208,18 +211,29 @@ func annotateNew(d *appsv1.Deployment, rs *appsv1.ReplicaSet, revision string) b
 	if next, err := strconv.ParseInt(revision, 10, 64); err == nil && revisionOf(rs) < next {
 		want[revisionAnnotation] = revision
 		if was != "" {
-			history := rs.Annotations[revisionHistoryAnnotation]
-			if history == "" {
-				want[revisionHistoryAnnotation] = was
-			} else if !slices.Contains(strings.Split(history, ","), was) {
-				want[revisionHistoryAnnotation] = history + "," + was
-			}
+			want[revisionHistoryAnnotation] = remember(rs.Annotations[revisionHistoryAnnotation], was)
 		}
 	}
 	if rs.UID == "" { // a set that is about to be made; an existing one gets its sizes when it is scaled
 		maps.Copy(want, sizeAnnotations(d))
 	}
 	return setAnnotations(rs, want)
+}
+
+// remember adds a revision to those that a set had. What is too long loses the oldest.
+func remember(history, revision string) string {
+	if history == "" {
+		return revision
+	}
+	history += "," + revision
+	for len(history) > maxHistory {
+		_, rest, ok := strings.Cut(history, ",")
+		if !ok {
+			break
+		}
+		history = rest
+	}
+	return history
 }
 
 func sizeAnnotations(d *appsv1.Deployment) map[string]string {

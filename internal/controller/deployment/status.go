@@ -143,9 +143,10 @@ func (r *round) progress(ctx context.Context) error {
 	} else {
 		removeCondition(&s, appsv1.DeploymentProgressing)
 	}
-	removeCondition(&s, appsv1.DeploymentReplicaFailure)
 	if c := r.replicaFailure(); c != nil {
 		r.setCondition(&s, appsv1.DeploymentReplicaFailure, c.Status, c.Reason, c.Message)
+	} else {
+		removeCondition(&s, appsv1.DeploymentReplicaFailure)
 	}
 	if err := r.writeStatus(ctx, s); err != nil {
 		return err

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"maps"
 	"strings"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
@@ -16,6 +17,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	corelisters "k8s.io/client-go/listers/core/v1"
 	"k8s.io/client-go/tools/cache"
+	"k8s.io/client-go/tools/record"
 	sliceutil "k8s.io/endpointslice/util"
 
 	"github.com/celox/celox/internal/client/informers"
@@ -33,14 +35,16 @@ type Controller struct {
 	services  corelisters.ServiceLister
 	pods      corelisters.PodLister
 	endpoints corelisters.EndpointsLister
+	triggers  *sliceutil.TriggerTimeTracker
+	recorder  record.EventRecorder
 	log       *slog.Logger
 	loop      *controller.Loop
 }
 
 // New makes the controller and registers it with the informers, which the caller starts.
-func New(c kubernetes.Interface, f *informers.Factory, log *slog.Logger, m *controller.Metrics) (*Controller, error) {
+func New(c kubernetes.Interface, f *informers.Factory, recorder record.EventRecorder, log *slog.Logger, m *controller.Metrics) (*Controller, error) {
 	services, pods, endpoints := f.Core().V1().Services(), f.Core().V1().Pods(), f.Core().V1().Endpoints()
-	ctl := &Controller{client: c, services: services.Lister(), pods: pods.Lister(), endpoints: endpoints.Lister(), log: log}
+	ctl := &Controller{client: c, services: services.Lister(), pods: pods.Lister(), endpoints: endpoints.Lister(), triggers: sliceutil.NewTriggerTimeTracker(), recorder: recorder, log: log}
 	ctl.loop = controller.NewLoop("endpoint", ctl.Reconcile, controller.Options{
 		Workers: 5, Log: log, Metrics: m,
 		Synced: []cache.InformerSynced{services.Informer().HasSynced, pods.Informer().HasSynced, endpoints.Informer().HasSynced},
@@ -93,6 +97,7 @@ func (c *Controller) Reconcile(ctx context.Context, key string) error {
 	client := c.client.CoreV1().Endpoints(namespace)
 	service, err := c.services.Services(namespace).Get(name)
 	if apierrors.IsNotFound(err) {
+		c.triggers.DeleteService(namespace, name)
 		if _, err := c.endpoints.Endpoints(namespace).Get(name); err != nil {
 			return nil // nothing to remove
 		}
@@ -110,6 +115,7 @@ func (c *Controller) Reconcile(ctx context.Context, key string) error {
 	if err != nil {
 		return fmt.Errorf("list pods: %w", err)
 	}
+	trigger := c.triggers.ComputeEndpointLastChangeTriggerTime(namespace, service, pods)
 	wantSubsets, truncated := subsets(service, pods)
 	have, err := c.endpoints.Endpoints(namespace).Get(name)
 	create := apierrors.IsNotFound(err)
@@ -126,18 +132,34 @@ func (c *Controller) Reconcile(ctx context.Context, key string) error {
 	} else {
 		delete(want.Annotations, corev1.EndpointsOverCapacity)
 	}
-	switch {
-	case create:
-		_, err = client.Create(ctx, want, metav1.CreateOptions{})
-	case equality.Semantic.DeepEqual(have.Subsets, want.Subsets) && maps.Equal(have.Labels, want.Labels) && maps.Equal(have.Annotations, want.Annotations):
+	if !create && equality.Semantic.DeepEqual(have.Subsets, want.Subsets) && maps.Equal(have.Labels, want.Labels) && maps.Equal(have.Annotations, want.Annotations) {
 		return nil
-	default:
+	}
+	if trigger.IsZero() {
+		delete(want.Annotations, corev1.EndpointsLastChangeTriggerTime)
+	} else {
+		metav1.SetMetaDataAnnotation(&want.ObjectMeta, corev1.EndpointsLastChangeTriggerTime, trigger.UTC().Format(time.RFC3339Nano))
+	}
+	return c.write(ctx, service, want, create)
+}
+
+// write creates or updates the Endpoints of a service.
+func (c *Controller) write(ctx context.Context, service *corev1.Service, want *corev1.Endpoints, create bool) error {
+	client, reason, at := c.client.CoreV1().Endpoints(want.Namespace), "FailedToUpdateEndpoint", "update endpoint"
+	var err error
+	if create {
+		reason, at = "FailedToCreateEndpoint", "create endpoint for service"
+		_, err = client.Create(ctx, want, metav1.CreateOptions{})
+	} else {
 		_, err = client.Update(ctx, want, metav1.UpdateOptions{})
 	}
-	if err != nil && !apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
-		return fmt.Errorf("write endpoints: %w", err)
+	switch {
+	case err == nil, apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause):
+		return nil
+	case !apierrors.IsConflict(err) && !apierrors.IsAlreadyExists(err): // else the newer one is on its way
+		c.recorder.Eventf(want, corev1.EventTypeWarning, reason, "Failed to %s %s/%s: %v", at, service.Namespace, service.Name, err)
 	}
-	return nil
+	return fmt.Errorf("write endpoints: %w", err)
 }
 
 // wantLabels are the service's labels, less the mark for headless services, which is set by what the service is.

@@ -50,6 +50,7 @@ type Controller struct {
 func New(c kubernetes.Interface, f *informers.Factory, recorder record.EventRecorder, log *slog.Logger, m *controller.Metrics) (*Controller, error) {
 	services, pods, nodes, endpoints := f.Core().V1().Services(), f.Core().V1().Pods(), f.Core().V1().Nodes(), f.Discovery().V1().EndpointSlices()
 	logger := klog.Background()
+	count(m)
 	ctl := &Controller{
 		services: services.Lister(), pods: pods.Lister(), recorder: recorder, logger: logger,
 		tracker: sliceutil.NewEndpointSliceTracker(), triggers: sliceutil.NewTriggerTimeTracker(),
@@ -128,29 +129,41 @@ func (c *Controller) podChanged(old, pod *corev1.Pod) {
 
 // Reconcile brings the slices of one Service up to date.
 func (c *Controller) Reconcile(_ context.Context, key string) error {
+	outcome, err := c.sync(key)
+	synced(outcome)
+	return err
+}
+
+func (c *Controller) sync(key string) (outcome string, err error) {
+	outcome = "success"
+	defer func() {
+		if err != nil {
+			outcome = "error"
+		}
+	}()
 	namespace, name, err := cache.SplitMetaNamespaceKey(key)
 	if err != nil {
-		return nil // not a key of ours; a retry would not change it
+		return outcome, nil // not a key of ours; a retry would not change it
 	}
 	service, err := c.services.Services(namespace).Get(name)
 	if apierrors.IsNotFound(err) {
 		c.triggers.DeleteService(namespace, name)
 		c.reconciler.DeleteService(namespace, name)
 		c.tracker.DeleteService(namespace, name)
-		return nil // the slices go by garbage collection
+		return outcome, nil // the slices go by garbage collection
 	} else if err != nil {
-		return fmt.Errorf("get service: %w", err)
+		return outcome, fmt.Errorf("get service: %w", err)
 	}
 	if service.Spec.Type == corev1.ServiceTypeExternalName || service.Spec.Selector == nil {
-		return nil
+		return outcome, nil
 	}
 	pods, err := c.pods.Pods(namespace).List(labels.Set(service.Spec.Selector).AsSelectorPreValidated())
 	if err != nil {
-		return fmt.Errorf("list pods: %w", err)
+		return outcome, fmt.Errorf("list pods: %w", err)
 	}
 	existing, err := c.slices(namespace, name)
 	if err != nil {
-		return err
+		return outcome, err
 	}
 	var alive []*discoveryv1.EndpointSlice
 	for _, s := range existing {
@@ -160,14 +173,14 @@ func (c *Controller) Reconcile(_ context.Context, key string) error {
 	}
 	if c.tracker.StaleSlices(service, alive) {
 		c.loop.AddAfter(key, staleRetry)
-		return nil
+		return "stale", nil
 	}
 	trigger := c.triggers.ComputeEndpointLastChangeTriggerTime(namespace, service, pods)
 	if err := c.reconciler.Reconcile(c.logger, service, pods, alive, trigger); err != nil {
 		if !apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
 			c.recorder.Eventf(service, corev1.EventTypeWarning, "FailedToUpdateEndpointSlices", "Error updating Endpoint Slices for Service %s: %v", key, err)
-			return fmt.Errorf("reconcile slices: %w", err)
+			return outcome, fmt.Errorf("reconcile slices: %w", err)
 		}
 	}
-	return nil
+	return outcome, nil
 }

@@ -37,6 +37,7 @@ type Controller struct {
 	slices    func(namespace, service string) ([]*discoveryv1.EndpointSlice, error)
 	pending   *controller.Pending // slices that were made and not seen yet
 	recorder  record.EventRecorder
+	counted   *counters
 	loop      *controller.Loop
 }
 
@@ -45,7 +46,7 @@ func New(c kubernetes.Interface, f *informers.Factory, recorder record.EventReco
 	services, endpoints, mirrors := f.Core().V1().Services(), f.Core().V1().Endpoints(), f.Discovery().V1().EndpointSlices()
 	ctl := &Controller{
 		client: c, services: services.Lister(), endpoints: endpoints.Lister(),
-		pending: controller.NewPending(clk), recorder: recorder,
+		pending: controller.NewPending(clk), recorder: recorder, counted: newCounters(m),
 	}
 	var err error
 	if ctl.slices, err = controller.SlicesOf(mirrors.Informer(), managedBy); err != nil {
@@ -111,6 +112,8 @@ func (c *Controller) queueOwner(s *discoveryv1.EndpointSlice) {
 
 // Reconcile makes the slices of one Endpoints object what it says, or none.
 func (c *Controller) Reconcile(ctx context.Context, key string) error {
+	begin := time.Now()
+	defer func() { c.counted.took.Observe(time.Since(begin).Seconds()) }()
 	namespace, name, err := cache.SplitMetaNamespaceKey(key)
 	if err != nil {
 		return nil // not a key of ours; a retry would not change it
@@ -124,6 +127,7 @@ func (c *Controller) Reconcile(ctx context.Context, key string) error {
 		return err
 	}
 	if e == nil {
+		c.counted.none(key)
 		return c.remove(ctx, have)
 	}
 	have = slices.DeleteFunc(slices.Clone(have), func(s *discoveryv1.EndpointSlice) bool { return s.DeletionTimestamp != nil })
@@ -138,6 +142,7 @@ func (c *Controller) Reconcile(ctx context.Context, key string) error {
 		c.recorder.Eventf(e, corev1.EventTypeWarning, "TooManyAddressesToMirror",
 			"A max of %d addresses can be mirrored to EndpointSlices per Endpoints subset. %d addresses were skipped", maxAddresses, want.skipped)
 	}
+	c.counted.wanted(key, want, have)
 	if err := c.apply(ctx, e, want, have); err != nil && !apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
 		c.recorder.Eventf(e, corev1.EventTypeWarning, "FailedToUpdateEndpointSlices", "Error updating Endpoint Slices for Endpoints %s: %v", key, err)
 		return err
@@ -207,6 +212,7 @@ func (c *Controller) put(ctx context.Context, have, want *discoveryv1.EndpointSl
 			if err != nil {
 				return "", err
 			}
+			c.counted.changes.Inc("create")
 			return got.UID, nil
 		})
 	case equality.Semantic.DeepEqual(have.Endpoints, want.Endpoints) && equality.Semantic.DeepEqual(have.Ports, want.Ports) &&
@@ -215,7 +221,9 @@ func (c *Controller) put(ctx context.Context, have, want *discoveryv1.EndpointSl
 	default:
 		next := have.DeepCopy()
 		next.Endpoints, next.Ports, next.Labels, next.Annotations, next.OwnerReferences = want.Endpoints, want.Ports, want.Labels, want.Annotations, want.OwnerReferences
-		_, err = client.Update(ctx, next, metav1.UpdateOptions{})
+		if _, err = client.Update(ctx, next, metav1.UpdateOptions{}); err == nil {
+			c.counted.changes.Inc("update")
+		}
 	}
 	if err != nil {
 		return fmt.Errorf("write an endpoint slice: %w", err)
@@ -229,6 +237,8 @@ func (c *Controller) remove(ctx context.Context, gone []*discoveryv1.EndpointSli
 		err := c.client.DiscoveryV1().EndpointSlices(s.Namespace).Delete(ctx, s.Name, metav1.DeleteOptions{Preconditions: metav1.NewUIDPreconditions(string(s.UID))})
 		if err != nil && !apierrors.IsNotFound(err) {
 			errs = append(errs, fmt.Errorf("delete an endpoint slice: %w", err))
+		} else if err == nil {
+			c.counted.changes.Inc("delete")
 		}
 	}
 	return errors.Join(errs...)

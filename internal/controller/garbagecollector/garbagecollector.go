@@ -9,12 +9,15 @@ import (
 	"slices"
 	"sync"
 
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/metadata"
 	"k8s.io/client-go/tools/cache"
+	"k8s.io/client-go/tools/record"
 
 	"github.com/celox/celox/internal/controller"
 )
@@ -22,6 +25,7 @@ import (
 // Resource is one whose objects are watched: every one that can be deleted, but for events.
 type Resource struct {
 	GVR      schema.GroupVersionResource
+	Kind     string
 	Informer cache.SharedIndexInformer
 }
 
@@ -31,13 +35,16 @@ type Config struct {
 	Resources []Resource
 	// Resolve finds the resource of an owner reference, and whether it is namespaced.
 	Resolve func(schema.GroupVersionKind) (gvr schema.GroupVersionResource, namespaced, ok bool)
-	Log     *slog.Logger
-	Metrics *controller.Metrics
+	// Recorder is told of owner references that cannot hold.
+	Recorder record.EventRecorder
+	Log      *slog.Logger
+	Metrics  *controller.Metrics
 }
 
 // Controller collects garbage. Its keys are uids.
 type Controller struct {
 	metadata metadata.Interface
+	recorder record.EventRecorder
 	graph    *graph
 	remove   *controller.Loop
 	orphan   *controller.Loop
@@ -45,7 +52,7 @@ type Controller struct {
 
 // New makes the controller and registers it with the informers, which the caller starts.
 func New(cfg Config) (*Controller, error) {
-	c := &Controller{metadata: cfg.Metadata, graph: &graph{nodes: map[types.UID]*node{}, resolve: cfg.Resolve}}
+	c := &Controller{metadata: cfg.Metadata, recorder: cfg.Recorder, graph: &graph{nodes: map[types.UID]*node{}, resolve: cfg.Resolve}}
 	var synced []cache.InformerSynced
 	for _, r := range cfg.Resources {
 		synced = append(synced, r.Informer.HasSynced)
@@ -54,7 +61,7 @@ func New(cfg Config) (*Controller, error) {
 	c.orphan = controller.NewLoop("garbage-collector-orphan", c.reconcileOrphan, controller.Options{Workers: 4, Synced: synced, Log: cfg.Log, Metrics: cfg.Metrics})
 	for _, r := range cfg.Resources {
 		if err := controller.Watch(r.Informer, controller.Handlers[metav1.Object]{
-			Changed: func(obj metav1.Object) { c.queue(c.graph.upsert(r.GVR, obj)) },
+			Changed: func(obj metav1.Object) { c.queue(c.graph.upsert(r.GVR, r.GVR.GroupVersion().WithKind(r.Kind), obj)) },
 			Delete:  func(obj metav1.Object) { c.queue(c.graph.delete(obj.GetUID())) },
 		}); err != nil {
 			return nil, fmt.Errorf("garbagecollector: %s: %w", r.GVR.Resource, err)
@@ -75,7 +82,11 @@ func (c *Controller) Run(ctx context.Context) error {
 
 // Changed tells of an object that no informer of Config watches: of a custom resource, say.
 func (c *Controller) Changed(gvr schema.GroupVersionResource, obj metav1.Object) {
-	c.queue(c.graph.upsert(gvr, obj))
+	var kind schema.GroupVersionKind
+	if o, ok := obj.(runtime.Object); ok {
+		kind = o.GetObjectKind().GroupVersionKind()
+	}
+	c.queue(c.graph.upsert(gvr, kind, obj))
 }
 
 // Deleted tells that such an object is gone.
@@ -87,6 +98,12 @@ func (c *Controller) queue(w work) {
 	}
 	for _, uid := range w.orphan {
 		c.orphan.Add(string(uid))
+	}
+	for _, i := range w.invalid {
+		d := i.dependent
+		c.recorder.Eventf(&corev1.ObjectReference{APIVersion: i.kind.GroupVersion().String(), Kind: i.kind.Kind, Namespace: d.namespace, Name: d.name, UID: d.uid},
+			corev1.EventTypeWarning, "OwnerRefInvalidNamespace", "ownerRef [%s/%s, namespace: %s, name: %s, uid: %s] does not exist in namespace %q",
+			i.ref.APIVersion, i.ref.Kind, d.namespace, i.ref.Name, i.ref.UID, d.namespace)
 	}
 }
 

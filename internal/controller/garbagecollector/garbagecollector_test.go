@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"testing"
+	"time"
 
 	"go.uber.org/goleak"
 	corev1 "k8s.io/api/core/v1"
@@ -12,6 +13,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/tools/record"
 	"k8s.io/utils/ptr"
 
 	"github.com/celox/celox/internal/client"
@@ -27,10 +29,10 @@ func start(t *testing.T) *controllertest.Env {
 	for _, s := range e.Sources {
 		k, ok := e.Catalogue.ByGroupResource(s.GroupResource)
 		if ok && slices.Contains(k.ResourceVerbs(), "delete") {
-			resources = append(resources, Resource{GVR: controllertest.Preferred(k), Informer: client.InformerFor(e.Informers, s)})
+			resources = append(resources, Resource{GVR: controllertest.Preferred(k), Kind: k.Kind, Informer: client.InformerFor(e.Informers, s)})
 		}
 	}
-	ctl, err := New(Config{Metadata: e.Metadata, Resources: resources, Resolve: func(gvk schema.GroupVersionKind) (schema.GroupVersionResource, bool, bool) {
+	ctl, err := New(Config{Metadata: e.Metadata, Resources: resources, Recorder: e.Recorder, Resolve: func(gvk schema.GroupVersionKind) (schema.GroupVersionResource, bool, bool) {
 		k, _, ok := e.Catalogue.ByKind(gvk)
 		if !ok {
 			return schema.GroupVersionResource{}, false, false
@@ -167,6 +169,49 @@ func TestPropagation(t *testing.T) {
 	}
 }
 
+// Owners in another namespace are none: the dependent goes, and an event says why. What is in no namespace stays, for nobody can tell which object is meant.
+func TestOwnersElsewhere(t *testing.T) {
+	s := stage{t, start(t)}
+	ctx := context.Background()
+	if _, err := s.e.Client.CoreV1().Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "elsewhere"}}, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	owner, err := s.e.Client.CoreV1().ConfigMaps("elsewhere").Create(ctx, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "o"}}, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	told := map[string]bool{}
+	hear := func(kind, namespace string) {
+		t.Helper()
+		want := fmt.Sprintf("Warning OwnerRefInvalidNamespace ownerRef [v1/ConfigMap, namespace: %s, name: o, uid: %s] does not exist in namespace %q", namespace, owner.UID, namespace)
+		deadline := time.After(controllertest.Patience)
+		for !told[want] {
+			select {
+			case e := <-s.e.Recorder.(*record.FakeRecorder).Events:
+				told[e] = true
+			case <-deadline:
+				t.Fatalf("%s: %q was not told, but %v", kind, want, told)
+			}
+		}
+	}
+	s.create("strange", owner)
+	hear("ConfigMap", "default")
+	s.gone("strange")
+	n := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "of-a-map", OwnerReferences: configMap("x", owner).OwnerReferences}}
+	if _, err := s.e.Client.CoreV1().Nodes().Create(ctx, n, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	hear("Node", "")
+	if err := s.e.Client.CoreV1().ConfigMaps("elsewhere").Delete(ctx, "o", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	s.create("after", owner) // its owner is nowhere by now
+	s.gone("after")
+	if _, err := s.e.Client.CoreV1().Nodes().Get(ctx, "of-a-map", metav1.GetOptions{}); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestGraphForgetsVirtualOwners(t *testing.T) {
 	g := &graph{nodes: map[types.UID]*node{}, resolve: func(schema.GroupVersionKind) (schema.GroupVersionResource, bool, bool) {
 		return schema.GroupVersionResource{Version: "v1", Resource: "configmaps"}, true, true
@@ -175,7 +220,7 @@ func TestGraphForgetsVirtualOwners(t *testing.T) {
 	owner.UID = "o"
 	child := configMap("c", owner)
 	child.UID = "c"
-	if w := g.upsert(schema.GroupVersionResource{}, child); !slices.Contains(w.remove, "c") {
+	if w := g.upsert(schema.GroupVersionResource{}, schema.GroupVersionKind{}, child); !slices.Contains(w.remove, "c") {
 		t.Errorf("a child of an unknown owner is not looked at: %+v", w)
 	}
 	if v, ok := g.view("o"); !ok || !v.virtual || v.namespace != "default" {

@@ -20,6 +20,7 @@ type identity struct {
 // node is an object in the graph. One that is only known as somebody's owner is virtual: it may not exist.
 type node struct {
 	identity
+	kind       schema.GroupVersionKind // zero while virtual
 	owners     []metav1.OwnerReference
 	dependents map[types.UID]*node
 	virtual    bool
@@ -39,10 +40,32 @@ type graph struct {
 type work struct {
 	remove []types.UID // look whether these should go
 	orphan []types.UID // cut these loose from their dependents
+	// invalid are references to owners that are in another namespace, or in one at all while the dependent is in none.
+	invalid []invalidRef
+}
+
+// invalidRef is an owner reference that cannot hold.
+type invalidRef struct {
+	dependent identity
+	kind      schema.GroupVersionKind
+	ref       metav1.OwnerReference
+}
+
+// strays says that an owner is in a namespace that is not the dependent's.
+func strays(owner, dependent *node) bool {
+	return !owner.virtual && owner.namespace != "" && owner.namespace != dependent.namespace
+}
+
+func invalid(d *node, owner types.UID) []invalidRef {
+	i := slices.IndexFunc(d.owners, func(r metav1.OwnerReference) bool { return r.UID == owner })
+	if i < 0 {
+		return nil
+	}
+	return []invalidRef{{d.identity, d.kind, d.owners[i]}}
 }
 
 // upsert puts an object as it is now into the graph.
-func (g *graph) upsert(gvr schema.GroupVersionResource, obj metav1.Object) work {
+func (g *graph) upsert(gvr schema.GroupVersionResource, kind schema.GroupVersionKind, obj metav1.Object) work {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	var w work
@@ -58,11 +81,15 @@ func (g *graph) upsert(gvr schema.GroupVersionResource, obj metav1.Object) work 
 		n.virtual = false
 		if n.identity != id {
 			n.identity = id
-			for d := range n.dependents {
-				w.remove = append(w.remove, d)
+			for uid, d := range n.dependents {
+				w.remove = append(w.remove, uid)
+				if strays(n, d) {
+					w.invalid = append(w.invalid, invalid(d, n.uid)...)
+				}
 			}
 		}
 	}
+	n.kind = kind
 	before := n.owners
 	n.owners = obj.GetOwnerReferences()
 	for _, ref := range before {
@@ -75,8 +102,14 @@ func (g *graph) upsert(gvr schema.GroupVersionResource, obj metav1.Object) work 
 		}
 	}
 	for i, ref := range n.owners {
-		if !names(before, ref.UID) && g.link(n, ref) {
-			w.remove = append(w.remove, uid)
+		if !names(before, ref.UID) {
+			if g.link(n, ref) {
+				w.remove = append(w.remove, uid)
+			}
+			if o := g.nodes[ref.UID]; o != nil && strays(o, n) {
+				w.remove = append(w.remove, uid)
+				w.invalid = append(w.invalid, invalid(n, ref.UID)...)
+			}
 		}
 		// One that no longer blocks lets its owner go.
 		if j := slices.IndexFunc(before, func(b metav1.OwnerReference) bool { return b.UID == ref.UID }); j >= 0 && blocks(before[j]) && !blocks(n.owners[i]) {

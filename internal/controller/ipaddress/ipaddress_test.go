@@ -3,6 +3,7 @@ package ipaddress_test
 import (
 	"errors"
 	"log/slog"
+	"slices"
 	"testing"
 
 	"go.uber.org/goleak"
@@ -10,6 +11,7 @@ import (
 	networkingv1 "k8s.io/api/networking/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
 
 	"github.com/celox/celox/internal/controller/controllertest"
 	"github.com/celox/celox/internal/controller/ipaddress"
@@ -29,7 +31,28 @@ func eventually(t *testing.T, what string, f func() bool) {
 }
 
 func TestAddressesFollowServices(t *testing.T) {
-	e := controllertest.Start(t)
+	t.Run("well", func(t *testing.T) {
+		e := controllertest.Start(t)
+		follow(t, e, e.Client)
+	})
+	// A conflict says that somebody else wrote. Whatever it was about, the objects come to be what the services say.
+	t.Run("conflicts", func(t *testing.T) {
+		e := controllertest.Start(t)
+		var conflicts controllertest.Conflicts
+		follow(t, e, e.Through(t, conflicts.Refuse))
+		refused := conflicts.Refused()
+		for _, want := range []string{
+			"POST /apis/networking.k8s.io/v1/ipaddresses", "DELETE /apis/networking.k8s.io/v1/ipaddresses/10.96.0.77", "DELETE /apis/networking.k8s.io/v1/ipaddresses/10.96.0.9",
+		} {
+			if !slices.Contains(refused, want) {
+				t.Errorf("%s was not tried, but %q", want, refused)
+			}
+		}
+	})
+}
+
+func follow(t *testing.T, e *controllertest.Env, client kubernetes.Interface) {
+	t.Helper()
 	ctx := t.Context()
 	addresses, services := e.Client.NetworkingV1().IPAddresses(), e.Client.CoreV1().Services("default")
 	// What an earlier life left behind: an address without a service.
@@ -46,7 +69,7 @@ func TestAddressesFollowServices(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	c, err := ipaddress.New(e.Client, e.Informers, slog.New(slog.DiscardHandler), nil)
+	c, err := ipaddress.New(client, e.Informers, slog.New(slog.DiscardHandler), nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -229,6 +229,12 @@ func (r *round) end() *ending {
 			return reached
 		}
 	case r.succeeded() >= int(*j.Spec.Completions):
+		if len(r.active) > 0 {
+			r.events = append(r.events, event{corev1.EventTypeWarning, "TooManyActivePods", "Too many active pods running after completion count reached"})
+		}
+		if r.succeeded() > int(*j.Spec.Completions) {
+			r.events = append(r.events, event{corev1.EventTypeWarning, "TooManySucceededPods", "Too many succeeded pods running after completion count reached"})
+		}
 		return reached
 	case r.succeeded()+r.failedIndexes.total() >= int(*j.Spec.Completions) && len(r.active) == 0:
 		return &ending{failed: true, reason: batchv1.JobReasonFailedIndexes, message: "Job has failed indexes"}

@@ -134,40 +134,56 @@ type remains struct {
 	finalizers map[string]int
 }
 
-// empty asks for the deletion of everything in a namespace and says what is left.
+// podsFirst is what goes before everything else (KEP-5080): while a pod runs, what limits it is to stay, such as network policies.
+var podsFirst = schema.GroupResource{Resource: "pods"}
+
+// empty asks for the deletion of everything in a namespace, once there are no pods any more, and says what is left.
 func (c *Controller) empty(ctx context.Context, resources []schema.GroupVersionResource, namespace string) (remains, error) {
 	left := remains{finalizers: map[string]int{}}
-	var errs []error
+	rest := make([]schema.GroupVersionResource, 0, len(resources))
 	for _, gvr := range resources {
-		client := c.metadata.Resource(gvr).Namespace(namespace)
-		list, err := client.List(ctx, metav1.ListOptions{})
-		if err != nil {
-			errs = append(errs, fmt.Errorf("list %s: %w", gvr.GroupResource(), err))
+		if gvr.GroupResource() != podsFirst {
+			rest = append(rest, gvr)
 			continue
 		}
-		if len(list.Items) == 0 {
-			continue
+		if err := c.emptyOf(ctx, gvr, namespace, &left); err != nil || left.total > 0 {
+			return left, err
 		}
-		if err := deleteAll(ctx, client, list); err != nil {
-			errs = append(errs, fmt.Errorf("delete %s: %w", gvr.GroupResource(), err))
-			continue
-		}
-		if list, err = client.List(ctx, metav1.ListOptions{}); err != nil {
-			errs = append(errs, fmt.Errorf("list %s: %w", gvr.GroupResource(), err))
-			continue
-		}
-		if n := len(list.Items); n > 0 {
-			left.total += n
-			left.resources = append(left.resources, fmt.Sprintf("%s.%s has %d resource instances", gvr.Resource, gvr.Group, n))
-		}
-		for i := range list.Items {
-			for _, f := range list.Items[i].Finalizers {
-				left.finalizers[f]++
-			}
-		}
+	}
+	var errs []error
+	for _, gvr := range rest {
+		errs = append(errs, c.emptyOf(ctx, gvr, namespace, &left))
 	}
 	slices.Sort(left.resources)
 	return left, errors.Join(errs...)
+}
+
+// emptyOf asks for the deletion of all objects of one resource, and adds those that are there nevertheless to left.
+func (c *Controller) emptyOf(ctx context.Context, gvr schema.GroupVersionResource, namespace string, left *remains) error {
+	client := c.metadata.Resource(gvr).Namespace(namespace)
+	list, err := client.List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return fmt.Errorf("list %s: %w", gvr.GroupResource(), err)
+	}
+	if len(list.Items) == 0 {
+		return nil
+	}
+	if err := deleteAll(ctx, client, list); err != nil {
+		return fmt.Errorf("delete %s: %w", gvr.GroupResource(), err)
+	}
+	if list, err = client.List(ctx, metav1.ListOptions{}); err != nil {
+		return fmt.Errorf("list %s: %w", gvr.GroupResource(), err)
+	}
+	if n := len(list.Items); n > 0 {
+		left.total += n
+		left.resources = append(left.resources, fmt.Sprintf("%s.%s has %d resource instances", gvr.Resource, gvr.Group, n))
+	}
+	for i := range list.Items {
+		for _, f := range list.Items[i].Finalizers {
+			left.finalizers[f]++
+		}
+	}
+	return nil
 }
 
 // deleteAll deletes what was listed: at once, or one by one where another server has no deletion of collections.

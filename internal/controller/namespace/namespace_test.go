@@ -10,6 +10,7 @@ import (
 
 	"go.uber.org/goleak"
 	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -132,6 +133,58 @@ func TestLifeOfANamespace(t *testing.T) {
 		return nil
 	})
 	missing.Store(false)
+	controllertest.Eventually(t, func() error {
+		_, err := e.Client.CoreV1().Namespaces().Get(ctx, "n", metav1.GetOptions{})
+		if apierrors.IsNotFound(err) {
+			return nil
+		}
+		return fmt.Errorf("the namespace is there (%v)", err)
+	})
+}
+
+// While a pod runs, what limits it stays.
+func TestPodsGoFirst(t *testing.T) {
+	e := controllertest.Start(t)
+	var resources []schema.GroupVersionResource
+	var contents []cache.SharedIndexInformer
+	for _, s := range e.Sources {
+		if k, ok := e.Catalogue.ByGroupResource(s.GroupResource); ok && k.Namespaced {
+			resources, contents = append(resources, controllertest.Preferred(k)), append(contents, client.InformerFor(e.Informers, s))
+		}
+	}
+	ctl, err := New(e.Client, e.Metadata, func() ([]schema.GroupVersionResource, error) { return resources, nil }, contents, e.Informers, clock.RealClock{}, nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	e.Run(t, ctl)
+	ctx := context.Background()
+	must := func(_ any, err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	must(e.Client.CoreV1().Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "n"}}, metav1.CreateOptions{}))
+	pods, policies := e.Client.CoreV1().Pods("n"), e.Client.NetworkingV1().NetworkPolicies("n")
+	must(policies.Create(ctx, &networkingv1.NetworkPolicy{ObjectMeta: metav1.ObjectMeta{Name: "p"}}, metav1.CreateOptions{}))
+	must(pods.Create(ctx, &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "p", Finalizers: []string{"example.com/wait"}}, Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "c", Image: "i"}}}}, metav1.CreateOptions{}))
+	if err := e.Client.CoreV1().Namespaces().Delete(ctx, "n", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	controllertest.Eventually(t, func() error {
+		ns, err := e.Client.CoreV1().Namespaces().Get(ctx, "n", metav1.GetOptions{})
+		if err != nil {
+			return err
+		}
+		for _, c := range ns.Status.Conditions {
+			if c.Type == corev1.NamespaceContentRemaining && c.Status == corev1.ConditionTrue && c.Message == "Some resources are remaining: pods. has 1 resource instances" {
+				return nil
+			}
+		}
+		return fmt.Errorf("conditions %+v", ns.Status.Conditions)
+	})
+	must(policies.Get(ctx, "p", metav1.GetOptions{}))
+	must(pods.Patch(ctx, "p", types.MergePatchType, []byte(`{"metadata":{"finalizers":null}}`), metav1.PatchOptions{}))
 	controllertest.Eventually(t, func() error {
 		_, err := e.Client.CoreV1().Namespaces().Get(ctx, "n", metav1.GetOptions{})
 		if apierrors.IsNotFound(err) {

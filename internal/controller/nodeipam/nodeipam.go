@@ -49,6 +49,8 @@ type Controller struct {
 	held    map[string]holding // by the names of the nodes: as was seen, or is being written
 	waiting map[string]bool    // nodes for which nothing was left
 	begun   bool               // every node that there was at first has been seen
+
+	counted counters
 }
 
 // holding is what a node has. A node that comes again under its name, before its end was heard of, has what it had.
@@ -69,6 +71,7 @@ func New(cfg Config) (*Controller, error) {
 	if len(c.pools) == 0 {
 		return nil, errors.New("nodeipam: no range of addresses for pods")
 	}
+	c.counted = newCounters(cfg.Metrics, c.pools)
 	nodes := cfg.Informers.Core().V1().Nodes()
 	c.nodes = nodes.Lister()
 	c.loop = controller.NewLoop("node_ipam", c.Reconcile, controller.Options{
@@ -120,12 +123,15 @@ func (c *Controller) hold(node *corev1.Node, has []netip.Prefix) {
 		return
 	}
 	for _, p := range c.pools {
+		before := len(p.used)
 		for _, n := range has {
 			p.occupy(n)
 		}
+		more := len(p.used) - before
 		for _, n := range was {
 			p.release(n)
 		}
+		c.counted.changed(p, more, before+more-len(p.used))
 	}
 }
 
@@ -134,9 +140,11 @@ func (c *Controller) gone(name string, uid types.UID) {
 	c.mu.Lock()
 	if has := c.held[name]; has.uid == uid {
 		for _, p := range c.pools {
+			before := len(p.used)
 			for _, n := range has.networks {
 				p.release(n)
 			}
+			c.counted.changed(p, 0, before-len(p.used))
 		}
 		delete(c.held, name)
 	}
@@ -188,8 +196,7 @@ func (c *Controller) Reconcile(ctx context.Context, name string) error {
 	}
 	networks, ok := c.assign(node)
 	if !ok {
-		c.Recorder.Eventf(&corev1.ObjectReference{Kind: "Node", Name: node.Name, UID: node.UID}, corev1.EventTypeNormal, notAvailable,
-			"Node %s status is now: %s", node.Name, notAvailable)
+		c.tell(node, notAvailable)
 		c.Log.Warn("no pod network is left for a node", "node", name, "ranges", fmt.Sprint(c.Ranges))
 		return nil // a node that goes wakes those that wait
 	}
@@ -207,9 +214,15 @@ func (c *Controller) Reconcile(ctx context.Context, name string) error {
 	}
 	// What was assigned stays so if this fails: it may have been written nevertheless, and is tried again.
 	if _, err := c.Client.CoreV1().Nodes().Patch(ctx, name, types.StrategicMergePatchType, patch, metav1.PatchOptions{}); err != nil {
+		c.tell(node, "CIDRAssignmentFailed")
 		return fmt.Errorf("set podCIDRs of node %s: %w", name, err)
 	}
 	return nil
+}
+
+// tell writes an event about a node.
+func (c *Controller) tell(node *corev1.Node, reason string) {
+	c.Recorder.Eventf(&corev1.ObjectReference{Kind: "Node", Name: node.Name, UID: node.UID}, corev1.EventTypeNormal, reason, "Node %s status is now: %s", node.Name, reason)
 }
 
 // assign finds a network of each range for a node; again for the same node it finds the same.
@@ -231,6 +244,10 @@ func (c *Controller) assign(node *corev1.Node) ([]netip.Prefix, bool) {
 			return nil, false
 		}
 		out = append(out, n)
+	}
+	for _, p := range c.pools {
+		c.counted.changed(p, 1, 0)
+		c.counted.tries.Observe(float64(p.tries), p.Prefix.String())
 	}
 	c.held[node.Name] = holding{node.UID, out}
 	delete(c.waiting, node.Name)

@@ -35,6 +35,7 @@ type pool struct {
 	count int         // how many networks there are
 	used  map[int]int // how many owners a network has; more than one only if people gave it to two nodes
 	next  int         // where the search begins: what came back rests
+	tries int         // how many networks the last search looked at
 }
 
 func newPool(r Range) *pool {
@@ -90,8 +91,10 @@ func (p *pool) take() (netip.Prefix, bool) {
 	if len(p.used) >= p.count {
 		return netip.Prefix{}, false
 	}
+	p.tries = 1
 	for p.used[p.next%p.count] > 0 {
 		p.next++
+		p.tries++
 	}
 	i := p.next % p.count
 	p.next = i + 1

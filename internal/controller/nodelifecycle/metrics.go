@@ -2,13 +2,17 @@ package nodelifecycle
 
 import (
 	"slices"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
 )
 
 // counters are what the controller counts, under upstream's names. A nil *counters counts nothing.
-type counters struct{ evictions *prometheus.CounterVec }
+type counters struct {
+	evictions *prometheus.CounterVec
+	took      prometheus.Histogram
+}
 
 func newCounters(r prometheus.Registerer, z *zones) *counters {
 	if r == nil {
@@ -16,9 +20,18 @@ func newCounters(r prometheus.Registerer, z *zones) *counters {
 	}
 	m := &counters{prometheus.NewCounterVec(prometheus.CounterOpts{
 		Subsystem: "node_collector", Name: "evictions_total", Help: "Nodes that pods were sent away from since this process started, by zone.",
-	}, []string{"zone"})}
-	r.MustRegister(m.evictions, z)
+	}, []string{"zone"}), prometheus.NewHistogram(prometheus.HistogramOpts{
+		Subsystem: "node_collector", Name: "update_node_health_duration_seconds", Help: "How long a look at one node took.", Buckets: prometheus.ExponentialBuckets(0.001, 4, 8),
+	})}
+	r.MustRegister(m.evictions, m.took, z)
 	return m
+}
+
+// judged observes how long a look at a node took.
+func (m *counters) judged(took time.Duration) {
+	if m != nil {
+		m.took.Observe(took.Seconds())
+	}
 }
 
 // Describe implements prometheus.Collector: how the zones are, looked up when somebody asks.

@@ -124,6 +124,8 @@ func (c *Controller) judge(name string, node *corev1.Node) {
 
 // Reconcile judges one node.
 func (c *Controller) Reconcile(ctx context.Context, name string) error {
+	begin := c.Clock.Now()
+	defer func() { c.counters.judged(c.Clock.Since(begin)) }()
 	if c.back.Swap(false) {
 		now := c.Clock.Now()
 		for n, last := range c.seen {
@@ -289,7 +291,21 @@ func (c *Controller) inTurn(node *corev1.Node, want []corev1.Taint) []corev1.Tai
 	return want
 }
 
-// taint gives the node the taints that its conditions ask for, keeping those of others and the times of those that stand.
+// missingLabels are labels by the names that they once had, for whoever still selects by those.
+func missingLabels(node *corev1.Node) map[string]string {
+	var out map[string]string
+	for was, is := range map[string]string{"beta.kubernetes.io/os": corev1.LabelOSStable, "beta.kubernetes.io/arch": corev1.LabelArchStable} {
+		if v, ok := node.Labels[is]; ok && node.Labels[was] != v {
+			if out == nil {
+				out = map[string]string{}
+			}
+			out[was] = v
+		}
+	}
+	return out
+}
+
+// taint gives the node the taints that its conditions ask for, keeping those of others and the times of those that stand, and the labels that it lacks.
 func (c *Controller) taint(ctx context.Context, node *corev1.Node) error {
 	want := c.inTurn(node, taintsFor(node))
 	var taints []corev1.Taint
@@ -301,7 +317,8 @@ func (c *Controller) taint(ctx context.Context, node *corev1.Node) error {
 		}
 		taints = append(taints, t)
 	}
-	if len(want) == 0 && len(taints) == len(node.Spec.Taints) {
+	labels := missingLabels(node)
+	if len(want) == 0 && len(taints) == len(node.Spec.Taints) && len(labels) == 0 {
 		return nil
 	}
 	now := metav1.NewTime(c.Clock.Now())
@@ -311,6 +328,9 @@ func (c *Controller) taint(ctx context.Context, node *corev1.Node) error {
 	}
 	updated := node.DeepCopy()
 	updated.Spec.Taints = taints
+	for k, v := range labels {
+		metav1.SetMetaDataLabel(&updated.ObjectMeta, k, v)
+	}
 	if _, err := c.Client.CoreV1().Nodes().Update(ctx, updated, metav1.UpdateOptions{}); err != nil {
 		return fmt.Errorf("update taints: %w", err)
 	}

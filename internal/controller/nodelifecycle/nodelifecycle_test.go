@@ -85,7 +85,7 @@ func TestLeaseRunsOut(t *testing.T) {
 		for _, f := range families {
 			got = append(got, fmt.Sprint(f.GetName(), " ", f.GetMetric()[0].GetCounter().GetValue()+f.GetMetric()[0].GetGauge().GetValue()))
 		}
-		if want := []string{"node_collector_evictions_total 1", "node_collector_unhealthy_nodes_in_zone 1", "node_collector_zone_health 50", "node_collector_zone_size 2"}; !slices.Equal(got, want) {
+		if want := []string{"node_collector_evictions_total 1", "node_collector_unhealthy_nodes_in_zone 1", "node_collector_update_node_health_duration_seconds 0", "node_collector_zone_health 50", "node_collector_zone_size 2"}; !slices.Equal(got, want) {
 			t.Errorf("counted %q, want %q", got, want)
 		}
 		p, _ := c.CoreV1().Pods("default").Get(ctx, "p", metav1.GetOptions{})
@@ -119,5 +119,13 @@ func TestTaintsFor(t *testing.T) {
 		if got[i] != want[i] {
 			t.Errorf("got %v, want %v", got, want)
 		}
+	}
+}
+
+func TestMissingLabels(t *testing.T) {
+	n := node("n", corev1.ConditionTrue)
+	n.Labels = map[string]string{corev1.LabelOSStable: "linux", corev1.LabelArchStable: "amd64", "beta.kubernetes.io/arch": "amd64"}
+	if got := missingLabels(n); len(got) != 1 || got["beta.kubernetes.io/os"] != "linux" {
+		t.Errorf("missing %v", got)
 	}
 }

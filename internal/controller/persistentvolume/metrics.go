@@ -16,6 +16,7 @@ func describe(name, help string, labels ...string) *prometheus.Desc {
 }
 
 var (
+	allVolumes     = describe("pv_collector_total_pv_count", "Gauge measuring total number of persistent volumes", "plugin_name", "volume_mode")
 	boundVolumes   = describe("pv_collector_bound_pv_count", "Gauge measuring number of persistent volume currently bound", "storage_class")
 	unboundVolumes = describe("pv_collector_unbound_pv_count", "Gauge measuring number of persistent volume currently unbound", "storage_class")
 	boundClaims    = describe("pv_collector_bound_pvc_count", "Gauge measuring number of persistent volume claim currently bound", "namespace", "storage_class", "volume_attributes_class")
@@ -24,7 +25,7 @@ var (
 
 // Describe implements prometheus.Collector.
 func (c *counts) Describe(out chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{boundVolumes, unboundVolumes, boundClaims, unboundClaims} {
+	for _, d := range []*prometheus.Desc{allVolumes, boundVolumes, unboundVolumes, boundClaims, unboundClaims} {
 		out <- d
 	}
 }
@@ -43,6 +44,7 @@ func (c *counts) Collect(out chan<- prometheus.Metric) {
 				d = boundVolumes
 			}
 			n[row{d, [3]string{volumehelpers.GetPersistentVolumeClass(v)}}]++
+			n[row{allVolumes, [3]string{pluginOf(v), string(ptr.Deref(v.Spec.VolumeMode, corev1.PersistentVolumeFilesystem))}}]++
 		}
 	}
 	for _, obj := range c.claims.List() {
@@ -56,9 +58,31 @@ func (c *counts) Collect(out chan<- prometheus.Metric) {
 	}
 	for r, value := range n {
 		labels := r.labels[:1]
-		if r.desc == boundClaims || r.desc == unboundClaims {
+		switch r.desc {
+		case allVolumes:
+			labels = r.labels[:2]
+		case boundClaims, unboundClaims:
 			labels = r.labels[:]
 		}
 		out <- prometheus.MustNewConstMetric(r.desc, prometheus.GaugeValue, value, labels...)
 	}
+}
+
+// pluginOf names what is behind a volume, as upstream's plugins are called.
+func pluginOf(v *corev1.PersistentVolume) string {
+	switch s := &v.Spec; {
+	case s.CSI != nil:
+		return "kubernetes.io/csi:" + s.CSI.Driver
+	case s.HostPath != nil:
+		return "kubernetes.io/host-path"
+	case s.Local != nil:
+		return "kubernetes.io/local-volume"
+	case s.NFS != nil:
+		return "kubernetes.io/nfs"
+	case s.ISCSI != nil:
+		return "kubernetes.io/iscsi"
+	case s.FC != nil:
+		return "kubernetes.io/fc"
+	}
+	return "N/A"
 }

@@ -62,6 +62,8 @@ type Controller struct {
 
 	volumeLoop, claimLoop *controller.Loop
 	told                  told
+
+	assigned, unassigned *controller.Counter
 }
 
 // New makes the controller and registers it with the informers, which the caller starts.
@@ -97,6 +99,8 @@ func New(cfg Config) (*Controller, error) {
 		podLister: pods.Lister(), classes: classes.Lister(),
 		told: told{last: map[string]notice{}},
 	}
+	c.assigned = cfg.Metrics.Counter("retroactive_storageclass_total", "Claims without a class that were to get the default one.")
+	c.unassigned = cfg.Metrics.Counter("retroactive_storageclass_errors_total", "Claims without a class that could not get the default one.")
 	c.newVolumes = latest(volumes.Informer())
 	c.newClaims = latest(claims.Informer())
 	o := controller.Options{

@@ -15,6 +15,7 @@ import (
 	storagev1 "k8s.io/api/storage/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
 	volumehelpers "k8s.io/component-helpers/storage/volume"
 	"k8s.io/utils/clock"
 
@@ -32,11 +33,16 @@ type stage struct {
 
 // newStage makes a controller over an empty API; it does not run yet.
 func newStage(t *testing.T) *stage {
+	return newStageThrough(t, func(e *controllertest.Env) kubernetes.Interface { return e.Client })
+}
+
+// newStageThrough is newStage with a client for the controller.
+func newStageThrough(t *testing.T, client func(*controllertest.Env) kubernetes.Interface) *stage {
 	t.Parallel()
 	e := controllertest.Start(t)
 	s := &stage{Env: e, t: t, reg: prometheus.NewRegistry()}
 	var err error
-	s.ctl, err = New(Config{Client: e.Client, Informers: e.Informers, Recorder: e.Recorder, Clock: clock.RealClock{}, Registry: s.reg})
+	s.ctl, err = New(Config{Client: client(e), Informers: e.Informers, Recorder: e.Recorder, Clock: clock.RealClock{}, Registry: s.reg})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -382,7 +388,25 @@ func TestTwoVolumesForOneClaim(t *testing.T) {
 }
 
 func TestReclaim(t *testing.T) {
-	s := newStage(t)
+	t.Run("well", func(t *testing.T) { reclaimAll(t, newStage(t)) })
+	// A conflict says that somebody else wrote. Whatever it was about, things come to the same end.
+	t.Run("conflicts", func(t *testing.T) {
+		var conflicts controllertest.Conflicts
+		reclaimAll(t, newStageThrough(t, func(e *controllertest.Env) kubernetes.Interface { return e.Through(t, conflicts.Refuse) }))
+		refused := conflicts.Refused()
+		for _, want := range []string{
+			"PUT /api/v1/persistentvolumes/e-recycle", "PUT /api/v1/persistentvolumes/e-recycle/status", "DELETE /api/v1/persistentvolumes/b-host",
+			"POST /api/v1/namespaces/default/pods", "DELETE /api/v1/namespaces/default/pods/recycler-for-e-recycle", "PUT /api/v1/namespaces/default/persistentvolumeclaims/a",
+		} {
+			if !slices.Contains(refused, want) {
+				t.Errorf("%s was not tried, but %q", want, refused)
+			}
+		}
+	})
+}
+
+func reclaimAll(t *testing.T, s *stage) {
+	t.Helper()
 	s.Run(t, s.ctl)
 	ctx := context.Background()
 	policy := func(p corev1.PersistentVolumeReclaimPolicy) func(*corev1.PersistentVolume) {

@@ -146,18 +146,16 @@ func (c *Controller) recycle(ctx context.Context, v *corev1.PersistentVolume) er
 			return nil
 		}
 	}
-	done := pod.Status.Phase == corev1.PodSucceeded
-	if done {
-		c.tell(v, tell("VolumeRecycled", "Volume recycled"))
-		if err := c.unbind(ctx, v); err != nil {
-			return err
-		}
-	}
+	// The pod goes first: who is stopped in between empties the volume again, rather than leaves a pod behind that nobody looks for.
 	err = pods.Delete(ctx, pod.Name, metav1.DeleteOptions{Preconditions: metav1.NewUIDPreconditions(string(pod.UID))})
 	if err != nil && !apierrors.IsNotFound(err) {
 		return fmt.Errorf("delete recycler of volume %s: %w", v.Name, err)
 	}
-	return nil
+	if pod.Status.Phase == corev1.PodFailed {
+		return nil
+	}
+	c.tell(v, tell("VolumeRecycled", "Volume recycled"))
+	return c.unbind(ctx, v)
 }
 
 // endOf is when a pod ended, or when it was made if its containers do not say.

@@ -45,7 +45,11 @@ func (c *Controller) reconcileClaim(ctx context.Context, key string) error {
 	case claimAssign:
 		claim = claim.DeepCopy()
 		claim.Spec.StorageClassName = &step.class
+		c.assigned.Inc()
 		_, err := c.updateClaim(ctx, claim)
+		if err != nil {
+			c.unassigned.Inc()
+		}
 		return err // the change comes back
 	case claimProvision:
 		if claim.Annotations[volumehelpers.AnnStorageProvisioner] != step.provisioner || claim.Annotations[volumehelpers.AnnBetaStorageProvisioner] != step.provisioner {

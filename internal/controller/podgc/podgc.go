@@ -60,14 +60,22 @@ func New(c kubernetes.Interface, f *informers.Factory, clk clock.PassiveClock, l
 		if ended(pod) || pod.DeletionTimestamp != nil && pod.Spec.NodeName == "" {
 			ctl.loop.AddAfter(all, settle)
 		} else if pod.Spec.NodeName != "" {
-			if _, err := ctl.nodes.Get(pod.Spec.NodeName); apierrors.IsNotFound(err) {
+			node, err := ctl.nodes.Get(pod.Spec.NodeName)
+			if apierrors.IsNotFound(err) || err == nil && pod.DeletionTimestamp != nil && abandoned(node) {
 				ctl.loop.AddAfter(all, settle)
 			}
 		}
 	}
 	if err := errors.Join(
 		controller.Watch(pods.Informer(), controller.Handlers[*corev1.Pod]{Changed: look}),
-		controller.Watch(nodes.Informer(), controller.Handlers[*corev1.Node]{Delete: func(*corev1.Node) { ctl.loop.AddAfter(all, settle) }}),
+		controller.Watch(nodes.Informer(), controller.Handlers[*corev1.Node]{
+			Update: func(old, n *corev1.Node) {
+				if abandoned(n) && !abandoned(old) {
+					ctl.loop.AddAfter(all, settle)
+				}
+			},
+			Delete: func(*corev1.Node) { ctl.loop.AddAfter(all, settle) },
+		}),
 	); err != nil {
 		return nil, fmt.Errorf("podgc: %w", err)
 	}
@@ -79,6 +87,19 @@ func (c *Controller) Run(ctx context.Context) error { return c.loop.Run(ctx) }
 
 func ended(p *corev1.Pod) bool {
 	return p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed
+}
+
+// abandoned says that somebody vouches that nothing runs on a node any more, and that the node itself cannot say (KEP-2268).
+func abandoned(n *corev1.Node) bool {
+	return slices.ContainsFunc(n.Spec.Taints, func(t corev1.Taint) bool { return t.Key == corev1.TaintNodeOutOfService }) &&
+		!slices.ContainsFunc(n.Status.Conditions, func(c corev1.NodeCondition) bool {
+			return c.Type == corev1.NodeReady && c.Status == corev1.ConditionTrue
+		})
+}
+
+// evicted says that the node put a pod out: nobody misses it.
+func evicted(p *corev1.Pod) bool {
+	return p.Status.Phase == corev1.PodFailed && p.Status.Reason == "Evicted"
 }
 
 // Reconcile looks at all pods once.
@@ -93,23 +114,29 @@ func (c *Controller) Reconcile(ctx context.Context, _ string) error {
 	var done []*corev1.Pod
 	for _, p := range pods {
 		switch {
-		case p.Spec.NodeName == "":
-			if p.DeletionTimestamp != nil {
-				doomed[p] = "unscheduled"
-			}
-		case c.missing(ctx, p.Spec.NodeName):
+		case p.Spec.NodeName == "" && p.DeletionTimestamp != nil:
+			doomed[p] = "unscheduled"
+		case p.Spec.NodeName != "" && c.missing(ctx, p.Spec.NodeName):
 			missing[p.Spec.NodeName] = true
 			if since, ok := c.gone[p.Spec.NodeName]; ok && now.Sub(since) >= quarantine {
 				doomed[p] = "orphaned"
 			}
-		case ended(p) && p.DeletionTimestamp == nil:
+		case p.DeletionTimestamp != nil:
+			if node, err := c.nodes.Get(p.Spec.NodeName); err == nil && abandoned(node) {
+				doomed[p] = "out-of-service"
+			}
+		case ended(p):
 			done = append(done, p)
 		}
 	}
 	for name := range missing {
-		if _, known := c.gone[name]; !known {
-			c.gone[name] = now
-			c.loop.AddAfter(all, quarantine+settle)
+		since, known := c.gone[name]
+		if !known {
+			c.gone[name], since = now, now
+		}
+		// Each time: an earlier look takes the place of one that was to come.
+		if left := since.Add(quarantine).Sub(now); left > 0 {
+			c.loop.AddAfter(all, left+settle)
 		}
 	}
 	for name := range c.gone {
@@ -119,6 +146,12 @@ func (c *Controller) Reconcile(ctx context.Context, _ string) error {
 	}
 	if excess := len(done) - threshold; excess > 0 {
 		slices.SortFunc(done, func(a, b *corev1.Pod) int {
+			if evicted(a) != evicted(b) {
+				if evicted(a) {
+					return -1
+				}
+				return 1
+			}
 			return cmp.Or(a.CreationTimestamp.Compare(b.CreationTimestamp.Time), cmp.Compare(a.Name, b.Name))
 		})
 		for _, p := range done[:excess] {
@@ -128,7 +161,7 @@ func (c *Controller) Reconcile(ctx context.Context, _ string) error {
 	var errs []error
 	for p, reason := range doomed {
 		c.deleted.Inc(p.Namespace, reason)
-		err := c.collect(ctx, p)
+		err := c.collect(ctx, p, reason)
 		if err != nil {
 			c.failed.Inc(p.Namespace, reason)
 		}
@@ -147,12 +180,16 @@ func (c *Controller) missing(ctx context.Context, node string) bool {
 }
 
 // collect marks a pod that had not ended as failed, for its owner counts by phase, and removes it at once.
-func (c *Controller) collect(ctx context.Context, p *corev1.Pod) error {
-	if !ended(p) && p.Spec.NodeName != "" {
-		if err := controller.PatchPodStatus(ctx, c.client, p, corev1.PodFailed, corev1.PodCondition{
-			Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue, Reason: "DeletionByPodGC",
-			Message: "PodGC: node no longer exists", LastTransitionTime: metav1.NewTime(c.clock.Now()),
-		}); err != nil {
+func (c *Controller) collect(ctx context.Context, p *corev1.Pod, reason string) error {
+	if !ended(p) {
+		var why []corev1.PodCondition
+		if reason == "orphaned" {
+			why = append(why, corev1.PodCondition{
+				Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue, Reason: "DeletionByPodGC",
+				Message: "PodGC: node no longer exists", LastTransitionTime: metav1.NewTime(c.clock.Now()),
+			})
+		}
+		if err := controller.PatchPodStatus(ctx, c.client, p, corev1.PodFailed, why...); err != nil {
 			return err
 		}
 	}

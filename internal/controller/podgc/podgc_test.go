@@ -29,6 +29,10 @@ func TestOrphans(t *testing.T) {
 		now := metav1.Now()
 		c := fake.NewClientset(
 			&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "here"}},
+			&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "abandoned"}, Spec: corev1.NodeSpec{Taints: []corev1.Taint{{Key: corev1.TaintNodeOutOfService, Effect: corev1.TaintEffectNoExecute}}}},
+			pod("stuck", "abandoned", func(p *corev1.Pod) { p.DeletionTimestamp = &now; p.Finalizers = []string{"x"} }),
+			pod("untouched", "abandoned", nil),
+			pod("leaving", "here", func(p *corev1.Pod) { p.DeletionTimestamp = &now; p.Finalizers = []string{"x"} }),
 			pod("fine", "here", nil),
 			pod("lost", "gone", nil),
 			pod("lucky", "late", nil),
@@ -57,7 +61,7 @@ func TestOrphans(t *testing.T) {
 		for _, p := range list.Items {
 			left[p.Name] = true
 		}
-		for name, want := range map[string]bool{"fine": true, "lucky": true, "waiting": true, "lost": false, "never bound": false} {
+		for name, want := range map[string]bool{"fine": true, "untouched": true, "leaving": true, "stuck": false, "lucky": true, "waiting": true, "lost": false, "never bound": false} {
 			if left[name] != want {
 				t.Errorf("%s is there: %v, want %v", name, left[name], want)
 			}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 
 	corev1 "k8s.io/api/core/v1"
@@ -25,8 +26,9 @@ import (
 )
 
 const (
-	// firstBatch is how many creations are tried at first; each success doubles the batch (a quota that refuses one refuses all).
-	firstBatch = 4
+	// firstBatch is how many creations are tried at first; each success doubles the batch. A quota that refuses one refuses all: it is asked once, and
+	// told in one event.
+	firstBatch = 1
 	// deleters is how many deletions are under way at the same time.
 	deleters = 16
 	// byController indexes pods by the uid of their controller; pods without one are found under their namespace and orphans.
@@ -55,6 +57,8 @@ type Config struct {
 	Fresh func(ctx context.Context, namespace, name string) (metav1.Object, error)
 	// Finalizer, if set, is what every pod of the owner carries; an adopted one gets it.
 	Finalizer string
+	// Say, if set, words the events about what was done ("create" or "delete") to a pod, err nil if it was; "" is no event.
+	Say func(o Owner, verb, pod string, err error) string
 	// Seen, if set, is told of every change of a pod that has an owner of the kind.
 	Seen func(old, pod *corev1.Pod)
 }
@@ -276,11 +280,48 @@ func (k *Keeper) Create(ctx context.Context, key string, o Owner, pod *corev1.Po
 		if apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
 			return nil, nil
 		}
-		k.Recorder.Eventf(o, corev1.EventTypeWarning, "FailedCreate", "Error creating: %v", err)
+		k.tell(o, "create", pod.Name, err)
 		return nil, fmt.Errorf("create pod: %w", err)
 	}
-	k.Recorder.Eventf(o, corev1.EventTypeNormal, "SuccessfulCreate", "Created pod: %v", created.Name)
+	k.tell(o, "create", created.Name, nil)
 	return created, nil
+}
+
+// tell writes an event about what was done to a pod.
+func (k *Keeper) tell(o Owner, verb, pod string, err error) {
+	kind, reason := corev1.EventTypeNormal, "Successful"
+	if err != nil {
+		kind, reason = corev1.EventTypeWarning, "Failed"
+	}
+	say := k.Say
+	if say == nil {
+		say = plainly
+	}
+	if text := say(o, verb, pod, err); text != "" {
+		k.Recorder.Event(o, kind, reason+strings.ToUpper(verb[:1])+verb[1:], text)
+	}
+}
+
+// plainly are the words of most controllers.
+func plainly(_ Owner, verb, pod string, err error) string {
+	switch {
+	case verb == "create" && err == nil:
+		return "Created pod: " + pod
+	case verb == "create":
+		return "Error creating: " + err.Error()
+	case err == nil:
+		return "Deleted pod: " + pod
+	}
+	return "Error deleting: " + err.Error()
+}
+
+// Cause is what the server said, without what was added on the way; of several errors it is the first's. Conditions show it.
+func Cause(err error) string {
+	var status apierrors.APIStatus
+	if errors.As(err, &status) {
+		return status.Status().Message
+	}
+	return err.Error()
 }
 
 // DeleteAll deletes pods, several at the same time.
@@ -307,12 +348,12 @@ func (k *Keeper) Delete(ctx context.Context, key string, o Owner, p *corev1.Pod)
 	})
 	switch {
 	case err == nil:
-		k.Recorder.Eventf(o, corev1.EventTypeNormal, "SuccessfulDelete", "Deleted pod: %v", p.Name)
+		k.tell(o, "delete", p.Name, nil)
 	case apierrors.IsNotFound(err):
 	case apierrors.IsConflict(err):
 		return fmt.Errorf("delete pod %s: %w", p.Name, err)
 	default:
-		k.Recorder.Eventf(o, corev1.EventTypeWarning, "FailedDelete", "Error deleting: %v", err)
+		k.tell(o, "delete", p.Name, err)
 		return fmt.Errorf("delete pod %s: %w", p.Name, err)
 	}
 	return nil

@@ -45,7 +45,7 @@ func computeStatus(rs *appsv1.ReplicaSet, active []*corev1.Pod, terminating int,
 			reason = "FailedDelete"
 		}
 		status.Conditions = append(status.Conditions, appsv1.ReplicaSetCondition{
-			Type: appsv1.ReplicaSetReplicaFailure, Status: corev1.ConditionTrue, Reason: reason, Message: manageErr.Error(),
+			Type: appsv1.ReplicaSetReplicaFailure, Status: corev1.ConditionTrue, Reason: reason, Message: pods.Cause(manageErr),
 			LastTransitionTime: metav1.NewTime(now),
 		})
 	case manageErr == nil && failure >= 0:

@@ -80,7 +80,7 @@ func New(cfg Config) (*Controller, error) {
 		podIndex: pods.Informer().GetIndexer(), claimIndex: claims.Informer().GetIndexer(),
 	}
 	if cfg.Registry != nil {
-		if err := cfg.Registry.Register(c.created); err != nil {
+		if err := errors.Join(cfg.Registry.Register(c.created), cfg.Registry.Register(claimCounts{c.claimIndex})); err != nil {
 			return nil, fmt.Errorf("resourceclaim: %w", err)
 		}
 	}

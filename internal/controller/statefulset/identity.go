@@ -9,6 +9,7 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/utils/ptr"
 )
 
@@ -99,20 +100,39 @@ func claimsOf(set *appsv1.StatefulSet, ordinal int) []*corev1.PersistentVolumeCl
 }
 
 // ownersOf says who should own the claims of an ordinal by the retention policy (KEP-1847): the set, if they are to go with it; the pod, if they
-// are to go because the set shrank below it. What others own stays. Pod is nil when there is none.
-func ownersOf(set *appsv1.StatefulSet, claim *corev1.PersistentVolumeClaim, pod *corev1.Pod, condemned bool) []metav1.OwnerReference {
-	policy := appsv1.StatefulSetPersistentVolumeClaimRetentionPolicy{}
-	if set.Spec.PersistentVolumeClaimRetentionPolicy != nil {
-		policy = *set.Spec.PersistentVolumeClaimRetentionPolicy
+// are to go because the set shrank below it. What others own stays; where one of them is the controller the policy does not apply, and conflict says so.
+// Pod is nil when there is none.
+func ownersOf(set *appsv1.StatefulSet, claim *corev1.PersistentVolumeClaim, pod *corev1.Pod, condemned bool) (owners []metav1.OwnerReference, conflict bool) {
+	policy := retention(set)
+	for _, r := range claim.OwnerReferences {
+		if isRef(r, kind, set.Name) || pod != nil && isRef(r, podKind, pod.Name) {
+			continue // of now, or of a namesake before
+		}
+		owners = append(owners, r)
+		conflict = conflict || ptr.Deref(r.Controller, false)
 	}
-	owners := slices.DeleteFunc(slices.Clone(claim.OwnerReferences), func(r metav1.OwnerReference) bool {
-		return r.UID == set.UID || pod != nil && r.UID == pod.UID
-	})
 	switch {
+	case conflict:
 	case condemned && policy.WhenScaled == appsv1.DeletePersistentVolumeClaimRetentionPolicyType && pod != nil:
-		owners = append(owners, metav1.OwnerReference{APIVersion: "v1", Kind: "Pod", Name: pod.Name, UID: pod.UID})
+		owners = append(owners, *metav1.NewControllerRef(pod, podKind))
 	case policy.WhenDeleted == appsv1.DeletePersistentVolumeClaimRetentionPolicyType && (!condemned || policy.WhenScaled != appsv1.DeletePersistentVolumeClaimRetentionPolicyType):
-		owners = append(owners, metav1.OwnerReference{APIVersion: kind.GroupVersion().String(), Kind: kind.Kind, Name: set.Name, UID: set.UID})
+		owners = append(owners, *metav1.NewControllerRef(set, kind))
 	}
-	return owners
+	return owners, conflict
+}
+
+var podKind = corev1.SchemeGroupVersion.WithKind("Pod")
+
+func isRef(r metav1.OwnerReference, of schema.GroupVersionKind, name string) bool {
+	return r.Kind == of.Kind && r.APIVersion == of.GroupVersion().String() && r.Name == name
+}
+
+// retention is a set's policy for its claims; unset is to keep them.
+func retention(set *appsv1.StatefulSet) appsv1.StatefulSetPersistentVolumeClaimRetentionPolicy {
+	return ptr.Deref(set.Spec.PersistentVolumeClaimRetentionPolicy, appsv1.StatefulSetPersistentVolumeClaimRetentionPolicy{})
+}
+
+// isLeft says that a claim is about to go with a pod that is gone, of the same name as the one that is to be made.
+func isLeft(claim *corev1.PersistentVolumeClaim, pod string) bool {
+	return claim.DeletionTimestamp != nil || slices.ContainsFunc(claim.OwnerReferences, func(r metav1.OwnerReference) bool { return isRef(r, podKind, pod) })
 }

@@ -125,7 +125,7 @@ func (r *round) step(ctx context.Context) error {
 			continue
 		}
 		// The set shrinks only while the rest is well, unless the pod itself is what is not.
-		if r.inOrder() && !r.healthy(p) && p != unhealthy {
+		if r.inOrder() && !(r.healthy(p) && r.available(p)) && p != unhealthy {
 			return nil
 		}
 		if err := r.remove(ctx, p); err != nil {
@@ -143,12 +143,12 @@ func (r *round) step(ctx context.Context) error {
 
 func (r *round) firstUnhealthy() *corev1.Pod {
 	for _, p := range r.wanted {
-		if p != nil && !r.healthy(p) {
+		if p != nil && !(r.healthy(p) && r.available(p)) {
 			return p
 		}
 	}
 	for _, p := range slices.Backward(r.condemned) {
-		if !r.healthy(p) {
+		if !(r.healthy(p) && r.available(p)) {
 			return p
 		}
 	}
@@ -163,11 +163,6 @@ func (r *round) fill(ctx context.Context, i int) (wait bool, err error) {
 		return true, r.create(ctx, i)
 	case pods.Ended(p):
 		if p.DeletionTimestamp == nil {
-			reason := "RecreatingFailedPod"
-			if p.Status.Phase == corev1.PodSucceeded {
-				reason = "RecreatingTerminatedPod"
-			}
-			r.c.recorder.Eventf(r.set, corev1.EventTypeWarning, reason, "StatefulSet %s/%s is recreating %s Pod %s", r.set.Namespace, r.set.Name, map[bool]string{true: "failed", false: "terminated"}[p.Status.Phase == corev1.PodFailed], p.Name)
 			return true, r.remove(ctx, p)
 		}
 		return true, nil
@@ -195,10 +190,15 @@ func (r *round) create(ctx context.Context, i int) error {
 	if r.isOld(i) {
 		template, name = r.currentTemplate, r.current.Name
 	}
+	p := podFor(r.set, template, name, ordinal)
+	if r.claimsLeft(ordinal) {
+		r.c.loop.AddAfter(r.key, leftRetry)
+		return nil
+	}
 	if err := r.makeClaims(ctx, ordinal); err != nil {
+		r.c.recorder.Event(r.set, corev1.EventTypeWarning, "FailedCreate", podEvent(r.set, "create", p.Name, err))
 		return err
 	}
-	p := podFor(r.set, template, name, ordinal)
 	_, err := r.c.pods.Create(ctx, r.key, r.set, p)
 	if apierrors.IsAlreadyExists(err) {
 		return fmt.Errorf("pod %s exists and is not of this set: %w", p.Name, err)
@@ -286,6 +286,33 @@ func (r *round) rollWithin(ctx context.Context, limit *intstr.IntOrString) error
 	return nil
 }
 
+// podEvent says in upstream's words what was done to a pod of a set.
+func podEvent(set metav1.Object, verb, pod string, err error) string {
+	if err != nil {
+		return fmt.Sprintf("%s Pod %s in StatefulSet %s failed error: %s", verb, pod, set.GetName(), pods.Cause(err))
+	}
+	return fmt.Sprintf("%s Pod %s in StatefulSet %s successful", verb, pod, set.GetName())
+}
+
+// keepAll is the policy that leaves claims alone.
+var keepAll = appsv1.StatefulSetPersistentVolumeClaimRetentionPolicy{
+	WhenDeleted: appsv1.RetainPersistentVolumeClaimRetentionPolicyType, WhenScaled: appsv1.RetainPersistentVolumeClaimRetentionPolicyType,
+}
+
+// leftRetry is how soon a set is looked at again that waits for claims to go: nothing tells of their end.
+const leftRetry = time.Second
+
+// claimsLeft says that a claim of an ordinal is still on its way out with the pod before. A new pod must not get it.
+func (r *round) claimsLeft(ordinal int) bool {
+	if retention(r.set).WhenScaled != appsv1.DeletePersistentVolumeClaimRetentionPolicyType {
+		return false
+	}
+	return slices.ContainsFunc(claimsOf(r.set, ordinal), func(c *corev1.PersistentVolumeClaim) bool {
+		have, err := r.c.claims.PersistentVolumeClaims(c.Namespace).Get(c.Name)
+		return err == nil && isLeft(have, podName(r.set, ordinal))
+	})
+}
+
 // makeClaims makes those claims of an ordinal that do not exist.
 func (r *round) makeClaims(ctx context.Context, ordinal int) error {
 	var errs []error
@@ -298,7 +325,7 @@ func (r *round) makeClaims(ctx context.Context, ordinal int) error {
 			errs = append(errs, fmt.Errorf("claim %s is being deleted", claim.Name))
 			continue
 		}
-		claim.OwnerReferences = ownersOf(r.set, claim, nil, false)
+		claim.OwnerReferences, _ = ownersOf(r.set, claim, nil, false)
 		_, err = r.c.client.CoreV1().PersistentVolumeClaims(claim.Namespace).Create(ctx, claim, metav1.CreateOptions{})
 		switch {
 		case apierrors.IsAlreadyExists(err): // the cache is behind
@@ -306,7 +333,7 @@ func (r *round) makeClaims(ctx context.Context, ordinal int) error {
 			r.c.recorder.Eventf(r.set, corev1.EventTypeWarning, "FailedCreate", "create Claim %s for Pod %s in StatefulSet %s failed error: %v", claim.Name, podName(r.set, ordinal), r.set.Name, err)
 			errs = append(errs, fmt.Errorf("create claim %s: %w", claim.Name, err))
 		default:
-			r.c.recorder.Eventf(r.set, corev1.EventTypeNormal, "SuccessfulCreate", "create Claim %s for Pod %s in StatefulSet %s success", claim.Name, podName(r.set, ordinal), r.set.Name)
+			r.c.recorder.Eventf(r.set, corev1.EventTypeNormal, "SuccessfulCreate", "create Claim %s Pod %s in StatefulSet %s success", claim.Name, podName(r.set, ordinal), r.set.Name)
 		}
 	}
 	return errors.Join(errs...)
@@ -328,7 +355,10 @@ func (r *round) own(ctx context.Context) error {
 			if err != nil {
 				continue // it will be made with the right owner, or is gone
 			}
-			owners := ownersOf(r.set, have, p, condemned)
+			owners, conflict := ownersOf(r.set, have, p, condemned)
+			if conflict && retention(r.set) != keepAll {
+				r.c.warnOnce(r.set, have)
+			}
 			if equality.Semantic.DeepEqual(owners, have.OwnerReferences) {
 				continue
 			}

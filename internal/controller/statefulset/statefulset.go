@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"strings"
+	"sync"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -43,6 +45,16 @@ type Controller struct {
 	recorder record.EventRecorder
 	clock    clock.PassiveClock
 	loop     *controller.Loop
+
+	warned sync.Map // claims that somebody else controls, of which was told, after the keys of their sets
+}
+
+// warnOnce tells that the retention policy does not apply to a claim that somebody else controls.
+func (c *Controller) warnOnce(set *appsv1.StatefulSet, claim *corev1.PersistentVolumeClaim) {
+	if _, told := c.warned.LoadOrStore(set.Namespace+"/"+set.Name+"/"+claim.Name, true); !told {
+		c.recorder.Eventf(set, corev1.EventTypeWarning, "ConflictingController",
+			"PersistentVolumeClaim %s has a conflicting OwnerReference that acts as a managing controller, the retention policy is ignored for this claim", claim.Name)
+	}
 }
 
 // New makes the controller and registers it with the informers, which the caller starts.
@@ -57,6 +69,12 @@ func New(c kubernetes.Interface, f *informers.Factory, recorder record.EventReco
 		Client: c, Informers: f, Recorder: recorder, Clock: clk, Kind: kind,
 		Queue:    func(key string) { ctl.loop.Add(key) },
 		Matching: ctl.matching,
+		Say: func(o pods.Owner, verb, pod string, err error) string {
+			if apierrors.IsAlreadyExists(err) {
+				return "" // it usually is the one before it, on its way out
+			}
+			return podEvent(o, verb, pod, err)
+		},
 		Fresh: func(ctx context.Context, namespace, name string) (metav1.Object, error) {
 			return c.AppsV1().StatefulSets(namespace).Get(ctx, name, metav1.GetOptions{})
 		},
@@ -93,6 +111,12 @@ func (c *Controller) Reconcile(ctx context.Context, key string) error {
 	set, err := c.sets.StatefulSets(namespace).Get(name)
 	if apierrors.IsNotFound(err) {
 		c.pods.Forget(key)
+		c.warned.Range(func(told, _ any) bool {
+			if strings.HasPrefix(told.(string), key+"/") {
+				c.warned.Delete(told)
+			}
+			return true
+		})
 		return nil
 	} else if err != nil {
 		return fmt.Errorf("get stateful set: %w", err)

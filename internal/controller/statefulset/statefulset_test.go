@@ -10,6 +10,7 @@ import (
 	"go.uber.org/goleak"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -345,6 +346,54 @@ func TestOrdinalOf(t *testing.T) {
 	for name, want := range map[string]int{"web-1-0": 0, "web-1-12": 12, "web-1": -1, "web-1-": -1, "web-1-01": -1, "web-1--1": -1, "web-1-x": -1, "web-1-99999999999": -1} {
 		if n, ok := ordinalOf(set, name); ok != (want >= 0) || ok && n != want {
 			t.Errorf("%s: %d, %v", name, n, ok)
+		}
+	}
+}
+
+// A claim that somebody else controls is not the set's to give away; one that is about to go with the pod before is not given to its successor.
+func TestOwnersOfClaims(t *testing.T) {
+	del := appsv1.DeletePersistentVolumeClaimRetentionPolicyType
+	set := &appsv1.StatefulSet{ObjectMeta: metav1.ObjectMeta{Name: "s", UID: "set"}, Spec: appsv1.StatefulSetSpec{
+		PersistentVolumeClaimRetentionPolicy: &appsv1.StatefulSetPersistentVolumeClaimRetentionPolicy{WhenDeleted: del, WhenScaled: del}}}
+	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "s-1", UID: "pod"}}
+	ref := func(apiVersion, kind, name, uid string, controls bool) metav1.OwnerReference {
+		return metav1.OwnerReference{APIVersion: apiVersion, Kind: kind, Name: name, UID: types.UID(uid), Controller: ptr.To(controls), BlockOwnerDeletion: ptr.To(controls)}
+	}
+	ofSet, ofPod := ref("apps/v1", "StatefulSet", "s", "set", true), ref("v1", "Pod", "s-1", "pod", true)
+	foreign, theirs := ref("v1", "ConfigMap", "m", "m", false), ref("v1", "ConfigMap", "m", "m", true)
+	for _, tt := range []struct {
+		name      string
+		have      []metav1.OwnerReference
+		condemned bool
+		want      []metav1.OwnerReference
+		conflict  bool
+	}{
+		{"kept for the set", nil, false, []metav1.OwnerReference{ofSet}, false},
+		{"condemned", []metav1.OwnerReference{ofSet}, true, []metav1.OwnerReference{ofPod}, false},
+		{"wanted again", []metav1.OwnerReference{ofPod}, false, []metav1.OwnerReference{ofSet}, false},
+		{"of a set before", []metav1.OwnerReference{ref("apps/v1", "StatefulSet", "s", "old", false)}, false, []metav1.OwnerReference{ofSet}, false},
+		{"others stay", []metav1.OwnerReference{foreign}, false, []metav1.OwnerReference{foreign, ofSet}, false},
+		{"another controller", []metav1.OwnerReference{theirs, ofSet}, false, []metav1.OwnerReference{theirs}, true},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			claim := &corev1.PersistentVolumeClaim{ObjectMeta: metav1.ObjectMeta{OwnerReferences: tt.have}}
+			got, conflict := ownersOf(set, claim, pod, tt.condemned)
+			if !equality.Semantic.DeepEqual(got, tt.want) || conflict != tt.conflict {
+				t.Errorf("got %+v, %v; want %+v, %v", got, conflict, tt.want, tt.conflict)
+			}
+		})
+	}
+	for _, tt := range []struct {
+		claim corev1.PersistentVolumeClaim
+		want  bool
+	}{
+		{corev1.PersistentVolumeClaim{}, false},
+		{corev1.PersistentVolumeClaim{ObjectMeta: metav1.ObjectMeta{OwnerReferences: []metav1.OwnerReference{ofSet}}}, false},
+		{corev1.PersistentVolumeClaim{ObjectMeta: metav1.ObjectMeta{OwnerReferences: []metav1.OwnerReference{ofPod}}}, true},
+		{corev1.PersistentVolumeClaim{ObjectMeta: metav1.ObjectMeta{DeletionTimestamp: &metav1.Time{}}}, true},
+	} {
+		if got := isLeft(&tt.claim, "s-1"); got != tt.want {
+			t.Errorf("%+v is about to go: %v", tt.claim.ObjectMeta, got)
 		}
 	}
 }

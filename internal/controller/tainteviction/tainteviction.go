@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
 	"sync"
 	"time"
 
@@ -48,6 +47,10 @@ type seen struct {
 	pod  types.UID
 	node string
 	at   time.Time
+	// due says that its end was appointed: if it is called off somebody is told.
+	due bool
+	// done says that it was deleted, which the cache may not know yet.
+	done bool
 }
 
 // New makes the controller and registers it with the informers, which the caller starts.
@@ -89,8 +92,12 @@ func noExecute(node *corev1.Node) []corev1.Taint {
 func (c *Controller) nodeChanged(node *corev1.Node) {
 	if len(noExecute(node)) == 0 {
 		c.mu.Lock()
-		maps.DeleteFunc(c.since, func(_ string, s seen) bool { return s.node == node.Name })
-		c.mu.Unlock()
+		defer c.mu.Unlock()
+		for key, s := range c.since {
+			if s.node == node.Name {
+				c.loop.Add(key)
+			}
+		}
 		return
 	}
 	pods, err := c.pods.List(labels.Everything())
@@ -105,15 +112,15 @@ func (c *Controller) nodeChanged(node *corev1.Node) {
 }
 
 // first returns when the pod was first seen under taints: now, if it was not.
-func (c *Controller) first(key string, p *corev1.Pod) time.Time {
+func (c *Controller) first(key string, p *corev1.Pod) seen {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	s, ok := c.since[key]
 	if !ok || s.pod != p.UID {
-		s = seen{p.UID, p.Spec.NodeName, c.clock.Now()}
+		s = seen{pod: p.UID, node: p.Spec.NodeName, at: c.clock.Now()}
 		c.since[key] = s
 	}
-	return s.at
+	return s
 }
 
 // forget is first's opposite.
@@ -121,6 +128,27 @@ func (c *Controller) forget(key string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	delete(c.since, key)
+}
+
+// note remembers what was done about a pod: that its end was appointed, or that it was deleted.
+func (c *Controller) note(key string, due, done bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if s, ok := c.since[key]; ok {
+		s.due, s.done = due, done
+		c.since[key] = s
+	}
+}
+
+// spare forgets a pod that no taint sends away, and says so if one was about to.
+func (c *Controller) spare(key string, p *corev1.Pod) {
+	c.mu.Lock()
+	s := c.since[key]
+	delete(c.since, key)
+	c.mu.Unlock()
+	if s.due && s.pod == p.UID {
+		c.recorder.Eventf(p, corev1.EventTypeNormal, "TaintManagerEviction", "Cancelling deletion of Pod %s", key)
+	}
 }
 
 // patience says how long a pod may stay under the given taints: forever is false. The time runs from when a taint was added, or where that is
@@ -172,15 +200,20 @@ func (c *Controller) Reconcile(ctx context.Context, key string) error {
 	}
 	taints := noExecute(node)
 	if len(taints) == 0 {
-		c.forget(key)
+		c.spare(key, pod)
 		return nil
 	}
-	deadline, ends := patience(c.logger, pod, taints, c.first(key, pod))
+	first := c.first(key, pod)
+	if first.done {
+		return nil
+	}
+	deadline, ends := patience(c.logger, pod, taints, first.at)
 	if !ends {
-		c.forget(key)
+		c.spare(key, pod)
 		return nil
 	}
 	if left := deadline.Sub(c.clock.Now()); left > 0 {
+		c.note(key, true, false)
 		c.loop.AddAfter(key, left)
 		return nil
 	}
@@ -195,6 +228,7 @@ func (c *Controller) Reconcile(ctx context.Context, key string) error {
 	if err != nil && !apierrors.IsNotFound(err) {
 		return fmt.Errorf("evict pod: %w", err)
 	}
+	c.note(key, false, true)
 	c.deletions.Inc()
 	c.latency.Observe(c.clock.Since(deadline).Seconds())
 	return nil

@@ -25,7 +25,8 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // same, once, and not for who got rid of the taint before.
 func TestTaintByHand(t *testing.T) {
 	e := controllertest.Start(t)
-	ctl, err := New(e.Client, e.Informers, record.NewFakeRecorder(100), clock.RealClock{}, nil, nil)
+	told := record.NewFakeRecorder(100)
+	ctl, err := New(e.Client, e.Informers, told, clock.RealClock{}, nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -84,6 +85,17 @@ func TestTaintByHand(t *testing.T) {
 	remembered(1) // the patient one
 	taint("tainted", "null")
 	remembered(0)
+	// Whose end was near hears that it is called off.
+	for _, want := range []string{"Normal TaintManagerEviction Marking for deletion Pod default/brief", "Normal TaintManagerEviction Cancelling deletion of Pod default/patient"} {
+		select {
+		case got := <-told.Events:
+			if got != want {
+				t.Errorf("told %q, want %q", got, want)
+			}
+		case <-time.After(controllertest.Patience):
+			t.Errorf("nobody was told %q", want)
+		}
+	}
 }
 
 func TestPatience(t *testing.T) {

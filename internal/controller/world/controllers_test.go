@@ -20,6 +20,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -53,6 +54,7 @@ import (
 	"github.com/celox/celox/internal/controller/ephemeralvolume"
 	"github.com/celox/celox/internal/controller/expand"
 	"github.com/celox/celox/internal/controller/garbagecollector"
+	"github.com/celox/celox/internal/controller/ingressstatus"
 	"github.com/celox/celox/internal/controller/ipaddress"
 	"github.com/celox/celox/internal/controller/job"
 	"github.com/celox/celox/internal/controller/loadbalancer"
@@ -165,10 +167,10 @@ func (p *parts) resolve(gvk schema.GroupVersionKind) (schema.GroupVersionResourc
 }
 
 // resources are all that are stored, and can be deleted, with their informers.
-func (p *parts) resources(is func(gvr schema.GroupVersionResource, namespaced bool, i cache.SharedIndexInformer)) {
+func (p *parts) resources(is func(gvr schema.GroupVersionResource, kind string, namespaced bool, i cache.SharedIndexInformer)) {
 	for _, src := range p.env.Sources {
 		if k, ok := p.env.Catalogue.ByGroupResource(src.GroupResource); ok && slices.Contains(k.ResourceVerbs(), "delete") {
-			is(controllertest.Preferred(k), k.Namespaced, client.InformerFor(p.f, src))
+			is(controllertest.Preferred(k), k.Kind, k.Namespaced, client.InformerFor(p.f, src))
 		}
 	}
 }
@@ -194,10 +196,11 @@ func (p *parts) workloads() {
 		return gvr, ok
 	})
 	p.add(podautoscaler.New(podautoscaler.Config{Client: c, Informers: f, Source: outside{}, Scales: scales, Recorder: quiet, Clock: clk, Log: log, Queue: p.m, Metrics: podautoscaler.NewMetrics(p.registry)}))
-	p.add(endpoints.New(c, f, log, p.m))
+	p.add(endpoints.New(c, f, quiet, log, p.m))
 	p.add(endpointslice.New(c, f, quiet, log, p.m))
 	p.add(endpointslicemirroring.New(c, f, quiet, clk, log, p.m))
 	p.add(loadbalancer.New(loadbalancer.Config{Client: c, Informers: f, Recorder: quiet, Log: log, Metrics: p.m}))
+	p.add(ingressstatus.New(ingressstatus.Config{Client: c, Informers: f, Recorder: quiet, HTTPPort: 80, HTTPSPort: 443, Log: log, Metrics: p.m}))
 	p.add(scheduler.New(scheduler.Config{Client: c, Informers: f, Recorder: &events.FakeRecorder{}, Log: log, Metrics: p.registry}))
 }
 
@@ -250,14 +253,14 @@ func (p *parts) cluster(judge bool) {
 	var counted []resourcequota.Resource
 	var inside []schema.GroupVersionResource
 	var contents []cache.SharedIndexInformer
-	p.resources(func(gvr schema.GroupVersionResource, namespaced bool, i cache.SharedIndexInformer) {
-		owned = append(owned, garbagecollector.Resource{GVR: gvr, Informer: i})
+	p.resources(func(gvr schema.GroupVersionResource, kind string, namespaced bool, i cache.SharedIndexInformer) {
+		owned = append(owned, garbagecollector.Resource{GVR: gvr, Kind: kind, Informer: i})
 		if namespaced {
 			counted = append(counted, resourcequota.Resource{GroupResource: gvr.GroupResource(), Informer: i})
 			inside, contents = append(inside, gvr), append(contents, i)
 		}
 	})
-	p.add(garbagecollector.New(garbagecollector.Config{Metadata: p.meta, Log: log, Resources: owned, Resolve: p.resolve}))
+	p.add(garbagecollector.New(garbagecollector.Config{Metadata: p.meta, Recorder: quiet, Log: log, Resources: owned, Resolve: p.resolve}))
 	p.add(resourcequota.New(resourcequota.Config{Client: c, Metadata: p.meta, Informers: f, Resources: counted, Clock: clk, Log: log,
 		Resolve: func(schema.GroupResource) (schema.GroupVersionResource, bool) {
 			return schema.GroupVersionResource{}, false
@@ -270,12 +273,17 @@ func TestMetricsHaveUpstreamsNames(t *testing.T) {
 	t.Parallel()
 	inWorld(t, 2, true, func(w *world) {
 		for _, s := range scenarios() {
-			if s.name == "Job" || s.name == "Node" || s.name == "Devices" || s.name == "Deployment" || s.name == "Rest" {
+			if s.name == "Job" || s.name == "Node" || s.name == "Devices" || s.name == "Deployment" || s.name == "Network" || s.name == "Rest" {
 				ns := "of-" + strings.ToLower(s.name)
 				w.namespace(ns)
 				w.play(&s, ns)
 			}
 		}
+		w.namespace("served")
+		createDeployment(w, "served")
+		createService(w, "served")
+		time.Sleep(time.Minute)
+		synctest.Wait()
 		families, err := w.process.Load().registry.Gather()
 		w.must(err)
 		have := map[string]bool{}
@@ -287,6 +295,14 @@ func TestMetricsHaveUpstreamsNames(t *testing.T) {
 			scheduler_cache_size scheduler_framework_extension_point_duration_seconds scheduler_pending_pods scheduler_pod_scheduling_attempts scheduler_pod_scheduling_sli_duration_seconds
 			scheduler_preemption_attempts_total scheduler_preemption_victims scheduler_queue_incoming_pods_total scheduler_schedule_attempts_total scheduler_scheduling_algorithm_duration_seconds
 			scheduler_scheduling_attempt_duration_seconds
+			endpoint_slice_controller_changes endpoint_slice_controller_desired_endpoint_slices endpoint_slice_controller_endpoints_added_per_sync
+			endpoint_slice_controller_endpoints_desired endpoint_slice_controller_endpoints_removed_per_sync endpoint_slice_controller_endpointslices_changed_per_sync
+			endpoint_slice_controller_num_endpoint_slices endpoint_slice_controller_syncs endpoint_slice_mirroring_controller_addresses_skipped_per_sync
+			endpoint_slice_mirroring_controller_changes endpoint_slice_mirroring_controller_desired_endpoint_slices endpoint_slice_mirroring_controller_endpoints_added_per_sync
+			endpoint_slice_mirroring_controller_endpoints_desired endpoint_slice_mirroring_controller_endpoints_removed_per_sync endpoint_slice_mirroring_controller_endpoints_sync_duration
+			endpoint_slice_mirroring_controller_endpoints_updated_per_sync endpoint_slice_mirroring_controller_num_endpoint_slices node_collector_update_node_health_duration_seconds
+			node_ipam_controller_cidrset_allocation_tries_per_request node_ipam_controller_cidrset_cidrs_allocations_total node_ipam_controller_cidrset_usage_cidrs
+			node_ipam_controller_cirdset_max_cidrs
 			device_taint_eviction_controller_pod_deletion_duration_seconds device_taint_eviction_controller_pod_deletions_total horizontal_pod_autoscaler_controller_metric_computation_duration_seconds
 			horizontal_pod_autoscaler_controller_metric_computation_total horizontal_pod_autoscaler_controller_num_horizontal_pod_autoscalers
 			horizontal_pod_autoscaler_controller_reconciliation_duration_seconds horizontal_pod_autoscaler_controller_reconciliations_total
@@ -321,8 +337,7 @@ func TestAllControllersAreHere(t *testing.T) {
 	if err != nil || len(all) < 40 {
 		t.Fatal(all, err)
 	}
-	// What controllers share, and one of networks outside: the addresses of load balancers in ingresses.
-	apart := []string{"controllertest", "owner", "pods", "revision", "world", "ingressstatus"}
+	apart := []string{"controllertest", "owner", "pods", "revision", "world"} // what controllers share
 	for _, f := range all {
 		name := filepath.Base(filepath.Dir(f))
 		src, err := os.ReadDir(filepath.Dir(f))

@@ -164,7 +164,7 @@ func scenarios() []scenario {
 			func(w *world, ns string) { w.must(w.Client.BatchV1().Jobs(ns).Delete(w.ctx, "a", removal)) }},
 		{"CronJob", []step{{0, createCronJob}, patch(150*time.Second, "CronJob", `{"spec":{"suspend":true}}`)}, 4 * time.Minute,
 			func(w *world, ns string) { w.must(w.Client.BatchV1().CronJobs(ns).Delete(w.ctx, "a", removal)) }},
-		aNode, someStorage, someDevices, theRest,
+		aNode, someStorage, someDevices, someNetwork, theRest,
 	}
 }
 

@@ -41,6 +41,9 @@ type world struct {
 	// judged says that the controllers may believe that nodes are gone.
 	judged bool
 
+	// services counts those that have an address.
+	services atomic.Int32
+
 	// process is the one that lives.
 	process atomic.Pointer[process]
 
@@ -111,6 +114,7 @@ func (w *world) addNode(name string) {
 		Conditions:  []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionTrue}},
 	}}
 	n.Status.Capacity = n.Status.Allocatable
+	n.Status.Addresses = []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: "192.0.2." + strings.TrimPrefix(name, "node-")}}
 	_, err := w.Client.CoreV1().Nodes().Create(w.ctx, n, metav1.CreateOptions{})
 	w.must(err)
 	leases := w.Client.CoordinationV1().Leases(corev1.NamespaceNodeLease)
@@ -344,6 +348,7 @@ func (w *world) state(namespace string) string {
 			p.Annotations["batch.kubernetes.io/job-completion-index"], where, p.Finalizers)
 	}
 	out = append(out, w.apart(namespace)...)
+	out = append(out, w.network(namespace)...)
 	slices.Sort(out)
 	return strings.Join(out, "\n")
 }

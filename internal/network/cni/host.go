@@ -13,14 +13,13 @@ import (
 // talks to a service whose endpoint is a neighbour on the bridge would get answers from an address that it never asked. What the kernel lacks is only warned of:
 // not every plugin has a bridge.
 func PrepareHost(log *slog.Logger) error {
-	const calls = "/proc/sys/net/bridge/bridge-nf-call-"
-	if _, err := os.Stat(calls + "iptables"); err != nil {
+	if _, err := os.Stat(bridgeCalls + "iptables"); err != nil {
 		if out, err := exec.Command("modprobe", "br_netfilter").CombinedOutput(); err != nil {
-			log.Warn("cni: the kernel has no br_netfilter: with a plugin that makes a bridge, pods don't reach services by way of neighbours on it", "err", err, "text", string(out))
+			log.Warn("cni: the kernel has no br_netfilter: with a plugin that makes a bridge, pods don't reach services by way of neighbours on it, and policies don't hold between them", "err", err, "text", string(out))
 			return nil
 		}
 	}
-	return errors.Join(set(calls+"iptables"), set(calls+"ip6tables"))
+	return errors.Join(set(bridgeCalls+"iptables"), set(bridgeCalls+"ip6tables"))
 }
 
 func set(path string) error {

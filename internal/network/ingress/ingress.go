@@ -15,11 +15,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	networkingv1 "k8s.io/api/networking/v1"
-	"k8s.io/apimachinery/pkg/labels"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
-	corelisters "k8s.io/client-go/listers/core/v1"
-	discoverylisters "k8s.io/client-go/listers/discovery/v1"
-	networkinglisters "k8s.io/client-go/listers/networking/v1"
 	"k8s.io/client-go/tools/cache"
 
 	"github.com/celox/celox/internal/client/informers"
@@ -32,6 +29,8 @@ const (
 	listenRetry = 10 * time.Second
 	// secretTime bounds the wait for a secret that was never seen.
 	secretTime = 5 * time.Second
+	// keptSecretTime is the same for one that was kept.
+	keptSecretTime = 50 * time.Millisecond
 	// mostTold is how many Ingresses are told of a port that is taken.
 	mostTold = 16
 )
@@ -62,32 +61,36 @@ type Config struct {
 	Say func(format string, args ...any)
 	// Serve is how requests are carried; its ports and log are set here.
 	Serve serve.Config
-	Log   *slog.Logger
+	// Keep is for a start while the API is away; nil is a node that never has one.
+	Keep *Keep
+	Log  *slog.Logger
 }
 
 // Ingress is the part of one node.
 type Ingress struct {
-	cfg       Config
-	server    *serve.Server
-	ingresses networkinglisters.IngressLister
-	classes   networkinglisters.IngressClassLister
-	services  corelisters.ServiceLister
-	slices    discoverylisters.EndpointSliceLister
-	synced    []cache.InformerSynced
-	wake      chan struct{} // capacity 1
+	cfg    Config
+	server *serve.Server
+	live   source // of the informers
+	synced []cache.InformerSynced
+	keeper *keeper       // nil if nothing is to be kept
+	kept   *kept         // what an earlier life knew; nil if there is nothing
+	wake   chan struct{} // capacity 1
 
 	mu      sync.Mutex
-	whole   bool                          // guarded by mu: the table is to be made again
-	changed map[types.NamespacedName]bool // guarded by mu: services whose endpoints changed
-	used    map[types.NamespacedName]bool // guarded by mu: services that the table leads to, or would if they were there
+	whole   bool                                    // guarded by mu: the table is to be made again
+	changed map[types.NamespacedName]bool           // guarded by mu: services whose endpoints changed
+	used    map[types.NamespacedName]bool           // guarded by mu: services that the table leads to, or would if they were there
+	secrets map[types.NamespacedName]*corev1.Secret // guarded by mu, never changed: those of the table
 
 	// What follows belongs to Run.
+	now      *source // live, or kept as long as the informers have not heard of everything
 	backends map[types.NamespacedName][]route.Backend
 	pairs    map[types.NamespacedName]pair
 	open     *listening
 	failed   string             // what was said when the ports could not be opened
 	told     map[types.UID]bool // Ingresses that have the event of it
 	retry    time.Duration
+	patience time.Duration // keepPatience, but for tests
 }
 
 // pair is a certificate as it was read from a secret.
@@ -107,8 +110,12 @@ func New(cfg Config) (*Ingress, error) {
 	ingresses, classes := f.Networking().V1().Ingresses(), f.Networking().V1().IngressClasses()
 	services, slices := f.Core().V1().Services(), f.Discovery().V1().EndpointSlices()
 	g := &Ingress{
-		cfg: cfg, server: serve.New(cfg.Serve), ingresses: ingresses.Lister(), classes: classes.Lister(), services: services.Lister(), slices: slices.Lister(),
-		wake: make(chan struct{}, 1), changed: map[types.NamespacedName]bool{}, retry: listenRetry,
+		cfg: cfg, server: serve.New(cfg.Serve), live: source{ingresses.Lister(), classes.Lister(), services.Lister(), slices.Lister()},
+		wake: make(chan struct{}, 1), changed: map[types.NamespacedName]bool{}, retry: listenRetry, patience: keepPatience,
+	}
+	g.now = &g.live
+	if cfg.Keep != nil {
+		g.keeper, g.kept = newKeeper(*cfg.Keep, cfg.Log)
 	}
 	whole := func(any) { g.Again() }
 	service := func(obj any) {
@@ -205,12 +212,26 @@ func (g *Ingress) poke() {
 
 // Run works until ctx ends.
 func (g *Ingress) Run(ctx context.Context) error {
+	var running sync.WaitGroup
 	defer func() {
 		g.shut()
 		g.server.Close()
+		running.Wait()
 	}()
-	if !cache.WaitForCacheSync(ctx.Done(), g.synced...) {
+	synced := make(chan struct{})
+	running.Go(func() {
+		if cache.WaitForCacheSync(ctx.Done(), g.synced...) {
+			close(synced)
+		}
+	})
+	if !g.begin(ctx, synced) {
 		return nil
+	}
+	if g.now == &g.live {
+		synced = nil
+	}
+	if g.keeper != nil {
+		running.Go(func() { g.keeper.run(ctx, g.contents) })
 	}
 	g.Again()
 	var retry <-chan time.Time
@@ -219,6 +240,9 @@ func (g *Ingress) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-g.wake:
+		case <-synced:
+			synced = nil
+			g.takeOver()
 		case <-retry:
 			retry = nil
 		case err := <-g.broken():
@@ -243,6 +267,35 @@ func (g *Ingress) Run(ctx context.Context) error {
 	}
 }
 
+// begin waits until the informers have heard of everything, or takes what was kept if that takes long. False is that ctx has ended.
+func (g *Ingress) begin(ctx context.Context, synced <-chan struct{}) bool {
+	var late <-chan time.Time
+	if g.kept != nil {
+		late = time.After(g.patience)
+	}
+	select {
+	case <-ctx.Done():
+		return false
+	case <-synced:
+	case <-late:
+		g.now = &g.kept.source
+		g.cfg.Log.Info("ingress: the API is away: what is served is what it said last", "file", g.keeper.Path)
+	}
+	return true
+}
+
+// takeOver turns from what was kept to what the informers have. Connections to endpoints that are still there stay.
+func (g *Ingress) takeOver() {
+	g.cfg.Log.Info("ingress: the API says again what is served")
+	g.now = &g.live
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.whole = true
+	for n := range g.backends { // those that stay in the table have endpoints of the file
+		g.changed[n] = true
+	}
+}
+
 // wanted says whether there is an Ingress of ours.
 func (g *Ingress) wanted() bool { return g.backends != nil }
 
@@ -254,18 +307,20 @@ func (g *Ingress) update(ctx context.Context) {
 	g.mu.Unlock()
 	if whole {
 		g.compile(ctx)
-		return
 	}
 	for n := range changed {
 		for _, b := range g.backends[n] {
 			g.server.SetEndpoints(b, g.endpoints(b))
 		}
 	}
+	if g.keeper != nil && g.now == &g.live {
+		g.keeper.poke()
+	}
 }
 
-// endpoints are those of a backend as the informers have them.
+// endpoints are those of a backend.
 func (g *Ingress) endpoints(b route.Backend) []netip.AddrPort {
-	of, err := g.slices.EndpointSlices(b.Namespace).List(labels.SelectorFromSet(labels.Set{discoveryv1.LabelServiceName: b.Service}))
+	of, err := g.now.slicesOf(b.Namespace, b.Service)
 	if err != nil {
 		return nil // a cache does not fail
 	}
@@ -274,27 +329,25 @@ func (g *Ingress) endpoints(b route.Backend) []netip.AddrPort {
 
 // compile makes the table.
 func (g *Ingress) compile(ctx context.Context) {
-	all, err := g.ingresses.List(labels.Everything())
-	classes, err2 := g.classes.List(labels.Everything())
-	if err := errors.Join(err, err2); err != nil {
+	ours, classes, err := g.now.ours()
+	if err != nil {
 		g.cfg.Log.Error("ingress", "err", err) // caches do not fail
 		return
 	}
-	used := map[types.NamespacedName]bool{}
 	var names []types.NamespacedName
-	for _, i := range all {
-		if !route.Ours(i, classes) {
-			continue
-		}
+	for _, i := range ours {
 		for _, s := range route.SecretsOf(i) {
 			names = append(names, types.NamespacedName{Namespace: i.Namespace, Name: s})
 		}
 	}
 	g.cfg.Secrets.Use(names)
+	secrets, cancel := g.reader(ctx)
+	defer cancel()
+	used := map[types.NamespacedName]bool{}
 	pairs := map[types.NamespacedName]pair{}
 	// From here on a service that is asked for is one that is followed, also if it is not there yet.
 	table, _ := route.Compile(route.Sources{
-		Ingresses: all, Classes: classes,
+		Ingresses: ours, Classes: classes,
 		Service: func(namespace, name string) *corev1.Service {
 			n := types.NamespacedName{Namespace: namespace, Name: name}
 			if !used[n] {
@@ -306,25 +359,13 @@ func (g *Ingress) compile(ctx context.Context) {
 				g.used[n] = true
 				g.mu.Unlock()
 			}
-			s, err := g.services.Services(namespace).Get(name)
+			s, err := g.now.services.Services(namespace).Get(name)
 			if err != nil {
 				return nil // listers know no other error than that it is gone
 			}
 			return s
 		},
-		Secret: func(namespace, name string) *corev1.Secret {
-			ctx, cancel := context.WithTimeout(ctx, secretTime)
-			defer cancel()
-			s, err := g.cfg.Secrets.Secret(ctx, namespace, name)
-			if ctx.Err() != nil {
-				time.AfterFunc(secretTime, g.Again) // its first word does not come by Again
-			}
-			if err != nil {
-				g.cfg.Log.Debug("ingress: secret", "namespace", namespace, "name", name, "err", err)
-				return nil
-			}
-			return s
-		},
+		Secret: secrets.get,
 		KeyPair: func(s *corev1.Secret) (*tls.Certificate, error) {
 			n := types.NamespacedName{Namespace: s.Namespace, Name: s.Name}
 			p, ok := g.pairs[n]
@@ -347,8 +388,52 @@ func (g *Ingress) compile(ctx context.Context) {
 	}
 	g.server.SetTable(table, g.endpoints)
 	g.mu.Lock()
-	g.used = used
+	g.used, g.secrets = used, secrets.have
 	g.mu.Unlock()
+}
+
+// secretReader reads secrets for one table.
+type secretReader struct {
+	*Ingress
+	ctx  context.Context // of the wait for all of them: they are asked for at the same time
+	have map[types.NamespacedName]*corev1.Secret
+}
+
+func (g *Ingress) reader(ctx context.Context) (*secretReader, context.CancelFunc) {
+	ctx, cancel := context.WithTimeout(ctx, secretTime)
+	return &secretReader{Ingress: g, ctx: ctx, have: map[types.NamespacedName]*corev1.Secret{}}, cancel
+}
+
+// get returns a secret; nil is none. As long as the API has not said anything about it, it is as it was kept.
+func (r *secretReader) get(namespace, name string) *corev1.Secret {
+	n := types.NamespacedName{Namespace: namespace, Name: name}
+	var old *corev1.Secret
+	if r.kept != nil {
+		old = r.kept.secrets[n]
+	}
+	ctx, cancel := r.ctx, context.CancelFunc(func() {})
+	if old != nil { // there is no need to wait
+		ctx, cancel = context.WithTimeout(ctx, keptSecretTime)
+	}
+	defer cancel()
+	s, err := r.cfg.Secrets.Secret(ctx, namespace, name)
+	switch {
+	case err == nil:
+	case apierrors.IsNotFound(err), apierrors.IsForbidden(err):
+		s = nil
+	default:
+		if ctx.Err() != nil {
+			time.AfterFunc(secretTime, r.Again) // its first word does not come by Again
+		}
+		s = old
+	}
+	if err != nil {
+		r.cfg.Log.Debug("ingress: secret", "namespace", namespace, "name", name, "kept", s != nil, "err", err)
+	}
+	if s != nil {
+		r.have[n] = s
+	}
+	return s
 }
 
 // listening is the two ports and who serves them.
@@ -409,13 +494,15 @@ func (g *Ingress) complain(err error) {
 
 // tell tells the Ingresses that do not know it yet that the ports cannot be opened.
 func (g *Ingress) tell() {
-	all, err := g.ingresses.List(labels.Everything())
-	classes, err2 := g.classes.List(labels.Everything())
-	if err != nil || err2 != nil {
+	if g.now != &g.live {
+		return // there is nobody to write it down
+	}
+	ours, _, err := g.now.ours()
+	if err != nil {
 		return // caches do not fail
 	}
-	for _, i := range all {
-		if len(g.told) >= mostTold || g.told[i.UID] || !route.Ours(i, classes) {
+	for _, i := range ours {
+		if len(g.told) >= mostTold || g.told[i.UID] {
 			continue
 		}
 		if g.told == nil {

@@ -19,7 +19,8 @@ const ClusterGroupVersion = "policy.networking.k8s.io/v1alpha2"
 type ClusterNetworkPolicy struct {
 	metav1.TypeMeta   `json:",inline"`
 	metav1.ObjectMeta `json:"metadata"`
-	Spec              ClusterNetworkPolicySpec `json:"spec"`
+	Spec              ClusterNetworkPolicySpec   `json:"spec"`
+	Status            ClusterNetworkPolicyStatus `json:"status,omitzero"`
 }
 
 // ClusterNetworkPolicySpec is what a policy says.

@@ -7,6 +7,8 @@
 // leads also those to a neighbour by way of the gateway. Packets between a pod and its own node are not forwarded, and so never refused: the kubelet's probes,
 // processes of the node and pods with the host's network reach the node's pods, and pods reach the node's name server. A pod reaches itself.
 //
+// Where there is a shortcut past all of that ([WithShortcut]), only pods that are not restricted are on it: they are taken off before rules for them come into force.
+//
 // # Connections that stand
 //
 // No packet is accepted because its connection is established. Rules look at the connection, not at the packet: the client is the source of the

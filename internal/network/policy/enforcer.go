@@ -32,6 +32,8 @@ type Datapath interface {
 	Replace(want *Desired) error
 	// Update does the same where no more than dirty is different from the last time. After an error only Replace helps.
 	Update(want *Desired, dirty *Dirty) error
+	// Stands reports whether something of ours is in force wherever want restricts somebody.
+	Stands(want *Desired) (bool, error)
 	// Close ends our part; what is in force stays so.
 	Close() error
 }
@@ -40,6 +42,8 @@ type Datapath interface {
 type Sandbox struct {
 	ID, Namespace, Name string
 	Addrs               []netip.Addr
+	// Unseen is why the datapath does not see the packets of this one; nil: it does.
+	Unseen error
 }
 
 // Config is what New needs.
@@ -57,6 +61,8 @@ type Config struct {
 	Sandboxes []Sandbox
 	// Datapath is closed when Run ends.
 	Datapath Datapath
+	// Keep is a file for what is in force, from which it is put back while the API does not say what should be; "" is none.
+	Keep string
 	// Tampering is signalled when somebody else changed what the datapath made; nil never is.
 	Tampering <-chan struct{}
 	// Broken is why the datapath does nothing, which users of policies are told; nil: it does.
@@ -79,6 +85,8 @@ type Enforcer struct {
 	wake       chan struct{} // capacity 1
 	working    chan struct{} // closed when everything is in force for the first time
 	warned     map[name]string
+	unseen     map[string]*unseen // sandboxes whose packets the datapath does not see
+	before     *memoir            // what an earlier process had in force, until this one has something in force; nil if nothing is known of it
 
 	mu      sync.Mutex
 	pending pending // guarded by mu
@@ -93,6 +101,13 @@ type pending struct {
 	nodes      map[string]struct{}
 	boxes      []boxChange
 	waiting    []chan struct{} // closed when what came before is in force
+}
+
+// unseen is a sandbox whose packets the datapath does not see. That is told to the users of its pod, once, when a policy selects it.
+type unseen struct {
+	pod  name
+	why  error
+	told bool
 }
 
 type boxChange struct {
@@ -111,7 +126,7 @@ func New(cfg Config) (*Enforcer, error) {
 	policies, namespaces, nodes := cfg.Informers.Networking().V1().NetworkPolicies(), cfg.Informers.Core().V1().Namespaces(), cfg.Informers.Core().V1().Nodes()
 	e := &Enforcer{
 		cfg: cfg, policies: policies.Lister(), namespaces: namespaces.Lister(), nodes: nodes.Lister(), own: corelisters.NewPodLister(cfg.Own.GetIndexer()),
-		wake: make(chan struct{}, 1), working: make(chan struct{}), warned: map[name]string{}, pending: newPending(),
+		wake: make(chan struct{}, 1), working: make(chan struct{}), warned: map[name]string{}, unseen: map[string]*unseen{}, pending: newPending(),
 	}
 	for _, s := range cfg.Sandboxes {
 		e.pending.boxes = append(e.pending.boxes, boxChange{Sandbox: s})
@@ -228,16 +243,23 @@ func (e *Enforcer) Run(ctx context.Context) (err error) {
 			}
 		})
 	}
-	if !cache.WaitForCacheSync(ctx.Done(), e.synced...) {
+	if e.cfg.Keep != "" {
+		if e.before, err = recall(e.cfg.Keep); err != nil {
+			e.cfg.Log.Warn("network policy: pods whose rules are gone are shut in until the API can be asked", "err", err)
+		}
+	}
+	if !e.await(ctx, e.synced...) {
 		return nil
 	}
 	s := newState()
+	k := newKeeper(e.cfg.Keep)
+	defer e.keep(k, s)
 	var waiting []chan struct{}
 	whole, backoff := true, retryFirst
 	var retry <-chan time.Time
 	for {
 		waiting = append(waiting, e.take(ctx, &background, s)...)
-		if e.peers == nil && s.anyPolicy() {
+		if e.peers == nil && s.anyPolicy() && e.cfg.Broken == nil {
 			if e.cfg.Peers == nil {
 				e.peers = e.own
 				for _, obj := range e.cfg.Own.GetStore().List() {
@@ -249,12 +271,17 @@ func (e *Enforcer) Run(ctx context.Context) (err error) {
 			continue // with them
 		}
 		dirty := s.settle()
+		if !dirty.empty() || whole {
+			k.changed()
+		}
 		err := e.apply(s.desired, dirty, whole)
 		if err != nil {
 			e.cfg.Log.Error("network policy: will try again", "after", backoff, "err", err)
 			whole, retry, backoff = true, time.After(backoff), min(2*backoff, retryLast)
 		} else {
 			whole, retry, backoff = false, nil, retryFirst
+			e.before = nil
+			e.warnUnseen(ctx, &background, s)
 			for _, done := range waiting {
 				close(done)
 			}
@@ -265,30 +292,75 @@ func (e *Enforcer) Run(ctx context.Context) (err error) {
 				close(e.working)
 			}
 		}
-		if !e.wait(ctx, retry, &whole) {
-			return nil
+		for more := false; !more; {
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-k.due:
+				e.keep(k, s)
+			case <-e.news(retry):
+				more = true
+			case <-retry:
+				more = true
+			case <-e.cfg.Tampering:
+				e.cfg.Log.Warn("network policy: somebody else changed the rules; they are made again")
+				whole, more = true, true
+			}
 		}
 	}
 }
 
-// wait returns when there is something to do, false when there is nothing any more.
-func (e *Enforcer) wait(ctx context.Context, retry <-chan time.Time, whole *bool) bool {
-	wake := e.wake
+// news has a signal when something changed. What failed is not tried with each change.
+func (e *Enforcer) news(retry <-chan time.Time) <-chan struct{} {
 	if retry != nil {
-		wake = nil // what failed is not tried with each change
+		return nil
 	}
-	select {
-	case <-ctx.Done():
-		return false
-	case <-wake:
-		return true
-	case <-retry:
-		return true
-	case <-e.cfg.Tampering:
-		e.cfg.Log.Warn("network policy: somebody else changed the rules; they are made again")
-		*whole = true
-		return true
+	return e.wake
+}
+
+// keep brings the file up to date.
+func (e *Enforcer) keep(k *keeper, s *state) {
+	if err := k.write(s); err != nil {
+		e.cfg.Log.Warn("network policy: cannot be kept for a time without the API", "err", err)
 	}
+}
+
+// await returns true when informers have what there is. Until then what was in force stays in force, and is put back if it was removed, as far as
+// it is remembered; nobody new gets on the network.
+func (e *Enforcer) await(ctx context.Context, synced ...cache.InformerSynced) bool {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	done := make(chan bool, 1)
+	go func() { done <- cache.WaitForCacheSync(ctx.Done(), synced...) }()
+	retry := e.restore(false)
+	for {
+		select {
+		case ok := <-done:
+			return ok
+		case <-e.cfg.Tampering:
+			retry = e.restore(true)
+		case <-retry:
+			retry = e.restore(true)
+		}
+	}
+}
+
+// restore puts back what was in force before this process, if it is gone or somebody has changed it. It returns when to try again what failed.
+func (e *Enforcer) restore(tampered bool) (retry <-chan time.Time) {
+	if e.before == nil {
+		return nil
+	}
+	want := e.before.desired(e.cfg.Sandboxes)
+	stands, err := e.cfg.Datapath.Stands(want)
+	if err == nil && (tampered || !stands) {
+		e.cfg.Log.Warn("network policy: somebody else changed the rules; they are made again as they were last")
+		err = e.cfg.Datapath.Replace(want)
+	}
+	if err != nil {
+		e.cfg.Log.Error("network policy: will try again", "after", retryFirst, "err", err)
+		return time.After(retryFirst)
+	}
+	return nil
 }
 
 // followPeers runs the informer of all pods and waits until it has them.
@@ -298,7 +370,7 @@ func (e *Enforcer) followPeers(ctx context.Context, background *sync.WaitGroup) 
 		return nil, err
 	}
 	background.Go(func() { e.cfg.Peers.RunWithContext(ctx) })
-	cache.WaitForCacheSync(ctx.Done(), synced)
+	e.await(ctx, synced)
 	return corelisters.NewPodLister(e.cfg.Peers.GetIndexer()), nil
 }
 
@@ -344,9 +416,13 @@ func (e *Enforcer) take(ctx context.Context, background *sync.WaitGroup, s *stat
 	}
 	for _, b := range work.boxes {
 		if b.gone {
+			delete(e.unseen, b.ID)
 			s.detach(b.ID)
-		} else {
-			s.attach(b.ID, name{b.Namespace, b.Name}, b.Addrs)
+			continue
+		}
+		s.attach(b.ID, name{b.Namespace, b.Name}, b.Addrs)
+		if b.Unseen != nil {
+			e.unseen[b.ID] = &unseen{pod: name{b.Namespace, b.Name}, why: b.Unseen}
 		}
 	}
 	return work.waiting
@@ -411,6 +487,23 @@ func (e *Enforcer) warn(ctx context.Context, background *sync.WaitGroup, n name,
 		e.warned[n] = message
 		e.cfg.Log.Warn("network policy: not enforced as it is", "policy", n.namespace+"/"+n.name, "err", wrong)
 		background.Go(func() { e.cfg.Warn(ctx, policy, message) })
+	}
+}
+
+// warnUnseen tells of pods that policies select, and whose packets the datapath does not see.
+func (e *Enforcer) warnUnseen(ctx context.Context, background *sync.WaitGroup, s *state) {
+	for _, u := range e.unseen {
+		if u.told || !s.restricted(u.pod) {
+			continue
+		}
+		p, err := e.own.Pods(u.pod.namespace).Get(u.pod.name)
+		if err != nil {
+			continue // it comes, or it goes
+		}
+		u.told = true
+		message := fmt.Sprintf("network policies select this pod and are not enforced, at least between pods of its node: %v", u.why)
+		e.cfg.Log.Warn("network policy: not enforced", "pod", u.pod.namespace+"/"+u.pod.name, "err", u.why)
+		background.Go(func() { e.cfg.Warn(ctx, p, message) })
 	}
 }
 

@@ -82,6 +82,12 @@ func (m *memory) Update(want *Desired, _ *Dirty) error {
 	return m.fail
 }
 
+func (m *memory) Stands(*Desired) (bool, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.has != "", m.fail
+}
+
 func (m *memory) Close() error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -132,6 +138,12 @@ func newBench(t *testing.T, objects ...runtime.Object) *bench {
 
 // newBenchWith may have one informer for the pods of the node and those of others.
 func newBenchWith(t *testing.T, twoInformers bool, objects ...runtime.Object) *bench {
+	b, _ := newBenchKeeping(t, "", twoInformers, objects...)
+	return b
+}
+
+// newBenchKeeping is one with a file. It ends with the test, or by end.
+func newBenchKeeping(t *testing.T, keep string, twoInformers bool, objects ...runtime.Object) (_ *bench, end func()) {
 	ctx, cancel := context.WithCancel(t.Context())
 	b := &bench{t: t, ctx: ctx, client: fake.NewClientset(objects...), path: &memory{}, tampering: make(chan struct{}, 1)}
 	f := informers.New(b.client)
@@ -141,7 +153,7 @@ func newBenchWith(t *testing.T, twoInformers bool, objects ...runtime.Object) *b
 	}
 	var err error
 	b.e, err = New(Config{
-		NodeName: "here", Informers: f, Own: own, Peers: b.peers, Datapath: b.path, Tampering: b.tampering, Log: slog.New(slog.DiscardHandler),
+		NodeName: "here", Informers: f, Own: own, Peers: b.peers, Datapath: b.path, Tampering: b.tampering, Keep: keep, Log: slog.New(slog.DiscardHandler),
 		Sandboxes: []Sandbox{{ID: "old", Namespace: "ns", Name: "old", Addrs: []netip.Addr{netip.MustParseAddr("10.0.0.1")}}, {ID: "lost", Namespace: "ns", Name: "lost", Addrs: []netip.Addr{netip.MustParseAddr("10.0.0.2")}}},
 		Warn: func(_ context.Context, p runtime.Object, message string) {
 			b.mu.Lock()
@@ -162,15 +174,16 @@ func newBenchWith(t *testing.T, twoInformers bool, objects ...runtime.Object) *b
 			t.Error(err)
 		}
 	})
-	t.Cleanup(func() {
+	end = func() {
 		cancel()
 		running.Wait()
 		f.Shutdown()
 		if !b.path.closed {
 			t.Error("the datapath is not closed")
 		}
-	})
-	return b
+	}
+	t.Cleanup(end)
+	return b, end
 }
 
 func (b *bench) expect(want string) {
@@ -343,4 +356,11 @@ func count(list []string) map[string]int {
 		out[s]++
 	}
 	return out
+}
+
+// wipe is somebody who removes everything.
+func (m *memory) wipe() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.has = ""
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -66,6 +67,23 @@ func (d *NFTables) Update(want *Desired, dirty *Dirty) error {
 	return nil
 }
 
+// Stands implements Datapath.
+func (d *NFTables) Stands(want *Desired) (bool, error) {
+	for _, r := range d.families {
+		if !r.needed(want) {
+			continue
+		}
+		all, err := r.socket.tables(r.number)
+		if err != nil {
+			return false, err
+		}
+		if !slices.ContainsFunc(all, func(t string) bool { return strings.HasPrefix(t, tablePrefix) }) {
+			return false, nil
+		}
+	}
+	return true, nil
+}
+
 // Probe says why this kernel cannot have rules, or nil.
 func (d *NFTables) Probe() error {
 	_, err := d.socket.tables(ipv4.number)
@@ -95,6 +113,9 @@ func (None) Replace(*Desired) error { return nil }
 
 // Update implements Datapath.
 func (None) Update(*Desired, *Dirty) error { return nil }
+
+// Stands implements Datapath.
+func (None) Stands(*Desired) (bool, error) { return true, nil }
 
 // Close implements Datapath.
 func (None) Close() error { return nil }

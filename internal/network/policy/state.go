@@ -377,6 +377,12 @@ func (s *state) restrict(n name, l *local) {
 	}
 }
 
+// restricted says whether rules are in force for a pod of this node.
+func (s *state) restricted(n name) bool {
+	ns := s.namespaces[n.namespace]
+	return ns != nil && ns.local[n.name] != nil && ns.local[n.name].chains != Restriction{}
+}
+
 // use takes up the chains of a pod and lets go those that it had.
 func (s *state) use(l *local, want Restriction, made map[string]*builder) {
 	for _, c := range want {

@@ -1,11 +1,15 @@
 package proxy
 
 import (
+	"errors"
 	"fmt"
 	"maps"
+	"os"
 	"slices"
+	"strings"
 
 	"github.com/google/nftables"
+	"golang.org/x/sys/unix"
 )
 
 // probeTable is in the kernel for no longer than a transaction takes.
@@ -44,4 +48,22 @@ func Probe() error {
 		return fmt.Errorf("nftables: %w", err)
 	}
 	return nil
+}
+
+// NoTables says whether an error of Probe is that of a kernel, or of a cage around this process, that has no nf_tables at all.
+func NoTables(err error) bool {
+	return is(err, unix.EPROTONOSUPPORT, unix.EAFNOSUPPORT)
+}
+
+// Passing says whether an error of Probe is of the moment, and says nothing of what the kernel can: it was interrupted, busy, or short of something. One that is
+// asked for what it does not know says that there is no such thing, which it also says while others change their tables: that passes if it is asked again.
+func Passing(err error) bool {
+	return is(err, unix.EINTR, unix.EAGAIN, unix.EBUSY, unix.ENOBUFS, unix.ENOMEM, unix.EMFILE, unix.ENFILE, unix.ETIMEDOUT) || errors.Is(err, os.ErrDeadlineExceeded)
+}
+
+// is looks for numbers of the kernel's, of which the library passes some on as words alone.
+func is(err error, any ...unix.Errno) bool {
+	return err != nil && slices.ContainsFunc(any, func(e unix.Errno) bool {
+		return errors.Is(err, e) || strings.HasSuffix(err.Error(), ": "+e.Error())
+	})
 }

@@ -21,8 +21,12 @@ import (
 type Firewall struct {
 	// UDPPort are packets over UDP to that port; 0 is none.
 	UDPPort uint16
+	// Longer, with a port, lets packets of up to so many bytes through: nobody is told of the others.
+	Longer uint32
 	// Percent is the share of all packets, by chance.
 	Percent uint32
+	// TCPPorts are connections to those ports, from the first packet on.
+	TCPPorts []uint16
 }
 
 // Filter makes a router drop just that.
@@ -40,10 +44,24 @@ func (n *NetNS) Filter(f Firewall) error {
 		drop := func(match ...expr.Any) {
 			c.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: append(match, &expr.Verdict{Kind: expr.VerdictDrop})})
 		}
-		if f.UDPPort != 0 {
-			drop(&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1}, &expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{unix.IPPROTO_UDP}},
+		to := func(protocol byte, port uint16) []expr.Any {
+			return []expr.Any{
+				&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1}, &expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{protocol}},
 				&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
-				&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: binaryutil.BigEndian.PutUint16(f.UDPPort)})
+				&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: binaryutil.BigEndian.PutUint16(port)},
+			}
+		}
+		if f.UDPPort != 0 {
+			match := to(unix.IPPROTO_UDP, f.UDPPort)
+			if f.Longer != 0 { // the length is a number in the machine's order, too: see below
+				match = append(match, &expr.Meta{Key: expr.MetaKeyLEN, Register: 1},
+					&expr.Byteorder{SourceRegister: 1, DestRegister: 1, Op: expr.ByteorderHton, Len: 4, Size: 4},
+					&expr.Cmp{Op: expr.CmpOpGt, Register: 1, Data: binaryutil.BigEndian.PutUint32(f.Longer)})
+			}
+			drop(match...)
+		}
+		for _, port := range f.TCPPorts {
+			drop(to(unix.IPPROTO_TCP, port)...)
 		}
 		if f.Percent != 0 {
 			// Numbers are in the machine's order of bytes, and are compared as in a network's.

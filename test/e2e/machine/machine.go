@@ -33,8 +33,10 @@ const startTimeout = 3 * time.Minute
 type Machine struct {
 	DataDir string
 	NS      *NetNS
-	bin     string
-	name    string
+	// Env are variables of the commands that run there, beside those of this process.
+	Env  []string
+	bin  string
+	name string
 
 	mu     sync.Mutex // guards server, output
 	server *exec.Cmd
@@ -116,6 +118,7 @@ func (m *Machine) Command(name string, args ...string) *exec.Cmd {
 	cmd := exec.Command(name, args...)
 	cmd.Env = append(os.Environ(), "KUBECONFIG="+m.Kubeconfig(), "CELOX_DATA_DIR="+m.DataDir, "HOME="+filepath.Dir(m.DataDir),
 		"NO_PROXY=*", "no_proxy=*", "KUBECTL_EXTERNAL_DIFF=diff -u -N")
+	cmd.Env = append(cmd.Env, m.Env...)
 	return cmd
 }
 

@@ -1,6 +1,7 @@
 package owners
 
 import (
+	"bytes"
 	"slices"
 	"sync"
 	"time"
@@ -18,6 +19,7 @@ const maxCounted = 10
 type Outcome struct {
 	Entries []metav1.ManagedFieldsEntry // without times
 	times   []int                       // indexes of entries before, or one of those below
+	texts   [][]byte                    // with holes, of entries that have them; nil if none has
 }
 
 const (
@@ -82,8 +84,33 @@ func OutcomeOf(entries []metav1.ManagedFieldsEntry) *Outcome {
 	return o
 }
 
+// Abstract has an outcome hold for other values of the individual items that its outline numbers. False: it is of other items, too, and can't be remembered.
+func (o *Outcome) Abstract(v *Individuals) bool {
+	known := len(v.values)
+	for i := range o.Entries {
+		text, ok := holes(nil, o.Entries[i].FieldsV1.GetRawBytes(), v)
+		if !ok || len(v.values) > known {
+			v.values, o.texts = v.values[:known], nil
+			return false
+		}
+		if text == nil {
+			continue
+		}
+		if o.texts == nil {
+			o.texts = make([][]byte, len(o.Entries))
+		}
+		o.texts[i] = text
+	}
+	return true
+}
+
 // Of returns the entries that follow on those before.
 func (o *Outcome) Of(before []metav1.ManagedFieldsEntry) []metav1.ManagedFieldsEntry {
+	return o.For(before, nil)
+}
+
+// For is Of where the individual items have these values, if the outcome is abstract.
+func (o *Outcome) For(before []metav1.ManagedFieldsEntry, v *Individuals) []metav1.ManagedFieldsEntry {
 	if len(o.Entries) == 0 {
 		return nil
 	}
@@ -98,6 +125,23 @@ func (o *Outcome) Of(before []metav1.ManagedFieldsEntry) []metav1.ManagedFieldsE
 			entries[i].Time = before[from].Time
 		}
 	}
+	for i, text := range o.texts {
+		if text != nil {
+			entries[i].FieldsV1 = fieldsOf(v.fill(text), before)
+		}
+	}
 	slices.SortStableFunc(entries, Compare)
 	return entries
+}
+
+// fieldsOf is the FieldsV1 of a text: that of an entry before, if it has not changed, so that objects share it.
+func fieldsOf(text []byte, before []metav1.ManagedFieldsEntry) *metav1.FieldsV1 {
+	for i := range before {
+		if have := before[i].FieldsV1; bytes.Equal(have.GetRawBytes(), text) {
+			return have
+		}
+	}
+	f := &metav1.FieldsV1{}
+	f.SetRawBytes(text)
+	return f
 }

@@ -12,6 +12,7 @@ type Tree struct {
 	// ID names the whole tree among all that Trees have seen; of a part it is 0.
 	ID       uint64
 	member   bool // the field itself is owned
+	odd      bool // no outline can tell what is in it; only of a whole tree
 	children map[string]*Tree
 }
 
@@ -74,11 +75,16 @@ type Trees struct {
 	last   uint64           // guarded by mu: the newest id
 }
 
-// Of returns what an entry owns, nil if that can't be read.
+// Of returns what an entry owns, under the names that it has in the entry; nil if that can't be read.
 func (c *Trees) Of(f *metav1.FieldsV1) *Tree {
 	raw := f.GetRawBytes()
+	return c.of(raw, raw, nil)
+}
+
+// of returns the tree of a text, which is raw with holes for the individuals.
+func (c *Trees) of(text, raw []byte, v *Individuals) *Tree {
 	c.mu.RLock()
-	t := c.byText[string(raw)]
+	t := c.byText[string(text)]
 	c.mu.RUnlock()
 	if t != nil {
 		return t
@@ -86,9 +92,13 @@ func (c *Trees) Of(f *metav1.FieldsV1) *Tree {
 	if t = parseTree(raw); t == nil {
 		return nil
 	}
+	if v == nil {
+		v = &Individuals{}
+	}
+	t.odd = !t.holed(v)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if known := c.byText[string(raw)]; known != nil {
+	if known := c.byText[string(text)]; known != nil {
 		return known
 	}
 	if c.byText == nil || len(c.byText) >= maxTrees {
@@ -96,6 +106,6 @@ func (c *Trees) Of(f *metav1.FieldsV1) *Tree {
 	}
 	c.last++
 	t.ID = c.last
-	c.byText[string(raw)] = t
+	c.byText[string(text)] = t
 	return t
 }

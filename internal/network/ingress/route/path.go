@@ -194,7 +194,8 @@ func CleanHost(raw string) (string, error) {
 	upper := false
 	for i := range len(host) {
 		switch c := host[i]; {
-		case 'a' <= c && c <= 'z', '0' <= c && c <= '9', c == '-', c == '.', c == '_':
+		case 'a' <= c && c <= 'z', '0' <= c && c <= '9', c == '-', c == '_':
+		case c == '.' && i > 0 && host[i-1] != '.' && i < len(host)-1: // no label is empty
 		case 'A' <= c && c <= 'Z':
 			upper = true
 		default:

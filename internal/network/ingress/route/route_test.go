@@ -90,7 +90,7 @@ func TestCleanHost(t *testing.T) {
 			t.Errorf("%q: got %q, %v", raw, got, err)
 		}
 	}
-	for _, raw := range []string{"", ".", ":80", "a:b", "a:123456", "a/b", "a b", "a@b", "[::1", "[x]", "a\x00", "ä", strings.Repeat("a", 254), "a:80:80", "[::1]x"} {
+	for _, raw := range []string{"", ".", "..", ".a", "a..b", "a..", ":80", "a:b", "a:123456", "a/b", "a b", "a@b", "[::1", "[x]", "a\x00", "ä", strings.Repeat("a", 254), "a:80:80", "[::1]x"} {
 		if got, err := CleanHost(raw); err == nil {
 			t.Errorf("%q: got %q, want an error", raw, got)
 		}
@@ -99,6 +99,7 @@ func TestCleanHost(t *testing.T) {
 
 func FuzzCleanHost(f *testing.F) {
 	f.Add("a.example:80")
+	f.Add("..")
 	f.Fuzz(func(t *testing.T, raw string) {
 		got, err := CleanHost(raw)
 		if err != nil {

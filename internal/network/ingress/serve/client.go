@@ -122,6 +122,13 @@ func (t *tracked) Close() error {
 func (r *running) connection(ctx context.Context, member *member, secure *tls.Config) {
 	raw := member.Conn
 	peer := addrOf(raw.RemoteAddr()).Addr()
+	if tcp, ok := raw.(*net.TCPConn); ok {
+		s, err := newSocket(tcp)
+		if err != nil {
+			return
+		}
+		raw = s
+	}
 	conn := raw
 	if r.cfg.ProxyProtocol && within(r.cfg.Trusted, peer) {
 		_ = raw.SetReadDeadline(time.Now().Add(handshakeTime)) // fails only where reading does
@@ -157,12 +164,8 @@ func (r *running) connection(ctx context.Context, member *member, secure *tls.Co
 			return
 		}
 		c.conn, c.secure = conn, true
-	} else if tcp, ok := conn.(*net.TCPConn); ok {
-		var err error
-		if c.tcp, err = tcp.SyscallConn(); err != nil {
-			return
-		}
-		c.try = c.tryRead
+	} else if s, ok := conn.(*socket); ok {
+		c.tcp, c.try = s.raw, c.tryRead
 	}
 	c.rd.Conn = c.conn
 	c.serve(member)
@@ -241,21 +244,13 @@ func (c *client) await() *exchange {
 // tryRead reads if there is something to read; false is that there is not.
 func (c *client) tryRead(fd uintptr) bool {
 	x := getExchange()
-	for {
-		n, err := syscall.Read(int(fd), x.in)
-		switch {
-		case errors.Is(err, syscall.EINTR):
-			continue
-		case errors.Is(err, syscall.EAGAIN):
-			putExchange(x)
-			return false
-		case err != nil || n <= 0:
-			putExchange(x)
-			return true
-		}
-		c.got, c.rd.W = x, n
-		return true
+	n, again, err := readNow(fd, x.in)
+	if again || err != nil || n == 0 {
+		putExchange(x)
+		return !again
 	}
+	c.got, c.rd.W = x, n
+	return true
 }
 
 // linger reads a bit of what the client still sends: a connection that is closed with unread bytes takes the answer with it.

@@ -25,13 +25,13 @@ func (c *client) exchange(x *exchange, reusable bool, start time.Time) outcome {
 	o := t.Options
 	upgrade := x.req.Upgrades && tunnelled(x.req.UpgradeTo) && x.body.Done()
 	c.appendRequest(x, upgrade)
-	headEnd := len(x.out)
 	// What is here of the body goes with the head.
 	whole, err := c.appendWaiting(x)
 	if err != nil {
 		return c.fail(x, outcome{}, http.StatusBadRequest, err)
 	}
 	again := idempotent(x.q.method) && whole
+	atOnce := whole && len(x.out) <= rawMost && !t.backend.Protocol.Secure() // one step writes the request, and looks at the connection before
 	var tried [attempts]*endpoint
 	var last error
 	for n := 0; n < attempts; n++ {
@@ -47,14 +47,22 @@ func (c *client) exchange(x *exchange, reusable bool, start time.Time) outcome {
 			t.stats.retries.Add(1)
 		}
 		tried[n] = e
-		u, err := t.backend.connect(e, o, n > 0, !again, now)
-		if err != nil {
+		var result outcome
+		var retry bool
+		for err = errStale; errors.Is(err, errStale); { // as often as there are connections that waited
+			var u *upstream
+			u, err = t.backend.connect(e, o, n > 0, !atOnce && (!again || !t.backend.Protocol.Secure()), now)
+			if err != nil {
+				break
+			}
+			e.active.Add(1)
+			result, retry, err = c.over(u, x, set, reusable, upgrade, whole, atOnce, now)
+			e.active.Add(-1)
+		}
+		if unreached(err) {
 			last = err
 			continue // it has seen nothing
 		}
-		e.active.Add(1)
-		result, retry, err := c.over(u, x, set, reusable, upgrade, whole, headEnd, now)
-		e.active.Add(-1)
 		result.e = e
 		if err == nil {
 			return result
@@ -211,10 +219,21 @@ func (c *client) appendWaiting(x *exchange) (bool, error) {
 }
 
 // over does the exchange over one connection. Retry says that the backend has certainly not answered, so that an idempotent request may be sent again.
-func (c *client) over(u *upstream, x *exchange, set string, reusable, upgrade, whole bool, headEnd int, now time.Time) (r outcome, retry bool, err error) {
+func (c *client) over(u *upstream, x *exchange, set string, reusable, upgrade, whole, atOnce bool, now time.Time) (r outcome, retry bool, err error) {
 	o := x.v.target.Options
 	u.writeWithin(o.Send, now)
-	if _, err := u.Write(x.out); err != nil {
+	back := http1.Reader{Conn: u, Buf: x.back}
+	if atOnce {
+		u.readWithin(o.Read, now)
+		back.W, err = u.socket.ask(x.out, x.back, !u.idleSince.IsZero())
+		if err != nil {
+			u.close()
+			if errors.Is(err, io.EOF) {
+				err = io.ErrUnexpectedEOF
+			}
+			return outcome{}, !timedOut(err), err
+		}
+	} else if _, err := u.Write(x.out); err != nil {
 		u.close()
 		return outcome{}, true, err
 	}
@@ -232,8 +251,7 @@ func (c *client) over(u *upstream, x *exchange, set string, reusable, upgrade, w
 		_ = u.SetReadDeadline(u.readBy) // the backend's time begins when it has everything
 		go func() { sent <- c.sendBody(u, x) }()
 	}
-	back := http1.Reader{Conn: u, Buf: x.back}
-	if sent == nil {
+	if sent == nil && !atOnce {
 		u.readWithin(o.Read, now)
 	}
 	err = c.answerHead(u, x, &back)

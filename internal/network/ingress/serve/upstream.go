@@ -17,9 +17,8 @@ import (
 
 // upstream is an HTTP/1 connection to an endpoint. One request at a time uses it.
 type upstream struct {
-	net.Conn
-	tcp       *net.TCPConn
-	raw       syscall.RawConn
+	net.Conn  // with TLS, if there is any
+	socket    *socket
 	e         *endpoint
 	secure    bool
 	idleSince time.Time
@@ -33,14 +32,23 @@ type dialError struct{ err error }
 func (d *dialError) Error() string { return d.err.Error() }
 func (d *dialError) Unwrap() error { return d.err }
 
-// connect takes a connection that waits, or makes one. Sure says that one that waited must be good: else who finds it broken can try again.
-func (b *backend) connect(e *endpoint, o *route.Options, fresh, sure bool, now time.Time) (*upstream, error) {
+func unreached(err error) bool {
+	if err == nil {
+		return false
+	}
+	var d *dialError
+	return errors.As(err, &d)
+}
+
+// connect takes a connection that waits, or makes one. Look says that one that waited must be looked at: it must be good, and what a backend has sent beyond its
+// last answer must not be taken for the next one.
+func (b *backend) connect(e *endpoint, o *route.Options, fresh, look bool, now time.Time) (*upstream, error) {
 	for !fresh {
 		u := e.idle.get()
 		if u == nil {
 			break
 		}
-		if !sure || u.alive() {
+		if !look || u.socket.quiet() {
 			return u, nil
 		}
 		u.close()
@@ -56,13 +64,14 @@ func (b *backend) connect(e *endpoint, o *route.Options, fresh, sure bool, now t
 		_ = c.Close()
 		return nil, &dialError{fmt.Errorf("a TCP connection is a %T", c)}
 	}
-	u := &upstream{Conn: c, tcp: tcp, e: e}
-	if u.raw, err = tcp.SyscallConn(); err != nil {
+	s, err := newSocket(tcp)
+	if err != nil {
 		_ = c.Close()
 		return nil, &dialError{err}
 	}
+	u := &upstream{Conn: s, socket: s, e: e}
 	if b.Protocol.Secure() {
-		t := tls.Client(c, backendTLS([]string{"http/1.1"}))
+		t := tls.Client(s, backendTLS([]string{"http/1.1"}))
 		ctx, cancel := context.WithTimeout(context.Background(), o.Connect)
 		defer cancel()
 		if err := t.HandshakeContext(ctx); err != nil {
@@ -78,18 +87,6 @@ func (b *backend) connect(e *endpoint, o *route.Options, fresh, sure bool, now t
 // backendTLS trusts every backend: what certificates pods have is between them and their owners, and an endpoint is known by its address.
 func backendTLS(protocols []string) *tls.Config {
 	return &tls.Config{InsecureSkipVerify: true, NextProtos: protocols, MinVersion: tls.VersionTLS12} //nolint:gosec // as above
-}
-
-// alive says whether a connection that waited is still good: nothing has come on it, not even its end.
-func (u *upstream) alive() bool {
-	good := false
-	err := u.raw.Read(func(fd uintptr) bool {
-		var b [1]byte
-		n, _, err := syscall.Recvfrom(int(fd), b[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
-		good = n <= 0 && (errors.Is(err, syscall.EAGAIN) || errors.Is(err, syscall.EINTR))
-		return true
-	})
-	return err == nil && good
 }
 
 func (u *upstream) close() { _ = u.Conn.Close() } // nobody is left to be told

@@ -9,6 +9,19 @@ func ipNet(p netip.Prefix) *net.IPNet {
 	return &net.IPNet{IP: p.Masked().Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
 }
 
+// prefix is the other way round; the kernel's routes to everything have none.
+func prefix(n *net.IPNet) (netip.Prefix, bool) {
+	if n == nil {
+		return netip.Prefix{}, false
+	}
+	a, ok := netip.AddrFromSlice(n.IP)
+	if !ok {
+		return netip.Prefix{}, false
+	}
+	bits, _ := n.Mask.Size()
+	return netip.PrefixFrom(a.Unmap(), bits).Masked(), true
+}
+
 // addrOf is the address and port of a connection's end, without the form of IPv4 addresses in IPv6.
 func addrOf(a net.Addr) netip.AddrPort {
 	switch a := a.(type) {

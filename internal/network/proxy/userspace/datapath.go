@@ -42,6 +42,7 @@ type Config struct {
 type Datapath struct {
 	cfg     Config
 	ways    *ways
+	news    *news
 	packets sync.Pool
 	ctx     context.Context
 	cancel  context.CancelFunc
@@ -72,9 +73,16 @@ func New(cfg Config) (*Datapath, error) {
 	}
 	d.packets.New = func() any { return new(packet) }
 	d.ctx, d.cancel = context.WithCancel(context.Background())
+	if d.news, err = newNews(d.ways.host); err != nil {
+		return nil, errors.Join(err, w.close())
+	}
 	d.wg.Go(d.retry)
+	d.wg.Go(func() { d.news.run(d.ctx, cfg.Log) })
 	return d, nil
 }
+
+// Tampering is signalled when somebody, perhaps we ourselves, removed an interface, an address or a route of the kind that the datapath has.
+func (d *Datapath) Tampering() <-chan struct{} { return d.news.c }
 
 // Close ends everything, connections included.
 func (d *Datapath) Close() error {
@@ -90,13 +98,24 @@ func (d *Datapath) Close() error {
 	return errors.Join(append(errs, d.ways.close())...)
 }
 
-// Intact implements proxy.Datapath: there are no rules that somebody could remove.
-func (d *Datapath) Intact() (bool, error) { return true, nil }
+// Intact implements proxy.Datapath.
+func (d *Datapath) Intact() (bool, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.ways.intact()
+}
 
 // Replace implements proxy.Datapath.
 func (d *Datapath) Replace(all map[proxy.Key]*proxy.Frontend) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if ok, err := d.ways.intact(); err != nil {
+		return err
+	} else if !ok {
+		if err := d.ways.mend(); err != nil {
+			return fmt.Errorf("namespace of services: %w", err)
+		}
+	}
 	var keys []proxy.Key
 	for k := range d.wanted {
 		if all[k] == nil {
@@ -263,6 +282,22 @@ func (d *Datapath) open(k proxy.Key, f *proxy.Frontend) (server, error) {
 		return nil
 	})
 	return out, err
+}
+
+// lost takes a server away whose socket somebody has shut down, and puts another in its place.
+func (d *Datapath) lost(k proxy.Key, s server) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.servers[k] != s || d.ctx.Err() != nil {
+		return // it was stopped
+	}
+	delete(d.servers, k)
+	if err := s.stop(); err != nil {
+		d.cfg.Log.Warn("service proxy: stop listening", "where", k, "err", err)
+	}
+	if f := d.wanted[k]; f != nil {
+		d.listen(k, f)
+	}
 }
 
 // control prepares a socket before it is bound.

@@ -9,6 +9,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/celox/celox/internal/network/proxy"
 )
 
@@ -41,6 +43,9 @@ func (s *tcpServer) run() {
 		c, err := s.l.AcceptTCP()
 		switch {
 		case errors.Is(err, net.ErrClosed):
+			return
+		case errors.Is(err, unix.EINVAL): // it listens no more: somebody shut it down
+			s.d.lost(s.key, s)
 			return
 		case err != nil:
 			s.d.cfg.Log.Error("service proxy: accept", "service", s.front.Load().Service, "where", s.key, "err", err)

@@ -3,6 +3,7 @@ package userspace
 import (
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -30,6 +31,7 @@ type ways struct {
 	ranges      []netip.Prefix
 	sources     []netip.Addr
 	to          map[netip.Prefix]bool // ranges and single addresses that lead there
+	six         bool                  // there is IPv6
 }
 
 // ends are the addresses of the wire, the node's first.
@@ -43,10 +45,13 @@ func ends(v6 bool) (node, there netip.Prefix) {
 // newWays makes the namespace, the wire to it from the node's, which is this process's if it is nil, and the routes for ranges. sources are addresses
 // of the machine that its own packets have.
 func newWays(node *os.File, ranges []netip.Prefix, sources []netip.Addr) (*ways, error) {
-	w := &ways{home: node == nil, ranges: ranges, sources: sources, to: map[netip.Prefix]bool{}}
+	w := &ways{
+		home: node == nil, ranges: ranges, sources: sources, to: map[netip.Prefix]bool{},
+		six: slices.ContainsFunc(ranges, func(p netip.Prefix) bool { return p.Addr().Is6() }),
+	}
 	err := w.enter(node)
 	if err == nil {
-		err = w.open(slices.ContainsFunc(ranges, func(p netip.Prefix) bool { return p.Addr().Is6() }))
+		err = w.open()
 	}
 	if err == nil {
 		err = w.set(map[netip.Addr]bool{})
@@ -70,7 +75,7 @@ func (w *ways) enter(node *os.File) (err error) {
 	return err
 }
 
-func (w *ways) open(v6 bool) error {
+func (w *ways) open() error {
 	var err error
 	if w.node, err = netlink.NewHandleAt(netns.NsHandle(int(w.host.Fd())), unix.NETLINK_ROUTE); err != nil {
 		return err
@@ -78,6 +83,14 @@ func (w *ways) open(v6 bool) error {
 	if w.there, err = netlink.NewHandleAt(netns.NsHandle(int(w.inner.Fd())), unix.NETLINK_ROUTE); err != nil {
 		return err
 	}
+	if err := w.wire(); err != nil {
+		return err
+	}
+	return w.furnish()
+}
+
+// wire makes the pair of interfaces.
+func (w *ways) wire() error {
 	if old, err := w.node.LinkByName(linkName); err == nil { // of a process whose end the kernel is still busy with
 		if err := w.node.LinkDel(old); err != nil {
 			return fmt.Errorf("remove interface %s: %w", linkName, err)
@@ -90,6 +103,12 @@ func (w *ways) open(v6 bool) error {
 	if err := w.node.LinkAdd(v); err != nil {
 		return fmt.Errorf("add interface %s: %w", linkName, err)
 	}
+	return nil
+}
+
+// furnish gives the interfaces what they need, or what of it is missing.
+func (w *ways) furnish() error {
+	var err error
 	if _, err := up(w.there, "lo"); err != nil {
 		return err
 	}
@@ -99,11 +118,7 @@ func (w *ways) open(v6 bool) error {
 	if w.back, err = up(w.there, peerName); err != nil {
 		return err
 	}
-	families := []bool{false}
-	if v6 {
-		families = append(families, true)
-	}
-	for _, six := range families {
+	for _, six := range w.families() {
 		node, there := ends(six)
 		if err := setAddress(w.node, w.link, node); err != nil {
 			return err
@@ -131,6 +146,82 @@ func (w *ways) open(v6 bool) error {
 	return w.within(w.host, func() error {
 		return os.WriteFile(filepath.Join("/proc/sys/net/ipv4/conf", linkName, "forwarding"), []byte("1"), 0)
 	})
+}
+
+// families are those that there are, by whether they are IPv6.
+func (w *ways) families() []bool {
+	if w.six {
+		return []bool{false, true}
+	}
+	return []bool{false}
+}
+
+// intact reports whether the node's end of the wire and its routes are as they were made. Nobody else is in the other namespace.
+func (w *ways) intact() (bool, error) {
+	l, err := w.node.LinkByIndex(w.link)
+	var gone netlink.LinkNotFoundError
+	if errors.As(err, &gone) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("interface %s: %w", linkName, err)
+	}
+	if l.Attrs().Name != linkName || l.Attrs().Flags&net.FlagUp == 0 {
+		return false, nil
+	}
+	there := map[netip.Prefix]bool{}
+	for _, six := range w.families() {
+		number := netlink.FAMILY_V4
+		if six {
+			number = netlink.FAMILY_V6
+		}
+		node, _ := ends(six)
+		addrs, err := w.node.AddrList(l, number)
+		if err != nil {
+			return false, fmt.Errorf("addresses of %s: %w", linkName, err)
+		}
+		if !slices.ContainsFunc(addrs, func(a netlink.Addr) bool { return a.IP.Equal(node.Addr().AsSlice()) }) {
+			return false, nil
+		}
+		routes, err := w.node.RouteListFiltered(number, &netlink.Route{LinkIndex: w.link, Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_OIF|netlink.RT_FILTER_TABLE)
+		if err != nil {
+			return false, fmt.Errorf("routes by %s: %w", linkName, err)
+		}
+		for _, r := range routes {
+			if p, ok := prefix(r.Dst); ok && r.Gw != nil {
+				there[p] = true
+			}
+		}
+	}
+	for p := range w.to {
+		if !there[p.Masked()] {
+			return false, nil
+		}
+	}
+	return true, nil
+}
+
+// mend makes again what somebody removed.
+func (w *ways) mend() error {
+	l, err := w.node.LinkByName(linkName)
+	var gone netlink.LinkNotFoundError
+	if err != nil && !errors.As(err, &gone) {
+		return fmt.Errorf("interface %s: %w", linkName, err)
+	}
+	if err != nil || l.Attrs().Index != w.link {
+		if err := w.wire(); err != nil {
+			return err
+		}
+	}
+	if err := w.furnish(); err != nil {
+		return err
+	}
+	for p := range w.to {
+		if err := w.put(p); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (w *ways) close() error {
@@ -182,13 +273,21 @@ func (w *ways) add(p netip.Prefix) error {
 	if w.to[p] {
 		return nil
 	}
+	if err := w.put(p); err != nil {
+		return err
+	}
+	w.to[p] = true
+	return nil
+}
+
+// put makes the routes for one, whether they are there or not.
+func (w *ways) put(p netip.Prefix) error {
 	if err := w.there.RouteReplace(local(p)); err != nil {
 		return fmt.Errorf("make %v local: %w", p, err)
 	}
 	if err := w.node.RouteReplace(w.route(p)); err != nil {
 		return fmt.Errorf("route to %v: %w", p, err)
 	}
-	w.to[p] = true
 	return nil
 }
 

@@ -76,6 +76,7 @@ type Engine struct {
 	server *etcdserver.EtcdServer
 	grpc   *grpc.Server
 	lock   *os.File
+	dir    string
 	quota  int64
 	log    *slog.Logger
 	// endpoint is where the listener can be reached.
@@ -114,7 +115,7 @@ func Start(ctx context.Context, cfg Config) (*Engine, error) {
 	if err != nil {
 		return nil, err
 	}
-	e := &Engine{lock: lock, quota: cfg.QuotaBytes, log: cfg.Logger, watches: map[*watch]struct{}{}}
+	e := &Engine{lock: lock, dir: cfg.Dir, quota: cfg.QuotaBytes, log: cfg.Logger, watches: map[*watch]struct{}{}}
 	e.ctx, e.stop = context.WithCancel(context.Background())
 	if err := e.start(ctx, cfg); err != nil {
 		e.Close()
@@ -166,10 +167,10 @@ func (e *Engine) start(ctx context.Context, cfg Config) (err error) {
 	if err := e.elect(ctx); err != nil {
 		return err
 	}
-	e.api = struct {
+	e.api = &gathering{api: struct {
 		pb.KVServer
 		pb.LeaseServer
-	}{v3rpc.NewQuotaKVServer(server), v3rpc.NewQuotaLeaseServer(server)}
+	}{v3rpc.NewQuotaKVServer(server), v3rpc.NewQuotaLeaseServer(server)}}
 	// The database may have been full, and the quota is another one now.
 	if err := e.Reclaim(ctx); err != nil {
 		return err
