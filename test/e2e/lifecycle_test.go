@@ -154,8 +154,9 @@ func waitReady(t *testing.T, c kubernetes.Interface) {
 	})
 }
 
-// counted reads the logs of a counting container and fails the test if a number is missing, double or broken. It returns how many there are.
-func counted(t *testing.T, c kubernetes.Interface, p *corev1.Pod) int {
+// counted reads the logs of a counting container and fails the test if a number is missing, double or broken, but for as many that may be lost. It returns how
+// many the container has printed.
+func counted(t *testing.T, c kubernetes.Interface, p *corev1.Pod, lost int) int {
 	t.Helper()
 	data, err := c.CoreV1().Pods(p.Namespace).GetLogs(p.Name, &corev1.PodLogOptions{}).DoRaw(t.Context())
 	if err != nil {
@@ -163,9 +164,12 @@ func counted(t *testing.T, c kubernetes.Interface, p *corev1.Pod) int {
 	}
 	n := 0
 	for lines := bufio.NewScanner(bytes.NewReader(data)); lines.Scan(); n++ {
-		if got, err := strconv.Atoi(lines.Text()); err != nil || got != n {
+		got, err := strconv.Atoi(lines.Text())
+		if err != nil || got < n || got > n+lost {
 			t.Fatalf("the log has %q where %d should be", lines.Text(), n)
 		}
+		lost -= got - n
+		n = got
 	}
 	return n
 }
@@ -173,13 +177,20 @@ func counted(t *testing.T, c kubernetes.Interface, p *corev1.Pod) int {
 // countsOn waits until a counting container has printed some more than n numbers, all of which are in its log.
 func countsOn(t *testing.T, c kubernetes.Interface, p *corev1.Pod, n int) int {
 	t.Helper()
+	return countsOnBut(t, c, p, n, 0)
+}
+
+// countsOnBut is countsOn where a few numbers may be lost: a holder that is killed takes with it what it had read in that moment and not yet written, which is
+// the one line that the container prints at a time.
+func countsOnBut(t *testing.T, c kubernetes.Interface, p *corev1.Pod, n, lost int) int {
+	t.Helper()
 	machine.Wait(t, "the counter to go on", func(context.Context) error {
-		if got := counted(t, c, p); got < n+5 {
+		if got := counted(t, c, p, lost); got < n+5 {
 			return fmt.Errorf("%d numbers, %d before", got, n)
 		}
 		return nil
 	})
-	return counted(t, c, p)
+	return counted(t, c, p, lost)
 }
 
 // countsAlone waits until the log file of a counting container grows while no server runs.
@@ -348,7 +359,7 @@ func TestHolderIsKilled(t *testing.T) {
 	n := countsOn(t, c, counter, 0)
 
 	killHolder(t, m) // while the server runs
-	n = countsOn(t, c, counter, n)
+	n = countsOnBut(t, c, counter, n, 1)
 	sameContainer(t, c, counter)
 	machine.Wait(t, "exec to work", func(context.Context) error {
 		out, err := m.Kubectl(nil, "exec", "counter", "--", "echo", "hello")
@@ -371,7 +382,7 @@ func TestHolderIsKilled(t *testing.T) {
 	c = startOn(t, m)
 	waitReady(t, c)
 	sameContainer(t, c, counter)
-	countsOn(t, c, counter, n)
+	countsOnBut(t, c, counter, n, 2)
 }
 
 // TestHolderIsUpgraded starts a celox whose runtime program is another one on the containers of its predecessor.
