@@ -49,7 +49,7 @@ func (f *drainFlags) drain(cmd *cobra.Command, c kubernetes.Interface, node *cor
 	told := &budgets{Interface: c, node: node.Name, said: map[string]bool{}, out: cmd.ErrOrStderr()}
 	h := &drain.Helper{
 		Ctx: cmd.Context(), Client: told, Force: f.force, GracePeriodSeconds: f.grace, Timeout: f.timeout,
-		IgnoreAllDaemonSets: true, DeleteEmptyDirData: true, Out: cmd.OutOrStdout(), ErrOut: cmd.ErrOrStderr(),
+		IgnoreAllDaemonSets: true, DeleteEmptyDirData: true, Out: cmd.OutOrStdout(), ErrOut: cmd.ErrOrStderr(), EvictErrorRetryDelay: evictionRetry,
 	}
 	if err := drain.RunCordonOrUncordon(h, node, true); err != nil {
 		return fmt.Errorf("cordon node %s: %w", node.Name, err)
@@ -59,6 +59,9 @@ func (f *drainFlags) drain(cmd *cobra.Command, c kubernetes.Interface, node *cor
 	}
 	return nil
 }
+
+// evictionRetry is how long a drain waits before it asks again for a pod that a budget keeps, as kubectl does.
+const evictionRetry = 5 * time.Second
 
 func newNodeDrain() *cobra.Command {
 	var f drainFlags

@@ -67,6 +67,9 @@ func (s *fleet) drains(t *testing.T) {
 	if err == nil {
 		t.Fatalf("the node is drained against the budget: %s", out)
 	}
+	if strings.Contains(err.Error(), "will retry after 0s") {
+		t.Errorf("the drain asks without a pause: %v", err)
+	}
 	for _, want := range []string{"exit status 1", "budget careful", "It goes when the budget allows it", "stays closed for new pods"} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("it does not say %q: %v", want, err)

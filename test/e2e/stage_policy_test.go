@@ -13,7 +13,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/nftables"
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -267,30 +266,11 @@ func (s *fleet) firstPacket(t *testing.T, http []string) {
 
 // repairPolicies removes the tables, and the process that keeps them.
 func (s *fleet) repairPolicies(t *testing.T, denied, allowed map[string]corev1.Pod, http []string) {
-	tables := func(m *machine.Machine, remove bool) (n int, err error) {
-		err = m.NS.Do(func() error {
-			c, err := nftables.New()
-			if err != nil {
-				return err
-			}
-			all, err := c.ListTables()
-			for _, table := range all {
-				if strings.HasPrefix(table.Name, "celox-policy-") {
-					n++
-					if remove {
-						c.DelTable(table)
-					}
-				}
-			}
-			return errors.Join(err, c.Flush())
-		})
-		return n, err
-	}
-	if n, err := tables(s.machines[0], true); err != nil || n == 0 {
+	if n, err := policyTables(s.machines[0], true); err != nil || n == 0 {
 		t.Errorf("%d tables were there: %v", n, err)
 	}
 	machine.Wait(t, "the tables to be back", func(context.Context) error {
-		n, err := tables(s.machines[0], false)
+		n, err := policyTables(s.machines[0], false)
 		if err == nil && n == 0 {
 			err = errors.New("there is none")
 		}
