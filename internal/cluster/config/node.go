@@ -51,7 +51,7 @@ func (n *Node) bind(fs *pflag.FlagSet) {
 	fs.StringVar(&n.NodeName, "node-name", "", "name of this node (default: the host name)")
 	fs.IntVar(&n.KubeletPort, "kubelet-port", 10250, "port of the node's own API")
 	fs.StringVar(&n.LogLevel, "log-level", "warn", "debug, info, warn or error")
-	fs.StringSliceVar(&n.RegistryMirrors, "registry-mirror", nil, "where to look first for images of a registry, e.g. docker.io=https://mirror.example.com")
+	fs.StringSliceVar(&n.RegistryMirrors, "registry-mirror", nil, "where to look first for images of a registry, e.g. docker.io=https://mirror.example.com; http:// before it means plain HTTP")
 	fs.StringSliceVar(&n.InsecureRegistries, "insecure-registry", nil, "registry hosts that are spoken to without checking certificates")
 	fs.StringVar(&n.ContainerLogMaxSize, "container-log-max-size", "10Mi", "size at which a container's log goes on in a new file, e.g. 10Mi; -1 is never")
 	fs.IntVar(&n.ContainerLogMaxFiles, "container-log-max-files", 5, "files that are kept of a container's log, the one in use included; at least 2")

@@ -164,7 +164,7 @@ func (s *Store) pullFrom(ctx context.Context, e endpoint, ref Reference, auth *A
 	}
 	rt := roundTripper{r: s.registries}
 	if !e.origin {
-		rt.mirror, rt.ns = e.host, ref.Domain
+		rt.mirror, rt.ns, rt.plain = e.host, ref.Domain, e.plain
 	}
 	desc, err := remote.Get(e.ref, remote.WithContext(ctx), remote.WithAuth(login), remote.WithTransport(rt),
 		remote.WithPlatform(s.platform.v1()), remote.WithUserAgent(userAgent))

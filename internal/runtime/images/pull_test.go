@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -252,6 +253,33 @@ func TestPullTLSAndMirrors(t *testing.T) {
 	for _, bad := range []Registries{{CAFiles: map[string]string{"*": ca + "x"}}, {Mirrors: map[string][]string{"*": {"https:///x"}}}} {
 		if _, err := Open(Config{Root: t.TempDir(), Registries: bad}); err == nil {
 			t.Errorf("%+v is accepted", bad)
+		}
+	}
+}
+
+// TestPlainHTTP: what the configuration spells http:// is spoken to over plain HTTP, and nobody else beyond loopback.
+func TestPlainHTTP(t *testing.T) {
+	r, err := newRegistries(Registries{Insecure: []string{"192.0.2.9"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ref := Reference{Domain: "docker.io", Path: "library/app", Tag: "v1"}
+	for mirror, plain := range map[string]bool{"http://192.0.2.1:5000": true, "192.0.2.1:5000": false, "https://192.0.2.1:5000": false, "192.0.2.9:5000": true, "http://192.0.2.1:5000/cache": true} {
+		e, err := parseEndpoint(mirror, ref)
+		if err != nil {
+			t.Fatal(err)
+		}
+		rt := roundTripper{r: r, mirror: e.host, ns: ref.Domain, plain: e.plain}
+		ended, cancel := context.WithCancel(t.Context())
+		cancel() // nothing is sent: what counts is whether it would be
+		for host, want := range map[string]bool{e.host: plain, "192.0.2.200:5000": false} {
+			req, err := http.NewRequestWithContext(ended, http.MethodGet, "http://"+host+"/v2/", nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := rt.RoundTrip(req); errors.Is(err, errPlain) == want {
+				t.Errorf("mirror %s, request to %s: %v", mirror, host, err)
+			}
 		}
 	}
 }

@@ -124,21 +124,24 @@ func (r *registries) insecure(host string) bool {
 }
 
 // errPlain keeps go-containerregistry, which would try any private address over plain HTTP, to what the configuration allows.
-var errPlain = errors.New("plain HTTP is only used on loopback and for registries that the configuration calls insecure")
+var errPlain = errors.New("plain HTTP is only used on loopback, for mirrors given as http:// and for registries that the configuration calls insecure")
 
 // roundTripper reaches an endpoint and whatever it redirects to.
 type roundTripper struct {
 	r *registries
 	// mirror is the host that is told, by the parameter ns, for which registry it stands in.
 	mirror, ns string
+	// plain says that whoever configured the mirror wrote http:// before it.
+	plain bool
 }
 
 func (t roundTripper) RoundTrip(req *http.Request) (*http.Response, error) {
 	host := req.URL.Host
-	if req.URL.Scheme == "http" && !loopback(host) && !t.r.insecure(host) {
+	toMirror := t.mirror != "" && host == t.mirror
+	if req.URL.Scheme == "http" && !loopback(host) && !t.r.insecure(host) && !(toMirror && t.plain) {
 		return nil, errPlain
 	}
-	if t.mirror != "" && host == t.mirror {
+	if toMirror {
 		req = req.Clone(req.Context())
 		q := req.URL.Query()
 		q.Set("ns", t.ns)
@@ -160,6 +163,8 @@ func (t roundTripper) RoundTrip(req *http.Request) (*http.Response, error) {
 type endpoint struct {
 	ref  name.Reference
 	host string
+	// plain says that the mirror is configured with http://.
+	plain bool
 	// origin says that it is the registry that the reference names, not a mirror of it.
 	origin bool
 }
@@ -192,7 +197,8 @@ func (r *registries) endpoints(ref Reference) ([]endpoint, error) {
 func parseEndpoint(mirror string, ref Reference) (endpoint, error) {
 	var opts []name.Option
 	host := strings.TrimPrefix(mirror, "https://")
-	if h, ok := strings.CutPrefix(mirror, "http://"); ok {
+	h, plain := strings.CutPrefix(mirror, "http://")
+	if plain {
 		host, opts = h, append(opts, name.Insecure)
 	}
 	host, prefix, _ := strings.Cut(strings.TrimSuffix(host, "/"), "/")
@@ -207,7 +213,7 @@ func parseEndpoint(mirror string, ref Reference) (endpoint, error) {
 	if err != nil {
 		return endpoint{}, err
 	}
-	return endpoint{ref: n, host: host}, nil
+	return endpoint{ref: n, host: host, plain: plain}, nil
 }
 
 func parse(host, path string, ref Reference, opts []name.Option) (name.Reference, error) {
