@@ -178,7 +178,16 @@ func (c *Connector) pass(w http.ResponseWriter, r *http.Request, info *request.I
 		target.RawPath = raw
 	}
 	if r.Header.Get("Upgrade") == "" {
-		t = &utilproxy.Transport{Scheme: "https", Host: r.Host, PathPrepend: before + own, RoundTripper: t}
+		// Without scheme and host a link stays a path: who reads the page knows the way here, perhaps through proxies of their own.
+		t = &utilproxy.Transport{PathPrepend: before + own, RoundTripper: t}
 	}
-	c.forward(w, r, t, &target, nil)
+	c.forward(w, r, t, &target, withoutCORS)
+}
+
+// withoutCORS keeps what is behind the proxy from opening the API server's own origin to other sites.
+func withoutCORS(resp *http.Response) error {
+	for _, h := range []string{"Credentials", "Headers", "Methods", "Origin"} {
+		resp.Header.Del("Access-Control-Allow-" + h)
+	}
+	return nil
 }
