@@ -295,7 +295,12 @@ func (s *Server) makeAPI(run *group, p *controlPlane) error {
 	if err != nil {
 		return err
 	}
-	openID, err := tokens.DiscoveryHandler(clientURL(s.cfg))
+	// Pods and other parties follow this document to the keys, so it names what they reach.
+	advertise, err := s.advertised()
+	if err != nil {
+		return err
+	}
+	openID, err := tokens.DiscoveryHandler("https://" + net.JoinHostPort(advertise.String(), fmt.Sprint(s.cfg.HTTPSPort)))
 	if err != nil {
 		return err
 	}

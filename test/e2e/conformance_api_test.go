@@ -387,6 +387,19 @@ func TestConformanceAccounts(t *testing.T) {
 	if u := review.Status.User; !review.Status.Authenticated || review.Status.Error != "" || u.Username != "system:serviceaccount:"+s.ns+":mount" || !slices.Contains(u.Groups, "system:serviceaccounts:"+s.ns) || u.UID == "" {
 		t.Errorf("%+v", review.Status)
 	}
+	// Pods that check tokens by themselves find the keys at an address that they reach.
+	raw, err := s.c.CoreV1().RESTClient().Get().AbsPath("/.well-known/openid-configuration").DoRaw(s.ctx)
+	fine(t, err)
+	openID := struct {
+		Keys string `json:"jwks_uri"`
+	}{}
+	fine(t, json.Unmarshal(raw, &openID))
+	slice, err := s.c.DiscoveryV1().EndpointSlices(metav1.NamespaceDefault).Get(s.ctx, "kubernetes", metav1.GetOptions{})
+	fine(t, err)
+	if want := fmt.Sprintf("https://%s:%d/openid/v1/jwks", slice.Endpoints[0].Addresses[0], *slice.Ports[0].Port); openID.Keys != want {
+		t.Errorf("the keys are at %s, pods reach the API by %s", openID.Keys, want)
+	}
+
 	maps := s.c.CoreV1().ConfigMaps(s.ns)
 	root := func(uid types.UID) types.UID {
 		t.Helper()
