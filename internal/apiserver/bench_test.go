@@ -6,11 +6,19 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
 	"testing"
 	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apiserver/pkg/authentication/user"
+
+	"github.com/celox/celox/internal/apiserver/request"
 )
 
 // sink is a client that takes everything and keeps nothing.
@@ -150,6 +158,47 @@ func BenchmarkPod(b *testing.B) {
 		for b.Loop() {
 			n++
 			do(b, h, 200, "PATCH", benchPods+"/p1/status", "application/strategic-merge-patch+json", jsonType, fmt.Sprintf(`{"status":{"phase":"Running","conditions":[{"type":"Ready","status":"True","message":"m%d"}]}}`, n))
+		}
+	})
+}
+
+// BenchmarkPodStatus: a condition of a pod is changed, by a patch and by somebody in this process who makes the change himself and wants no answer.
+func BenchmarkPodStatus(b *testing.B) {
+	h := newServer(b).Handler()
+	const pods = "/api/v1/namespaces/bench/pods"
+	do(b, h, 201, "POST", pods, jsonType, jsonType, podJSON("p"))
+	const strategic = "application/strategic-merge-patch+json"
+	n := 0
+	b.Run("patch", func(b *testing.B) {
+		defer cpu(b)()
+		for b.Loop() {
+			n++
+			do(b, h, 200, "PATCH", pods+"/p/status", strategic, "application/vnd.kubernetes.protobuf",
+				fmt.Sprintf(`{"status":{"conditions":[{"type":"DisruptionTarget","status":"True","reason":"R","message":"%d","lastTransitionTime":"2026-01-01T00:00:00Z"}]}}`, n))
+		}
+	})
+	ctx := request.WithUser(context.Background(), &user.DefaultInfo{Name: "room", Groups: []string{user.SystemPrivilegedGroup}})
+	b.Run("edit", func(b *testing.B) {
+		defer cpu(b)()
+		for b.Loop() {
+			n++
+			message := strconv.Itoa(n)
+			req, err := http.NewRequestWithContext(ctx, "PATCH", pods+"/p/status", http.NoBody)
+			if err != nil {
+				b.Fatal(err)
+			}
+			req.Body = request.GiveEdit(func(obj runtime.Object) (runtime.Object, error) {
+				p := *obj.(*corev1.Pod)
+				p.Status.Conditions = []corev1.PodCondition{{Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue, Reason: "R", Message: message, LastTransitionTime: metav1.Unix(1, 0)}}
+				return &p, nil
+			}, nil)
+			req.ContentLength = -1
+			req.Header.Set("Content-Type", strategic)
+			req.Header.Set("Prefer", request.NoAnswer)
+			w := &sink{header: http.Header{}}
+			if h.ServeHTTP(w, req); w.code != http.StatusOK {
+				b.Fatal(w.code)
+			}
 		}
 	})
 }

@@ -8,7 +8,6 @@ import (
 	"net/http"
 	"net/url"
 	"runtime/debug"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -18,7 +17,6 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
-	"k8s.io/apiserver/pkg/authentication/serviceaccount"
 	"k8s.io/apiserver/pkg/authentication/user"
 
 	"github.com/celox/celox/internal/apiserver/audit"
@@ -186,13 +184,14 @@ func (x *exchange) serve() {
 	x.user = u
 	x.beginAudit(u, received)
 	if r.Header.Get(authenticationv1.ImpersonateUserHeader) != "" || hasImpersonation(r.Header) {
-		var err error
-		if u, err = x.impersonate(); err != nil {
+		as, constraint, err := x.impersonate()
+		if err != nil {
 			x.fail(err)
 			return
 		}
+		u = as
 		x.user = u
-		x.event.Impersonated(u)
+		x.event.Impersonated(u, constraint)
 	}
 	ctx.SetUser(x.user)
 
@@ -378,7 +377,7 @@ func hasImpersonation(h http.Header) bool {
 }
 
 // impersonate reads the Impersonate-* headers and asks for each part whether the caller may be it.
-func (x *exchange) impersonate() (user.Info, error) {
+func (x *exchange) impersonate() (u user.Info, constraint string, _ error) {
 	h := x.r.Header
 	as := &user.DefaultInfo{
 		Name: h.Get(authenticationv1.ImpersonateUserHeader),
@@ -398,59 +397,16 @@ func (x *exchange) impersonate() (user.Info, error) {
 		}
 	}
 	if as.Name == "" {
-		return nil, apierrors.NewBadRequest(fmt.Sprintf("requested %#v without impersonating a user name", as))
+		return nil, "", apierrors.NewBadRequest(fmt.Sprintf("requested %#v without impersonating a user name", as))
 	}
-	ask := func(a request.Attributes) error {
-		a.User, a.Verb, a.ResourceRequest = x.user, "impersonate", true
-		d, reason, err := x.s.cfg.Authorizer.Authorize(x.ctx, a)
-		switch {
-		case d == request.Allow:
-			return nil
-		case err != nil:
-			return apierrors.NewInternalError(err)
-		}
-		return x.forbidden(a, reason)
-	}
-	const authn = "authentication.k8s.io"
-	if ns, name, err := serviceaccount.SplitUsername(as.Name); err == nil {
-		if err := ask(request.Attributes{Version: "v1", Resource: "serviceaccounts", Namespace: ns, Name: name}); err != nil {
-			return nil, err
-		}
-		if len(as.Groups) == 0 {
-			as.Groups = serviceaccount.MakeGroupNames(ns)
-		}
-	} else if err := ask(request.Attributes{Version: "v1", Resource: "users", Name: as.Name}); err != nil {
-		return nil, err
-	}
-	for _, g := range h[authenticationv1.ImpersonateGroupHeader] {
-		if err := ask(request.Attributes{Version: "v1", Resource: "groups", Name: g}); err != nil {
-			return nil, err
-		}
-	}
-	if as.UID != "" {
-		if err := ask(request.Attributes{Group: authn, Version: "v1", Resource: "uids", Name: as.UID}); err != nil {
-			return nil, err
-		}
-	}
-	for k, vs := range as.Extra {
-		for _, v := range vs {
-			if err := ask(request.Attributes{Group: authn, Version: "v1", Resource: "userextras", Subresource: k, Name: v}); err != nil {
-				return nil, err
-			}
-		}
-	}
-	switch {
-	case as.Name == user.Anonymous:
-		if !slices.Contains(as.Groups, user.AllUnauthenticated) && !slices.Contains(as.Groups, user.AllAuthenticated) {
-			as.Groups = append(as.Groups, user.AllUnauthenticated)
-		}
-	case !slices.Contains(as.Groups, user.AllAuthenticated) && !slices.Contains(as.Groups, user.AllUnauthenticated):
-		as.Groups = append(as.Groups, user.AllAuthenticated)
+	as, constraint, err := x.become(as)
+	if err != nil {
+		return nil, "", err
 	}
 	for k := range h {
 		if strings.HasPrefix(k, "Impersonate-") {
 			h.Del(k)
 		}
 	}
-	return as, nil
+	return as, constraint, nil
 }

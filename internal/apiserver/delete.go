@@ -25,8 +25,27 @@ import (
 	"github.com/celox/celox/internal/store"
 )
 
-// deleteOptions reads the options of a deletion from its body or, when there is none, from its query.
+// deleteOptions reads the options of a deletion.
 func (x *exchange) deleteOptions() (*metav1.DeleteOptions, error) {
+	o, err := x.sentDeleteOptions()
+	if err != nil {
+		return nil, err
+	}
+	if err := invalidOptions("DeleteOptions", metavalidation.ValidateDeleteOptions(o)); err != nil {
+		return nil, err
+	}
+	o.TypeMeta = metav1.TypeMeta{Kind: "DeleteOptions", APIVersion: "meta.k8s.io/v1"}
+	return o, nil
+}
+
+// sentDeleteOptions are those of the body or, when there is none, of the query.
+func (x *exchange) sentDeleteOptions() (*metav1.DeleteOptions, error) {
+	if given, ok := x.r.Body.(*request.Given); ok {
+		if o, ok := given.Object().(*metav1.DeleteOptions); ok {
+			given.Take()
+			return o, nil
+		}
+	}
 	o := &metav1.DeleteOptions{}
 	body, err := negotiate.ReadBody(x.r)
 	if err != nil {
@@ -34,9 +53,7 @@ func (x *exchange) deleteOptions() (*metav1.DeleteOptions, error) {
 	}
 	switch {
 	case len(body) > 0:
-		if o, err = x.decodeDeleteOptions(body); err != nil {
-			return nil, err
-		}
+		return x.decodeDeleteOptions(body)
 	case x.r.URL.RawQuery != "":
 		q := x.params()
 		if q.Get("gracePeriodSeconds") != "" {
@@ -56,10 +73,6 @@ func (x *exchange) deleteOptions() (*metav1.DeleteOptions, error) {
 		}
 		o.DryRun = q["dryRun"]
 	}
-	if err := invalidOptions("DeleteOptions", metavalidation.ValidateDeleteOptions(o)); err != nil {
-		return nil, err
-	}
-	o.TypeMeta = metav1.TypeMeta{Kind: "DeleteOptions", APIVersion: "meta.k8s.io/v1"}
 	return o, nil
 }
 
@@ -126,7 +139,7 @@ func (x *exchange) delete() error {
 	if err != nil {
 		return err
 	}
-	if !d.gone || x.res.kind.ReturnDeleted {
+	if !d.gone || x.res.kind.ReturnDeleted || x.silent() {
 		return x.show(http.StatusOK, accept, d.last)
 	}
 	x.send(http.StatusOK, negotiate.Accept{Media: accept.Media}, x.deletedStatus(d.last.obj))
@@ -230,7 +243,13 @@ func (x *exchange) planDeletion(live store.Object, o *metav1.DeleteOptions) (nex
 		one := int64(1)
 		o.GracePeriodSeconds = &one
 	}
-	obj := live.DeepCopyObject().(store.Object)
+	var obj store.Object
+	if pod, ok := live.(*corev1.Pod); ok {
+		c := *pod // only metadata is replaced; what isn't is shared with the old pod
+		obj = &c
+	} else {
+		obj = live.DeepCopyObject().(store.Object)
+	}
 	graceful := false
 	if gp := x.res.kind.GracePeriod; gp != nil {
 		var pending bool

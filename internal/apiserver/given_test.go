@@ -2,6 +2,7 @@ package apiserver
 
 import (
 	"errors"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"testing"
@@ -9,6 +10,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apiserver/pkg/authentication/user"
 
 	"github.com/celox/celox/internal/apiserver/request"
@@ -17,10 +19,16 @@ import (
 // give makes a request of somebody in this process, who gives an object and wants no answer.
 func give(t *testing.T, h http.Handler, path string, obj runtime.Object, encode func(runtime.Object) ([]byte, error)) *httptest.ResponseRecorder {
 	t.Helper()
+	return hand(t, h, http.MethodPost, path, "application/json", request.Give(obj, encode))
+}
+
+// hand makes a request of somebody in this process, with a body of any kind.
+func hand(t *testing.T, h http.Handler, method, path, contentType string, body io.ReadCloser) *httptest.ResponseRecorder {
+	t.Helper()
 	ctx := request.WithUser(t.Context(), &user.DefaultInfo{Name: "room", Groups: []string{user.SystemPrivilegedGroup}})
-	r := httptest.NewRequestWithContext(ctx, http.MethodPost, path, http.NoBody)
-	r.Body, r.ContentLength = request.Give(obj, encode), -1
-	r.Header.Set("Content-Type", "application/json")
+	r := httptest.NewRequestWithContext(ctx, method, path, http.NoBody)
+	r.Body, r.ContentLength = body, -1
+	r.Header.Set("Content-Type", contentType)
 	r.Header.Set("Prefer", request.NoAnswer)
 	w := httptest.NewRecorder()
 	h.ServeHTTP(w, r)
@@ -74,4 +82,78 @@ func TestGiven(t *testing.T) {
 	if got := want(t, s, http.StatusCreated, "POST", "/api/v1/namespaces/n/configmaps", `{"metadata":{"name":"c"}}`, "Prefer", request.NoAnswer); at(got, "metadata", "name") != "c" {
 		t.Errorf("%v", got)
 	}
+}
+
+func TestEditedByHand(t *testing.T) {
+	s := newServer(t).Handler()
+	want(t, s, http.StatusCreated, "POST", "/api/v1/namespaces", `{"metadata":{"name":"n"}}`)
+	const pod = "/api/v1/namespaces/n/pods/p"
+	want(t, s, http.StatusCreated, "POST", "/api/v1/namespaces/n/pods", `{"metadata":{"name":"p","labels":{"a":"b"}},"spec":{"nodeName":"m","containers":[{"name":"c","image":"i"}]}}`)
+	never := func() ([]byte, error) {
+		t.Error("encoded")
+		return nil, errors.New("no")
+	}
+	nominate := func(node string, uid string) func(runtime.Object) (runtime.Object, error) {
+		return func(obj runtime.Object) (runtime.Object, error) {
+			old, ok := obj.(*corev1.Pod)
+			if !ok {
+				return nil, errors.New("no pod")
+			}
+			p := *old
+			if uid != "" {
+				p.UID = types.UID(uid)
+			}
+			p.Status.NominatedNodeName = node
+			p.Status.Conditions = []corev1.PodCondition{{Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue, Reason: "R", LastTransitionTime: metav1.Unix(1, 0)}}
+			return &p, nil
+		}
+	}
+	const strategic = "application/strategic-merge-patch+json"
+	before := want(t, s, http.StatusOK, "GET", pod, "")
+	if w := hand(t, s, http.MethodPatch, pod+"/status", strategic, request.GiveEdit(nominate("node", ""), never)); w.Code != http.StatusOK || w.Body.Len() > 0 {
+		t.Errorf("%d %s", w.Code, w.Body)
+	}
+	after := want(t, s, http.StatusOK, "GET", pod, "")
+	if at(after, "status", "nominatedNodeName") != "node" || at(after, "spec", "restartPolicy") != "Always" || at(after, "metadata", "labels", "a") != "b" ||
+		at(after, "metadata", "resourceVersion") == at(before, "metadata", "resourceVersion") || len(at(after, "metadata", "managedFields").([]any)) != 2 {
+		t.Errorf("%v", after)
+	}
+	// What isn't allowed is refused as a patch is, and so is another pod's name.
+	if w := hand(t, s, http.MethodPatch, pod+"/status", strategic, request.GiveEdit(nominate("Not A Node", ""), never)); w.Code != http.StatusUnprocessableEntity || w.Body.Len() == 0 {
+		t.Errorf("%d %s", w.Code, w.Body)
+	}
+	other := hand(t, s, http.MethodPatch, pod+"/status", strategic, request.GiveEdit(nominate("node2", "other"), never))
+	sent := want(t, s, other.Code, "PATCH", pod+"/status", `{"metadata":{"uid":"other"},"status":{"nominatedNodeName":"node2"}}`, "Content-Type", strategic)
+	if other.Code < 400 || at(sent, "status") != "Failure" {
+		t.Errorf("%d %s", other.Code, other.Body)
+	}
+	if w := hand(t, s, http.MethodPatch, "/api/v1/namespaces/n/pods/q/status", strategic, request.GiveEdit(nominate("node", ""), never)); w.Code != http.StatusNotFound {
+		t.Errorf("%d %s", w.Code, w.Body)
+	}
+	// Who doesn't understand an edit reads the patch.
+	encode := func() ([]byte, error) { return []byte(`{"status":{"nominatedNodeName":"merged"}}`), nil }
+	if w := hand(t, s, http.MethodPatch, pod+"/status", "application/merge-patch+json", request.GiveEdit(nominate("node", ""), encode)); w.Code != http.StatusOK {
+		t.Errorf("%d %s", w.Code, w.Body)
+	}
+	if got := want(t, s, http.StatusOK, "GET", pod, ""); at(got, "status", "nominatedNodeName") != "merged" {
+		t.Errorf("%v", got)
+	}
+
+	// Options of a deletion are taken as they are.
+	nobody := func(runtime.Object) ([]byte, error) { return never() }
+	remove := func(uid string, seconds int64) *httptest.ResponseRecorder {
+		o := &metav1.DeleteOptions{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "DeleteOptions"}, Preconditions: metav1.NewUIDPreconditions(uid), GracePeriodSeconds: &seconds}
+		return hand(t, s, http.MethodDelete, pod, "application/json", request.Give(o, nobody))
+	}
+	if w := remove("other", 0); w.Code != http.StatusConflict {
+		t.Errorf("%d %s", w.Code, w.Body)
+	}
+	uid, _ := at(after, "metadata", "uid").(string)
+	if w := remove(uid, -1); w.Code != http.StatusOK || w.Body.Len() > 0 { // one second
+		t.Errorf("%d %s", w.Code, w.Body)
+	}
+	if w := remove(uid, 0); w.Code != http.StatusOK || w.Body.Len() > 0 {
+		t.Errorf("%d %s", w.Code, w.Body)
+	}
+	want(t, s, http.StatusNotFound, "GET", pod, "")
 }

@@ -162,6 +162,12 @@ func validateMetaUpdate(m, old metav1.Object) field.ErrorList {
 	return append(errs, metavalidation.ValidateManagedFields(m.GetManagedFields(), p.Child("managedFields"))...)
 }
 
+// finalizersOnUpdate says whether the kinds of a built-in group want qualified finalizers of updated objects too: those that are
+// made of others' definitions do not.
+func finalizersOnUpdate(group string) bool {
+	return group != "apiextensions.k8s.io" && group != "apiregistration.k8s.io"
+}
+
 // checksAll says whether upstream checks all of an updated object of the kind again, metadata included; clients see the
 // complaints once more then.
 func checksAll(gr schema.GroupResource) bool {

@@ -41,6 +41,9 @@ func (x *exchange) readPatch() (*apply.Patch, writeOptions, error) {
 	if err != nil {
 		return nil, o, err
 	}
+	if edit, ok := x.r.Body.(*request.Edit); ok && t == types.StrategicMergePatchType {
+		return &apply.Patch{Type: t, Edit: edit.Apply}, o, nil
+	}
 	data, err := negotiate.ReadBody(x.r)
 	if err != nil {
 		return nil, o, err
@@ -116,6 +119,9 @@ func (x *exchange) patched(p *apply.Patch, live api.Object) (api.Object, error) 
 		}
 	}
 	obj.GetObjectKind().SetGroupVersionKind(x.res.gvk)
+	if same, ok := obj.(api.Object); ok && p.Edit != nil && t.Object == runtime.Object(live) {
+		return same, x.checkPatched(same) // it is of the hub type and has its defaults, which it shares with the live object
+	}
 	hub, err := x.toHub(obj)
 	if err != nil {
 		return nil, err

@@ -27,7 +27,11 @@ func (s *Server) plainPaths() {
 		"/version":  http.HandlerFunc(s.version),
 		"/version/": http.HandlerFunc(s.version),
 		"/metrics":  s.metrics.handler(),
+		"/statusz":  http.HandlerFunc(s.serveStatusz),
 		"/":         http.HandlerFunc(s.index),
+	}
+	if s.cfg.Flags != nil {
+		s.plain["/flagz"] = http.HandlerFunc(s.serveFlagz)
 	}
 	for p, h := range s.flow.Debug() {
 		s.plain[p] = h

@@ -83,7 +83,7 @@ func TestUsers(t *testing.T) {
 		t.Error(m)
 	}
 	s = want(t, h, 403, "GET", configMaps, "", "X-User", "dave", "Impersonate-User", "erin")
-	if m, _ := at(s, "message").(string); !strings.Contains(m, `users "erin" is forbidden: User "dave" cannot impersonate`) {
+	if m, _ := at(s, "message").(string); !strings.Contains(m, `configmaps is forbidden: User "dave" cannot impersonate-on:user-info:list resource "configmaps"`) {
 		t.Error(m)
 	}
 	want(t, h, 400, "GET", configMaps, "", "Impersonate-Group", "g")
@@ -133,6 +133,12 @@ func TestFieldValidation(t *testing.T) {
 
 func TestFinalizersAndPropagation(t *testing.T) {
 	h := newServer(t).Handler()
+	// Finalizers are the system's own or say whose they are, on update too.
+	want(t, h, 201, "POST", configMaps, `{"metadata":{"name":"c"}}`)
+	if got := want(t, h, 422, "PATCH", configMaps+"/c", `{"metadata":{"finalizers":["mine"]}}`, "Content-Type", "application/merge-patch+json"); at(got, "details", "causes", 0, "field") != "metadata.finalizers[0]" {
+		t.Error(got)
+	}
+	want(t, h, 200, "PATCH", configMaps+"/c", `{"metadata":{"finalizers":["e.com/f","orphan"]}}`, "Content-Type", "application/merge-patch+json")
 	want(t, h, 201, "POST", configMaps, `{"metadata":{"name":"a","finalizers":["e.com/f"]}}`)
 	if got := want(t, h, 200, "DELETE", configMaps+"/a", ""); at(got, "metadata", "deletionTimestamp") == nil || at(got, "metadata", "deletionGracePeriodSeconds") != 0.0 {
 		t.Fatal(got)

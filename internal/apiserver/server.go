@@ -111,6 +111,8 @@ type Config struct {
 
 	Checks  []Check
 	Version apiversion.Info
+	// Flags are what the program was started with, for /flagz. Nil: nobody is told. What is secret must not be among them.
+	Flags func() map[string]string
 
 	// ServiceCIDRs are where cluster IPs come from, the primary family first; empty is 10.96.0.0/16. The first address of the first
 	// is that of the "kubernetes" service. NodePorts is the range of node ports; zero is 30000-32767.
@@ -145,6 +147,7 @@ type Server struct {
 	admission           *admission.Metrics
 	flow                *flow.Filter
 	plain               map[string]http.Handler
+	started             time.Time
 	live                healthChecks
 	ready               healthChecks
 	handler             http.Handler
@@ -254,6 +257,7 @@ func New(cfg Config) (*Server, error) {
 	}
 	cfg.Metrics.MustRegister(contents{s}, buildInfo(cfg.Version))
 	s.health()
+	s.started = s.clock.Now()
 	s.plainPaths()
 	s.handler = s.chain()
 	return s, nil

@@ -309,6 +309,9 @@ func (x *exchange) prepareUpdate(up *updating, obj, live api.Object) error {
 	// Upstream checks the change of metadata in general and again with each kind, and clients see both.
 	change := validateMetaUpdate(obj, live)
 	errs = append(append(errs, change...), change...)
+	if x.res.custom == nil && finalizersOnUpdate(k.Group) {
+		errs = append(errs, validateQualified(obj.GetFinalizers(), field.NewPath("metadata", "finalizers"))...)
+	}
 	if len(errs) > 0 && up.sub == "" && checksAll(k.GroupResource()) {
 		errs = append(errs, validateMeta(obj, k.Namespaced, x.nameFunc(), true)...)
 	}

@@ -64,3 +64,54 @@ func status(code int, body string) func(http.ResponseWriter) {
 		_, _ = io.WriteString(w, body) // to memory
 	}
 }
+
+func TestPosterChanges(t *testing.T) {
+	const path = "/api/v1/namespaces/n/pods/p"
+	code := http.StatusOK
+	p := NewPoster(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if u, ok := request.UserFrom(r.Context()); !ok || u.GetName() != "somebody" || r.RequestURI != r.URL.Path || r.Header.Get("Prefer") != request.NoAnswer {
+			t.Errorf("%v %s %v", u, r.URL, r.Header)
+		}
+		switch r.Method {
+		case http.MethodPatch:
+			edit, ok := r.Body.(*request.Edit)
+			if !ok || r.URL.Path != path+"/status" || r.Header.Get("Content-Type") != "application/strategic-merge-patch+json" {
+				t.Errorf("a %T for %s, %v", r.Body, r.URL.Path, r.Header)
+				return
+			}
+			if obj, err := edit.Apply(&v1.Pod{}); err != nil || obj.(*v1.Pod).Status.NominatedNodeName != "node" {
+				t.Errorf("%v %v", obj, err)
+			}
+			if data, err := io.ReadAll(edit); err != nil || string(data) != "{}" {
+				t.Errorf("%q %v", data, err)
+			}
+		case http.MethodDelete:
+			data, err := io.ReadAll(r.Body)
+			if err != nil || r.URL.Path != path {
+				t.Errorf("%s: %v", r.URL.Path, err)
+			}
+			obj, _, err := scheme.Codecs.UniversalDeserializer().Decode(data, nil, nil)
+			if o, ok := obj.(*metav1.DeleteOptions); err != nil || !ok || *o.Preconditions.UID != "uid" {
+				t.Errorf("%v %v", obj, err)
+			}
+		default:
+			t.Error(r.Method)
+		}
+		if code >= http.StatusBadRequest {
+			status(code, "no")(w)
+		}
+	}), &user.DefaultInfo{Name: "somebody"}, "agent")
+	edit := func(obj runtime.Object) (runtime.Object, error) {
+		next := *obj.(*v1.Pod)
+		next.Status.NominatedNodeName = "node"
+		return &next, nil
+	}
+	for range 2 {
+		changed := p.Patch(t.Context(), path+"/status", edit, func() ([]byte, error) { return []byte("{}"), nil })
+		deleted := p.Delete(t.Context(), path, &metav1.DeleteOptions{Preconditions: metav1.NewUIDPreconditions("uid")})
+		if bad := code >= http.StatusBadRequest; bad != apierrors.IsNotFound(changed) || bad != apierrors.IsNotFound(deleted) || !bad && (changed != nil || deleted != nil) {
+			t.Errorf("%d: %v, %v", code, changed, deleted)
+		}
+		code = http.StatusNotFound
+	}
+}

@@ -56,6 +56,7 @@ import (
 	"github.com/celox/celox/internal/controller/nodettl"
 	"github.com/celox/celox/internal/controller/persistentvolume"
 	"github.com/celox/celox/internal/controller/podautoscaler"
+	"github.com/celox/celox/internal/controller/podcertificate"
 	"github.com/celox/celox/internal/controller/podgc"
 	"github.com/celox/celox/internal/controller/policystatus"
 	"github.com/celox/celox/internal/controller/pvcprotection"
@@ -438,6 +439,9 @@ func (s *Server) controllers(run *group, p *controlPlane, f *informers.Factory, 
 		{"certificate-controller", with(func(c kubernetes.Interface, _ string) (runner, error) {
 			ca, key := p.certs.CA()
 			return certificates.New(c, f, ca, key, clk, s.log, m)
+		})},
+		{"podcertificaterequestcleaner", with(func(c kubernetes.Interface, _ string) (runner, error) {
+			return podcertificate.NewCleaner(c, f, clk, s.log, m)
 		})},
 		{"horizontal-pod-autoscaler", with(func(c kubernetes.Interface, name string) (runner, error) {
 			rest := podautoscaler.NewAPI(c.Discovery().RESTClient(), p.resourceOf)

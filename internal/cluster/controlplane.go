@@ -336,7 +336,7 @@ func (s *Server) makeAPI(run *group, p *controlPlane) error {
 		Connect: way, Computed: computed,
 		Discovery: discoveryHandler(docs), OpenAPI: schemas, Aggregator: p.aggregator, Audit: auditor,
 		OpenIDConfiguration: openID, KeySet: keys,
-		Version: version.Info(), ServiceCIDRs: serviceCIDRs, Metrics: p.metrics, Logger: s.log,
+		Version: version.Info(), Flags: s.cfg.Flags, ServiceCIDRs: serviceCIDRs, Metrics: p.metrics, Logger: s.log,
 		Checks: []apiserver.Check{{Name: "etcd", Run: func(ctx context.Context) error {
 			_, err := p.engine.Range(ctx, kv.RangeRequest{Key: "/registry/health", CountOnly: true})
 			return err

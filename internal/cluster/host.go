@@ -27,6 +27,7 @@ import (
 	"github.com/celox/celox/internal/cluster/config"
 	"github.com/celox/celox/internal/cluster/control"
 	"github.com/celox/celox/internal/cluster/version"
+	"github.com/celox/celox/internal/network/policy"
 	"github.com/celox/celox/internal/node"
 	nodeserver "github.com/celox/celox/internal/node/server"
 	"github.com/celox/celox/internal/runtime"
@@ -53,6 +54,8 @@ type host struct {
 	pods cache.SharedIndexInformer
 	// network is the pod network once start has been called; nil for a runtime in another process.
 	network *nodeNetwork
+	// names are the addresses of domain names that policies mention; nil if nobody learns them.
+	names *policy.Names
 	// listening may put something around the listener of the node's API.
 	listening func(net.Listener) net.Listener
 
@@ -88,6 +91,9 @@ func (h *host) start(run *group, made func(*node.Node), ready func(context.Conte
 	made(n)
 	if rt.network != nil {
 		rt.network.changed = n.Changed
+	}
+	if err := h.openNames(run, rt.network); err != nil {
+		return err
 	}
 	if err := h.startServices(run, rt.network); err != nil {
 		return err

@@ -80,9 +80,15 @@ func (h *host) startDNS(run *group, own []netip.Addr) error {
 			c.StubDomains[domain] = append(c.StubDomains[domain], a.String())
 		}
 	}
+	if h.names != nil {
+		c.Audience = h.names
+	}
 	s, err := dns.New(c)
 	if err != nil {
 		return err
+	}
+	if h.names != nil {
+		h.names.Follow(s.Forget)
 	}
 	outside.word(h)
 	run.run("dns", func(ctx context.Context) error {

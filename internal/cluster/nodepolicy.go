@@ -35,6 +35,8 @@ const (
 	eventTimeout = 30 * time.Second
 	// policiesFile, in the directory of the pod network, has what was in force last: an agent may start while the API is away.
 	policiesFile = "policies"
+	// policyNamesFile, beside it, has the addresses of domain names that policies mention.
+	policyNamesFile = "policy-names"
 )
 
 // startPolicy starts what keeps the pods of this node to the network policies, whoever connects them.
@@ -44,13 +46,15 @@ func (h *host) startPolicy(run *group, pods *nodeNetwork) error {
 	}
 	dir := filepath.Join(h.cfg.DataDir, networkDir)
 	if slices.Contains(h.facts.disabled, config.NetworkPolicy) {
-		if err := os.Remove(filepath.Join(dir, policiesFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return fmt.Errorf("network policy: %w", err)
+		for _, f := range []string{policiesFile, policyNamesFile} {
+			if err := os.Remove(filepath.Join(dir, f)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return fmt.Errorf("network policy: %w", err)
+			}
 		}
 		return policy.Remove() // of an earlier configuration
 	}
 	c := policy.Config{
-		NodeName: h.cfg.NodeName, Informers: h.informers, Own: h.pods, Sandboxes: pods.attached(), SCTP: policy.TracksSCTP(), Warn: h.warnPolicy, Log: h.log,
+		Names: h.names, NodeName: h.cfg.NodeName, Informers: h.informers, Own: h.pods, Sandboxes: pods.attached(), SCTP: policy.TracksSCTP(), Warn: h.warnPolicy, Log: h.log,
 	}
 	if h.pods != nil { // an agent, whose API may be away when it starts
 		if err := os.MkdirAll(dir, 0o700); err != nil {
@@ -88,12 +92,32 @@ func (h *host) startPolicy(run *group, pods *nodeNetwork) error {
 	return nil
 }
 
+// openNames has what the node's name server says of names that policies mention be kept, if there are both. It is there before the name server starts.
+func (h *host) openNames(run *group, pods *nodeNetwork) error {
+	if pods == nil || slices.Contains(h.facts.disabled, config.NetworkPolicy) || slices.Contains(h.facts.disabled, config.DNS) {
+		return nil
+	}
+	dir := filepath.Join(h.cfg.DataDir, networkDir)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("network policy: %w", err)
+	}
+	var standing policy.Standing
+	if connections, err := policy.NewConnections(); err != nil {
+		h.log.Warn("network policy: connections to addresses that names had will be cut", "err", err)
+	} else {
+		run.atEnd("connections to addresses that names had", connections.Close)
+		standing = connections
+	}
+	h.names = policy.NewNames(filepath.Join(dir, policyNamesFile), standing, h.metrics, h.log)
+	return nil
+}
+
 // policyStatuses says of the cluster's policies whether nodes can enforce them, unless others do.
 func (s *Server) policyStatuses(c kubernetes.Interface) (runner, error) {
 	if s.cfg.Disables(config.NetworkPolicy) {
 		return idle{}, nil
 	}
-	return policy.NewStatuses(c.CoreV1().RESTClient(), s.log)
+	return policy.NewStatuses(c.CoreV1().RESTClient(), !s.cfg.Disables(config.DNS), s.log)
 }
 
 // idle is a controller that has nothing to do.

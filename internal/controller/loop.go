@@ -1,6 +1,7 @@
 package controller
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -45,6 +46,8 @@ type Options struct {
 	Synced  []cache.InformerSynced
 	Log     *slog.Logger
 	Metrics *Metrics
+	// MinBackoff and MaxBackoff are the first and the longest pause after failures of a key, which double; 0 is 5 ms and 1000 s.
+	MinBackoff, MaxBackoff time.Duration
 }
 
 // NewLoop makes a loop; Add fills its queue, Run empties it.
@@ -55,6 +58,7 @@ func NewLoop(name string, reconcile Reconcile, o Options) *Loop {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
+	o.MinBackoff, o.MaxBackoff = cmp.Or(o.MinBackoff, minBackoff), cmp.Or(o.MaxBackoff, maxBackoff)
 	order := &timed{}
 	if o.Metrics != nil {
 		order.wait = o.Metrics.queued.WithLabelValues(name)
@@ -62,7 +66,7 @@ func NewLoop(name string, reconcile Reconcile, o Options) *Loop {
 	l := &Loop{
 		name: name, reconcile: reconcile, workers: o.Workers, synced: o.Synced, log: o.Log.With("controller", name), metrics: o.Metrics,
 		busy: make([]busySince, o.Workers),
-		queue: workqueue.NewTypedRateLimitingQueueWithConfig(workqueue.NewTypedItemExponentialFailureRateLimiter[string](minBackoff, maxBackoff),
+		queue: workqueue.NewTypedRateLimitingQueueWithConfig(workqueue.NewTypedItemExponentialFailureRateLimiter[string](o.MinBackoff, o.MaxBackoff),
 			workqueue.TypedRateLimitingQueueConfig[string]{
 				DelayingQueue: workqueue.NewTypedDelayingQueueWithConfig(workqueue.TypedDelayingQueueConfig[string]{
 					Queue: workqueue.NewTypedWithConfig(workqueue.TypedQueueConfig[string]{Queue: order}),

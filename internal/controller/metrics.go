@@ -75,6 +75,13 @@ func (g *Gauge) Set(v float64, values ...string) {
 	}
 }
 
+// Delete shows nothing any more for the values of the labels.
+func (g *Gauge) Delete(values ...string) {
+	if g != nil {
+		g.vec.DeleteLabelValues(values...)
+	}
+}
+
 // Histogram observes by labels. A nil *Histogram observes nothing.
 type Histogram struct{ vec *prometheus.HistogramVec }
 

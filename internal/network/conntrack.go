@@ -1,14 +1,14 @@
 package network
 
 import (
-	"fmt"
 	"net/netip"
 	"os"
 	"slices"
 
 	"github.com/vishvananda/netlink"
-	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
+
+	"github.com/celox/celox/internal/network/flows"
 )
 
 // strays finds flows of UDP, which has no end that would be seen, to host ports that lead elsewhere now. It implements netlink.CustomConntrackFilter.
@@ -20,17 +20,7 @@ func forgetFlows(ns *os.File, changed []element) error {
 	if len(udp) == 0 {
 		return nil
 	}
-	h, err := netlink.NewHandleAt(netns.NsHandle(ns.Fd()), unix.NETLINK_NETFILTER)
-	if err != nil {
-		return fmt.Errorf("conntrack: %w", err)
-	}
-	defer h.Close()
-	for _, f := range []netlink.InetFamily{unix.AF_INET, unix.AF_INET6} {
-		if _, err := h.ConntrackDeleteFilters(netlink.ConntrackTable, f, udp); err != nil {
-			return fmt.Errorf("conntrack: %w", err)
-		}
-	}
-	return nil
+	return flows.Forget(ns, udp)
 }
 
 // MatchConntrackFlow reports whether a flow has to be forgotten.

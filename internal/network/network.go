@@ -17,6 +17,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/celox/celox/internal/network/records"
 	"github.com/celox/celox/internal/network/shortcut"
 )
 
@@ -129,10 +130,12 @@ func (n *Network) open() error {
 	}
 	if n.cfg.Shortcut != nil {
 		// Connection tracking sees a part of the packets: it must not take the others, when it sees them again, for somebody else's.
-		if err := within(n.ns, func() error { return setSysctl("/proc/sys/net/netfilter/nf_conntrack_tcp_be_liberal", "1") }); err != nil {
+		if err := within(n.ns, func() error { return setLiberal(n.cfg.StateDir) }); err != nil {
 			n.cfg.Log.Warn("pod network: no shortcut between pods", "err", err)
 			n.cfg.Shortcut = nil
 		}
+	} else if err := within(n.ns, func() error { return restoreLiberal(n.cfg.StateDir) }); err != nil { // of an earlier configuration
+		n.cfg.Log.Warn("pod network: a setting of connection tracking stays as it is", "err", err)
 	}
 	found := 0
 	if n.cfg.MTU == 0 {
@@ -396,7 +399,7 @@ func (n *Network) allocate(req SandboxRequest, ports []PortMapping) (s *sandbox,
 		}
 		s.Addrs = append(s.Addrs, netip.PrefixFrom(a, p.prefix.Bits()))
 	}
-	if err := remember(n.cfg.StateDir, s); err != nil {
+	if err := records.Keep(n.cfg.StateDir, s.ID, s); err != nil {
 		n.giveBack(s)
 		return nil, false, err
 	}
@@ -463,7 +466,7 @@ func (n *Network) finish(s *sandbox, link int, mac net.HardwareAddr) error {
 func (n *Network) free(s *sandbox) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if err := forget(n.cfg.StateDir, s.ID); err != nil {
+	if err := records.Forget(n.cfg.StateDir, s.ID); err != nil {
 		return err
 	}
 	if n.cfg.Shortcut != nil {
@@ -635,6 +638,7 @@ func Reset(ctx context.Context, cfg Config) error {
 		errs = append(errs, applyRules(ns, nil, nil))
 	}
 	if cfg.StateDir != "" {
+		errs = append(errs, within(ns, func() error { return restoreLiberal(cfg.StateDir) }))
 		if err := os.RemoveAll(cfg.StateDir); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			errs = append(errs, err)
 		}

@@ -2,16 +2,14 @@ package network
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"net/netip"
-	"os"
-	"path/filepath"
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/celox/celox/internal/network/records"
 )
 
 // sandbox is what is remembered about one sandbox.
@@ -32,9 +30,6 @@ func (s *sandbox) ips() []netip.Addr {
 	return ips
 }
 
-// stateSuffix tells the files of sandboxes from those that are being written.
-const stateSuffix = ".json"
-
 // checkID refuses ids that aren't the name of a file.
 func checkID(id string) error {
 	if id == "" || id[0] == '.' || strings.ContainsAny(id, "/\x00") || len(id) > 200 {
@@ -43,62 +38,24 @@ func checkID(id string) error {
 	return nil
 }
 
-// remember writes a sandbox's file, whole or not at all. It isn't forced to the disk: a namespace doesn't outlive the machine either.
-func remember(dir string, s *sandbox) error {
-	b, err := json.Marshal(s)
-	if err != nil {
-		return fmt.Errorf("encode state of sandbox: %w", err)
-	}
-	tmp := filepath.Join(dir, s.ID+".tmp")
-	if err := os.WriteFile(tmp, b, 0o600); err != nil {
-		return fmt.Errorf("keep state of sandbox: %w", err)
-	}
-	if err := os.Rename(tmp, filepath.Join(dir, s.ID+stateSuffix)); err != nil {
-		return fmt.Errorf("keep state of sandbox: %w", err)
-	}
-	return nil
-}
-
-func forget(dir, id string) error {
-	if err := os.Remove(filepath.Join(dir, id+stateSuffix)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("forget sandbox: %w", err)
-	}
-	return nil
-}
-
 // recall reads what earlier processes remembered, and forgets what can't be read or belongs to a namespace that is gone.
 func recall(dir string, log *slog.Logger) ([]*sandbox, error) {
-	entries, err := os.ReadDir(dir)
+	var out []*sandbox
+	err := records.Recall(dir, func(id, file string, data []byte) bool {
+		var s sandbox
+		if err := json.Unmarshal(data, &s); err != nil || s.ID != id || len(s.Addrs) == 0 {
+			log.Warn("pod network: forgetting a sandbox whose state can't be read", "file", file, "err", err)
+			return false
+		}
+		if !isNetNS(s.NetNS) {
+			log.Debug("pod network: forgetting a sandbox that is gone", "sandbox", id, "pod", s.Pod)
+			return false
+		}
+		out = append(out, &s)
+		return true
+	})
 	if err != nil {
 		return nil, fmt.Errorf("pod network: %w", err)
-	}
-	var out []*sandbox
-	for _, e := range entries {
-		path := filepath.Join(dir, e.Name())
-		id, ok := strings.CutSuffix(e.Name(), stateSuffix)
-		var s sandbox
-		if ok {
-			b, err := os.ReadFile(path)
-			if err != nil {
-				return nil, fmt.Errorf("pod network: %w", err)
-			}
-			if err := json.Unmarshal(b, &s); err != nil || s.ID != id || len(s.Addrs) == 0 {
-				log.Warn("pod network: forgetting a sandbox whose state can't be read", "file", path, "err", err)
-				ok = false
-			} else if !isNetNS(s.NetNS) {
-				log.Debug("pod network: forgetting a sandbox that is gone", "sandbox", id, "pod", s.Pod)
-				ok = false
-			}
-		} else if !strings.HasSuffix(e.Name(), ".tmp") {
-			continue
-		}
-		if ok {
-			out = append(out, &s)
-			continue
-		}
-		if err := os.Remove(path); err != nil {
-			return nil, fmt.Errorf("pod network: %w", err)
-		}
 	}
 	return out, nil
 }

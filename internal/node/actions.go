@@ -27,6 +27,14 @@ type situation struct {
 	Probe func(id string) (probe.Result, bool)
 	// HookDone tells whether the container's postStart hook has ended, by id.
 	HookDone func(id string) bool
+	// Given is what a running container was given, by id.
+	Given func(id string) (corev1.ResourceRequirements, bool)
+	// Replaced are ended containers, by id, that the node ended itself to start others in their place.
+	Replaced map[string]bool
+	// Past are the containers, by id, that there were when all were to be restarted together (KEP-5532).
+	Past map[string]bool
+	// Settle says that they are about to be: nothing is begun until what is under way has ended.
+	Settle bool
 	// Crashed tells when a container that ended at finished may start again; the zero time says now.
 	Crashed func(c *corev1.Container, finished time.Time) (until time.Time, delay time.Duration)
 }
@@ -47,6 +55,8 @@ type kill struct {
 	Message string         // of the Killing event
 	Grace   *time.Duration // nil: the pod's
 	Reason  probe.Kind     // the probe that failed, if one did
+	Replace bool           // another is to be started in its place, whatever its restart policy says
+	Abrupt  bool           // without its preStop hook
 }
 
 // actions is the decision.
@@ -79,6 +89,9 @@ func computeActions(s situation) actions {
 	sandbox := usableSandbox(s.Pod, s.Observed)
 	if sandbox == nil {
 		decideSandbox(&s, &a)
+		return a
+	}
+	if s.Settle || killPast(&s, &a) {
 		return a
 	}
 	killStrays(&s, &a, sandbox)
@@ -180,9 +193,53 @@ func killStrays(s *situation, a *actions, sandbox *observed.Sandbox) {
 	}
 }
 
-// inSandbox is the newest incarnation of a container if it belongs to this sandbox.
-func inSandbox(o *observed.Pod, name string, sandbox *observed.Sandbox) *observed.Container {
-	if c := o.Latest(name); c != nil && c.SandboxID == sandbox.ID {
+// killPast ends what still runs of before all containers were restarted together. It tells whether there was anything.
+func killPast(s *situation, a *actions) bool {
+	found := false
+	for i := range s.Observed.Containers {
+		c := &s.Observed.Containers[i]
+		if !c.Running() || !s.past(c) || isEphemeral(s.Pod, c.Name) {
+			continue
+		}
+		found = true
+		grace := time.Duration(0)
+		a.Kill = append(a.Kill, kill{
+			ID: c.ID, Name: c.Name, Message: fmt.Sprintf("Container %s will be restarted with all others of the pod", c.Name), Grace: &grace, Abrupt: true, Replace: true,
+		})
+	}
+	return found
+}
+
+func isEphemeral(pod *corev1.Pod, name string) bool {
+	return slices.ContainsFunc(pod.Spec.EphemeralContainers, func(e corev1.EphemeralContainer) bool { return e.Name == name })
+}
+
+// past tells whether a container is from before all were restarted together.
+func (s *situation) past(c *observed.Container) bool {
+	return s.Past[c.ID]
+}
+
+// restartsAll is the newest container whose end asks for the restart of all, nil if there is none.
+func restartsAll(pod *corev1.Pod, o *observed.Pod) *observed.Container {
+	var out *observed.Container
+	for _, list := range [][]corev1.Container{pod.Spec.InitContainers, pod.Spec.Containers} {
+		for i := range list {
+			l := o.Latest(list[i].Name)
+			if l == nil || !l.Exited() {
+				continue
+			}
+			rule := status.MatchingRule(&list[i], l.ExitCode)
+			if rule != nil && rule.Action == corev1.ContainerRestartRuleActionRestartAllContainers && (out == nil || l.FinishedAt.After(out.FinishedAt)) {
+				out = l
+			}
+		}
+	}
+	return out
+}
+
+// current is the newest incarnation of a container if it belongs to this sandbox, and to the present.
+func (s *situation) current(name string, sandbox *observed.Sandbox) *observed.Container {
+	if c := s.Observed.Latest(name); c != nil && c.SandboxID == sandbox.ID && !s.past(c) {
 		return c
 	}
 	return nil
@@ -192,7 +249,7 @@ func inSandbox(o *observed.Pod, name string, sandbox *observed.Sandbox) *observe
 func decideInit(s *situation, a *actions, sandbox *observed.Sandbox) (initialized, failed bool) {
 	pastInit := false
 	for i := range s.Pod.Spec.Containers {
-		if inSandbox(s.Observed, s.Pod.Spec.Containers[i].Name, sandbox) != nil {
+		if s.current(s.Pod.Spec.Containers[i].Name, sandbox) != nil {
 			pastInit = true
 		}
 	}
@@ -208,10 +265,10 @@ func decideInit(s *situation, a *actions, sandbox *observed.Sandbox) (initialize
 			}
 			return false, false
 		}
-		latest := inSandbox(s.Observed, c.Name, sandbox)
+		latest := s.current(c.Name, sandbox)
 		switch {
 		case latest == nil:
-			s.begin(a, c, s.Observed.Latest(c.Name))
+			s.anew(a, c, s.Observed.Latest(c.Name))
 			if !pastInit {
 				return false, false
 			}
@@ -240,7 +297,7 @@ func decideInit(s *situation, a *actions, sandbox *observed.Sandbox) (initialize
 
 // sidecarStarted tells whether the containers after a sidecar may start.
 func sidecarStarted(s *situation, c *corev1.Container, sandbox *observed.Sandbox) bool {
-	latest := inSandbox(s.Observed, c.Name, sandbox)
+	latest := s.current(c.Name, sandbox)
 	if latest == nil || !latest.Running() {
 		return false
 	}
@@ -263,6 +320,12 @@ func decideMain(s *situation, a *actions, sandbox *observed.Sandbox, c *corev1.C
 	switch {
 	case latest == nil:
 		s.begin(a, c, nil)
+		return true
+	case s.past(latest):
+		s.anew(a, c, latest)
+		return true
+	case s.Replaced[latest.ID]:
+		s.begin(a, c, latest)
 		return true
 	case latest.Running():
 		if latest.SandboxID == sandbox.ID {
@@ -288,34 +351,19 @@ func restarts(pod *corev1.Pod, c *corev1.Container, ended *observed.Container) b
 	if !ended.Exited() {
 		return true
 	}
-	if status.IsSidecar(c) && len(c.RestartPolicyRules) == 0 {
-		return true
-	}
-	for _, rule := range c.RestartPolicyRules {
-		if rule.ExitCodes == nil {
-			continue
+	return status.Restarts(pod.Spec.RestartPolicy, c, ended.ExitCode)
+}
+
+// anew starts a container again that belongs to an older sandbox, or to before all were restarted. Only the one whose end was the cause of
+// that waits out a back-off: it might end in that way every time.
+func (s *situation) anew(a *actions, c *corev1.Container, before *observed.Container) {
+	if before != nil && before.Exited() && s.past(before) {
+		if rule := status.MatchingRule(c, before.ExitCode); rule != nil && rule.Action == corev1.ContainerRestartRuleActionRestartAllContainers {
+			s.again(a, c, before)
+			return
 		}
-		in := slices.Contains(rule.ExitCodes.Values, ended.ExitCode)
-		if in == (rule.ExitCodes.Operator == corev1.ContainerRestartRuleOnExitCodesOpIn) {
-			return true // both actions begin with a restart of this container
-		}
 	}
-	if c.RestartPolicy != nil {
-		switch *c.RestartPolicy {
-		case corev1.ContainerRestartPolicyAlways:
-			return true
-		case corev1.ContainerRestartPolicyOnFailure:
-			return ended.ExitCode != 0
-		}
-		return false
-	}
-	switch pod.Spec.RestartPolicy {
-	case corev1.RestartPolicyNever:
-		return false
-	case corev1.RestartPolicyOnFailure:
-		return ended.ExitCode != 0
-	}
-	return true
+	s.begin(a, c, before)
 }
 
 // begin starts a container for the first time in its sandbox.
@@ -334,6 +382,10 @@ func (s *situation) begin(a *actions, c *corev1.Container, before *observed.Cont
 
 // again starts a container that has ended, when its back-off is over.
 func (s *situation) again(a *actions, c *corev1.Container, ended *observed.Container) {
+	if s.Replaced[ended.ID] {
+		s.begin(a, c, ended)
+		return
+	}
 	if s.held(a, c) {
 		return
 	}
@@ -376,12 +428,16 @@ func (s *situation) examine(a *actions, c *corev1.Container, running *observed.C
 	switch {
 	case running.Hash != "" && running.Hash != observed.ContainerHash(c):
 		k.Message = fmt.Sprintf("Container %s definition changed, will be restarted", c.Name)
+		k.Replace = true
 	case r.Failed == probe.Liveness:
 		k.Reason, p = probe.Liveness, c.LivenessProbe
 		k.Message = fmt.Sprintf("Container %s failed liveness probe, will be restarted", c.Name)
 	case r.Failed == probe.Startup:
 		k.Reason, p = probe.Startup, c.StartupProbe
 		k.Message = fmt.Sprintf("Container %s failed startup probe, will be restarted", c.Name)
+	case s.resizeRestarts(c, running):
+		k.Message = fmt.Sprintf("Container %s resize requires restart", c.Name)
+		k.Replace = true
 	default:
 		return false
 	}

@@ -1,10 +1,13 @@
 package node
 
 import (
+	"cmp"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
@@ -12,6 +15,7 @@ import (
 	resourcehelper "k8s.io/component-helpers/resource"
 	"k8s.io/component-helpers/scheduling/corev1/nodeaffinity"
 
+	"github.com/celox/celox/internal/node/status"
 	"github.com/celox/celox/internal/node/sysctl"
 )
 
@@ -23,6 +27,14 @@ type admission struct {
 	mu    sync.Mutex
 	pods  map[types.UID]corev1.ResourceList // what each admitted pod asks for
 	ports map[types.UID][]hostPort          // of those that want any
+	// deferred are the pods, by id, that ask for more than there is and wait for it.
+	deferred map[types.UID]deferral
+}
+
+// deferral is a resize that waits.
+type deferral struct {
+	pod   *corev1.Pod // as it is to be
+	since time.Time
 }
 
 // admit takes the pod into account, or says why it may not run. A pod that ran here before is never refused.
@@ -49,9 +61,106 @@ func (n *Node) admit(pod *corev1.Pod, ran bool) *rejection {
 // released takes the pod out of the account.
 func (n *Node) released(uid types.UID) {
 	n.admission.mu.Lock()
-	defer n.admission.mu.Unlock()
 	delete(n.admission.pods, uid)
 	delete(n.admission.ports, uid)
+	delete(n.admission.deferred, uid)
+	granted := n.admission.grant(n)
+	n.admission.mu.Unlock()
+	n.tellGranted(granted)
+}
+
+// resized takes what the pod asks for now into account, or says why it has to wait for it.
+func (n *Node) resized(pod *corev1.Pod) *rejection {
+	a := &n.admission
+	requests := resourcehelper.PodRequests(pod, resourcehelper.PodResourcesOptions{})
+	a.mu.Lock()
+	if r := a.fits(n, pod, requests); r != nil {
+		d, waits := a.deferred[pod.UID]
+		if !waits {
+			d.since = n.clock.Now()
+		}
+		d.pod = pod
+		a.deferred[pod.UID] = d
+		a.mu.Unlock()
+		return r
+	}
+	a.pods[pod.UID] = requests
+	delete(a.deferred, pod.UID)
+	granted := a.grant(n)
+	a.mu.Unlock()
+	n.tellGranted(granted)
+	return nil
+}
+
+// unresize takes back that the pod waits for more.
+func (n *Node) unresize(uid types.UID) {
+	n.admission.mu.Lock()
+	defer n.admission.mu.Unlock()
+	delete(n.admission.deferred, uid)
+}
+
+// fits says why a pod can't be resized yet; nil if it can. The caller holds mu.
+func (a *admission) fits(n *Node, pod *corev1.Pod, requests corev1.ResourceList) *rejection {
+	if !grows(a.pods[pod.UID], requests) {
+		return nil
+	}
+	others := maps.Clone(a.pods)
+	for _, obj := range n.cfg.Pods.GetStore().List() {
+		// Those that are on their way in were promised what they have by the process before this one, or by the scheduler.
+		p, ok := obj.(*corev1.Pod)
+		if !ok {
+			continue
+		}
+		if _, counted := others[p.UID]; !counted && p.Spec.NodeName == n.cfg.NodeName && p.Status.Phase != corev1.PodSucceeded && p.Status.Phase != corev1.PodFailed && !isMirror(p) {
+			others[p.UID] = resourcehelper.PodRequests(promisedBefore(p), resourcehelper.PodResourcesOptions{})
+		}
+	}
+	delete(others, pod.UID)
+	return enough(pod, requests, others, n.allocatable(), n.self())
+}
+
+func grows(before, after corev1.ResourceList) bool {
+	return after.Cpu().Cmp(*before.Cpu()) > 0 || after.Memory().Cmp(*before.Memory()) > 0
+}
+
+// grant takes into account what there is room for now of what pods wait for: the more important first, then guaranteed ones, then who has
+// waited longest. It returns whose wishes were met. The caller holds mu.
+func (a *admission) grant(n *Node) []types.UID {
+	if len(a.deferred) == 0 {
+		return nil
+	}
+	order := slices.SortedFunc(maps.Values(a.deferred), func(x, y deferral) int {
+		priority := func(p *corev1.Pod) int32 {
+			if p.Spec.Priority == nil {
+				return 0
+			}
+			return *p.Spec.Priority
+		}
+		rank := func(p *corev1.Pod) int {
+			if status.QOSClass(p) == corev1.PodQOSGuaranteed {
+				return 0
+			}
+			return 1
+		}
+		return cmp.Or(cmp.Compare(priority(y.pod), priority(x.pod)), cmp.Compare(rank(x.pod), rank(y.pod)), x.since.Compare(y.since), cmp.Compare(x.pod.UID, y.pod.UID))
+	})
+	var out []types.UID
+	for _, d := range order {
+		requests := resourcehelper.PodRequests(d.pod, resourcehelper.PodResourcesOptions{})
+		if a.fits(n, d.pod, requests) == nil {
+			a.pods[d.pod.UID] = requests
+			delete(a.deferred, d.pod.UID)
+			out = append(out, d.pod.UID)
+		}
+	}
+	return out
+}
+
+// tellGranted tells pods that what they waited for is theirs.
+func (n *Node) tellGranted(uids []types.UID) {
+	for _, uid := range uids {
+		n.withWorker(uid, (*worker).resizeAgain)
+	}
 }
 
 // admissible decides about one more pod.
@@ -77,6 +186,11 @@ func admissible(pod *corev1.Pod, requests corev1.ResourceList, others map[types.
 	if len(others) >= maxPods {
 		return lacking(corev1.ResourcePods, 1, int64(len(others)), int64(maxPods))
 	}
+	return enough(pod, requests, others, allocatable, node)
+}
+
+// enough says what the node has too little of for the pod beside the others; nil if there is enough of all.
+func enough(pod *corev1.Pod, requests corev1.ResourceList, others map[types.UID]corev1.ResourceList, allocatable corev1.ResourceList, node *corev1.Node) *rejection {
 	for name, want := range requests {
 		if want.IsZero() {
 			continue

@@ -60,12 +60,12 @@ func (n *Node) ensureGroup(f facts) error {
 	return n.cgroups.Ensure(f.cgroup, n.groupLimits(f))
 }
 
-// applyGroup gives a pod's group the limits that it is to have now.
-func (n *Node) applyGroup(f facts) error {
+// setGroup gives a pod's group other limits.
+func (n *Node) setGroup(f facts, l cgroup.Limits) error {
 	if err := n.weigh(f); err != nil {
 		return err
 	}
-	return n.cgroups.Apply(f.cgroup, n.groupLimits(f))
+	return n.cgroups.Apply(f.cgroup, l)
 }
 
 // removeGroup removes a pod's group; that there is none is no error.

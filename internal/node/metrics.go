@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"strconv"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -21,10 +22,33 @@ type counters struct {
 	podStarts prometheus.Histogram
 	// hookFallbacks counts hooks that were answered in plain HTTP although they ask for HTTPS.
 	hookFallbacks prometheus.Counter
+
+	podsStarted, podErrors                              prometheus.Counter
+	containersStarted, containerErrors, containersEnded *prometheus.CounterVec
+	rejections                                          *prometheus.CounterVec
+}
+
+// all are those of the kubelet's own page.
+func (c *counters) all() []prometheus.Collector {
+	return []prometheus.Collector{
+		c.podStarts, c.hookFallbacks, c.podsStarted, c.podErrors, c.containersStarted, c.containerErrors, c.containersEnded, c.rejections,
+	}
 }
 
 func newCounters() *counters {
+	one := func(name, help string) prometheus.Counter {
+		return prometheus.NewCounter(prometheus.CounterOpts{Name: "kubelet_" + name, Help: help})
+	}
+	by := func(name, help string, labels ...string) *prometheus.CounterVec {
+		return prometheus.NewCounterVec(prometheus.CounterOpts{Name: "kubelet_" + name, Help: help}, labels)
+	}
 	return &counters{
+		podsStarted:       one("started_pods_total", "Sandboxes of pods that were started."),
+		podErrors:         one("started_pods_errors_total", "Sandboxes of pods that could not be started."),
+		containersStarted: by("started_containers_total", "Containers that were to be started.", "container_type"),
+		containerErrors:   by("started_containers_errors_total", "Containers that could not be started, by the reason that their status shows.", "container_type", "code"),
+		containersEnded:   by("terminated_containers_total", "Containers that ended.", "container_type", "exit_code", "reason"),
+		rejections:        by("admission_rejections_total", "Pods that were not let in.", "reason"),
 		probes: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "prober_probe_total", Help: "Cumulative number of a liveness, readiness or startup probe for a container by result.",
 		}, []string{"probe_type", "result", "container", "pod", "namespace", "pod_uid"}),
@@ -42,6 +66,30 @@ func (c *counters) probe(pod *corev1.Pod, container string, kind probe.Kind, res
 	c.probes.WithLabelValues(kind.String(), result, container, pod.Name, pod.Namespace, string(pod.UID)).Inc()
 }
 
+// containerType is a container's part in its pod, as metrics name it.
+func containerType(pod *corev1.Pod, name string) string {
+	for i := range pod.Spec.InitContainers {
+		if pod.Spec.InitContainers[i].Name == name {
+			return "init_container"
+		}
+	}
+	if isEphemeral(pod, name) {
+		return "ephemeral_container"
+	}
+	return "container"
+}
+
+// ended counts the end of a container.
+func (c *counters) ended(pod *corev1.Pod, o *observed.Container) {
+	reason := o.Reason
+	if reason == "" {
+		if reason = "Completed"; o.ExitCode != 0 {
+			reason = "Error"
+		}
+	}
+	c.containersEnded.WithLabelValues(containerType(pod, o.Name), strconv.Itoa(int(o.ExitCode)), reason).Inc()
+}
+
 // forget drops the series of a pod that is gone.
 func (c *counters) forget(uid string) { c.probes.DeletePartialMatch(prometheus.Labels{"pod_uid": uid}) }
 
@@ -51,7 +99,7 @@ type registries struct {
 
 func (n *Node) registries(b *backend) registries {
 	r := registries{prometheus.NewRegistry(), prometheus.NewRegistry(), prometheus.NewRegistry(), prometheus.NewRegistry()}
-	r.own.MustRegister(n.counters.podStarts, n.counters.hookFallbacks, &ownMetrics{b})
+	r.own.MustRegister(append(n.counters.all(), &ownMetrics{b})...)
 	r.probes.MustRegister(n.counters.probes)
 	r.cadvisor.MustRegister(&usageMetrics{b, true})
 	r.resource.MustRegister(&usageMetrics{b, false})

@@ -56,24 +56,25 @@ type Node struct {
 	runtimeName string // the scheme of container ids, e.g. "celox"
 	memoryBytes int64
 
-	cgroups   *cgroup.Tree // nil: none are made
-	kernel    criconfig.Kernel
-	burstable burstable
-	objects   *objects.Store
-	volumes   *volume.Manager
-	devices   *dra.Manager
-	plugins   *plugins.Watcher
-	prober    *probe.Manager
-	puller    *imagepull.Puller
-	images    *imagegc.Collector
-	rotator   *podlog.Rotator
-	registrar *registration.Registrar
-	crashes   *backoff.Backoff
-	api       *server.Server
-	static    *source.Set
-	recorder  record.EventRecorder
-	broadcast record.EventBroadcaster
-	counters  *counters
+	cgroups      *cgroup.Tree // nil: none are made
+	kernel       criconfig.Kernel
+	burstable    burstable
+	objects      *objects.Store
+	certificates *objects.Certificates
+	volumes      *volume.Manager
+	devices      *dra.Manager
+	plugins      *plugins.Watcher
+	prober       *probe.Manager
+	puller       *imagepull.Puller
+	images       *imagegc.Collector
+	rotator      *podlog.Rotator
+	registrar    *registration.Registrar
+	crashes      *backoff.Backoff
+	api          *server.Server
+	static       *source.Set
+	recorder     record.EventRecorder
+	broadcast    record.EventBroadcaster
+	counters     *counters
 
 	allocatableList   corev1.ResourceList
 	recursiveReadOnly atomic.Bool
@@ -101,7 +102,7 @@ func New(cfg Config) (*Node, error) {
 	}
 	n := &Node{
 		cfg: cfg, log: cfg.Log, clock: cfg.Clock, ctx: context.Background(), hostname: strings.ToLower(cfg.NodeName), runtimeName: "celox",
-		workers: map[types.UID]*worker{}, admission: admission{pods: map[types.UID]corev1.ResourceList{}, ports: map[types.UID][]hostPort{}},
+		workers: map[types.UID]*worker{}, admission: admission{pods: map[types.UID]corev1.ResourceList{}, ports: map[types.UID][]hostPort{}, deferred: map[types.UID]deferral{}},
 		crashes: backoff.New(crashFirst, crashMax), counters: newCounters(), arrived: make(chan struct{}, 1),
 	}
 	if cfg.CgroupRoot != "" {
@@ -124,9 +125,13 @@ func New(cfg Config) (*Node, error) {
 	n.allocatableList = registration.Allocatable(capacity, cfg.Reserved, keep)
 
 	n.objects = objects.New(cfg.Client, cfg.Clock, n.objectChanged)
+	n.certificates = objects.NewCertificates(cfg.Client, cfg.NodeName, n.bundlesChanged, n.objectChanged)
 	n.volumes = volume.New(volume.Config{
-		Root: cfg.RootDir, Client: cfg.Client, Sources: n.objects, Mounter: volume.Kernel{}, Clock: cfg.Clock,
+		Root: cfg.RootDir, Client: cfg.Client, Sources: n.objects, Certificates: n.certificates, NodeName: cfg.NodeName, Mounter: volume.Kernel{}, Clock: cfg.Clock,
 		Node: func(pod *corev1.Pod) downward.Node { return n.downwardOf(pod) },
+		Event: func(pod *corev1.Pod, reason, message string) {
+			n.event(pod, "", corev1.EventTypeWarning, reason, message)
+		},
 	})
 	n.devices, err = dra.New(dra.Config{
 		NodeName: cfg.NodeName, Client: cfg.Client, File: filepath.Join(cfg.RootDir, "dra_manager_state"), Clock: cfg.Clock, Log: cfg.Log,
@@ -269,6 +274,7 @@ func (n *Node) finish(wg *sync.WaitGroup) {
 	n.wg.Wait()
 	n.prober.Close()
 	n.objects.Close()
+	n.certificates.Close()
 	n.broadcast.Shutdown()
 }
 
@@ -387,6 +393,13 @@ func (n *Node) withWorker(uid types.UID, f func(*worker)) {
 }
 
 func (n *Node) objectChanged(uid types.UID) { n.withWorker(uid, (*worker).objectChanged) }
+
+// bundlesChanged wakes the pods that project trust bundles.
+func (n *Node) bundlesChanged() {
+	for _, w := range n.allWorkers() {
+		w.bundlesChanged()
+	}
+}
 
 func (n *Node) allWorkers() []*worker {
 	n.mu.Lock()

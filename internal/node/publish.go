@@ -38,10 +38,10 @@ func (w *worker) publish(ctx context.Context, now time.Time) {
 		return
 	}
 	in := w.input(now)
-	target := w.pod
+	target := w.resize.source
 	if w.static {
 		if target = w.n.mirrorOf(w.pod); target == nil {
-			target = w.pod
+			target = w.resize.source
 		}
 	}
 	base := *w.pod
@@ -61,7 +61,7 @@ func (w *worker) publish(ctx context.Context, now time.Time) {
 	w.shown = &computed
 	gone := w.gone
 	w.mu.Unlock()
-	if gone && !w.static || w.static && target == w.pod {
+	if gone && !w.static || w.static && target == w.resize.source {
 		w.final = w.stage == stageRemove
 		return
 	}

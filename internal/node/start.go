@@ -59,6 +59,11 @@ func (w *worker) facts() facts {
 func (w *worker) spawnSetup(ctx context.Context) {
 	f := w.facts()
 	first := !w.setupDone
+	var group *cgroup.Limits
+	if first && f.cgroup != "" {
+		l := w.n.groupLimits(f)
+		group = &l
+	}
 	w.spawn(ctx, "setup", false, func(ctx context.Context) func() {
 		next, err := w.n.setupPod(ctx, f, first)
 		return func() {
@@ -71,6 +76,9 @@ func (w *worker) spawnSetup(ctx context.Context) {
 			}
 			w.setupRetry.ok()
 			w.setupDone = true
+			if group != nil {
+				w.resize.group = group
+			}
 			w.tokenAt = next
 		}
 	})
@@ -147,9 +155,11 @@ func (n *Node) runSandbox(ctx context.Context, f facts, attempt uint32, old []ob
 	}
 	config, handler, err := n.sandboxConfig(ctx, f, attempt)
 	if err == nil {
+		n.counters.podsStarted.Inc()
 		_, err = n.cfg.Runtime.RunPodSandbox(ctx, config, handler)
 	}
 	if err != nil {
+		n.counters.podErrors.Inc()
 		if ctx.Err() == nil {
 			n.event(f.pod, "", corev1.EventTypeWarning, "FailedCreatePodSandBox", "Failed to create pod sandbox: "+plain(err))
 		}
@@ -162,6 +172,9 @@ func (n *Node) runSandbox(ctx context.Context, f facts, attempt uint32, old []ob
 func (n *Node) sandboxConfig(ctx context.Context, f facts, attempt uint32) (*runtimeapi.PodSandboxConfig, string, error) {
 	handler, err := n.runtimeHandler(ctx, f.pod)
 	if err != nil {
+		return nil, "", err
+	}
+	if err := supportsUsers(f.pod, handler); err != nil {
 		return nil, "", err
 	}
 	host, err := n.resolver()
@@ -177,6 +190,18 @@ func (n *Node) sandboxConfig(ctx context.Context, f facts, attempt uint32) (*run
 		Options: criconfig.Options{SeccompDir: n.cfg.SeccompDir},
 	})
 	return config, handler, err
+}
+
+// supportsUsers refuses a pod that is not to share the users of the machine: the runtime makes no user namespaces, and such a pod must not
+// run with the rights that it meant to give up.
+func supportsUsers(pod *corev1.Pod, handler string) error {
+	switch {
+	case pod.Spec.HostUsers == nil || *pod.Spec.HostUsers:
+		return nil
+	case handler != "":
+		return fmt.Errorf("can't set `spec.hostUsers: false`, RuntimeClass handler %q does not support user namespaces", handler)
+	}
+	return errors.New("can't set `spec.hostUsers: false`, runtime does not support user namespaces")
 }
 
 // runtimeHandler is the handler that the pod's RuntimeClass names.
@@ -211,6 +236,7 @@ func (n *Node) resolver() (criconfig.Resolver, error) {
 type started struct {
 	failure *failure
 	created bool // there is a new container, whatever became of it
+	id      string
 }
 
 // spawnStart starts a container beside the worker.
@@ -235,7 +261,12 @@ func (w *worker) spawnStart(ctx context.Context, st start, now time.Time) {
 		before = l.ID
 	}
 	w.spawn(ctx, containerKey(name), false, func(ctx context.Context) func() {
+		kind := containerType(f.pod, name)
+		w.n.counters.containersStarted.WithLabelValues(kind).Inc()
 		result := w.startContainer(ctx, f, st, targetID)
+		if result.failure != nil {
+			w.n.counters.containerErrors.WithLabelValues(kind, result.failure.Reason).Inc()
+		}
 		if result.failure == nil {
 			for _, id := range old {
 				if err := w.n.cfg.Runtime.RemoveContainer(ctx, id); err != nil && ctx.Err() == nil && !observed.IsNotFound(err) {
@@ -244,7 +275,10 @@ func (w *worker) spawnStart(ctx context.Context, st start, now time.Time) {
 			}
 		}
 		return func() {
-			if result.created && st.Replaces != nil && !st.Leftover {
+			if result.id != "" {
+				w.resize.given[result.id] = givenTo(f.pod, st.Container)
+			}
+			if result.created && st.Replaces != nil && !st.Leftover && !w.replaced[st.Replaces.ID] {
 				w.n.crashes.Next(w.crashKey(st.Container), st.Replaces.FinishedAt, now)
 			}
 			if result.failure == nil {
@@ -342,11 +376,11 @@ func (w *worker) startContainer(ctx context.Context, f facts, st start, targetID
 			event(corev1.EventTypeWarning, "Failed", "Error: "+message)
 		}
 		// It counts as a crash: its back-off is the containers', and the runtime shows it as ended.
-		return started{created: true, failure: &failure{Waiting: status.Waiting{Reason: reasonRun, Message: message}, retryAt: time.Time{}.Add(1)}}
+		return started{created: true, id: id, failure: &failure{Waiting: status.Waiting{Reason: reasonRun, Message: message}, retryAt: time.Time{}.Add(1)}}
 	}
 	event(corev1.EventTypeNormal, "Started", "Container started")
 	if !hasHook {
-		return started{created: true}
+		return started{created: true, id: id}
 	}
 	w.runtimeChanged()
 	ip := ""
@@ -365,9 +399,9 @@ func (w *worker) startContainer(ctx context.Context, f facts, st start, targetID
 		if err := n.cfg.Runtime.StopContainer(ctx, id, int64(grace/time.Second)); err != nil && ctx.Err() == nil {
 			n.log.Warn("cannot stop a container", "id", id, "error", err)
 		}
-		return started{created: true, failure: &failure{Waiting: status.Waiting{Reason: reasonPostStart, Message: "PostStartHook failed"}, retryAt: time.Time{}.Add(1)}}
+		return started{created: true, id: id, failure: &failure{Waiting: status.Waiting{Reason: reasonPostStart, Message: "PostStartHook failed"}, retryAt: time.Time{}.Add(1)}}
 	}
-	return started{created: true}
+	return started{created: true, id: id}
 }
 
 func (w *worker) setHook(id string, running bool) {

@@ -126,7 +126,7 @@ func (w *worker) spawnKill(ctx context.Context, k kill, grace time.Duration) {
 	w.spawn(ctx, containerKey(k.Name), true, func(ctx context.Context) func() {
 		begun := w.n.clock.Now()
 		left := grace
-		if !hooked && container != nil && container.Lifecycle != nil && container.Lifecycle.PreStop != nil {
+		if !hooked && !k.Abrupt && container != nil && container.Lifecycle != nil && container.Lifecycle.PreStop != nil {
 			w.n.preStop(ctx, f, container, k.ID, grace)
 			left = max(grace-w.n.clock.Since(begun), minGraceAfterHook)
 		}

@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/celox/celox/internal/node/imagepull"
+	"github.com/celox/celox/internal/node/objects"
 	"github.com/celox/celox/internal/node/observed"
 	"github.com/celox/celox/internal/node/probe"
 	"github.com/celox/celox/internal/node/status"
@@ -51,6 +52,7 @@ type worker struct {
 	dirty     bool // the runtime has news
 	refresh   bool // an object that the pod uses changed
 	connected bool // the network of pods works now
+	askAgain  bool // what the pod was refused may be there now
 	evicted   *eviction
 	completed []completion // results of tasks, to be applied by the worker
 	hooks     map[string]bool
@@ -85,8 +87,11 @@ type worker struct {
 	sandbox    retry
 	teardown   retry
 
-	resizeWant bool // the specification changed: limits may have
-	counted    bool // the start was counted
+	resize   resizing
+	replaced map[string]bool // ended containers, by id, that this node ended to start others in their place
+	resetBy  string          // the container whose end had all containers restarted, the last time
+	past     map[string]bool // the containers, by id, that there were then
+	counted  bool            // the start was counted
 
 	failures map[string]failure
 	messages map[string]string // termination messages by container id
@@ -161,6 +166,7 @@ func newWorker(n *Node, uid types.UID) *worker {
 		n: n, uid: uid, wake: make(chan struct{}, 1), dirty: true, hooks: map[string]bool{},
 		reader: observed.NewReader(n.cfg.Runtime), observed: &observed.Pod{UID: uid}, tasks: map[string]*task{},
 		failures: map[string]failure{}, messages: map[string]string{}, backoffs: map[string]time.Time{}, preStops: map[string]bool{},
+		replaced: map[string]bool{}, past: map[string]bool{}, resize: resizing{given: map[string]corev1.ResourceRequirements{}},
 	}
 }
 
@@ -184,7 +190,18 @@ func (w *worker) update(pod *corev1.Pod) { w.tell(func() { w.next = pod }) }
 func (w *worker) runtimeChanged()        { w.tell(func() { w.dirty = true }) }
 func (w *worker) objectChanged()         { w.tell(func() { w.refresh = true }) }
 func (w *worker) networkReady()          { w.tell(func() { w.connected = true }) }
+func (w *worker) resizeAgain()           { w.tell(func() { w.askAgain = true }) }
 func (w *worker) evict(e eviction)       { w.tell(func() { w.evicted = &e }) }
+
+// bundlesChanged wakes the pod if it projects trust bundles.
+func (w *worker) bundlesChanged() {
+	w.mu.Lock()
+	pod := w.next
+	w.mu.Unlock()
+	if pod != nil && objects.UsesTrustBundles(pod) {
+		w.objectChanged()
+	}
+}
 
 // remove tells that the source has the pod no more. What it asked for is free at once, as everybody else believes now: a pod that is bound
 // here in its place must not be refused because the containers of this one are still being killed.
@@ -310,8 +327,11 @@ func (w *worker) take() (dirty bool) {
 	completed := w.completed
 	w.completed = nil
 	dirty, w.dirty = w.dirty, false
-	if w.next != nil && w.next != w.pod {
+	if w.next != nil && w.next != w.resize.source {
 		w.changePod(w.next)
+	}
+	if w.askAgain {
+		w.askAgain, w.resize.asked = false, true
 	}
 	if w.refresh {
 		w.refresh = false
@@ -342,15 +362,27 @@ func (w *worker) take() (dirty bool) {
 
 // changePod takes a new version of the pod. The caller holds mu.
 func (w *worker) changePod(pod *corev1.Pod) {
-	old := w.pod
-	w.pod = pod
+	old := w.resize.source
+	w.resize.source = pod
 	w.shownPod = pod
 	if old == nil {
 		w.static = isStatic(pod)
+		w.pod = pod
+		if !w.static {
+			w.pod = promisedBefore(pod)
+			w.resize.asked = w.pod != pod
+			w.resize.remember(pod)
+		}
 		w.started = w.n.clock.Now()
 		w.setupWant = true
 		w.n.objects.Use(w.uid, objectRefs(pod))
 		return
+	}
+	if w.admitted && !w.static {
+		w.pod = withResourcesOf(pod, w.pod)
+		w.resize.asked = w.resize.asked || !sameResources(old, pod)
+	} else {
+		w.pod = pod
 	}
 	if old.ResourceVersion == pod.ResourceVersion && pod.ResourceVersion != "" {
 		return
@@ -358,7 +390,6 @@ func (w *worker) changePod(pod *corev1.Pod) {
 	w.noteVersion(pod)
 	if !apiequality.Semantic.DeepEqual(old.Spec, pod.Spec) {
 		clear(w.failures)
-		w.resizeWant = true
 		w.setupRetry.at = time.Time{}
 		w.n.objects.Use(w.uid, objectRefs(pod))
 	}
@@ -388,6 +419,7 @@ func (w *worker) look(ctx context.Context) {
 		}
 		return
 	}
+	before := w.looked
 	w.observed, w.looked = o, true
 	if w.orphan && len(w.pod.Spec.Containers) == 0 {
 		w.pod = remembered(w.pod, o)
@@ -404,6 +436,9 @@ func (w *worker) look(ctx context.Context) {
 			w.n.rotator.Forget(c.ID)
 			if c.Exited() {
 				if _, ok := w.messages[c.ID]; !ok {
+					if before {
+						w.n.counters.ended(w.pod, c)
+					}
 					w.messages[c.ID] = w.lastWords(c)
 				}
 			}
@@ -428,6 +463,9 @@ func (w *worker) look(ctx context.Context) {
 		known[o.Containers[i].ID] = true
 	}
 	maps.DeleteFunc(w.messages, func(id string, _ string) bool { return !known[id] })
+	maps.DeleteFunc(w.resize.given, func(id string, _ corev1.ResourceRequirements) bool { return !known[id] })
+	maps.DeleteFunc(w.replaced, func(id string, _ bool) bool { return !known[id] })
+	maps.DeleteFunc(w.past, func(id string, _ bool) bool { return !known[id] })
 }
 
 // tellLater looks again after a moment.
@@ -500,6 +538,7 @@ func (w *worker) runPod(ctx context.Context, now time.Time) {
 		if r := w.n.admit(w.pod, len(w.observed.Sandboxes) > 0 || w.pod.Status.StartTime != nil); r != nil {
 			w.rejected, w.reason, w.message = true, r.reason, "Pod was rejected: "+r.message
 			w.n.event(w.pod, "", corev1.EventTypeWarning, r.reason, r.message)
+			w.n.counters.rejections.WithLabelValues(r.reason).Inc()
 			w.stage = stageTeardown
 			return
 		}
@@ -520,6 +559,8 @@ func (w *worker) runPod(ctx context.Context, now time.Time) {
 			w.wakeAt(w.setupRetry.at)
 		}
 	}
+	w.noteReset()
+	w.followResize(ctx, now)
 	a := computeActions(w.situation(now))
 	w.wakeAt(a.Wake)
 	w.noteBackOff(a)
@@ -528,12 +569,11 @@ func (w *worker) runPod(ctx context.Context, now time.Time) {
 		w.stopPod(ctx, now)
 		return
 	}
-	if w.resizeWant && !w.busy("resize") {
-		w.resizeWant = false
-		w.spawnResize(ctx)
-	}
 	for _, k := range a.Kill {
 		if !w.busy(containerKey(k.Name)) {
+			if k.Replace {
+				w.replaced[k.ID] = true
+			}
 			w.spawnKill(ctx, k, w.killGrace(k))
 		}
 	}
@@ -562,7 +602,10 @@ func (w *worker) anyBusy() bool {
 }
 
 func (w *worker) situation(now time.Time) situation {
-	s := situation{Pod: w.pod, Observed: w.observed, Now: now, Busy: map[string]bool{}, Held: map[string]time.Time{}, Probe: w.n.prober.Result}
+	s := situation{
+		Pod: w.pod, Observed: w.observed, Now: now, Busy: map[string]bool{}, Held: map[string]time.Time{}, Probe: w.n.prober.Result,
+		Given: w.givenTo, Replaced: w.replaced, Past: w.past, Settle: w.settling(),
+	}
 	for key := range w.tasks {
 		if len(key) > 2 && key[:2] == "c/" {
 			s.Busy[key[2:]] = true
@@ -604,7 +647,10 @@ func (w *worker) input(now time.Time) status.Input {
 		Pod: w.pod, Observed: w.observed, Now: now, RuntimeName: w.n.runtimeName, HostIPs: w.n.cfg.NodeIPs,
 		StartTime: w.started, Waiting: map[string]status.Waiting{}, Probes: map[string]status.ProbeResult{}, Messages: w.messages,
 		Reason: w.reason, Message: w.message, Rejected: w.rejected, ExtraConditions: w.extra,
-		Terminal: w.stage >= stageTeardown,
+		Terminal: w.stage >= stageTeardown, Given: w.resize.given, Replaced: w.replaced, Past: w.past, Restarting: w.stage == stageRun && w.restartingAll(),
+	}
+	if w.stage < stageTeardown {
+		in.Resize = w.resize.conditions()
 	}
 	if w.stage <= stageStop {
 		for name, f := range w.failures {

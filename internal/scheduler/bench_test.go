@@ -160,52 +160,62 @@ func BenchmarkPerf(b *testing.B) {
 		}
 		perSecond(b, start)
 	})
-	b.Run("PreemptionBasic", func(b *testing.B) {
-		var s *Snapshot
-		var round int
-		fill := func() {
-			round++
-			s = NewSnapshot(1)
-			for i := range benchNodes {
-				s.SetNode(benchNode(i))
-				for k := range 4 {
-					p := newPod(fmt.Sprint("low", i, "-", k), on(nodeNumber(i)), requesting("cpu", "900m", "memory", "500Mi"), priority(0))
-					s.Place(s.NewPod(p), p.Spec.NodeName, false)
-				}
+	b.Run("PreemptionBasic", func(b *testing.B) { preemption(b, 0) })
+	b.Run("PreemptionBasic/waiting", func(b *testing.B) { preemption(b, 300) })
+}
+
+// preemption measures how room is made for pods. So many of them always wait for their nodes, which are free already and nominated.
+func preemption(b *testing.B, waiting int) {
+	var s *Snapshot
+	var round int
+	var free []*Pod
+	fill := func() {
+		round++
+		s, free = NewSnapshot(1), nil
+		for i := range benchNodes {
+			s.SetNode(benchNode(i))
+			for k := range 4 {
+				p := newPod(fmt.Sprint("low", i, "-", k), on(nodeNumber(i)), requesting("cpu", "900m", "memory", "500Mi"), priority(0))
+				s.Place(s.NewPod(p), p.Spec.NodeName, false)
 			}
 		}
-		fill()
-		b.ReportAllocs()
-		start := processor(b)
-		for i := 0; b.Loop(); i++ {
-			if i > 0 && i%benchNodes == 0 {
-				b.StopTimer()
-				fill()
-				b.StartTimer()
-			}
-			pod := newPod("high", requesting("cpu", "3", "memory", "500Mi"), priority(10))
-			pod.UID = types.UID(fmt.Sprint("high", round, "-", i))
-			pod.ObjectMeta.CreationTimestamp = metav1.Time{}
-			p := s.NewPod(pod)
-			d := s.Decide(p)
-			if d.Failure == nil {
-				b.Fatal("fits ", d.Node)
-			}
-			e, ok := s.Preempt(p, d.Failure)
-			if !ok || len(e.Victims) != 3 {
-				b.Fatalf("%+v %v", e, d.Failure)
-			}
-			s.Nominate(p, e.Node)
-			for _, v := range e.Victims {
-				s.Remove(v.UID)
-			}
-			if d = s.Decide(p); d.Node != e.Node {
-				b.Fatalf("on %q instead of %q", d.Node, e.Node)
-			}
-			s.Place(p, d.Node, true)
+	}
+	fill()
+	b.ReportAllocs()
+	start := processor(b)
+	for i := 0; b.Loop(); i++ {
+		if i > 0 && i%benchNodes == 0 {
+			b.StopTimer()
+			fill()
+			b.StartTimer()
 		}
-		perSecond(b, start)
-	})
+		pod := newPod("high", requesting("cpu", "3", "memory", "500Mi"), priority(10))
+		pod.UID = types.UID(fmt.Sprint("high", round, "-", i))
+		pod.ObjectMeta.CreationTimestamp = metav1.Time{}
+		p := s.NewPod(pod)
+		d := s.Decide(p)
+		if d.Failure == nil {
+			b.Fatal("fits ", d.Node)
+		}
+		e, ok := s.Preempt(p, d.Failure)
+		if !ok || len(e.Victims) != 3 {
+			b.Fatalf("%+v %v", e, d.Failure)
+		}
+		s.Nominate(p, e.Node)
+		for _, v := range e.Victims {
+			s.Remove(v.UID)
+		}
+		if free = append(free, p); len(free) <= waiting {
+			continue
+		}
+		p, free = free[0], free[1:]
+		want := s.NominatedFor(p.uid())
+		if d = s.Decide(p); d.Node != want || want == "" {
+			b.Fatalf("on %q instead of %q", d.Node, want)
+		}
+		s.Place(p, d.Node, true)
+	}
+	perSecond(b, start)
 }
 
 // BenchmarkBorg measures what is taken from Borg against plain evaluation: the same decisions with it and without. "plain" looks at every node for every pod; "classes" keeps

@@ -2,7 +2,6 @@ package scheduler
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"time"
@@ -10,7 +9,6 @@ import (
 	v1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
 )
 
 // tell carries out what was decided, and observes how long the extension points took.
@@ -106,7 +104,7 @@ func (s *Scheduler) bindPod(ctx context.Context, pod *v1.Pod, node string) error
 }
 
 func bindingPath(pod *v1.Pod) string {
-	return "/api/v1/namespaces/" + pod.Namespace + "/pods/" + pod.Name + "/binding"
+	return podPath(pod) + "/binding"
 }
 
 // binding puts this pod, and not another of its name, on a node.
@@ -122,101 +120,4 @@ func binding(pod *v1.Pod, node string) *v1.Binding {
 func nodeMissing(err error) bool {
 	var st apierrors.APIStatus
 	return errors.As(err, &st) && st.Status().Details != nil && st.Status().Details.Kind == "nodes"
-}
-
-// report is what is to be told about a pod that has no node.
-type report struct {
-	pod             *Pod
-	reason, message string
-	// hint is what follows the message in the event.
-	hint string
-	// nominate is the node that room is being made on, or "" if that is over; nil leaves it as it is.
-	nominate *string
-	// next says that it is to be written once more, since it changed while it was being written.
-	next bool
-}
-
-// reportLater tells the user, by an event and the pod's condition, why the pod has no node. s.mu must be held.
-func (s *Scheduler) reportLater(ctx context.Context, p *Pod, now report) {
-	now.pod = p
-	uid := p.uid()
-	if r := s.reports[uid]; r != nil {
-		if now.nominate == nil {
-			now.nominate = r.nominate
-		}
-		now.next = true
-		*r = now
-		return
-	}
-	r := &now
-	s.reports[uid] = r
-	s.wg.Go(func() {
-		for {
-			s.mu.Lock()
-			r.next = false
-			current := *r
-			s.mu.Unlock()
-			select {
-			case s.calls <- struct{}{}:
-				s.report(ctx, &current)
-				<-s.calls
-			case <-ctx.Done():
-			}
-			s.mu.Lock()
-			if !r.next || ctx.Err() != nil {
-				delete(s.reports, uid)
-				s.mu.Unlock()
-				return
-			}
-			s.mu.Unlock()
-		}
-	})
-}
-
-func (s *Scheduler) report(ctx context.Context, r *report) {
-	pod := r.pod.pod
-	s.recorder(r.pod).Eventf(pod, nil, v1.EventTypeWarning, "FailedScheduling", "Scheduling", "%s%s", r.message, r.hint)
-	want := v1.PodCondition{Type: v1.PodScheduled, Status: v1.ConditionFalse, Reason: r.reason, Message: r.message, ObservedGeneration: pod.Generation}
-	now := metav1.NewTime(s.clock.Now())
-	want.LastTransitionTime = now
-	same := r.nominate == nil || *r.nominate == pod.Status.NominatedNodeName
-	for i := range pod.Status.Conditions {
-		have := &pod.Status.Conditions[i]
-		if have.Type != want.Type {
-			continue
-		}
-		if have.Status == want.Status {
-			want.LastTransitionTime = have.LastTransitionTime
-			if same && have.Reason == want.Reason && have.Message == want.Message {
-				return
-			}
-		}
-	}
-	status := map[string]any{"conditions": []v1.PodCondition{want}}
-	if r.nominate != nil {
-		status["nominatedNodeName"] = *r.nominate
-	}
-	s.patchStatus(ctx, pod, status)
-}
-
-// patchStatus writes parts of a pod's status. Failure is logged: whoever needs it comes again.
-func (s *Scheduler) patchStatus(ctx context.Context, pod *v1.Pod, status map[string]any) {
-	err := s.tryPatchStatus(ctx, pod, status)
-	if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) && ctx.Err() == nil {
-		s.log.Error("scheduler: write status", "pod", pod.Namespace+"/"+pod.Name, "err", err)
-	}
-}
-
-func (s *Scheduler) tryPatchStatus(ctx context.Context, pod *v1.Pod, status map[string]any) error {
-	patch, err := json.Marshal(map[string]any{
-		"metadata": map[string]any{"uid": pod.UID}, // of this pod, not of another with its name
-		"status":   status,
-	})
-	if err != nil {
-		return fmt.Errorf("encode status: %w", err)
-	}
-	call, cancel := context.WithTimeout(ctx, callTimeout)
-	defer cancel()
-	_, err = s.client.CoreV1().Pods(pod.Namespace).Patch(call, pod.Name, types.StrategicMergePatchType, patch, metav1.PatchOptions{}, "status")
-	return err
 }

@@ -17,7 +17,9 @@ type class struct {
 	own        ranking             // by the weighted sum of the scores that aren't normalized
 	relative   []relative
 	fitting    int // nodes that fit
-	used       uint64
+	// crowded is what besides said of nodes that others are nominated for; it ends with the node's next change.
+	crowded []crowd
+	used    uint64
 	// hint is what was said about the nearest fit when seen was one less than hintFor.
 	hint    string
 	hintFor uint64
@@ -125,6 +127,9 @@ func (c *class) evaluate(s *Snapshot, i int) {
 	n := &s.nodes[i]
 	r := s.filterNode(c, n)
 	c.reject(i, r)
+	if i < len(c.crowded) {
+		c.crowded[i] = crowd{}
+	}
 	if r != 0 {
 		c.own.set(i, rejectedScore)
 	} else {

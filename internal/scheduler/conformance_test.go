@@ -25,7 +25,7 @@ type theatre struct {
 func conformance(t *testing.T, nodes ...*v1.Node) *theatre {
 	t.Helper()
 	e := controllertest.Start(t)
-	s, err := New(Config{Client: e.Client, Informers: e.Informers})
+	s, err := New(Config{Client: e.Client, Poster: e.Poster, Informers: e.Informers})
 	if err != nil {
 		t.Fatal(err)
 	}

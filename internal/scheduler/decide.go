@@ -28,7 +28,7 @@ type scratch struct {
 // changes nothing: the caller books the pod with Place.
 func (s *Snapshot) Decide(p *Pod) Decision {
 	if i, ok := s.nominated[p.uid()]; ok {
-		if c, others, ok := s.fitsNominated(p, i); ok && s.besides(c, p, others, int32(i)) == 0 {
+		if c, others, ok := s.fitsNominated(p, i); ok && s.tryBesides(c, p, others, int32(i)) == 0 {
 			return Decision{Node: s.nodes[i].name, Nodes: s.count, Fitting: 1}
 		}
 	}
@@ -37,7 +37,7 @@ func (s *Snapshot) Decide(p *Pod) Decision {
 		return s.refused(p, no)
 	}
 	if p.only == nil && c.fitting > 0 && len(others) == 0 && !c.hasRelative() {
-		if i := c.own.best(s.rand); s.besides(c, p, nil, int32(i)) == 0 {
+		if i := c.own.best(s.rand); s.besides(c, p, nil, int32(i), s.ownNomination(p)) == 0 {
 			return Decision{Node: s.nodes[i].name, Nodes: s.count, Fitting: c.fitting}
 		}
 	}
@@ -84,12 +84,15 @@ func (c *class) hasRelative() bool {
 	return slices.ContainsFunc(c.relative, func(r relative) bool { return r.nonzero > 0 })
 }
 
-// fitsNominated says whether a pod fits on a node, other pods' nominations aside.
+// fitsNominated says whether a pod fits on a node, other pods' nominations aside. What is kept for the class that it returns may be out of date.
 func (s *Snapshot) fitsNominated(p *Pod, i int) (*class, []asked, bool) {
 	if p.only != nil && !slices.Contains(p.only, s.nodes[i].name) {
 		return nil, nil, false
 	}
-	c := newClass(p)
+	c := s.classes[p.key]
+	if c == nil || p.only != nil {
+		c = newClass(p)
+	}
 	if s.filterNode(c, &s.nodes[i]) != 0 {
 		return nil, nil, false
 	}
@@ -117,7 +120,7 @@ func (s *Snapshot) search(p *Pod, c *class, others []asked) *Failure {
 	s.scratch.rejects = rejects
 	enough := p.profile.enough(s.count)
 	n := len(rejects)
-	start, looked := 0, 0
+	start, looked, own := 0, 0, s.ownNomination(p)
 	if enough < s.count {
 		// Not all are looked at: from a place that chance chooses, so that every node has its turn, whoever asks (Borg's relaxed randomization).
 		start = s.rand.IntN(n)
@@ -137,7 +140,7 @@ func (s *Snapshot) search(p *Pod, c *class, others []asked) *Failure {
 			}
 		}
 		if r == 0 {
-			r = s.besides(c, p, others, int32(i))
+			r = s.besides(c, p, others, int32(i), own)
 		}
 		if rejects[i] = r; r == 0 {
 			fitting = append(fitting, int32(i))
@@ -269,7 +272,7 @@ func (s *Snapshot) Diagnose(p *Pod) (verdicts []Verdict, plugin, whole string) {
 			}
 		}
 		if len(v.Refusals) == 0 && no == nil {
-			if r := s.besides(c, p, others, int32(i)); r != 0 {
+			if r := s.besides(c, p, others, int32(i), s.ownNomination(p)); r != 0 {
 				refuse(r)
 			}
 		}

@@ -42,6 +42,16 @@ func TestFilters(t *testing.T) {
 		{"overhead adds up", snapshotOf(newNode("a", "1", "1Gi")), newPod("p", requesting("cpu", "600m"), func(p *v1.Pod) {
 			p.Spec.Overhead = list(map[v1.ResourceName]string{"cpu": "500m"})
 		}), "0/1 nodes are available: 1 Insufficient cpu." + unresolved(1)},
+		{"no node restarts all", snapshotOf(newNode("a", "1", "1Gi")), newPod("p", restartingAll),
+			"0/1 nodes are available: 1 node(s) didn't match Pod's required features." + unresolved(1)},
+		{"one node restarts all", snapshotOf(newNode("a", "1", "1Gi"), newNode("b", "1", "1Gi", declaring("Other", "RestartAllContainersOnContainerExits"))), newPod("p", restartingAll), "b"},
+		{"a node learns to restart all", func() *Snapshot {
+			s := snapshotOf(newNode("a", "1", "1Gi"))
+			if !s.SetNode(newNode("a", "1", "1Gi", declaring("RestartAllContainersOnContainerExits"))) {
+				t.Error("nothing changed")
+			}
+			return s
+		}(), newPod("p", restartingAll), "a"},
 		{"cordoned", snapshotOf(newNode("a", "1", "1Gi", cordoned)), newPod("p"), "0/1 nodes are available: 1 node(s) were unschedulable." + unresolved(1)},
 		{"cordoned, tolerated", snapshotOf(newNode("a", "1", "1Gi", cordoned)), newPod("p", tolerating(v1.Toleration{Key: v1.TaintNodeUnschedulable, Operator: v1.TolerationOpExists})), "a"},
 		{"tainted", snapshotOf(newNode("a", "1", "1Gi", tainted("k", "v", v1.TaintEffectNoSchedule)), newNode("b", "1", "1Gi", tainted("k", "w", v1.TaintEffectNoExecute))), newPod("p"),
@@ -207,7 +217,24 @@ func TestKept(t *testing.T) {
 		}
 		nodes := map[string]*v1.Node{}
 		pods := map[string]*v1.Pod{}
+		nominated := map[string]*v1.Pod{} // for the node in their specification
 		t.Repeat(map[string]func(*rapid.T){
+			"nominate": func(t *rapid.T) {
+				p := kinds[rapid.IntRange(0, len(kinds)-1).Draw(t, "kind")](fmt.Sprint("p", rapid.IntRange(0, 20).Draw(t, "pod")))
+				node := name.Draw(t, "node")
+				if pods[p.Name] != nil || nodes[node] == nil {
+					return
+				}
+				priority(int32(rapid.IntRange(0, 2).Draw(t, "priority")))(p)
+				s.Nominate(s.NewPod(p), node)
+				p.Status.NominatedNodeName = node
+				nominated[p.Name] = p
+			},
+			"end of a nomination": func(t *rapid.T) {
+				n := fmt.Sprint("p", rapid.IntRange(0, 20).Draw(t, "pod"))
+				delete(nominated, n)
+				s.Unnominate(newPod(n).UID)
+			},
 			"node": func(t *rapid.T) {
 				n := newNode(name.Draw(t, "node"), rapid.SampledFrom([]string{"1", "2"}).Draw(t, "cpu"), "1Gi")
 				if rapid.Bool().Draw(t, "ssd") {
@@ -231,6 +258,7 @@ func TestKept(t *testing.T) {
 				p := pod(t)
 				p.Spec.NodeName = name.Draw(t, "node")
 				pods[p.Name] = p
+				delete(nominated, p.Name)
 				s.Place(s.NewPod(p), p.Spec.NodeName, false)
 			},
 			"remove": func(t *rapid.T) {
@@ -249,6 +277,9 @@ func TestKept(t *testing.T) {
 				for _, p := range pods {
 					fresh.Place(fresh.NewPod(p), p.Spec.NodeName, false)
 				}
+				for _, p := range nominated {
+					fresh.Nominate(fresh.NewPod(p), p.Status.NominatedNodeName)
+				}
 				for key, c := range s.classes {
 					c.refresh(s)
 					plain, fits := newClass(c.pod), 0
@@ -261,6 +292,15 @@ func TestKept(t *testing.T) {
 						}
 						if most = max(most, score); c.rejections[i] != r || c.own.scores[i] != score {
 							t.Fatalf("class %q, node %s: %x %d is kept, %x %d is true", key, s.nodes[i].name, c.rejections[i], c.own.scores[i], r, score)
+						}
+					}
+					for _, level := range []int32{0, 1, 2, 1} {
+						p := *c.pod
+						p.priority = level
+						for i := range s.nodes {
+							if a, b := s.besides(c, &p, nil, int32(i), s.ownNomination(&p)), s.tryBesides(plain, &p, nil, int32(i)); a != b {
+								t.Fatalf("class %q of priority %d besides those nominated for %s: %x is kept, %x is true", key, level, s.nodes[i].name, a, b)
+							}
 						}
 					}
 					if c.fitting != fits || fits > 0 && c.own.scores[c.own.best(s.rand)] != most {

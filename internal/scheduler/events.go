@@ -292,6 +292,9 @@ type pool struct {
 	wg      sync.WaitGroup
 }
 
+// fixed is a limit that doesn't depend on what waits.
+func fixed(n int) func(int) int { return func(int) int { return n } }
+
 // do has f called as soon as it can be; it says no if more than most wait already.
 func (p *pool) do(f func(), most int) bool {
 	p.mu.Lock()

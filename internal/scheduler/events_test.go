@@ -88,6 +88,7 @@ func TestEventSeries(t *testing.T) {
 
 // slowAPI takes its time.
 type slowAPI struct {
+	Poster // of which it does nothing but Post
 	mu     sync.Mutex
 	events []*v1.Event
 	fail   error
@@ -211,8 +212,6 @@ func TestPoolGrows(t *testing.T) {
 	})
 }
 
-func atMost(n int) func(int) int { return func(int) int { return n } }
-
 func TestEventLimits(t *testing.T) {
 	now := time.Unix(1, 2)
 	if name := eventName(strings.Repeat("a", 236)+"-"+strings.Repeat("b", 16), now); len(name) > 253 || strings.Contains(name, "-.") {
@@ -224,7 +223,7 @@ func TestEventLimits(t *testing.T) {
 	if s := shortened(strings.Repeat("x", 2*maxNote)); len(s) != maxNote {
 		t.Error(len(s))
 	}
-	p := pool{limit: atMost(1)}
+	p := pool{limit: fixed(1)}
 	p.running = 1 // somebody is busy
 	for i := range 3 {
 		if ok := p.do(func() {}, 2); ok != (i < 2) {
@@ -235,7 +234,7 @@ func TestEventLimits(t *testing.T) {
 
 // TestPool: everything is called once, by no more goroutines than the limit, and spare ones end with close.
 func TestPool(t *testing.T) {
-	p := pool{limit: atMost(3), spare: 2}
+	p := pool{limit: fixed(3), spare: 2}
 	var mu sync.Mutex
 	var running, most, called int
 	for range 5000 {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"sync"
 
@@ -19,8 +20,17 @@ import (
 func (s *Scheduler) evict(ctx context.Context, it *item, p *Pod, e Eviction) {
 	errs := make([]error, len(e.Victims))
 	var victims sync.WaitGroup
+	victims.Add(len(e.Victims))
 	for i, v := range e.Victims {
-		victims.Go(func() { errs[i] = s.evictOne(ctx, p, v, e.Node) })
+		one := func() {
+			defer victims.Done()
+			errs[i] = s.evictOne(ctx, p, v, e.Node)
+		}
+		if i == len(e.Victims)-1 {
+			one() // here; the others are under way
+		} else {
+			s.evictions.do(one, math.MaxInt)
+		}
 	}
 	victims.Wait()
 	err := errors.Join(errs...)
@@ -47,14 +57,16 @@ func (s *Scheduler) evictOne(ctx context.Context, p *Pod, victim *v1.Pod, node s
 	if victim.DeletionTimestamp != nil {
 		return nil // it is going already
 	}
-	err := s.tryPatchStatus(ctx, victim, map[string]any{"conditions": []v1.PodCondition{{
+	why := statusChange{condition: v1.PodCondition{
 		Type: v1.DisruptionTarget, Status: v1.ConditionTrue, Reason: v1.PodReasonPreemptionByScheduler, ObservedGeneration: victim.Generation,
-		Message: p.profile.name + ": preempting to accommodate a higher priority pod", LastTransitionTime: metav1.NewTime(s.clock.Now()),
-	}}})
+		Message: p.profile.name + ": preempting to accommodate a higher priority pod", LastTransitionTime: whole(s.clock.Now()),
+	}}
+	var err error
+	if !keepTransition(&why.condition, victim) {
+		err = s.tryWriteStatus(ctx, victim, &why)
+	}
 	if err == nil {
-		call, cancel := context.WithTimeout(ctx, callTimeout)
-		defer cancel()
-		err = s.client.CoreV1().Pods(victim.Namespace).Delete(call, victim.Name, metav1.DeleteOptions{Preconditions: metav1.NewUIDPreconditions(string(victim.UID))})
+		err = s.deletePod(ctx, victim)
 	}
 	switch {
 	case apierrors.IsNotFound(err) || apierrors.IsConflict(err) && s.isGone(ctx, victim):
@@ -87,7 +99,8 @@ func (s *Scheduler) yield(ctx context.Context, e Eviction) {
 		s.wg.Go(func() {
 			select {
 			case s.calls <- struct{}{}:
-				s.patchStatus(ctx, pod, map[string]any{"nominatedNodeName": ""})
+				none := ""
+				s.writeStatus(ctx, pod, &statusChange{nominate: &none})
 				<-s.calls
 			case <-ctx.Done():
 			}
@@ -131,7 +144,7 @@ func (s *Scheduler) wakeNominated(node string) {
 	}
 	var uids []types.UID
 	for _, p := range s.snapshot.nodes[i].nominated {
-		if s.snapshot.FitsOn(p, node, 1) > 0 {
+		if s.snapshot.FitsOn(p.Pod, node, 1) > 0 {
 			uids = append(uids, p.uid())
 		}
 	}

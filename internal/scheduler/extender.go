@@ -59,7 +59,7 @@ func (s *Snapshot) Fits(p *Pod, nodeName string) bool {
 		return false
 	}
 	c, others, ok := s.fitsNominated(p, i)
-	return ok && s.besides(c, p, others, int32(i)) == 0
+	return ok && s.tryBesides(c, p, others, int32(i)) == 0
 }
 
 // interested are the extenders that want to know of a pod.

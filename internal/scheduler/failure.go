@@ -50,11 +50,15 @@ func (s *Snapshot) newFailure(p *Pod) *Failure {
 const notConfigured = "-"
 
 func countRejections(rejections []rejection) map[rejection]int32 {
-	// Few distinct rejections stand for many nodes.
+	// Few distinct rejections stand for many nodes, and mostly in long runs.
 	counts := map[rejection]int32{}
-	for _, r := range rejections {
+	for i := 0; i < len(rejections); {
+		r, from := rejections[i], i
+		for i < len(rejections) && rejections[i] == r {
+			i++
+		}
 		if r != rejectedMissing {
-			counts[r]++
+			counts[r] += int32(i - from)
 		}
 	}
 	return counts

@@ -52,6 +52,14 @@ func allocatable(name v1.ResourceName, q string) nodeOption {
 	return func(n *v1.Node) { n.Status.Allocatable[name] = resource.MustParse(q) }
 }
 
+func declaring(features ...string) nodeOption {
+	return func(n *v1.Node) { n.Status.DeclaredFeatures = features }
+}
+
+func restartingAll(p *v1.Pod) {
+	p.Spec.Containers[0].RestartPolicyRules = []v1.ContainerRestartRule{{Action: v1.ContainerRestartRuleActionRestartAllContainers}}
+}
+
 func cordoned(n *v1.Node) { n.Spec.Unschedulable = true }
 
 type podOption func(*v1.Pod)

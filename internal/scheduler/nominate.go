@@ -10,13 +10,17 @@ import (
 // Nominate says that room is being made for a pod on a node: pods that are no more important don't take it.
 func (s *Snapshot) Nominate(p *Pod, nodeName string) {
 	if i, ok := s.nominated[p.uid()]; ok && s.nodes[i].name == nodeName {
-		k := slices.IndexFunc(s.nodes[i].nominated, func(o *Pod) bool { return o.uid() == p.uid() })
-		s.nodes[i].nominated[k] = p
+		k := slices.IndexFunc(s.nodes[i].nominated, func(o *placed) bool { return o.uid() == p.uid() })
+		before := s.nodes[i].nominated[k]
+		s.nodes[i].nominated[k] = &placed{Pod: p, node: i}
+		if before.priority != p.priority || !samePlaced(before.Pod, p) {
+			s.touch(i)
+		}
 		return
 	}
 	s.Unnominate(p.uid())
 	i := s.slot(nodeName)
-	s.nodes[i].nominated = append(s.nodes[i].nominated, p)
+	s.nodes[i].nominated = append(s.nodes[i].nominated, &placed{Pod: p, node: i})
 	s.nominated[p.uid()] = i
 	s.touch(i)
 }
@@ -30,7 +34,7 @@ func (s *Snapshot) Unnominate(uid types.UID) string {
 	delete(s.nominated, uid)
 	n := &s.nodes[i]
 	name := n.name
-	n.nominated = slices.DeleteFunc(n.nominated, func(p *Pod) bool { return p.uid() == uid })
+	n.nominated = slices.DeleteFunc(n.nominated, func(p *placed) bool { return p.uid() == uid })
 	s.touch(i)
 	s.freeSlot(i)
 	return name
@@ -44,8 +48,43 @@ func (s *Snapshot) NominatedFor(uid types.UID) string {
 	return ""
 }
 
-// besides says whether a pod that fits on a node still does when those that are nominated for it, and no less important, are there.
-func (s *Snapshot) besides(c *class, p *Pod, others []asked, i int32) rejection {
+// ownNomination is the number of the node that a pod is nominated for, or -1.
+func (s *Snapshot) ownNomination(p *Pod) int32 {
+	if i, ok := s.nominated[p.uid()]; ok {
+		return int32(i)
+	}
+	return -1
+}
+
+// besides says whether a pod that fits on a node still does when those that are nominated for it, and no less important, are there. own is what ownNomination says,
+// and the class is up to date.
+func (s *Snapshot) besides(c *class, p *Pod, others []asked, i, own int32) rejection {
+	if len(s.nominated) == 0 {
+		return 0
+	}
+	if len(others) > 0 || i == own {
+		return s.tryBesides(c, p, others, i)
+	}
+	// Nothing but the node and the class matters: it is said anew only when the node has changed.
+	for len(c.crowded) < len(s.nodes) {
+		c.crowded = append(c.crowded, crowd{})
+	}
+	k := &c.crowded[i]
+	if !k.known || k.priority != p.priority {
+		*k = crowd{known: true, priority: p.priority, says: s.tryBesides(c, p, nil, i)}
+	}
+	return k.says
+}
+
+// crowd is what besides says to pods of a class and a priority that aren't nominated for the node themselves.
+type crowd struct {
+	known    bool
+	priority int32
+	says     rejection
+}
+
+// tryBesides is besides without what is kept, for a class that may be out of date.
+func (s *Snapshot) tryBesides(c *class, p *Pod, others []asked, i int32) rejection {
 	if len(s.nodes[i].nominated) == 0 {
 		return 0
 	}
@@ -66,6 +105,8 @@ type trial struct {
 	index  int
 	node   node
 	moves  []move
+	// extended is memory for the node's amounts.
+	extended []int64
 }
 
 type move struct {
@@ -75,8 +116,8 @@ type move struct {
 
 func (s *Snapshot) newTrial(c *class, others []asked, i int) *trial {
 	t := &s.trial
-	*t = trial{s: s, c: c, others: others, index: i, node: s.nodes[i], moves: t.moves[:0]}
-	t.node.used.extended = slices.Clone(t.node.used.extended)
+	*t = trial{s: s, c: c, others: others, index: i, node: s.nodes[i], moves: t.moves[:0], extended: append(t.extended[:0], s.nodes[i].used.extended...)}
+	t.node.used.extended = t.extended
 	return t
 }
 
@@ -103,7 +144,7 @@ func (t *trial) addNominated(p *Pod) bool {
 	some := false
 	for _, o := range t.s.nodes[t.index].nominated {
 		if o.priority >= p.priority && o.uid() != p.uid() {
-			t.move(&placed{Pod: o, node: t.index}, 1)
+			t.move(o, 1)
 			some = true
 		}
 	}

@@ -26,6 +26,7 @@ const (
 	NameVolumeZone         = "VolumeZone"
 	NameDynamicResources   = "DynamicResources"
 	NameDefaultPreemption  = "DefaultPreemption"
+	NameDeclaredFeatures   = "NodeDeclaredFeatures"
 )
 
 const (

@@ -60,6 +60,8 @@ type Pod struct {
 	containers int
 	others     *podRules // what it demands of other pods; nil without
 	volumes    *podVolumes
+	// restartsAll says that the node must be able to start all containers again together.
+	restartsAll bool
 	// key is equal for pods of one class.
 	key string
 }
@@ -90,6 +92,7 @@ func (s *Snapshot) NewPod(pod *v1.Pod) *Pod {
 	}
 	slices.Sort(p.images)
 	p.containers = len(pod.Spec.InitContainers) + len(pod.Spec.Containers)
+	p.restartsAll = wantsRestartOfAll(&pod.Spec)
 	p.key = p.classKey()
 	return p
 }
@@ -230,6 +233,11 @@ func (p *Pod) classKey() string {
 		str(h.ip)
 		str(h.protocol)
 		num(int64(h.port))
+	}
+	if p.restartsAll {
+		num(1)
+	} else {
+		num(0)
 	}
 	spec := &p.pod.Spec
 	keys := make([]string, 0, len(spec.NodeSelector))

@@ -84,6 +84,7 @@ func (s *Snapshot) newProfile(index int, c *config.Profile) *profile {
 	kept := map[string]any{
 		NameNodeUnschedulable: nodeUnschedulable{}, NameNodeName: nodeName{}, NameTaintToleration: taintToleration{}, NameNodeAffinity: affinity,
 		NameNodePorts: nodePorts{}, NameNodeResourcesFit: fit, NameBalancedAllocation: s.newBalanced(&a.BalancedAllocation), NameImageLocality: imageLocality{},
+		NameDeclaredFeatures: declaredFeatures{},
 	}
 	for _, e := range c.Plugins.Filter {
 		if f, ok := kept[e.Name].(filter); ok {

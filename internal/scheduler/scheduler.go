@@ -11,6 +11,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	v1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
@@ -26,8 +27,9 @@ import (
 const DefaultName = v1.DefaultSchedulerName
 
 const (
-	// maxCalls is how many bindings and reports are under way at once.
-	maxCalls = 64
+	// maxCalls is how many bindings, plans of eviction and reports are under way at once, and maxEvictionCalls how many victims are being evicted by plans.
+	maxCalls         = 64
+	maxEvictionCalls = 2 * maxCalls
 	// callTimeout bounds one of them.
 	callTimeout = 30 * time.Second
 	// maxWoken bounds how many pods of a class one event wakes.
@@ -41,7 +43,7 @@ type Config struct {
 	Informers *informers.Factory
 	// Recorder gets the events about pods; nil is one of the scheduler's own, which writes to the API.
 	Recorder events.EventRecorder
-	// Poster, if it isn't nil, writes bindings and events instead of Client.
+	// Poster, if it isn't nil, writes bindings, events, what pods are told in their status, and evictions instead of Client.
 	Poster Poster
 	Clock  clock.Clock // nil is the real one
 	Log    *slog.Logger
@@ -57,10 +59,15 @@ type Config struct {
 	Seed uint64
 }
 
-// Poster creates objects at a path of the API for who doesn't want to see what became of them, at less cost than a clientset. The object is given away, and must be what
-// decoding its encoding gives. Errors are as a clientset's.
+// Poster writes at paths of the API for who doesn't want to see what became of it, at less cost than a clientset. Errors are as a clientset's.
 type Poster interface {
+	// Post creates an object, which is given away and must be what decoding its encoding gives.
 	Post(ctx context.Context, path string, obj runtime.Object) error
+	// Patch changes an object. edit returns, perhaps several times, a copy of it as the strategic merge patch that encode returns would make it; the copy may share with
+	// the object what is the same in both.
+	Patch(ctx context.Context, path string, edit func(runtime.Object) (runtime.Object, error), encode func() ([]byte, error)) error
+	// Delete deletes an object. The options are given away.
+	Delete(ctx context.Context, path string, options *metav1.DeleteOptions) error
 }
 
 // Scheduler gives pods nodes.
@@ -79,8 +86,9 @@ type Scheduler struct {
 
 	wake  chan struct{} // has an element if there may be something to do
 	calls chan struct{} // one element for each call under way
-	binds pool
-	wg    sync.WaitGroup
+	// binds are bindings and plans of eviction, each with a place in calls; evictions are their victims; reporting has what waits for a place.
+	binds, evictions, reporting pool
+	wg                          sync.WaitGroup
 
 	mu       sync.Mutex // guards what follows
 	snapshot *Snapshot
@@ -102,7 +110,7 @@ func New(cfg Config) (*Scheduler, error) {
 		return nil, errors.New("scheduler: a profile is needed")
 	}
 	s := &Scheduler{
-		client: cfg.Client, poster: cfg.Poster, binds: pool{limit: func(int) int { return maxCalls }, spare: maxCalls / 2}, clock: cfg.Clock, log: cfg.Log, extenders: cfg.Extenders, recorders: map[string]events.EventRecorder{},
+		client: cfg.Client, poster: cfg.Poster, binds: pool{limit: fixed(maxCalls), spare: maxCalls / 2}, evictions: pool{limit: fixed(maxEvictionCalls), spare: maxCalls / 2}, reporting: pool{limit: fixed(maxReports), spare: maxReports / 2}, clock: cfg.Clock, log: cfg.Log, extenders: cfg.Extenders, recorders: map[string]events.EventRecorder{},
 		wake: make(chan struct{}, 1), calls: make(chan struct{}, maxCalls), storage: make(chan struct{}),
 		snapshot: NewSnapshotFor(cfg.Seed, settings.Profiles), queue: newQueue(settings.InitialBackoff, settings.MaxBackoff), reports: map[types.UID]*report{},
 	}
@@ -140,6 +148,8 @@ func (s *Scheduler) recorder(p *Pod) events.EventRecorder { return s.recorders[p
 
 // Run decides and binds until the context ends, then waits for what is under way.
 func (s *Scheduler) Run(ctx context.Context) error {
+	defer s.reporting.close() // the last: those before may have something to report
+	defer s.evictions.close()
 	defer s.wg.Wait()
 	defer s.binds.close()
 	if s.events != nil {
@@ -255,7 +265,11 @@ func (s *Scheduler) step(ctx context.Context) (wait time.Duration, more bool) {
 	}
 	s.snapshot.Place(p, d.Node, true)
 	s.metrics.decided(s.clock.Since(now))
+	told := s.endReport(p.uid())
 	bind := func() {
+		if told != nil {
+			<-told
+		}
 		s.bind(ctx, it, p, d.Node, plan, devices, now)
 		<-s.calls
 	}
@@ -304,10 +318,13 @@ func (s *Scheduler) failed(ctx context.Context, it *item, now time.Time, f *Fail
 		it.evicting = true
 		s.snapshot.Nominate(p, e.Node)
 		s.yield(ctx, e)
-		s.wg.Go(func() {
+		evict := func() {
 			s.evict(ctx, it, p, e)
 			<-s.calls
-		})
+		}
+		if !s.binds.do(evict, maxCalls) {
+			s.wg.Go(evict)
+		}
 	default:
 		if f.Never == "" && s.snapshot.NominatedFor(p.uid()) != "" {
 			node := s.snapshot.Unnominate(p.uid())

@@ -42,6 +42,7 @@ type node struct {
 	// exists is false for an unused element, and for a node that pods are assigned to but that isn't known (yet, or any more).
 	exists        bool
 	unschedulable bool
+	restartsAll   bool     // it says that it can start all containers of a pod again together
 	labels        []label  // sorted by key
 	hard, soft    []uint32 // taints: NoSchedule and NoExecute; PreferNoSchedule
 	capacity      amounts  // allocatable
@@ -52,7 +53,7 @@ type node struct {
 	ports                   []hostPort
 	pods                    []*placed
 	// nominated are pods that others make room for here.
-	nominated []*Pod
+	nominated []*placed
 }
 
 type image struct {
@@ -190,7 +191,7 @@ func (s *Snapshot) SetNode(obj *v1.Node) bool {
 	i := s.slot(obj.Name)
 	n := &s.nodes[i]
 	next := node{
-		name: obj.Name, exists: true, unschedulable: obj.Spec.Unschedulable,
+		name: obj.Name, exists: true, unschedulable: obj.Spec.Unschedulable, restartsAll: slices.Contains(obj.Status.DeclaredFeatures, restartsAll),
 		used: n.used, scoredCPU: n.scoredCPU, scoredMemory: n.scoredMemory, ports: n.ports, pods: n.pods,
 		nominated: n.nominated,
 	}
@@ -241,7 +242,7 @@ func (s *Snapshot) SetNode(obj *v1.Node) bool {
 }
 
 func sameNode(a, b *node) bool {
-	return a.unschedulable == b.unschedulable && slices.Equal(a.labels, b.labels) && slices.Equal(a.hard, b.hard) && slices.Equal(a.soft, b.soft) &&
+	return a.unschedulable == b.unschedulable && a.restartsAll == b.restartsAll && slices.Equal(a.labels, b.labels) && slices.Equal(a.hard, b.hard) && slices.Equal(a.soft, b.soft) &&
 		a.capacity.milliCPU == b.capacity.milliCPU && a.capacity.memoryBytes == b.capacity.memoryBytes && a.capacity.ephemeralBytes == b.capacity.ephemeralBytes &&
 		a.capacity.pods == b.capacity.pods && slices.Equal(a.capacity.extended, b.capacity.extended) && slices.Equal(a.images, b.images)
 }

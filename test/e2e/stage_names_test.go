@@ -304,6 +304,7 @@ func TestOtherDNS(t *testing.T) {
 		}
 		return err
 	})
+	domainsWithoutDNS(t, m)
 	svc, err := c.CoreV1().Services("default").Create(ctx, &corev1.Service{
 		ObjectMeta: metav1.ObjectMeta{Name: "balanced"}, Spec: corev1.ServiceSpec{Type: corev1.ServiceTypeLoadBalancer, Ports: []corev1.ServicePort{{Port: 80}}},
 	}, metav1.CreateOptions{})

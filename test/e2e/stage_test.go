@@ -102,6 +102,7 @@ func TestThreeMachines(t *testing.T) {
 		{"addresses from nodes for load balancers", s.balancers},
 		{"names that others know, and new ones", s.names},
 		{"policies on every node", s.policies},
+		{"policies about names", s.domains},
 		{"a site for the outside, by every node", s.ingresses},
 		{"logs and commands on other nodes", s.streams},
 		{"nodes behind a firewall", s.edge},

@@ -69,3 +69,15 @@ func TestStoredVersions(t *testing.T) {
 		t.Error(got)
 	}
 }
+
+// TestStatusDoorTakesLabels: the status door of a definition puts back the spec, and leaves metadata as they were sent.
+func TestStatusDoorTakesLabels(t *testing.T) {
+	c := apitest.Catalogue(t, apiextensions.Kinds())
+	k := apitest.Kind(t, c.Kinds(), "CustomResourceDefinition")
+	old := apitest.Read(t, c, k, "metadata: {name: as.e.com}\nspec: {group: e.com}")
+	obj := apitest.Read(t, c, k, "metadata: {name: as.e.com, labels: {a: b}}\nspec: {group: f.com}")
+	k.PrepareForStatusUpdate(obj, old)
+	if group := obj.(*apiextensionsv1.CustomResourceDefinition).Spec.Group; obj.GetLabels()["a"] != "b" || group != "e.com" {
+		t.Errorf("labels %v, group %s", obj.GetLabels(), group)
+	}
+}

@@ -4,7 +4,6 @@ import (
 	"slices"
 
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/celox/celox/internal/api"
@@ -46,8 +45,7 @@ func customResourceDefinition() *api.Kind {
 			}
 		}),
 		PrepareForStatusUpdate: api.OnUpdate(func(d, old *apiextensionsv1.CustomResourceDefinition) {
-			d.Spec = old.Spec
-			metav1.ResetObjectMetaForStatus(&d.ObjectMeta, &old.ObjectMeta)
+			d.Spec = old.Spec // metadata changes through this door too, upstream means otherwise but does so
 		}),
 		Default: api.On(func(d *apiextensionsv1.CustomResourceDefinition) {
 			apiextensionsv1.SetObjectDefaults_CustomResourceDefinition(d)

@@ -10,6 +10,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	apivalidation "k8s.io/apimachinery/pkg/api/validation"
+	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/celox/celox/internal/api"
@@ -38,12 +39,10 @@ func statefulSet() *api.Kind {
 		HasGeneration: true,
 		PrepareForCreate: api.On(func(s *appsv1.StatefulSet) {
 			s.Status = appsv1.StatefulSetStatus{}
-			dropMaxUnavailable(s, nil)
 			podspec.DropDisabledTemplate(&s.Spec.Template, nil)
 		}),
 		PrepareForUpdate: api.OnUpdate(func(s, old *appsv1.StatefulSet) {
 			s.Status = old.Status
-			dropMaxUnavailable(s, old)
 			podspec.DropDisabledTemplate(&s.Spec.Template, &old.Spec.Template)
 		}),
 		PrepareForStatusUpdate: api.OnUpdate(func(s, old *appsv1.StatefulSet) { s.Spec = old.Spec }),
@@ -67,16 +66,6 @@ func statefulSet() *api.Kind {
 	}
 }
 
-// dropMaxUnavailable removes a field that is behind a feature gate, unless the stored object already uses it.
-func dropMaxUnavailable(s, old *appsv1.StatefulSet) {
-	if old != nil && old.Spec.UpdateStrategy.RollingUpdate != nil && old.Spec.UpdateStrategy.RollingUpdate.MaxUnavailable != nil {
-		return
-	}
-	if r := s.Spec.UpdateStrategy.RollingUpdate; r != nil {
-		r.MaxUnavailable = nil
-	}
-}
-
 func defaultStatefulSet(s *appsv1.StatefulSet) {
 	spec := &s.Spec
 	if spec.PodManagementPolicy == "" {
@@ -91,6 +80,10 @@ func defaultStatefulSet(s *appsv1.StatefulSet) {
 	}
 	if u.Type == appsv1.RollingUpdateStatefulSetStrategyType && u.RollingUpdate != nil {
 		setInt32(&u.RollingUpdate.Partition, 0)
+		if u.RollingUpdate.MaxUnavailable == nil {
+			one := intstr.FromInt32(1)
+			u.RollingUpdate.MaxUnavailable = &one
+		}
 	}
 	if spec.PersistentVolumeClaimRetentionPolicy == nil {
 		spec.PersistentVolumeClaimRetentionPolicy = &appsv1.StatefulSetPersistentVolumeClaimRetentionPolicy{}

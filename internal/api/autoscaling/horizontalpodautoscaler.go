@@ -41,8 +41,9 @@ func horizontalPodAutoscaler() *api.Kind {
 			api.NewVersion[autoscalingv2.HorizontalPodAutoscaler, autoscalingv2.HorizontalPodAutoscalerList]("v2"),
 			v1,
 		},
-		Hub:          "v2",
-		Subresources: []api.Subresource{api.Status()},
+		Hub:           "v2",
+		Subresources:  []api.Subresource{api.Status()},
+		HasGeneration: true,
 		PrepareForCreate: api.On(func(h *autoscalingv2.HorizontalPodAutoscaler) {
 			h.Status = autoscalingv2.HorizontalPodAutoscalerStatus{}
 		}),

@@ -153,3 +153,15 @@ func TestWarnings(t *testing.T) {
 		t.Errorf("warnings %q", got)
 	}
 }
+
+// TestCronJobTemplate: the template of a cron job names no selector, and without a mode it counts no indexes.
+func TestCronJobTemplate(t *testing.T) {
+	job := func(more string) string {
+		return "metadata: {name: a}\nspec: {schedule: '* * * * *', jobTemplate: {spec: {" + more + "template: {spec: {restartPolicy: Never, containers: [{name: c, image: i}]}}}}}"
+	}
+	apitest.Check(t, batch.Kinds(), "CronJob", []apitest.Case{
+		{"plain", job(""), ""},
+		{"a selector", job("selector: {matchLabels: {a: b}}, "), "spec.jobTemplate.spec.selector: Invalid value: {\"matchLabels\":{\"a\":\"b\"}}: `selector` will be auto-generated"},
+		{"indexes", job("backoffLimitPerIndex: 1, "), "spec.jobTemplate.spec.backoffLimitPerIndex: Invalid value: 1: requires indexed completion mode"},
+	})
+}

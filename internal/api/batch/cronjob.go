@@ -125,6 +125,9 @@ func validateCronJob(c, old *batchv1.CronJob) field.ErrorList {
 	errs = append(errs, check.Labels(s.JobTemplate.Labels, p.Child("jobTemplate", "metadata", "labels"))...)
 	errs = append(errs, check.Annotations(s.JobTemplate.Annotations, p.Child("jobTemplate", "metadata", "annotations"))...)
 	errs = append(errs, validateJobSpec(&s.JobTemplate.Spec, job, options)...)
+	if made := s.JobTemplate.Spec.Selector; made != nil {
+		errs = append(errs, field.Invalid(job.Child("selector"), made, "`selector` will be auto-generated"))
+	}
 	if m := s.JobTemplate.Spec.ManualSelector; m != nil && *m {
 		errs = append(errs, field.NotSupported(job.Child("manualSelector"), *m, []string{"nil", "false"}))
 	}

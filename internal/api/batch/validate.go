@@ -138,11 +138,11 @@ func validateJobSpec(s *batchv1.JobSpec, p *field.Path, options podspec.Options)
 }
 
 func validateMode(s *batchv1.JobSpec, p *field.Path) field.ErrorList {
-	if s.CompletionMode == nil {
-		return nil
-	}
 	var errs field.ErrorList
-	mode := *s.CompletionMode
+	mode := batchv1.NonIndexedCompletion // what the template of a cron job leaves open
+	if s.CompletionMode != nil {
+		mode = *s.CompletionMode
+	}
 	switch mode {
 	case batchv1.IndexedCompletion:
 	case batchv1.NonIndexedCompletion:

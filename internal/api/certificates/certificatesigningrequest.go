@@ -5,7 +5,6 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	certificatesv1 "k8s.io/api/certificates/v1"
@@ -15,7 +14,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/util/duration"
-	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/celox/celox/internal/api"
@@ -200,7 +198,7 @@ func validateRequest(r *certificatesv1.CertificateSigningRequest) field.ErrorLis
 	if s.SignerName == legacySigner {
 		errs = append(errs, field.Invalid(p.Child("signerName"), s.SignerName, "the legacy signerName is not allowed via this API version"))
 	} else {
-		errs = append(errs, validateSigner(s.SignerName, p.Child("signerName"))...)
+		errs = append(errs, check.SignerName(s.SignerName, p.Child("signerName"))...)
 	}
 	if n := s.ExpirationSeconds; n != nil && *n < minSeconds {
 		errs = append(errs, field.Invalid(p.Child("expirationSeconds"), *n, "may not specify a duration less than 600 seconds (10 minutes)"))
@@ -240,53 +238,6 @@ func validateUsages(list []certificatesv1.KeyUsage, p *field.Path) field.ErrorLi
 			errs = append(errs, field.Duplicate(p.Index(i), u))
 		}
 		seen[u] = true
-	}
-	return errs
-}
-
-// Limits of a signer's name: the domain and the path are limited each, and so is the name of a service account's resource
-// name, of which a signer's has the form.
-const maxSignerName = 571
-
-// validateSigner wants "example.com/name".
-func validateSigner(name string, p *field.Path) field.ErrorList {
-	if name == "" {
-		return field.ErrorList{field.Required(p, "")}
-	}
-	domain, path, ok := strings.Cut(name, "/")
-	if !ok || strings.Contains(path, "/") {
-		return field.ErrorList{field.Invalid(p, name, "must be a fully qualified domain and path of the form 'example.com/signer-name'")}
-	}
-	var errs field.ErrorList
-	if len(domain) > validation.DNS1123SubdomainMaxLength {
-		errs = append(errs, field.TooLong(p, domain, validation.DNS1123SubdomainMaxLength))
-	}
-	for label := range strings.SplitSeq(domain, ".") {
-		if msgs := validation.IsDNS1123Label(label); len(msgs) > 0 {
-			errs = append(errs, validateLabel(domain, label, msgs, p)...)
-			break
-		}
-	}
-	if len(strings.Split(domain, ".")) < 2 {
-		errs = append(errs, field.Invalid(p, domain, "should be a domain with at least two segments separated by dots"))
-	}
-	for label := range strings.SplitSeq(path, ".") {
-		if msgs := validation.IsDNS1123Subdomain(label); len(msgs) > 0 {
-			errs = append(errs, validateLabel(path, label, msgs, p)...)
-			break
-		}
-	}
-	if len(name) > maxSignerName {
-		errs = append(errs, field.TooLong(p, name, maxSignerName))
-	}
-	return errs
-}
-
-// validateLabel complains about one label of a part of a signer's name.
-func validateLabel(part, label string, msgs []string, p *field.Path) field.ErrorList {
-	var errs field.ErrorList
-	for _, msg := range msgs {
-		errs = append(errs, field.Invalid(p, part, fmt.Sprintf("validating label %q: %s", label, msg)))
 	}
 	return errs
 }

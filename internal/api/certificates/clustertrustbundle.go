@@ -47,10 +47,9 @@ func clusterTrustBundle() *api.Kind {
 		Columns: api.Columns(
 			table.Name(),
 			table.Column("SignerName", table.String, certificatesv1.ClusterTrustBundleSpec{}.SwaggerDoc()["signerName"]),
-			table.AgeColumn(),
 		),
-		Row: api.Row(func(b *certificatesv1.ClusterTrustBundle, now time.Time) []any {
-			return []any{b.Name, table.OrNone(b.Spec.SignerName), table.Age(b, now)}
+		Row: api.Row(func(b *certificatesv1.ClusterTrustBundle, _ time.Time) []any {
+			return []any{b.Name, table.OrNone(b.Spec.SignerName)}
 		}),
 	}
 }
@@ -66,7 +65,7 @@ func validateBundle(b, old *certificatesv1.ClusterTrustBundle) field.ErrorList {
 		if prefix := strings.ReplaceAll(signer, "/", ":") + ":"; !strings.HasPrefix(b.Name, prefix) {
 			errs = append(errs, field.Invalid(name, b.Name, "ClusterTrustBundle for signerName "+signer+" must be named with prefix "+prefix))
 		}
-		errs = append(errs, validateSigner(signer, p.Child("signerName"))...)
+		errs = append(errs, check.SignerName(signer, p.Child("signerName"))...)
 	}
 	if old != nil && old.Spec.TrustBundle == b.Spec.TrustBundle {
 		return errs // what was accepted once stays

@@ -34,14 +34,13 @@ const (
 const (
 	maxUID        = 128      // bytes
 	maxChain      = 10 << 10 // of certificates, in bytes
-	ownSigners    = "kubernetes.io/"
 	maxClockSkew  = 5 * time.Minute
 	refreshMargin = 10 * time.Minute // that a certificate lives at least before and after it is to be refreshed
 )
 
 func validatePodRequest(r *certificatesv1.PodCertificateRequest) field.ErrorList {
 	p, s := field.NewPath("spec"), &r.Spec
-	errs := validateSigner(s.SignerName, p.Child("signerName"))
+	errs := check.SignerName(s.SignerName, p.Child("signerName"))
 	at := p.Child("unverifiedUserAnnotations")
 	errs = append(errs, check.Annotations(s.UnverifiedUserAnnotations, at)...)
 	for _, key := range check.Keys(s.UnverifiedUserAnnotations) {
@@ -65,7 +64,7 @@ func validatePodRequest(r *certificatesv1.PodCertificateRequest) field.ErrorList
 		return append(errs, field.Required(at, "must be set"))
 	}
 	most := maxPodSeconds
-	if strings.HasPrefix(s.SignerName, ownSigners) {
+	if check.OwnSigner(s.SignerName) {
 		most = maxOwnSeconds
 	}
 	if n := *s.MaxExpirationSeconds; n < minPodSeconds || n > most {

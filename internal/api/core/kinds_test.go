@@ -84,6 +84,9 @@ func TestNode(t *testing.T) {
 		{"ranges", `spec: {podCIDRs: [1.2.3.0/24, 1.2.4.0/24]}`, "spec.podCIDRs: Invalid value: [\"1.2.3.0/24\",\"1.2.4.0/24\"]: may specify no more than one CIDR for each IP family"},
 		{"no range", `spec: {podCIDR: x}`, "spec.podCIDRs[0]: Invalid value: \"x\": must be a valid CIDR value"},
 		{"negative", `status: {capacity: {cpu: -1}}`, `status.capacity.cpu: Invalid value: "-1": must be greater than or equal to 0` + "\nstatus.allocatable.cpu: Invalid value"},
+		{"features", `status: {declaredFeatures: [A, B/c, b, b]}`, `status.declaredFeatures[2]: Invalid value: "b": invalid feature name "b"` +
+			"\nstatus.declaredFeatures[3]: Duplicate value: \"b\"\nstatus.declaredFeatures[3]: Invalid value: \"b\": invalid feature name"},
+		{"features without order", `status: {declaredFeatures: [B, A]}`, `status.declaredFeatures[1]: Invalid value: "A": list must be sorted alphabetically`},
 		{"old taints", `metadata: {annotations: {scheduler.alpha.kubernetes.io/taints: "x"}}`, "metadata.annotations: Invalid value: \"scheduler.alpha.kubernetes.io/taints\": invalid character"},
 		{"avoided pods", `metadata: {annotations: {scheduler.alpha.kubernetes.io/preferAvoidPods: '{"preferAvoidPods": [{"podSignature": {}}]}'}}`,
 			"metadata.annotations.scheduler.alpha.kubernetes.io/preferAvoidPods[0].PodSignature: Required value"},

@@ -3,6 +3,7 @@ package core
 import (
 	"encoding/json"
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -188,6 +189,29 @@ func validateTaints(taints []corev1.Taint, p *field.Path) field.ErrorList {
 	return errs
 }
 
+// featureName is UpperCamelCase, with further parts after slashes.
+var featureName = regexp.MustCompile(`^[A-Z][a-zA-Z0-9]*(/[a-zA-Z][a-zA-Z0-9]*)*$`)
+
+// validateDeclaredFeatures wants names in order, each once.
+func validateDeclaredFeatures(names []string, p *field.Path) field.ErrorList {
+	var errs field.ErrorList
+	for i, name := range names {
+		if !featureName.MatchString(name) {
+			errs = append(errs, field.Invalid(p.Index(i), name, fmt.Sprintf("invalid feature name %q: must start with an UpperCamelCase segment, with subsequent segments separated by '/' (e.g., MyFeature or MyFeature/mySubFeature), and contain only alphanumeric characters and slashes", name)))
+		}
+		if i+1 == len(names) {
+			break
+		}
+		switch next := names[i+1]; {
+		case name == next:
+			errs = append(errs, field.Duplicate(p.Index(i+1), next))
+		case name > next:
+			errs = append(errs, field.Invalid(p.Index(i+1), next, "list must be sorted alphabetically"))
+		}
+	}
+	return errs
+}
+
 func validateNodeResources(n *corev1.Node) field.ErrorList {
 	var errs field.ErrorList
 	for _, list := range []struct {
@@ -198,7 +222,7 @@ func validateNodeResources(n *corev1.Node) field.ErrorList {
 			errs = append(errs, check.ResourceQuantity(name, list.of[name], field.NewPath("status", list.name, string(name)))...)
 		}
 	}
-	return errs
+	return append(errs, validateDeclaredFeatures(n.Status.DeclaredFeatures, field.NewPath("status", "declaredFeatures"))...)
 }
 
 func validateNodeUpdate(n, old *corev1.Node) field.ErrorList {

@@ -121,6 +121,7 @@ const gatedMessage = "Scheduling is blocked due to non-empty scheduling gates"
 // preparePod makes of what a client sent a pod that has not begun yet.
 func preparePod(p *corev1.Pod) {
 	podspec.DropDisabled(&p.Spec, nil)
+	podspec.SetPodLevelResources(p)
 	p.Generation = 1
 	p.Status = corev1.PodStatus{Phase: corev1.PodPending, QOSClass: podspec.QOSClass(&p.Spec)}
 	if len(p.Spec.SchedulingGates) > 0 {
@@ -145,9 +146,17 @@ func raiseGracePeriod(s *corev1.PodSpec) {
 
 func preparePodUpdate(p, old *corev1.Pod) {
 	p.Status = old.Status
+	keepPodLevelResources(p, old)
 	podspec.DropDisabled(&p.Spec, &old.Spec)
 	raiseGracePeriod(&p.Spec)
 	podspec.SyncServiceAccount(&p.Spec)
+}
+
+// keepPodLevelResources keeps what a client that does not know of it left out.
+func keepPodLevelResources(p, old *corev1.Pod) {
+	if p.Spec.Resources == nil {
+		p.Spec.Resources = old.Spec.Resources.DeepCopy()
+	}
 }
 
 // validatePod checks what is asked of any pod, new or not.

@@ -2,6 +2,7 @@ package core
 
 import (
 	"fmt"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
@@ -61,6 +62,8 @@ func PreparePodResize(obj, old api.Object) {
 	takeResources(p.Spec.Containers, sent.Spec.Containers)
 	takeResources(p.Spec.InitContainers, sent.Spec.InitContainers)
 	p.Spec.Resources = sent.Spec.Resources
+	keepPodLevelResources(p, was)
+	podspec.SetPodLevelResources(p)
 	podspec.DropDisabled(&p.Spec, &was.Spec)
 }
 
@@ -97,13 +100,17 @@ func ValidatePodResize(obj, old api.Object) field.ErrorList {
 		errs = append(errs, resizeRequirements(&may.Containers[i].Resources, &was.Spec.Containers[i].Resources, spec.Child("containers").Index(i).Child("resources"))...)
 	}
 	for i := range may.InitContainers {
-		c, before, at := &may.InitContainers[i], &was.Spec.InitContainers[i], spec.Child("initContainers").Index(i).Child("resources")
-		if podspec.IsSidecar(c) {
-			errs = append(errs, resizeRequirements(&c.Resources, &before.Resources, at)...)
-		} else if !equality.Semantic.DeepEqual(c.Resources, before.Resources) {
-			errs = append(errs, field.Forbidden(at, "resources for non-sidecar init containers are immutable"))
-			c.Resources = before.Resources
+		c, before, at := &may.InitContainers[i], &was.Spec.InitContainers[i], spec.Child("initContainers").Index(i)
+		changed := !equality.Semantic.DeepEqual(*c, *before)
+		errs = append(errs, resizeRequirements(&c.Resources, &before.Resources, at.Child("resources"))...)
+		if !equality.Semantic.DeepEqual(*c, *before) {
+			errs = append(errs, field.Forbidden(at, "only cpu and memory resources for init or sidecar containers are mutable"))
 		}
+		// One that would have to begin again for it must not: what comes after it may have begun.
+		if changed && !podspec.IsSidecar(c) && slices.ContainsFunc(c.ResizePolicy, func(p corev1.ContainerResizePolicy) bool { return p.RestartPolicy == corev1.RestartContainer }) {
+			errs = append(errs, field.Forbidden(at, "non-sidecar init containers with a resize policy of RestartContainer cannot be resized"))
+		}
+		*c = *before
 	}
 	switch at := spec.Child("resources"); {
 	case was.Spec.Resources == nil:

@@ -222,8 +222,19 @@ func TestPodResize(t *testing.T) {
 		{"storage", func(p *corev1.Pod) { quantity(p, "ephemeral-storage", "1") }, []string{`spec: Forbidden: only cpu and memory resources are mutable`}},
 		{"above the limit", func(p *corev1.Pod) { quantity(p, "cpu", "3") }, []string{
 			`spec.containers[0].resources.requests: Invalid value: "3": must be less than or equal to cpu limit of 2`}},
-		{"an init container", func(p *corev1.Pod) { p.Spec.InitContainers[0].Resources.Requests = nil }, []string{
-			`spec.initContainers[0].resources: Forbidden: resources for non-sidecar init containers are immutable`}},
+		{"an init container", func(p *corev1.Pod) { p.Spec.InitContainers[0].Resources.Requests["cpu"] = mustQuantity("2") }, nil},
+		{"a request of an init container less", func(p *corev1.Pod) { p.Spec.InitContainers[0].Resources.Requests = nil }, []string{
+			`spec.initContainers[0].resources.requests: Forbidden: resource requests cannot be removed`}},
+		{"storage of an init container", func(p *corev1.Pod) {
+			p.Spec.InitContainers[0].Resources.Requests["ephemeral-storage"] = mustQuantity("1")
+		}, []string{
+			`spec.initContainers[0]: Forbidden: only cpu and memory resources for init or sidecar containers are mutable`}},
+		{"an init container that would begin again", func(p *corev1.Pod) {
+			p.Spec.InitContainers[0].ResizePolicy = []corev1.ContainerResizePolicy{{ResourceName: "cpu", RestartPolicy: corev1.RestartContainer}}
+		}, []string{
+			`spec.initContainers[0].resizePolicy[0].restartPolicy: Invalid value: "RestartContainer": must not be set to 'RestartContainer' for non-sidecar initContainers`,
+			`spec.initContainers[0]: Forbidden: only cpu and memory resources for init or sidecar containers are mutable`,
+			`spec.initContainers[0]: Forbidden: non-sidecar init containers with a resize policy of RestartContainer cannot be resized`}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			old := newPod(t, text)
@@ -244,6 +255,11 @@ func TestPodResize(t *testing.T) {
 	PreparePodResize(part, whole)
 	if errs := ValidatePodResize(part, whole); len(errs) > 0 || part.Spec.Resources.Requests.Cpu().String() != "2" {
 		t.Errorf("got %v", errs)
+	}
+	part.Spec.Resources = nil
+	PreparePodResize(part, whole)
+	if errs := ValidatePodResize(part, whole); len(errs) > 0 || part.Spec.Resources.Requests.Cpu().String() != "1" {
+		t.Errorf("what was left out is not kept: %v", errs)
 	}
 	part.Spec.Resources = nil
 	if got := lines(ValidatePodResize(part, whole)); !slices.Contains(got, `spec.resources: Forbidden: pod-level resources cannot be removed`) {

@@ -114,3 +114,12 @@ func BenchmarkValidate(b *testing.B) {
 		}
 	}
 }
+
+// TestStoredEndpoints: endpoints that an older server took are checked again only when they change.
+func TestStoredEndpoints(t *testing.T) {
+	const bad, worse = "addressType: IPv4\nendpoints: [{addresses: []}]", "addressType: IPv4\nendpoints: [{addresses: []}, {addresses: []}]"
+	apitest.CheckChanges(t, discovery.Kinds(), "EndpointSlice", "", []apitest.Change{
+		{"as they were", bad, bad + "\nmetadata: {labels: {a: b}}", ""},
+		{"changed", bad, worse, "endpoints[0].addresses: Required value\nendpoints[1].addresses: Required value"},
+	})
+}

@@ -135,7 +135,11 @@ func addressesOf(s *discoveryv1.EndpointSlice) []string {
 func validateEndpointSlice(s, old *discoveryv1.EndpointSlice) field.ErrorList {
 	errs := check.Enum(s.AddressType, field.NewPath("addressType"),
 		discoveryv1.AddressTypeFQDN, discoveryv1.AddressTypeIPv4, discoveryv1.AddressTypeIPv6)
-	errs = append(errs, validateEndpoints(s.Endpoints, s.AddressType, field.NewPath("endpoints"), addressesOf(old))...)
+	bad := validateEndpoints(s.Endpoints, s.AddressType, field.NewPath("endpoints"), addressesOf(old))
+	if len(bad) > 0 && old != nil && apiequality.Semantic.DeepEqual(s.Endpoints, old.Endpoints) {
+		bad = nil // an older server took them: whoever changes something else need not mend them
+	}
+	errs = append(errs, bad...)
 	return append(errs, validatePorts(s.Ports, field.NewPath("ports"))...)
 }
 

@@ -74,3 +74,17 @@ func TestPriorityLevelConfiguration(t *testing.T) {
 		}
 	}
 }
+
+// TestStatusKeepsMetadata: through the status door metadata do not change, but who wrote what does.
+func TestStatusKeepsMetadata(t *testing.T) {
+	c := apitest.Catalogue(t, flowcontrol.Kinds())
+	for _, kind := range []string{"FlowSchema", "PriorityLevelConfiguration"} {
+		k := apitest.Kind(t, c.Kinds(), kind)
+		old := apitest.Read(t, c, k, "metadata: {name: a, labels: {a: b}}")
+		obj := apitest.Read(t, c, k, "metadata: {name: a, labels: {a: c}, annotations: {d: e}, managedFields: [{manager: m}]}")
+		k.PrepareForStatusUpdate(obj, old)
+		if obj.GetLabels()["a"] != "b" || len(obj.GetAnnotations()) > 0 || len(obj.GetManagedFields()) != 1 {
+			t.Errorf("%s: %v %v %v", kind, obj.GetLabels(), obj.GetAnnotations(), obj.GetManagedFields())
+		}
+	}
+}

@@ -23,18 +23,21 @@ const (
 func flowSchema() *api.Kind {
 	spec := flowcontrolv1.FlowSchemaSpec{}.SwaggerDoc()
 	return &api.Kind{
-		Group:                  "flowcontrol.apiserver.k8s.io",
-		Kind:                   "FlowSchema",
-		Resource:               "flowschemas",
-		Singular:               "flowschema",
-		Prefix:                 "flowschemas",
-		Versions:               []api.Version{api.NewVersion[flowcontrolv1.FlowSchema, flowcontrolv1.FlowSchemaList]("v1")},
-		Hub:                    "v1",
-		Subresources:           []api.Subresource{api.Status()},
-		HasGeneration:          true,
-		PrepareForCreate:       api.On(func(s *flowcontrolv1.FlowSchema) { s.Status = flowcontrolv1.FlowSchemaStatus{} }),
-		PrepareForUpdate:       api.OnUpdate(func(s, old *flowcontrolv1.FlowSchema) { s.Status = old.Status }),
-		PrepareForStatusUpdate: api.OnUpdate(func(s, old *flowcontrolv1.FlowSchema) { s.Spec = old.Spec }),
+		Group:            "flowcontrol.apiserver.k8s.io",
+		Kind:             "FlowSchema",
+		Resource:         "flowschemas",
+		Singular:         "flowschema",
+		Prefix:           "flowschemas",
+		Versions:         []api.Version{api.NewVersion[flowcontrolv1.FlowSchema, flowcontrolv1.FlowSchemaList]("v1")},
+		Hub:              "v1",
+		Subresources:     []api.Subresource{api.Status()},
+		HasGeneration:    true,
+		PrepareForCreate: api.On(func(s *flowcontrolv1.FlowSchema) { s.Status = flowcontrolv1.FlowSchemaStatus{} }),
+		PrepareForUpdate: api.OnUpdate(func(s, old *flowcontrolv1.FlowSchema) { s.Status = old.Status }),
+		PrepareForStatusUpdate: api.OnUpdate(func(s, old *flowcontrolv1.FlowSchema) {
+			s.Spec = old.Spec
+			keepMeta(&s.ObjectMeta, &old.ObjectMeta)
+		}),
 		Default: api.On(func(s *flowcontrolv1.FlowSchema) {
 			if s.Spec.MatchingPrecedence == 0 {
 				s.Spec.MatchingPrecedence = defaultPrecedence
@@ -163,4 +166,11 @@ func mandatorySchema(name string) (flowcontrolv1.FlowSchemaSpec, bool) {
 		}, true
 	}
 	return flowcontrolv1.FlowSchemaSpec{}, false
+}
+
+// keepMeta puts an object's metadata back as the status door does in this group: all of it but what tells who wrote which field.
+func keepMeta(m, old *metav1.ObjectMeta) {
+	fields := m.ManagedFields
+	old.DeepCopyInto(m)
+	m.ManagedFields = fields
 }

@@ -41,8 +41,11 @@ func priorityLevelConfiguration() *api.Kind {
 		PrepareForCreate: api.On(func(l *flowcontrolv1.PriorityLevelConfiguration) {
 			l.Status = flowcontrolv1.PriorityLevelConfigurationStatus{}
 		}),
-		PrepareForUpdate:         api.OnUpdate(func(l, old *flowcontrolv1.PriorityLevelConfiguration) { l.Status = old.Status }),
-		PrepareForStatusUpdate:   api.OnUpdate(func(l, old *flowcontrolv1.PriorityLevelConfiguration) { l.Spec = old.Spec }),
+		PrepareForUpdate: api.OnUpdate(func(l, old *flowcontrolv1.PriorityLevelConfiguration) { l.Status = old.Status }),
+		PrepareForStatusUpdate: api.OnUpdate(func(l, old *flowcontrolv1.PriorityLevelConfiguration) {
+			l.Spec = old.Spec
+			keepMeta(&l.ObjectMeta, &old.ObjectMeta)
+		}),
 		Default:                  api.On(defaultLevel),
 		Validate:                 api.Check(validateLevel),
 		ValidateUpdate:           api.CheckUpdate(func(l, _ *flowcontrolv1.PriorityLevelConfiguration) field.ErrorList { return validateLevel(l) }),

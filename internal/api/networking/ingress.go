@@ -38,7 +38,7 @@ func ingress() *api.Kind {
 		PrepareForUpdate:         api.OnUpdate(func(i, old *networkingv1.Ingress) { i.Status = old.Status }),
 		PrepareForStatusUpdate:   api.OnUpdate(func(i, old *networkingv1.Ingress) { i.Spec = old.Spec }),
 		Validate:                 api.Check(validateNewIngress),
-		ValidateUpdate:           api.CheckUpdate(func(i, _ *networkingv1.Ingress) field.ErrorList { return validateIngress(i) }),
+		ValidateUpdate:           api.CheckUpdate(validateIngress),
 		ValidateStatusUpdate:     api.CheckUpdate(validateIngressStatus),
 		Warnings:                 api.Warn(warnIngress),
 		AllowUnconditionalUpdate: true,
@@ -96,14 +96,16 @@ func addresses(s networkingv1.IngressLoadBalancerStatus) string {
 }
 
 func validateNewIngress(i *networkingv1.Ingress) field.ErrorList {
-	errs := validateIngress(i)
+	errs := validateIngress(i, nil)
 	if v, ok := i.Annotations[classAnnotation]; ok && i.Spec.IngressClassName != nil && v != *i.Spec.IngressClassName {
 		errs = append(errs, field.Invalid(field.NewPath("annotations").Child(classAnnotation), v, "must match `ingressClassName` when both are specified"))
 	}
 	return errs
 }
 
-func validateIngress(i *networkingv1.Ingress) field.ErrorList {
+// validateIngress checks an ingress; old is nil on create. Names of secrets that an older server took badly formed do not stand in
+// the way of other changes.
+func validateIngress(i, old *networkingv1.Ingress) field.ErrorList {
 	p, s := field.NewPath("spec"), &i.Spec
 	var errs field.ErrorList
 	if len(s.Rules) == 0 && s.DefaultBackend == nil {
@@ -120,7 +122,7 @@ func validateIngress(i *networkingv1.Ingress) field.ErrorList {
 		for j, h := range t.Hosts {
 			errs = append(errs, validateHost(h, at.Child("hosts").Index(j))...)
 		}
-		if t.SecretName != "" {
+		if t.SecretName != "" && !hadBadSecret(old) {
 			errs = append(errs, check.DNSSubdomain(t.SecretName, at.Child("secretName"))...)
 		}
 	}
@@ -128,6 +130,13 @@ func validateIngress(i *networkingv1.Ingress) field.ErrorList {
 		errs = append(errs, check.DNSSubdomain(*c, p.Child("ingressClassName"))...)
 	}
 	return errs
+}
+
+// hadBadSecret says whether a stored ingress names a secret that can have no such name.
+func hadBadSecret(i *networkingv1.Ingress) bool {
+	return i != nil && slices.ContainsFunc(i.Spec.TLS, func(t networkingv1.IngressTLS) bool {
+		return t.SecretName != "" && len(validation.IsDNS1123Subdomain(t.SecretName)) > 0
+	})
 }
 
 func validateHost(h string, p *field.Path) field.ErrorList {

@@ -34,10 +34,11 @@ func ipAddress() *api.Kind {
 		},
 		Validate: api.Check(validateIPAddress),
 		ValidateUpdate: api.CheckUpdate(func(a, old *networkingv1.IPAddress) field.ErrorList {
-			if apiequality.Semantic.DeepEqual(a.Spec.ParentRef, old.Spec.ParentRef) {
-				return nil
+			errs := validateIPAddress(a)
+			if !apiequality.Semantic.DeepEqual(a.Spec.ParentRef, old.Spec.ParentRef) {
+				errs = append(errs, field.Invalid(field.NewPath("spec", "parentRef"), check.Rendered(a.Spec.ParentRef), check.ImmutableText))
 			}
-			return append(validateIPAddress(a), field.Invalid(field.NewPath("spec", "parentRef"), check.Rendered(a.Spec.ParentRef), check.ImmutableText))
+			return errs
 		}),
 		AllowUnconditionalUpdate: true,
 		Columns: api.Columns(

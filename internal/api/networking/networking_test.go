@@ -145,3 +145,17 @@ func TestRows(t *testing.T) {
 		}
 	}
 }
+
+// TestStoredBefore: what an older server took does not stand in the way of other changes, but comes in no more.
+func TestStoredBefore(t *testing.T) {
+	const rules = "rules: [{host: a.b}]"
+	apitest.CheckChanges(t, networking.Kinds(), "Ingress", "", []apitest.Change{
+		{"the name of a secret", "spec: {" + rules + ", tls: [{secretName: A_b}]}", "spec: {" + rules + ", tls: [{secretName: A_b}, {secretName: C_d}]}", ""},
+		{"a new one", "spec: {" + rules + "}", "spec: {" + rules + ", tls: [{secretName: A_b}]}", "spec.tls[0].secretName: Invalid value"},
+	})
+	apitest.CheckChanges(t, networking.Kinds(), "IPAddress", "", []apitest.Change{
+		{"no parent", "metadata: {name: 10.0.0.1}\nspec: {}", "metadata: {name: 10.0.0.1}\nspec: {}", "spec.parentRef: Required value"},
+		{"another parent", "metadata: {name: 10.0.0.1}\nspec: {parentRef: {resource: services, name: a}}", "metadata: {name: 10.0.0.1}\nspec: {parentRef: {resource: services, name: b}}",
+			"spec.parentRef: Invalid value"},
+	})
+}

@@ -98,6 +98,9 @@ func (v *specValidation) validateInitContainers(p *field.Path) field.ErrorList {
 			errs = append(errs, v.validateLife(c, at)...)
 		} else {
 			errs = append(errs, forbidLife(c, at)...)
+			if !v.opts.AllowInitRestartOnResize {
+				errs = append(errs, forbidRestartOnResize(c, at)...)
+			}
 		}
 		errs = append(errs, v.validateContainerRestart(c, at)...)
 	}
@@ -125,8 +128,16 @@ func forbidLife(c *corev1.Container, p *field.Path) field.ErrorList {
 			errs = append(errs, field.Forbidden(p.Child(f.name), text))
 		}
 	}
-	if len(c.ResizePolicy) > 0 {
-		errs = append(errs, field.Invalid(p.Child("resizePolicy"), check.Rendered(c.ResizePolicy), "must not be set for init containers"))
+	return errs
+}
+
+// forbidRestartOnResize wants a container that only prepares the pod to grow while it runs: beginning it again would do its work twice.
+func forbidRestartOnResize(c *corev1.Container, p *field.Path) field.ErrorList {
+	var errs field.ErrorList
+	for i, r := range c.ResizePolicy {
+		if r.RestartPolicy == corev1.RestartContainer {
+			errs = append(errs, field.Invalid(p.Child("resizePolicy").Index(i).Child("restartPolicy"), r.RestartPolicy, "must not be set to 'RestartContainer' for non-sidecar initContainers"))
+		}
 	}
 	return errs
 }

@@ -33,9 +33,6 @@ func SetPodDefaults(pod *corev1.Pod) {
 			setRequests(&list[i].Resources)
 		}
 	}
-	if r := s.Resources; r != nil {
-		setPodLevelResources(pod, r)
-	}
 	if s.EnableServiceLinks == nil {
 		s.EnableServiceLinks = ptr(corev1.DefaultEnableServiceLinks)
 	}
@@ -86,11 +83,17 @@ func setRequests(r *corev1.ResourceRequirements) {
 	}
 }
 
-// setPodLevelResources derives the pod's own requests from those of its containers, or else from the pod's limits (KEP-2837).
-func setPodLevelResources(pod *corev1.Pod, r *corev1.ResourceRequirements) {
+// SetPodLevelResources fills in what a pod says about its resources as a whole, if it says anything (KEP-2837): huge pages are limited to what its
+// containers may have, requests are those of the containers, else the limits, and limits those of the containers if all of them have one. It comes after
+// admission, which may add containers.
+func SetPodLevelResources(pod *corev1.Pod) {
+	r := pod.Spec.Resources
+	if r == nil || len(r.Requests)+len(r.Limits) == 0 {
+		return
+	}
 	set := func(list *corev1.ResourceList, from corev1.ResourceList, wanted func(corev1.ResourceName) bool) {
 		for name, q := range from {
-			if _, ok := (*list)[name]; ok || !wanted(name) || !resource.IsSupportedPodLevelResource(name) {
+			if _, ok := (*list)[name]; ok || !resource.IsSupportedPodLevelResource(name) || !wanted(name) {
 				continue
 			}
 			if *list == nil {
@@ -99,9 +102,31 @@ func setPodLevelResources(pod *corev1.Pod, r *corev1.ResourceRequirements) {
 			(*list)[name] = q.DeepCopy()
 		}
 	}
-	set(&r.Limits, resource.AggregateContainerLimits(pod, resource.PodResourcesOptions{}), check.IsHugePages)
-	set(&r.Requests, resource.AggregateContainerRequests(pod, resource.PodResourcesOptions{}), func(n corev1.ResourceName) bool { return !check.IsHugePages(n) })
+	ours := &corev1.Pod{Spec: corev1.PodSpec{Containers: pod.Spec.Containers, InitContainers: pod.Spec.InitContainers}}
+	limits := resource.AggregateContainerLimits(ours, resource.PodResourcesOptions{})
+	requested := func(n corev1.ResourceName) bool { _, ok := r.Requests[n]; return ok }
+	set(&r.Limits, limits, func(n corev1.ResourceName) bool { return check.IsHugePages(n) && !requested(n) })
+	set(&r.Requests, resource.AggregateContainerRequests(ours, resource.PodResourcesOptions{}), func(n corev1.ResourceName) bool { return !check.IsHugePages(n) })
 	set(&r.Requests, r.Limits, func(corev1.ResourceName) bool { return true })
+	// A request that is larger than the containers' limits raises the pod's.
+	for name, q := range limits {
+		if request := r.Requests[name]; request.Cmp(q) > 0 {
+			limits[name] = request
+		}
+	}
+	set(&r.Limits, limits, func(n corev1.ResourceName) bool { return requested(n) && allLimited(&pod.Spec, n) })
+}
+
+// allLimited says whether every container has a limit of a resource.
+func allLimited(s *corev1.PodSpec, name corev1.ResourceName) bool {
+	for _, list := range [][]corev1.Container{s.InitContainers, s.Containers} {
+		for i := range list {
+			if _, ok := list[i].Resources.Limits[name]; !ok {
+				return false
+			}
+		}
+	}
+	return len(s.EphemeralContainers) == 0 // they can have none
 }
 
 func setHostPorts(list []corev1.Container) {

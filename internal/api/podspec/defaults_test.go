@@ -116,6 +116,7 @@ func TestRequestsOfPods(t *testing.T) {
 		"containers":[{"name":"a","image":"x","ports":[{"containerPort":7}],"resources":{"limits":{"cpu":"0.0001","memory":"1Gi"},"requests":{"memory":"1Mi"}}}],
 		"resources":{"limits":{"cpu":"2","memory":"3Gi"}}}`)}
 	SetPodDefaults(pod)
+	SetPodLevelResources(pod)
 	r := pod.Spec.Containers[0].Resources
 	if q := r.Requests[corev1.ResourceCPU]; q.String() != "1m" {
 		t.Errorf("cpu request is %s", q.String())
@@ -274,18 +275,41 @@ func TestQOSClass(t *testing.T) {
 	}
 }
 
+func TestPodLevelResources(t *testing.T) {
+	for _, c := range []struct{ name, spec, want string }{
+		{"nothing is said", `{"containers":[{"name":"a","resources":{"requests":{"cpu":"1"}}}]}`, `null`},
+		{"nothing of the whole", `{"containers":[{"name":"a","resources":{"requests":{"cpu":"1"}}}],"resources":{}}`, `{}`},
+		{"requests of the containers", `{"containers":[{"name":"a","resources":{"requests":{"cpu":"1"}}},{"name":"b","resources":{"requests":{"cpu":"1"}}}],"resources":{"requests":{"memory":"1Gi"}}}`,
+			`{"requests":{"cpu":"2","memory":"1Gi"}}`},
+		{"limits, as all containers have one", `{"containers":[{"name":"a","resources":{"requests":{"cpu":"1"},"limits":{"cpu":"2"}}},{"name":"b","resources":{"requests":{"cpu":"1"},"limits":{"cpu":"2"}}}],"resources":{"requests":{"cpu":"3"}}}`,
+			`{"limits":{"cpu":"4"},"requests":{"cpu":"3"}}`},
+		{"one container has none", `{"containers":[{"name":"a","resources":{"limits":{"cpu":"2"}}},{"name":"b"}],"resources":{"requests":{"cpu":"3"}}}`, `{"requests":{"cpu":"3"}}`},
+		{"more than the containers' limits", `{"containers":[{"name":"a","resources":{"limits":{"cpu":"2"}}}],"resources":{"requests":{"cpu":"3"}}}`, `{"limits":{"cpu":"3"},"requests":{"cpu":"3"}}`},
+		{"limits alone", `{"containers":[{"name":"a"}],"resources":{"limits":{"cpu":"2"}}}`, `{"limits":{"cpu":"2"},"requests":{"cpu":"2"}}`},
+		{"huge pages", `{"containers":[{"name":"a","resources":{"requests":{"hugepages-2Mi":"2Mi"},"limits":{"hugepages-2Mi":"2Mi"}}}],"resources":{"requests":{"cpu":"1"}}}`,
+			`{"limits":{"hugepages-2Mi":"2Mi"},"requests":{"cpu":"1","hugepages-2Mi":"2Mi"}}`},
+	} {
+		pod := &corev1.Pod{Spec: *decode[corev1.PodSpec](t, c.spec)}
+		for range 2 { // once more changes nothing
+			SetPodLevelResources(pod)
+			if got, err := json.Marshal(pod.Spec.Resources); err != nil || string(got) != c.want {
+				t.Errorf("%s: %s, %v; want %s", c.name, got, err, c.want)
+			}
+		}
+	}
+}
+
 func TestDropDisabled(t *testing.T) {
 	const spec = `{"containers":[{"name":"a","lifecycle":{"stopSignal":"SIGINT"}},{"name":"b","lifecycle":{"stopSignal":"SIGINT","preStop":{"sleep":{"seconds":1}}}}],
-		"volumes":[{"name":"v","projected":{"sources":[{"clusterTrustBundle":{"path":"x"}},{"podCertificate":{"keyType":"ED25519"}}]}}],"schedulingGroup":{}}`
+		"volumes":[{"name":"v","projected":{"sources":[{"clusterTrustBundle":{"path":"x","user":1}},{"podCertificate":{"keyType":"ED25519","user":1}}]}}],"schedulingGroup":{}}`
 	s := decode[corev1.PodSpec](t, spec)
 	DropDisabled(s, nil)
 	if s.Containers[0].Lifecycle != nil || s.Containers[1].Lifecycle.StopSignal != nil || s.Containers[1].Lifecycle.PreStop == nil || s.SchedulingGroup != nil {
 		t.Errorf("left %+v", s)
 	}
-	for _, p := range s.Volumes[0].Projected.Sources {
-		if p != (corev1.VolumeProjection{}) {
-			t.Errorf("left %+v", p)
-		}
+	// What a feature that is on brought stays, but for the field of one that is off.
+	if p := s.Volumes[0].Projected.Sources; p[0].ClusterTrustBundle == nil || p[0].ClusterTrustBundle.User != nil || p[1].PodCertificate == nil || p[1].PodCertificate.User != nil {
+		t.Errorf("left %+v", p)
 	}
 	kept := decode[corev1.PodSpec](t, spec)
 	DropDisabled(kept, decode[corev1.PodSpec](t, spec))
@@ -296,12 +320,10 @@ func TestDropDisabled(t *testing.T) {
 
 func TestDropDisabledFeatures(t *testing.T) {
 	for name, spec := range map[string]string{
-		"GenericWorkload":              `{"schedulingGroup":{}}`,
-		"EvictionRequestAPI":           `{"evictionResponders":[{"name":"example.com/a","priority":1}]}`,
-		"ClusterTrustBundleProjection": `{"volumes":[{"name":"v","projected":{"sources":[{"clusterTrustBundle":{"path":"x"}}]}}]}`,
-		"PodCertificateProjection":     `{"volumes":[{"name":"v","projected":{"sources":[{"podCertificate":{"keyType":"ED25519"}}]}}]}`,
-		"ContainerStopSignals":         `{"initContainers":[{"name":"c","lifecycle":{"stopSignal":"SIGINT"}}],"ephemeralContainers":[{"name":"e","lifecycle":{"stopSignal":"SIGINT"}}]}`,
-		"EmptyDirVolumeMode":           `{"volumes":[{"name":"v","emptyDir":{"mode":511}}]}`,
+		"GenericWorkload":      `{"schedulingGroup":{}}`,
+		"EvictionRequestAPI":   `{"evictionResponders":[{"name":"example.com/a","priority":1}]}`,
+		"ContainerStopSignals": `{"initContainers":[{"name":"c","lifecycle":{"stopSignal":"SIGINT"}}],"ephemeralContainers":[{"name":"e","lifecycle":{"stopSignal":"SIGINT"}}]}`,
+		"EmptyDirVolumeMode":   `{"volumes":[{"name":"v","emptyDir":{"mode":511}}]}`,
 		"AtomicWriteVolumeUserFields": `{"volumes":[{"name":"s","secret":{"defaultUser":1,"items":[{"key":"k","path":"p","user":2}]}},
 			{"name":"c","configMap":{"defaultUser":1,"items":[{"key":"k","path":"p","user":2}]}},{"name":"d","downwardAPI":{"defaultUser":1,"items":[{"path":"p","user":2}]}},
 			{"name":"p","projected":{"defaultUser":1,"sources":[{"secret":{"items":[{"key":"k","path":"p","user":2}]}},{"configMap":{"items":[{"key":"k","path":"p","user":2}]}},
@@ -342,7 +364,7 @@ func TestDropDisabledFeatures(t *testing.T) {
 			}
 		})
 	}
-	if n := len(disabledFeatures()); n != 10 {
+	if n := len(disabledFeatures()); n != 8 {
 		t.Errorf("%d features, but 10 are tried here", n)
 	}
 }

@@ -37,12 +37,6 @@ func disabledFeatures() []feature {
 		{"EvictionRequestAPI", func(s *corev1.PodSpec, visit func(bool, func())) {
 			visit(s.EvictionResponders != nil, func() { s.EvictionResponders = nil })
 		}},
-		{"ClusterTrustBundleProjection", func(s *corev1.PodSpec, visit func(bool, func())) {
-			eachProjection(s, func(p *corev1.VolumeProjection) { visitPointer(&p.ClusterTrustBundle, visit) })
-		}},
-		{"PodCertificateProjection", func(s *corev1.PodSpec, visit func(bool, func())) {
-			eachProjection(s, func(p *corev1.VolumeProjection) { visitPointer(&p.PodCertificate, visit) })
-		}},
 		{"ContainerStopSignals", func(s *corev1.PodSpec, visit func(bool, func())) {
 			eachLifecycle(s, func(l **corev1.Lifecycle) {
 				visit((*l).StopSignal != nil, func() {

@@ -23,6 +23,8 @@ type Options struct {
 	AllowIndivisibleHugePages bool
 	// AllowHostSysctls keeps namespaced sysctls in pods that use the host's namespaces.
 	AllowHostSysctls bool
+	// AllowInitRestartOnResize keeps resize policies that restart containers which only prepare the pod.
+	AllowInitRestartOnResize bool
 	// OldIPs are the addresses of the stored form, which may be written as they are no longer accepted.
 	OldIPs []string
 }
@@ -48,8 +50,15 @@ func OptionsForSpec(old *corev1.PodSpec) Options {
 		AllowBadSelectors:         hasBadSelectors(old),
 		AllowIndivisibleHugePages: hasIndivisibleHugePages(old),
 		AllowHostSysctls:          hasHostSysctls(old),
+		AllowInitRestartOnResize:  restartsInitOnResize(old),
 		OldIPs:                    addresses(old),
 	}
+}
+
+func restartsInitOnResize(old *corev1.PodSpec) bool {
+	return slices.ContainsFunc(old.InitContainers, func(c corev1.Container) bool {
+		return !IsSidecar(&c) && slices.ContainsFunc(c.ResizePolicy, func(p corev1.ContainerResizePolicy) bool { return p.RestartPolicy == corev1.RestartContainer })
+	})
 }
 
 func hasBadAffinityValues(a *corev1.Affinity) bool {

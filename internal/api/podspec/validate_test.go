@@ -14,6 +14,7 @@ func complaints(t *testing.T, spec string, opts Options) []string {
 	t.Helper()
 	pod := &corev1.Pod{Spec: *decode[corev1.PodSpec](t, spec)}
 	SetPodDefaults(pod)
+	SetPodLevelResources(pod)
 	var out []string
 	p := field.NewPath("spec")
 	for _, e := range append(ValidatePodSpec(&pod.Spec, &pod.ObjectMeta, p, opts), ValidatePodOnly(&pod.Spec, p)...) {

@@ -1,10 +1,11 @@
 package podspec
 
 import (
-	"path"
+	"fmt"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+	apivalidation "k8s.io/apimachinery/pkg/api/validation"
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -349,6 +350,13 @@ func validateTrustBundle(b *corev1.ClusterTrustBundleProjection, p *field.Path) 
 		if *b.Name == "" {
 			errs = append(errs, field.Required(p.Child("name"), "must be a valid object name"))
 		}
+		signer := ""
+		if at := strings.LastIndexByte(*b.Name, ':'); at >= 0 {
+			signer = strings.ReplaceAll((*b.Name)[:at], ":", "/")
+		}
+		for _, text := range check.TrustBundleName(*b.Name, signer) {
+			errs = append(errs, field.Invalid(p.Child("name"), *b.Name, "not a valid clustertrustbundlename: "+text))
+		}
 		if b.LabelSelector != nil {
 			errs = append(errs, field.Invalid(p.Child("labelSelector"), b.LabelSelector, "labelSelector must be unset if name is specified"))
 		}
@@ -356,31 +364,57 @@ func validateTrustBundle(b *corev1.ClusterTrustBundleProjection, p *field.Path) 
 		if *b.SignerName == "" {
 			errs = append(errs, field.Required(p.Child("signerName"), "must be a valid signer name"))
 		}
+		errs = append(errs, check.SignerName(*b.SignerName, p.Child("signerName"))...)
 		errs = append(errs, check.Selector(b.LabelSelector, p.Child("labelSelector"), false)...)
 	default:
 		errs = append(errs, field.Required(p, "either name or signerName must be specified"))
 	}
 	if b.Path == "" {
-		return append(errs, field.Required(p.Child("path"), ""))
+		errs = append(errs, field.Required(p.Child("path"), ""))
 	}
 	return append(errs, validateFilePath(b.Path, p.Child("path"))...)
 }
 
+// The life that a pod's certificate may be asked to have, in seconds.
+const (
+	minCertificateSeconds    int32 = 3600
+	maxCertificateSeconds    int32 = 91 * 86400
+	maxOwnCertificateSeconds int32 = 86400 // of the project's own signers
+)
+
 func validatePodCertificate(c *corev1.PodCertificateProjection, p *field.Path) field.ErrorList {
-	errs := check.OneOf(c.KeyType, p.Child("keyType"), "RSA3072", "RSA4096", "ECDSAP256", "ECDSAP384", "ECDSAP521", "ED25519")
-	domain, name, _ := strings.Cut(c.SignerName, "/")
-	if domain == "" || name == "" || !strings.Contains(domain, ".") || len(validation.IsDNS1123Subdomain(domain)) > 0 {
-		errs = append(errs, field.Invalid(p.Child("signerName"), c.SignerName, "must be a fully qualified domain and path of the form 'example.com/signer-name'"))
+	errs := check.SignerName(c.SignerName, p.Child("signerName"))
+	at := p.Child("userAnnotations")
+	for _, key := range check.Keys(c.UserAnnotations) {
+		errs = append(errs, validation.IsDomainPrefixedKey(at, strings.ToLower(key))...)
 	}
-	if c.CredentialBundlePath == "" && c.KeyPath == "" && c.CertificateChainPath == "" {
-		errs = append(errs, field.Required(p, "specify at least one of credentialBundlePath, keyPath, and certificateChainPath"))
+	if apivalidation.ValidateAnnotationsSize(c.UserAnnotations) != nil {
+		errs = append(errs, field.TooLong(at, "", apivalidation.TotalAnnotationSizeLimitB))
 	}
+	errs = append(errs, check.OneOf(c.KeyType, p.Child("keyType"), "RSA3072", "RSA4096", "ECDSAP256", "ECDSAP384", "ECDSAP521", "ED25519")...)
+	if n := c.MaxExpirationSeconds; n != nil {
+		most := maxCertificateSeconds
+		if check.OwnSigner(c.SignerName) {
+			most = maxOwnCertificateSeconds
+		}
+		switch at := p.Child("maxExpirationSeconds"); {
+		case *n < minCertificateSeconds:
+			errs = append(errs, field.Invalid(at, *n, fmt.Sprintf("if provided, maxExpirationSeconds must be >= %d", minCertificateSeconds)))
+		case *n > most:
+			errs = append(errs, field.Invalid(at, *n, fmt.Sprintf("if provided, maxExpirationSeconds must be <= %d", most)))
+		}
+	}
+	some := false
 	for _, f := range [][2]string{
 		{"credentialBundlePath", c.CredentialBundlePath}, {"keyPath", c.KeyPath}, {"certificateChainPath", c.CertificateChainPath},
 	} {
 		if f[1] != "" {
-			errs = append(errs, validateFilePath(path.Clean(f[1]), p.Child(f[0]))...)
+			some = true
+			errs = append(errs, validateFilePath(f[1], p.Child(f[0]))...)
 		}
+	}
+	if !some {
+		errs = append(errs, field.Required(p, "specify at least one of credentialBundlePath, keyPath, and certificateChainPath"))
 	}
 	return errs
 }

@@ -55,6 +55,24 @@ func TestValidateVolumes(t *testing.T) {
 			`projected.path: Invalid value: "/t": must be a relative path`},
 		`"projected":{"sources":[{"configMap":{"name":"c","items":[{"key":"k","path":"p"}]}},{"downwardAPI":{"items":[{"path":"p","fieldRef":{"fieldPath":"metadata.name"}}]}}]}`: {
 			`projected: Invalid value: "p": conflicting duplicate paths`},
+		`"projected":{"sources":[{"clusterTrustBundle":{"name":"a","path":"p"}},{"clusterTrustBundle":{"name":"example.com:s:b","path":"q"}},{"clusterTrustBundle":{"signerName":"example.com/s","labelSelector":{},"path":"r","optional":true}}]}`: nil,
+		`"projected":{"sources":[{"clusterTrustBundle":{"name":"A","signerName":"example.com/s","path":"p"}},{"clusterTrustBundle":{"path":"../p"}},{"clusterTrustBundle":{"name":"example.com:B","labelSelector":{}}},{"clusterTrustBundle":{"signerName":"s","path":"s"}}]}`: {
+			`projected.sources[0].clusterTrustBundle: Invalid value: {"Name":"A","SignerName":"example.com/s","LabelSelector":null,"Optional":null,"Path":"p","User":null}: only one of name and signerName may be used`,
+			`projected.sources[1].clusterTrustBundle: Required value: either name or signerName must be specified`,
+			`projected.sources[1].clusterTrustBundle.path: Invalid value: "../p": must not contain '..'`,
+			`projected.sources[2].clusterTrustBundle.name: Invalid value: "example.com:B": not a valid clustertrustbundlename: ` + badSubdomain,
+			`projected.sources[2].clusterTrustBundle.labelSelector: Invalid value: {}: labelSelector must be unset if name is specified`,
+			`projected.sources[2].clusterTrustBundle.path: Required value`,
+			`projected.sources[3].clusterTrustBundle.signerName: Invalid value: "s": must be a fully qualified domain and path of the form 'example.com/signer-name'`},
+		`"projected":{"sources":[{"podCertificate":{"signerName":"example.com/s","keyType":"ED25519","keyPath":"k","certificateChainPath":"c","maxExpirationSeconds":7862400,"userAnnotations":{"example.com/A":"x"}}}]}`: nil,
+		`"projected":{"sources":[{"podCertificate":{"signerName":"example.com/s","keyType":"DSA","maxExpirationSeconds":3599,"userAnnotations":{"a":"x"}}},{"podCertificate":{"signerName":"example.com/s","keyType":"RSA4096","keyPath":"k","maxExpirationSeconds":7862401}},{"podCertificate":{"signerName":"kubernetes.io/s","keyType":"RSA3072","credentialBundlePath":"k","maxExpirationSeconds":86401}}]}`: {
+			`projected.sources[0].podCertificate.userAnnotations: Invalid value: "a": must be a domain-prefixed key (such as "acme.io/foo")`,
+			`projected.sources[0].podCertificate.keyType: Unsupported value: "DSA": supported values: "ECDSAP256", "ECDSAP384", "ECDSAP521", "ED25519", "RSA3072", "RSA4096"`,
+			`projected.sources[0].podCertificate.maxExpirationSeconds: Invalid value: 3599: if provided, maxExpirationSeconds must be >= 3600`,
+			`projected.sources[0].podCertificate: Required value: specify at least one of credentialBundlePath, keyPath, and certificateChainPath`,
+			`projected.sources[1].podCertificate.maxExpirationSeconds: Invalid value: 7862401: if provided, maxExpirationSeconds must be <= 7862400`,
+			`projected.sources[2].podCertificate.maxExpirationSeconds: Invalid value: 86401: if provided, maxExpirationSeconds must be <= 86400`,
+			`projected.sources[2].podCertificate.credentialBundlePath: Invalid value: "k": conflicting duplicate paths`},
 		`"ephemeral":{"volumeClaimTemplate":{"spec":{"accessModes":["ReadWriteOncePod","ReadOnlyMany","x"],"resources":{"requests":{"storage":"0"}}}}}`: {
 			`ephemeral.volumeClaimTemplate.spec.accessModes: Unsupported value: "x": supported values: "ReadOnlyMany", "ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod"`,
 			`ephemeral.volumeClaimTemplate.spec.accessModes: Forbidden: may not use ReadWriteOncePod with other access modes`,

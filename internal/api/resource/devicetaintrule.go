@@ -49,9 +49,20 @@ func deviceTaintRule() *api.Kind {
 		}),
 		AllowUnconditionalUpdate: true,
 		ReturnDeleted:            true,
-		Columns:                  api.Columns(table.Name(), table.AgeColumn()),
+		Columns: api.Columns(
+			table.Name(),
+			table.Column("Key", table.String, resourcev1.DeviceTaint{}.SwaggerDoc()["key"]),
+			table.Column("Value", table.String, resourcev1.DeviceTaint{}.SwaggerDoc()["value"]),
+			table.Column("Effect", table.String, resourcev1.DeviceTaint{}.SwaggerDoc()["effect"]),
+			table.Column("TimeAdded", table.String, resourcev1.DeviceTaint{}.SwaggerDoc()["timeAdded"]),
+			table.AgeColumn(),
+		),
 		Row: api.Row(func(r *resourcev1.DeviceTaintRule, now time.Time) []any {
-			return []any{r.Name, table.Age(r, now)}
+			t, added := &r.Spec.Taint, ""
+			if t.TimeAdded != nil {
+				added = table.Since(*t.TimeAdded, now)
+			}
+			return []any{r.Name, t.Key, t.Value, string(t.Effect), added, table.Age(r, now)}
 		}),
 	}
 }

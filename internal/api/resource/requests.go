@@ -76,13 +76,13 @@ func validateRequest(r *resourcev1.DeviceRequest, p *field.Path) field.ErrorList
 	case e != nil && len(r.FirstAvailable) > 0:
 		return append(errs, field.Invalid(p, nil, one+", but multiple fields are set"))
 	case e != nil:
-		return append(errs, wanted{e.DeviceClassName, e.Selectors, e.AllocationMode, e.Count, e.Tolerations, e.Capacity}.validate(p.Child("exactly"))...)
+		return append(errs, wanted{e.DeviceClassName, e.Selectors, e.AllocationMode, e.Count, e.Tolerations}.validate(p.Child("exactly"))...)
 	}
 	return append(errs, validateUnique(r.FirstAvailable, resourcev1.FirstAvailableDeviceRequestMaxSize, p.Child("firstAvailable"),
 		func(s *resourcev1.DeviceSubRequest) string { return s.Name },
 		func(s *resourcev1.DeviceSubRequest, p *field.Path) field.ErrorList {
 			errs := validateRequestName(s.Name, p.Child("name"))
-			return append(errs, wanted{s.DeviceClassName, s.Selectors, s.AllocationMode, s.Count, s.Tolerations, s.Capacity}.validate(p)...)
+			return append(errs, wanted{s.DeviceClassName, s.Selectors, s.AllocationMode, s.Count, s.Tolerations}.validate(p)...)
 		})...)
 }
 
@@ -96,7 +96,6 @@ type wanted struct {
 	mode        resourcev1.DeviceAllocationMode
 	count       int64
 	tolerations []resourcev1.DeviceToleration
-	capacity    *resourcev1.CapacityRequirements
 }
 
 func (w wanted) validate(p *field.Path) field.ErrorList {
@@ -118,11 +117,8 @@ func (w wanted) validate(p *field.Path) field.ErrorList {
 	default:
 		errs = append(errs, check.OneOf(w.mode, p.Child("allocationMode"), resourcev1.DeviceAllocationModeAll, resourcev1.DeviceAllocationModeExactCount)...)
 	}
-	errs = append(errs, validateEach(w.tolerations, resourcev1.DeviceTolerationsMaxLength, p.Child("tolerations"), validateToleration)...)
-	if w.capacity != nil {
-		errs = append(errs, validateNames(w.capacity.Requests, p.Child("capacity", "requests"))...)
-	}
-	return errs
+	// The names in capacity.requests are not checked: one that no device has is never satisfied.
+	return append(errs, validateEach(w.tolerations, resourcev1.DeviceTolerationsMaxLength, p.Child("tolerations"), validateToleration)...)
 }
 
 func validateSelectors(list []resourcev1.DeviceSelector, mode environment.Type, p *field.Path) field.ErrorList {
@@ -211,15 +207,6 @@ func validateFullName(name string, p *field.Path) field.ErrorList {
 	errs := validateName(name, p)
 	if !strings.Contains(name, "/") {
 		errs = append(errs, field.Invalid(p, name, "a fully qualified name must be a domain and a name separated by a slash"))
-	}
-	return errs
-}
-
-// validateNames checks the names of capacities.
-func validateNames[V any](m map[resourcev1.QualifiedName]V, p *field.Path) field.ErrorList {
-	var errs field.ErrorList
-	for _, k := range check.Keys(m) {
-		errs = append(errs, validateName(string(k), p)...)
 	}
 	return errs
 }

@@ -143,3 +143,28 @@ func TestOthers(t *testing.T) {
 		{"no class", "metadata: {name: a}\nspec: {spec: {devices: {requests: [{name: r, exactly: {}}]}}}", "spec.spec.devices.requests[0].exactly.deviceClassName: Required value"},
 	})
 }
+
+// TestTaintColumns: the table of taint rules shows the taint.
+func TestTaintColumns(t *testing.T) {
+	c := apitest.Catalogue(t, resource.Kinds())
+	k := apitest.Kind(t, c.Kinds(), "DeviceTaintRule")
+	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	rule := apitest.Read(t, c, k, "metadata: {name: a}\nspec: {taint: {key: e.com/k, value: v, effect: NoSchedule, timeAdded: '2026-01-02T03:03:05Z'}}")
+	if got := apitest.Row(k, rule, now); got != "a|e.com/k|v|NoSchedule|60s|<unknown>" {
+		t.Error(got)
+	}
+}
+
+// TestTemplateMetadata: of a template's metadata claims inherit labels and annotations alone; names of capacities are free.
+func TestTemplateMetadata(t *testing.T) {
+	template := func(meta, capacity string) string {
+		return "metadata: {name: a}\nspec: {metadata: {" + meta + "}, spec: {devices: {requests: [{name: r, exactly: {deviceClassName: c" + capacity + "}}]}}}"
+	}
+	apitest.Check(t, resource.Kinds(), "ResourceClaimTemplate", []apitest.Case{
+		{"labels", template("labels: {a: b}", ""), ""},
+		{"a link", template("selfLink: x", ""), "spec.metadata.selfLink: Forbidden: cannot be set"},
+		{"a grace period", template("deletionGracePeriodSeconds: 1", ""), "spec.metadata.deletionGracePeriodSeconds: Forbidden: cannot be set"},
+		{"managed fields", template("managedFields: [{manager: m}]", ""), "spec.metadata.managedFields: Forbidden: cannot be set"},
+		{"an odd capacity", template("", ", capacity: {requests: {'odd name': 1}}"), ""},
+	})
+}

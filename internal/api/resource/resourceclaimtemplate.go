@@ -57,8 +57,9 @@ func validateTemplate(t *resourcev1.ResourceClaimTemplate) field.ErrorList {
 		set  bool
 	}{
 		{"name", meta.Name != ""}, {"generateName", meta.GenerateName != ""}, {"namespace", meta.Namespace != ""}, {"uid", meta.UID != ""},
-		{"resourceVersion", meta.ResourceVersion != ""}, {"generation", meta.Generation != 0}, {"creationTimestamp", !meta.CreationTimestamp.IsZero()},
-		{"deletionTimestamp", meta.DeletionTimestamp != nil}, {"ownerReferences", len(meta.OwnerReferences) > 0}, {"finalizers", len(meta.Finalizers) > 0},
+		{"selfLink", meta.SelfLink != ""}, {"resourceVersion", meta.ResourceVersion != ""}, {"generation", meta.Generation != 0}, {"creationTimestamp", !meta.CreationTimestamp.IsZero()},
+		{"deletionTimestamp", meta.DeletionTimestamp != nil}, {"deletionGracePeriodSeconds", meta.DeletionGracePeriodSeconds != nil}, {"managedFields", len(meta.ManagedFields) > 0},
+		{"ownerReferences", len(meta.OwnerReferences) > 0}, {"finalizers", len(meta.Finalizers) > 0},
 	} {
 		if f.set {
 			errs = append(errs, field.Forbidden(at.Child(f.name), "cannot be set"))

@@ -43,6 +43,7 @@ func csiDriver() *api.Kind {
 		}),
 		Validate:       api.Check(func(d *storagev1.CSIDriver) field.ErrorList { return validateCSIDriver(d) }),
 		ValidateUpdate: api.CheckUpdate(validateCSIDriverUpdate),
+		Warnings:       api.Warn(warnCSIDriver),
 		ReturnDeleted:  true,
 		Columns: api.Columns(
 			table.Name(),
@@ -171,4 +172,13 @@ func validateCSIDriverUpdate(d, old *storagev1.CSIDriver) field.ErrorList {
 	errs := validateCSIDriver(d)
 	errs = append(errs, check.Immutable(d.Spec.AttachRequired, old.Spec.AttachRequired, p.Child("attachedRequired"))...)
 	return append(errs, check.Immutable(d.Spec.VolumeLifecycleModes, old.Spec.VolumeLifecycleModes, p.Child("volumeLifecycleModes"))...)
+}
+
+// warnCSIDriver tells of tokens that a driver would get in the volume's attributes, where logs show them.
+func warnCSIDriver(d, old *storagev1.CSIDriver) []string {
+	if len(d.Spec.TokenRequests) == 0 || d.Spec.ServiceAccountTokenInSecrets != nil ||
+		old != nil && apiequality.Semantic.DeepEqual(old.Spec.TokenRequests, d.Spec.TokenRequests) {
+		return nil
+	}
+	return []string{"spec.serviceAccountTokenInSecrets is unset; if supported by this CSI driver, set to true to prevent possible logging of tokens in volume attributes"}
 }

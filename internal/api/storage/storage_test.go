@@ -8,6 +8,7 @@ import (
 
 	storagev1 "k8s.io/api/storage/v1"
 
+	"github.com/celox/celox/internal/api"
 	"github.com/celox/celox/internal/api/apitest"
 	"github.com/celox/celox/internal/api/storage"
 )
@@ -140,6 +141,25 @@ func TestOldNodeLabels(t *testing.T) {
 		k := apitest.Kind(t, c.Kinds(), kind)
 		if got := strings.Join(k.Warnings(apitest.Read(t, c, k, tt.doc), nil), "|"); got != tt.want {
 			t.Errorf("%s: got  %s\nwant %s", kind, got, tt.want)
+		}
+	}
+}
+
+// TestTokensInAttributes: a driver that asks for tokens is told where they show, when it begins to ask.
+func TestTokensInAttributes(t *testing.T) {
+	c := apitest.Catalogue(t, storage.Kinds())
+	k := apitest.Kind(t, c.Kinds(), "CSIDriver")
+	plain := apitest.Read(t, c, k, "metadata: {name: a.e.com}")
+	asks := apitest.Read(t, c, k, "metadata: {name: a.e.com}\nspec: {tokenRequests: [{audience: a}]}")
+	quiet := apitest.Read(t, c, k, "metadata: {name: a.e.com}\nspec: {tokenRequests: [{audience: a}], serviceAccountTokenInSecrets: true}")
+	for name, x := range map[string]struct {
+		obj, old api.Object
+		told     int
+	}{
+		"new": {asks, nil, 1}, "plain": {plain, nil, 0}, "says where": {quiet, nil, 0}, "begins": {asks, plain, 1}, "goes on": {asks, asks, 0},
+	} {
+		if got := k.Warnings(x.obj, x.old); len(got) != x.told {
+			t.Errorf("%s: %q", name, got)
 		}
 	}
 }

@@ -15,7 +15,9 @@ func TestStorageVersionMigration(t *testing.T) {
 	apitest.Check(t, storagemigration.Kinds(), "StorageVersionMigration", []apitest.Case{
 		{"deployments", deployments, ""},
 		{"of the core group", "metadata: {name: a}\nspec: {resource: {resource: pods}}", ""},
-		{"of nothing", "metadata: {name: a}\nspec: {}", "spec.resource.resource: Required value"},
+		{"of nothing", "metadata: {name: a}\nspec: {}", "spec.resource.resource: Required value: resource is required to be set"},
+		{"of odd names", "metadata: {name: a}\nspec: {resource: {group: Apps, resource: 1a}}",
+			"spec.resource.resource: Invalid value: \"1a\": a DNS-1035 label must\nspec.resource.group: Invalid value: \"Apps\": a lowercase RFC 1123 subdomain"},
 	})
 	c := apitest.Catalogue(t, storagemigration.Kinds())
 	k := apitest.Kind(t, c.Kinds(), "StorageVersionMigration")
@@ -42,11 +44,11 @@ func TestStatus(t *testing.T) {
 	apitest.CheckChanges(t, storagemigration.Kinds(), "StorageVersionMigration", "status", []apitest.Change{
 		{"runs", spec, with("5", "Running"), ""},
 		{"has succeeded", with("5", "Running"), with("5", "Succeeded"), ""},
-		{"no number", spec, with("x"), "status.resourceVersion: Invalid value: \"x\": failed to parse resource version"},
-		{"a negative number", spec, with("-1"), "status.resourceVersion: Invalid value: -1: must be greater than or equal to 0"},
-		{"another number", with("5"), with("6"), "status.resourceVersion: Invalid value: \"6\": resourceVersion cannot be updated"},
-		{"both", spec, with("", "Succeeded", "Failed", "Running"),
-			"Both success and failed conditions cannot be true at the same time\nRunning condition cannot be true when success\nRunning condition cannot be true when failed"},
+		{"no number", spec, with("x"), "status.resourceVersion: Invalid value: \"x\": resource version is not well formed: x"},
+		{"a negative number", spec, with("-1"), "status.resourceVersion: Invalid value: \"-1\": resource version is not well formed: -1"},
+		{"another number", with("5"), with("6"), "status.resourceVersion: Invalid value: \"6\": field is immutable"},
+		{"both", spec, with("", "Succeeded", "Failed", "Running"), "Both success and failed conditions cannot be true at the same time"},
+		{"has succeeded and runs", spec, with("5", "Succeeded", "Running"), ""},
 		{"not any more", with("5", "Succeeded"), with("5"), "Success condition cannot be set to false once it is true"},
 		{"nor failed", with("5", "Failed"), with("5"), "Failed condition cannot be set to false once it is true"},
 	})

@@ -1,8 +1,7 @@
 package storagemigration
 
 import (
-	"fmt"
-	"strconv"
+	"strings"
 	"time"
 
 	storagemigrationv1 "k8s.io/api/storagemigration/v1"
@@ -10,6 +9,8 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	metav1validation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
+	"k8s.io/apimachinery/pkg/util/resourceversion"
+	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/celox/celox/internal/api"
@@ -39,10 +40,11 @@ func storageVersionMigration() *api.Kind {
 		}),
 		Validate: api.Check(validateMigration),
 		ValidateUpdate: api.CheckUpdate(func(m, old *storagemigrationv1.StorageVersionMigration) field.ErrorList {
-			if apiequality.Semantic.DeepEqual(m.Spec, old.Spec) {
-				return nil
+			errs := validateMigration(m)
+			if !apiequality.Semantic.DeepEqual(m.Spec, old.Spec) {
+				errs = append(errs, field.Invalid(field.NewPath("spec"), check.Rendered(m.Spec), check.ImmutableText))
 			}
-			return field.ErrorList{field.Invalid(field.NewPath("spec"), check.Rendered(m.Spec), check.ImmutableText)}
+			return errs
 		}),
 		ValidateStatusUpdate: api.CheckUpdate(validateMigrationStatus),
 		Columns: api.Columns(
@@ -67,13 +69,15 @@ func nameOf(r metav1.GroupResource) string {
 func validateMigration(m *storagemigrationv1.StorageVersionMigration) field.ErrorList {
 	p := field.NewPath("spec", "resource")
 	var errs field.ErrorList
-	if m.Spec.Resource.Resource == "" {
-		errs = append(errs, field.Required(p.Child("resource"), ""))
-	} else {
-		errs = append(errs, check.DNSLabel(m.Spec.Resource.Resource, p.Child("resource"))...)
+	if r := m.Spec.Resource.Resource; r == "" {
+		errs = append(errs, field.Required(p.Child("resource"), "resource is required to be set"))
+	} else if told := validation.IsDNS1035Label(r); len(told) > 0 {
+		errs = append(errs, field.Invalid(p.Child("resource"), r, strings.Join(told, ",")))
 	}
 	if g := m.Spec.Resource.Group; g != "" {
-		errs = append(errs, check.DNSSubdomain(g, p.Child("group"))...)
+		if told := validation.IsDNS1123Subdomain(g); len(told) > 0 {
+			errs = append(errs, field.Invalid(p.Child("group"), g, strings.Join(told, ",")))
+		}
 	}
 	return errs
 }
@@ -84,15 +88,13 @@ func validateMigrationStatus(m, old *storagemigrationv1.StorageVersionMigration)
 	var errs field.ErrorList
 	version, conditions := p.Child("resourceVersion"), p.Child("conditions")
 	if v := s.ResourceVersion; v != "" {
-		n, err := strconv.ParseInt(v, 10, 64)
-		if err != nil {
-			errs = append(errs, field.Invalid(version, v, fmt.Sprintf("failed to parse resource version %q: %v", v, err)))
+		if _, err := resourceversion.CompareResourceVersion(v, v); err != nil {
+			errs = append(errs, field.Invalid(version, v, err.Error()))
 		}
-		errs = append(errs, check.NonNegative(n, version)...)
 	}
 	errs = append(errs, metav1validation.ValidateConditions(s.Conditions, conditions)...)
 	if was := old.Status.ResourceVersion; was != "" && was != s.ResourceVersion {
-		errs = append(errs, field.Invalid(version, s.ResourceVersion, "resourceVersion cannot be updated"))
+		errs = append(errs, field.Invalid(version, s.ResourceVersion, check.ImmutableText))
 	}
 	is := func(m *storagemigrationv1.StorageVersionMigration, t storagemigrationv1.MigrationConditionType) bool {
 		return meta.IsStatusConditionTrue(m.Status.Conditions, string(t))
@@ -102,8 +104,6 @@ func validateMigrationStatus(m, old *storagemigrationv1.StorageVersionMigration)
 		text   string
 	}{
 		{is(m, storagemigrationv1.MigrationSucceeded) && is(m, storagemigrationv1.MigrationFailed), "Both success and failed conditions cannot be true at the same time"},
-		{is(m, storagemigrationv1.MigrationSucceeded) && is(m, storagemigrationv1.MigrationRunning), "Running condition cannot be true when success condition is true"},
-		{is(m, storagemigrationv1.MigrationFailed) && is(m, storagemigrationv1.MigrationRunning), "Running condition cannot be true when failed condition is true"},
 		{is(old, storagemigrationv1.MigrationSucceeded) && !is(m, storagemigrationv1.MigrationSucceeded), "Success condition cannot be set to false once it is true"},
 		{is(old, storagemigrationv1.MigrationFailed) && !is(m, storagemigrationv1.MigrationFailed), "Failed condition cannot be set to false once it is true"},
 	} {

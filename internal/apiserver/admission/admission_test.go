@@ -88,6 +88,7 @@ var resources = map[reflect.Type]schema.GroupVersionResource{
 	reflect.TypeFor[*networkingv1.Ingress]():                     {Group: networkingv1.GroupName, Version: "v1", Resource: "ingresses"},
 	reflect.TypeFor[*coordinationv1.Lease]():                     {Group: coordinationv1.GroupName, Version: "v1", Resource: "leases"},
 	reflect.TypeFor[*certificatesv1.CertificateSigningRequest](): {Group: certificatesv1.GroupName, Version: "v1", Resource: "certificatesigningrequests"},
+	reflect.TypeFor[*certificatesv1.PodCertificateRequest]():     {Group: certificatesv1.GroupName, Version: "v1", Resource: "podcertificaterequests"},
 	reflect.TypeFor[*storagev1.CSINode]():                        {Group: storagev1.GroupName, Version: "v1", Resource: "csinodes"},
 }
 
@@ -686,6 +687,53 @@ func TestNodeRestriction(t *testing.T) {
 			expect(t, c.name, f.write(t, c.op, c.obj, c.old, append([]option{n1}, c.options...)...), c.want)
 		})
 	}
+}
+
+func TestNodeAsksForPodCertificates(t *testing.T) {
+	f := setup(t)
+	certified := func(p *corev1.Pod) {
+		p.Spec.NodeName, p.Spec.ServiceAccountName = "n1", "default"
+		p.Spec.Volumes = []corev1.Volume{{Name: "c", VolumeSource: corev1.VolumeSource{Projected: &corev1.ProjectedVolumeSource{Sources: []corev1.VolumeProjection{
+			{PodCertificate: &corev1.PodCertificateProjection{SignerName: "example.com/s"}}}}}}}
+	}
+	bound := pod("p", certified)
+	mirror := pod("m", certified, func(p *corev1.Pod) { p.Annotations = map[string]string{corev1.MirrorPodAnnotationKey: "x"} })
+	away := pod("q", certified, func(p *corev1.Pod) { p.Spec.NodeName = "n2" })
+	self := &corev1.Node{ObjectMeta: meta("", "n1")}
+	f.Put(bound, mirror, away, self)
+	account, err := f.Objects.ServiceAccount(t.Context(), "a", "default")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		name   string
+		change func(*certificatesv1.PodCertificateRequest)
+		want   string // a part of it; "": it is let through
+	}{
+		{"right", func(*certificatesv1.PodCertificateRequest) {}, ""},
+		{"another node", func(r *certificatesv1.PodCertificateRequest) { r.Spec.NodeName = "n2" }, `is forbidden: PodCertificateRequest.Spec.NodeName="n2", which is not the requesting node "n1"`},
+		{"an older node", func(r *certificatesv1.PodCertificateRequest) { r.Spec.NodeUID = "x" }, `PodCertificateRequest for pod "a/p" names node UID "x", inconsistent with the running node`},
+		{"no pod", func(r *certificatesv1.PodCertificateRequest) { r.Spec.PodName = "nix" }, `while retrieving pod "a/nix" named in the PodCertificateRequest: pods "nix" not found`},
+		{"an older pod", func(r *certificatesv1.PodCertificateRequest) { r.Spec.PodUID = "x" }, `PodCertificateRequest for pod "a/p" contains pod UID ("x") which differs from running pod`},
+		{"a pod elsewhere", func(r *certificatesv1.PodCertificateRequest) { r.Spec.PodName, r.Spec.PodUID = "q", away.UID }, `is forbidden: pod "a/q" is not running on node "n1" named in the PodCertificateRequest`},
+		{"a mirror", func(r *certificatesv1.PodCertificateRequest) { r.Spec.PodName, r.Spec.PodUID = "m", mirror.UID }, `is forbidden: pod "a/m" is a mirror pod`},
+		{"another account", func(r *certificatesv1.PodCertificateRequest) { r.Spec.ServiceAccountName = "x" }, `is forbidden: PodCertificateRequest for pod "a/p" contains serviceAccountName ("x") that differs from running pod ("default")`},
+		{"an older account", func(r *certificatesv1.PodCertificateRequest) { r.Spec.ServiceAccountUID = "x" }, `PodCertificateRequest for pod "a/p" names service account UID "x", which differs from the running service account`},
+		{"another signer", func(r *certificatesv1.PodCertificateRequest) { r.Spec.SignerName = "example.com/t" }, `is forbidden: pod "a/p" does not mount a podCertificate projected volume for signer "example.com/t"`},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			r := &certificatesv1.PodCertificateRequest{ObjectMeta: meta("a", "r"), Spec: certificatesv1.PodCertificateRequestSpec{
+				SignerName: "example.com/s", NodeName: "n1", NodeUID: self.UID, PodName: "p", PodUID: bound.UID, ServiceAccountName: "default", ServiceAccountUID: account.UID,
+			}}
+			c.change(r)
+			got := f.write(t, Create, r, nil, by(node("n1")))
+			if c.want == "" && got != "" || !strings.Contains(got, c.want) {
+				t.Errorf("got %q, want %q", got, c.want)
+			}
+		})
+	}
+	r := &certificatesv1.PodCertificateRequest{ObjectMeta: meta("a", "r")}
+	expect(t, "update", f.write(t, Update, r, r, by(node("n1"))), `podcertificaterequests.certificates.k8s.io "r" is forbidden: unexpected operation UPDATE`)
 }
 
 func TestCertificatesAndEscalation(t *testing.T) {

@@ -25,6 +25,7 @@ type PodsAndNodes interface {
 	Pod(ctx context.Context, namespace, name string) (*corev1.Pod, error)
 	Pods(ctx context.Context, namespace string) ([]*corev1.Pod, error)
 	Node(ctx context.Context, name string) (*corev1.Node, error)
+	ServiceAccount(ctx context.Context, namespace, name string) (*corev1.ServiceAccount, error)
 }
 
 // NodeRestriction lets a node change its own node object, the pods that are bound to it and what else is its own, and nothing of
@@ -74,6 +75,8 @@ func (p *NodeRestriction) Admit(ctx context.Context, a *Attributes) error {
 		if a.Subresource == "token" && a.Operation == Create {
 			return p.token(ctx, node, a)
 		}
+	case "podcertificaterequests.certificates.k8s.io":
+		return p.certificateRequest(ctx, node, a)
 	case "leases.coordination.k8s.io":
 		return ownLease(node, a)
 	case "csinodes.storage.k8s.io":

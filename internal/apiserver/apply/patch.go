@@ -32,6 +32,8 @@ const maxOperations = 10000
 type Patch struct {
 	Type types.PatchType
 	Data []byte
+	// Edit, if set, makes what a strategic merge patch would, instead of Data: a copy that may share with the object what is the same in both.
+	Edit func(runtime.Object) (runtime.Object, error)
 	// Validation says what becomes of unknown and duplicate fields: Ignore, Warn or Strict.
 	Validation string
 	// Warn is told of such fields when Validation is Warn.
@@ -219,6 +221,9 @@ func (p *Patch) complain(value string, strict []error) error {
 }
 
 func (p *Patch) strategic(t Target) (runtime.Object, error) {
+	if p.Edit != nil {
+		return p.Edit(t.Object)
+	}
 	patch := map[string]any{}
 	var strict []error
 	var err error

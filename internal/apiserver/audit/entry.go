@@ -117,13 +117,16 @@ func sources(r *http.Request) []string {
 	return out
 }
 
-// Impersonated tells whom the user acts as.
-func (e *Entry) Impersonated(u user.Info) {
+// Impersonated tells whom the user acts as, and by which verb it may (KEP-5284); "" is the one that allows all.
+func (e *Entry) Impersonated(u user.Info, constraint string) {
 	if e == nil {
 		return
 	}
 	info := userOf(u)
 	e.event.ImpersonatedUser = &info
+	if constraint != "" {
+		e.event.AuthenticationMetadata = &v1.AuthenticationMetadata{ImpersonationConstraint: constraint}
+	}
 }
 
 // Object names the object that the request turned out to be about.

@@ -71,6 +71,8 @@ func (z *Authorizer) Review(ctx context.Context, u user.Info, r *authorizationv1
 		if f := r.FieldSelector; f != nil && f.RawSelector != "" {
 			if _, err := fields.ParseSelector(f.RawSelector); err != nil {
 				ignored = append(ignored, errors.New("spec.resourceAttributes.fieldSelector ignored due to parse error"))
+			} else {
+				a.FieldSelector = f.RawSelector
 			}
 		}
 		if l := r.LabelSelector; l != nil && l.RawSelector != "" {

@@ -10,6 +10,7 @@ import (
 
 	"go.uber.org/goleak"
 	authorizationv1 "k8s.io/api/authorization/v1"
+	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -72,6 +73,11 @@ func ask(u user.Info, verb, namespace, resource, name string) request.Attributes
 		resource, group = r, g
 	}
 	return request.Attributes{User: u, Verb: verb, Namespace: namespace, Group: group, Resource: resource, Subresource: sub, Name: name, ResourceRequest: true}
+}
+
+func selecting(a request.Attributes, selector string) request.Attributes {
+	a.FieldSelector = selector
+	return a
 }
 
 // Secrets that every node serves with are for all nodes, to be read and no more.
@@ -274,6 +280,7 @@ func TestNodes(t *testing.T) {
 	mirror := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "a", Name: "m", Annotations: map[string]string{corev1.MirrorPodAnnotationKey: "x"}},
 		Spec: corev1.PodSpec{NodeName: "n1", ImagePullSecrets: []corev1.LocalObjectReference{{Name: "mirrored"}}}}
 	s.Put(pod, mirror,
+		&certificatesv1.PodCertificateRequest{ObjectMeta: metav1.ObjectMeta{Namespace: "a", Name: "r"}, Spec: certificatesv1.PodCertificateRequestSpec{NodeName: "n1"}},
 		&corev1.PersistentVolumeClaim{ObjectMeta: metav1.ObjectMeta{Namespace: "a", Name: "claim"}, Spec: corev1.PersistentVolumeClaimSpec{VolumeName: "pv"}},
 		&corev1.PersistentVolume{ObjectMeta: metav1.ObjectMeta{Name: "pv"}, Spec: corev1.PersistentVolumeSpec{
 			ClaimRef: &corev1.ObjectReference{Namespace: "a", Name: "claim"},
@@ -307,6 +314,17 @@ func TestNodes(t *testing.T) {
 		{ask(n1, "list", "", "persistentvolumes", ""), request.NoOpinion, "can only get individual resources of this type"},
 		{ask(n1, "create", "a", "serviceaccounts/token", "sa"), request.Allow, ""},
 		{ask(n1, "create", "a", "serviceaccounts/token", "default"), request.NoOpinion, unrelated},
+		{ask(n1, "get", "a", "serviceaccounts", "sa"), request.Allow, ""},
+		{ask(n1, "get", "a", "serviceaccounts", "default"), request.NoOpinion, unrelated},
+		{ask(n1, "list", "a", "serviceaccounts", ""), request.NoOpinion, "can only create token subresource of serviceaccount"},
+		{ask(n1, "create", "a", "podcertificaterequests.certificates.k8s.io", ""), request.Allow, ""},
+		{ask(n1, "get", "a", "podcertificaterequests.certificates.k8s.io", "r"), request.Allow, ""},
+		{ask(n2, "get", "a", "podcertificaterequests.certificates.k8s.io", "r"), request.NoOpinion, "no relationship found between node 'n2' and this object"},
+		{ask(n1, "delete", "a", "podcertificaterequests.certificates.k8s.io", "r"), request.NoOpinion, "nodes may not delete podcertificaterequests"},
+		{selecting(ask(n1, "watch", "", "podcertificaterequests.certificates.k8s.io", ""), "spec.nodeName=n1"), request.Allow, ""},
+		{selecting(ask(n1, "list", "", "podcertificaterequests.certificates.k8s.io", ""), "spec.nodeName=n2"), request.NoOpinion, "can only list/watch podcertificaterequests with nodeName field selector"},
+		{ask(n1, "list", "", "podcertificaterequests.certificates.k8s.io", ""), request.NoOpinion, "can only list/watch podcertificaterequests with nodeName field selector"},
+		{ask(n1, "update", "a", "podcertificaterequests.certificates.k8s.io/status", "r"), request.NoOpinion, "nodes may not access the status subresource of PodCertificateRequests"},
 		{ask(n1, "create", "", "nodes", ""), request.Allow, ""},
 		{ask(n1, "get", "kube-node-lease", "leases.coordination.k8s.io", "n1"), request.Allow, ""},
 		{ask(n1, "get", "kube-node-lease", "leases.coordination.k8s.io", "n2"), request.NoOpinion, "can only access node lease with the same name as the requesting node"},

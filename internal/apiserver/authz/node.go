@@ -6,10 +6,12 @@ import (
 	"slices"
 	"strings"
 
+	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	storagev1 "k8s.io/api/storage/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apiserver/pkg/authentication/user"
 
 	"github.com/celox/celox/internal/apiserver/request"
@@ -22,6 +24,7 @@ type NodeObjects interface {
 	PersistentVolumeClaim(ctx context.Context, namespace, name string) (*corev1.PersistentVolumeClaim, error)
 	PersistentVolume(ctx context.Context, name string) (*corev1.PersistentVolume, error)
 	VolumeAttachment(ctx context.Context, name string) (*storagev1.VolumeAttachment, error)
+	PodCertificateRequest(ctx context.Context, namespace, name string) (*certificatesv1.PodCertificateRequest, error)
 }
 
 // Nodes is the node authorizer: the users system:node:NAME in the group system:nodes may read what the pods bound to their node
@@ -82,13 +85,18 @@ func (n *Nodes) Authorize(ctx context.Context, a request.Attributes) (request.De
 	case "resource.k8s.io/resourceslices":
 		return n.ownSlices(a)
 	case "/serviceaccounts":
+		if a.Verb == "get" && a.Subresource == "" {
+			return n.readRelated(ctx, node, a, "get")
+		}
 		if a.Subresource != "token" {
-			return request.NoOpinion, "can only get tokens for service accounts", nil
+			return request.NoOpinion, "can only create token subresource of serviceaccount", nil
 		}
 		if a.Verb != "create" {
 			return request.NoOpinion, "can only create tokens for individual service accounts", nil
 		}
 		return n.related(ctx, node, a)
+	case "certificates.k8s.io/podcertificaterequests":
+		return n.ownCertificateRequests(ctx, node, a)
 	case "coordination.k8s.io/leases":
 		return ownLease(node, a)
 	case "storage.k8s.io/csinodes":
@@ -136,6 +144,10 @@ func (n *Nodes) isRelated(ctx context.Context, node string, a request.Attributes
 	if a.Resource == "volumeattachments" {
 		va, err := n.objects.VolumeAttachment(ctx, a.Name)
 		return err == nil && va.Spec.NodeName == node, err
+	}
+	if a.Resource == "podcertificaterequests" {
+		r, err := n.objects.PodCertificateRequest(ctx, a.Namespace, a.Name)
+		return err == nil && string(r.Spec.NodeName) == node, err
 	}
 	pods, err := n.objects.PodsOnNode(ctx, node)
 	if err != nil {
@@ -348,6 +360,27 @@ func (n *Nodes) ownSlices(a request.Attributes) (request.Decision, string, error
 		return request.Allow, "", nil
 	}
 	return request.NoOpinion, "only the following verbs are allowed for a ResourceSlice: get, watch, list, create, update, patch, delete, deletecollection", nil
+}
+
+// ownCertificateRequests lets a node ask for the certificates of its pods and see the answers; NodeRestriction looks at what it asks for (KEP-4317).
+func (n *Nodes) ownCertificateRequests(ctx context.Context, node string, a request.Attributes) (request.Decision, string, error) {
+	if a.Subresource != "" {
+		return request.NoOpinion, "nodes may not access the status subresource of PodCertificateRequests", nil
+	}
+	switch a.Verb {
+	case "create":
+		return request.Allow, "", nil
+	case "get":
+		return n.readRelated(ctx, node, a, "get")
+	case "list", "watch":
+		if selector, err := fields.ParseSelector(a.FieldSelector); err == nil {
+			if name, ok := selector.RequiresExactMatch("spec.nodeName"); ok && name == node {
+				return request.Allow, "", nil
+			}
+		}
+		return request.NoOpinion, "can only list/watch podcertificaterequests with nodeName field selector", nil
+	}
+	return request.NoOpinion, fmt.Sprintf("nodes may not %s podcertificaterequests", a.Verb), nil
 }
 
 func ownLease(node string, a request.Attributes) (request.Decision, string, error) {

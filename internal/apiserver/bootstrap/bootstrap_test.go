@@ -40,7 +40,7 @@ func TestFirstAndSecondStart(t *testing.T) {
 		count[w]++
 	}
 	for what, want := range map[string]int{
-		"create namespaces": 4, "create clusterroles": 71, "create clusterrolebindings": 52, "create roles": 7, "create rolebindings": 7,
+		"create namespaces": 4, "create clusterroles": 73, "create clusterrolebindings": 54, "create roles": 7, "create rolebindings": 7,
 		"create priorityclasses": 2, "create prioritylevelconfigurations": 8, "create flowschemas": 11,
 	} {
 		if count[what] != want {

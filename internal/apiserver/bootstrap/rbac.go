@@ -87,6 +87,7 @@ func bound(name string, subjects ...rbacv1.Subject) *rbacv1.ClusterRoleBinding {
 func clusterRoleBindings() []*rbacv1.ClusterRoleBinding {
 	out := []*rbacv1.ClusterRoleBinding{
 		bound("cluster-admin", group("system:masters")),
+		bound("system:cluster-trust-bundle-discovery", group("system:serviceaccounts")),
 		bound("system:basic-user", group("system:authenticated")),
 		bound("system:discovery", group("system:authenticated")),
 		bound("system:kube-controller-manager", user("system:kube-controller-manager")),

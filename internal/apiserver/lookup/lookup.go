@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 
+	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	networkingv1 "k8s.io/api/networking/v1"
@@ -109,6 +110,11 @@ func (o *Objects) Secret(ctx context.Context, namespace, name string) (*corev1.S
 // ServiceAccount returns a service account.
 func (o *Objects) ServiceAccount(ctx context.Context, namespace, name string) (*corev1.ServiceAccount, error) {
 	return get[*corev1.ServiceAccount](ctx, o, core("serviceaccounts"), namespace, name)
+}
+
+// PodCertificateRequest returns a request for a pod's certificate.
+func (o *Objects) PodCertificateRequest(ctx context.Context, namespace, name string) (*certificatesv1.PodCertificateRequest, error) {
+	return get[*certificatesv1.PodCertificateRequest](ctx, o, certificatesv1.Resource("podcertificaterequests"), namespace, name)
 }
 
 // PersistentVolumeClaim returns a claim.

@@ -19,6 +19,8 @@ type Attributes struct {
 	Name        string
 	// ResourceRequest tells a request for a resource from one for a plain path.
 	ResourceRequest bool
+	// FieldSelector is what a list or watch is restricted to, as the request says it; "" is nothing.
+	FieldSelector string
 	// Path is set for plain paths.
 	Path string
 }
@@ -43,6 +45,7 @@ func AttributesOf(u user.Info, i *Info) Attributes {
 	a := Attributes{User: u, Verb: i.Verb, ResourceRequest: i.IsResource, Path: i.Path}
 	if i.IsResource {
 		a.Namespace, a.Group, a.Version, a.Resource, a.Subresource, a.Name = i.Namespace, i.Group, i.Version, i.Resource, i.Subresource, i.Name
+		a.FieldSelector = i.FieldSelector
 	}
 	return a
 }

@@ -53,3 +53,38 @@ func (g *Given) Read(p []byte) (int, error) {
 
 // Close does nothing.
 func (g *Given) Close() error { return nil }
+
+// Edit is the body of a strategic merge patch by somebody in this process who changes the object himself instead of having a patch read and merged. Whoever looks
+// for bytes finds the patch, which does the same. It is not safe for concurrent use, as bodies aren't.
+type Edit struct {
+	apply  func(runtime.Object) (runtime.Object, error)
+	encode func() ([]byte, error)
+	bytes  *bytes.Reader
+	err    error
+}
+
+// GiveEdit makes a body of what apply makes of an object of the version that the request names: a changed copy, which may share with it what is the same in both. It must
+// be what the patch that encode returns would make of it, with nothing that a default would be filled in for. It may be asked for several times, each with another state
+// of the object.
+func GiveEdit(apply func(runtime.Object) (runtime.Object, error), encode func() ([]byte, error)) *Edit {
+	return &Edit{apply: apply, encode: encode}
+}
+
+// Apply returns a changed copy of an object.
+func (e *Edit) Apply(obj runtime.Object) (runtime.Object, error) { return e.apply(obj) }
+
+// Read reads the patch.
+func (e *Edit) Read(p []byte) (int, error) {
+	if e.bytes == nil && e.err == nil {
+		var data []byte
+		data, e.err = e.encode()
+		e.bytes = bytes.NewReader(data)
+	}
+	if e.err != nil {
+		return 0, e.err
+	}
+	return e.bytes.Read(p)
+}
+
+// Close does nothing.
+func (e *Edit) Close() error { return nil }

@@ -26,6 +26,8 @@ type Info struct {
 	Namespace      string
 	// Name is the object's name from the path, or the one that a list's field selector demands.
 	Name string
+	// FieldSelector is that of a list's or watch's query, as it came; "" if there is none or it cannot be read.
+	FieldSelector string
 	// NameInPath says that Name was read from the path.
 	NameInPath bool
 	// Parts are the path's segments from the resource on: resource, name, subresource and what follows.
@@ -167,6 +169,7 @@ func (i *Info) readQuery(raw string) {
 		if err != nil {
 			return
 		}
+		i.FieldSelector = fs
 		if name, ok := sel.RequiresExactMatch("metadata.name"); ok && len(content.IsPathSegmentName(name)) == 0 {
 			i.Name = name
 		}

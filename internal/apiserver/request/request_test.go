@@ -20,7 +20,7 @@ func TestParse(t *testing.T) {
 		{"GET", "/api/v1/pods", "", Info{IsResource: true, Verb: "list", Version: "v1", Resource: "pods"}},
 		{"GET", "/api/v1/pods", "watch=1", Info{IsResource: true, Verb: "watch", Version: "v1", Resource: "pods"}},
 		{"GET", "/api/v1/pods", "watch=false", Info{IsResource: true, Verb: "list", Version: "v1", Resource: "pods"}},
-		{"GET", "/api/v1/pods", "fieldSelector=metadata.name%3Dx", Info{IsResource: true, Verb: "list", Version: "v1", Resource: "pods", Name: "x"}},
+		{"GET", "/api/v1/pods", "fieldSelector=metadata.name%3Dx", Info{IsResource: true, Verb: "list", Version: "v1", Resource: "pods", Name: "x", FieldSelector: "metadata.name=x"}},
 		{"GET", "/api/v1/watch/namespaces/n/pods/p", "", Info{IsResource: true, Verb: "watch", Version: "v1", Resource: "pods", Namespace: "n", Name: "p", NameInPath: true, LegacyWatch: true}},
 		{"GET", "/api/v1/watch", "", Info{IsResource: true, Verb: "get", Version: "v1", Malformed: true}},
 		{"DELETE", "/api/v1/namespaces/n/pods", "", Info{IsResource: true, Verb: "deletecollection", Version: "v1", Resource: "pods", Namespace: "n"}},

@@ -233,6 +233,10 @@ func (v certificatesV1) ClusterTrustBundles() Kind[certificateslisters.ClusterTr
 	return Kind[certificateslisters.ClusterTrustBundleLister]{v.f, &certificatesv1.ClusterTrustBundle{}, through(v.f.client.CertificatesV1().ClusterTrustBundles()), certificateslisters.NewClusterTrustBundleLister}
 }
 
+func (v certificatesV1) PodCertificateRequests() Kind[certificateslisters.PodCertificateRequestLister] {
+	return Kind[certificateslisters.PodCertificateRequestLister]{v.f, &certificatesv1.PodCertificateRequest{}, through(v.f.client.CertificatesV1().PodCertificateRequests("")), certificateslisters.NewPodCertificateRequestLister}
+}
+
 func (v certificatesV1) CertificateSigningRequests() Kind[certificateslisters.CertificateSigningRequestLister] {
 	return Kind[certificateslisters.CertificateSigningRequestLister]{v.f, &certificatesv1.CertificateSigningRequest{}, through(v.f.client.CertificatesV1().CertificateSigningRequests()), certificateslisters.NewCertificateSigningRequestLister}
 }

@@ -112,6 +112,17 @@ func (s *Server) Bind(fs *pflag.FlagSet) {
 	fs.IntVar(&s.AuditLogMaxSize, "audit-log-maxsize", 100, "megabytes at which an audit log is full; 0 is never")
 }
 
+// Flags are the values of all flags by name, as the server runs with them. None of them is secret: files hold what is.
+func (s *Server) Flags() map[string]string {
+	fs := pflag.NewFlagSet("", pflag.ContinueOnError)
+	shown := &Server{}
+	shown.Bind(fs)
+	*shown = *s // the flags point at its fields, which say now what s does
+	out := map[string]string{}
+	fs.VisitAll(func(f *pflag.Flag) { out[f.Name] = f.Value.String() })
+	return out
+}
+
 // ServiceCIDRs are the networks of services, the primary one first.
 func (s *Server) ServiceCIDRs() ([]netip.Prefix, error) { return networks(s.ServiceCIDR) }
 

@@ -30,6 +30,20 @@ func TestPrecedence(t *testing.T) {
 	}
 }
 
+func TestFlags(t *testing.T) {
+	s, _, err := flags("--https-port=7", "--tls-san=a,b")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.NodeName = "later" // what is set besides the flags counts as well
+	if f := s.Flags(); f["https-port"] != "7" || f["tls-san"] != "[a,b]" || f["cluster-cidr"] != "10.42.0.0/16" || f["node-name"] != "later" {
+		t.Errorf("%v", f)
+	}
+	if s.HTTPSPort != 7 {
+		t.Error("looking changed the flags")
+	}
+}
+
 func TestRuns(t *testing.T) {
 	tests := []struct {
 		name string

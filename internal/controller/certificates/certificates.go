@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"fmt"
 	"log/slog"
+	"time"
 
 	authorizationv1 "k8s.io/api/authorization/v1"
 	certificatesv1 "k8s.io/api/certificates/v1"
@@ -34,7 +35,9 @@ type Controller struct {
 func New(c kubernetes.Interface, f *informers.Factory, ca *x509.Certificate, key crypto.Signer, clk clock.PassiveClock, log *slog.Logger, m *controller.Metrics) (*Controller, error) {
 	requests := f.Certificates().V1().CertificateSigningRequests()
 	ctl := &Controller{client: c, requests: requests.Lister(), authority: authority{ca, key}, clock: clk}
-	ctl.loop = controller.NewLoop("certificate", ctl.Reconcile, controller.Options{Synced: []cache.InformerSynced{requests.Informer().HasSynced}, Log: log, Metrics: m})
+	ctl.loop = controller.NewLoop("certificate", ctl.Reconcile, controller.Options{
+		Synced: []cache.InformerSynced{requests.Informer().HasSynced}, Log: log, Metrics: m, MinBackoff: 200 * time.Millisecond, // a review that refuses is asked for again
+	})
 	if err := controller.Watch(requests.Informer(), controller.Handlers[*certificatesv1.CertificateSigningRequest]{
 		Changed: func(csr *certificatesv1.CertificateSigningRequest) { ctl.loop.AddObject(csr) },
 	}); err != nil {

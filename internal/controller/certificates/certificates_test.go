@@ -177,14 +177,20 @@ func TestOver(t *testing.T) {
 	}
 	for _, c := range []struct {
 		conditions []certificatesv1.CertificateSigningRequestCondition
+		issued     bool
 		want       time.Duration
 	}{
-		{nil, 24 * time.Hour},
-		{[]certificatesv1.CertificateSigningRequestCondition{cond("Approved", time.Hour)}, 2 * time.Hour},
-		{[]certificatesv1.CertificateSigningRequestCondition{cond("Denied", 23*time.Hour+30*time.Minute)}, 24*time.Hour + 30*time.Minute},
-		{[]certificatesv1.CertificateSigningRequestCondition{cond("Approved", time.Hour), cond("Failed", 2*time.Hour)}, 2 * time.Hour},
+		{nil, false, 24 * time.Hour},
+		{[]certificatesv1.CertificateSigningRequestCondition{cond("Approved", time.Hour)}, true, 2 * time.Hour},
+		{[]certificatesv1.CertificateSigningRequestCondition{cond("Approved", time.Hour)}, false, 25 * time.Hour}, // its signer may take its time
+		{[]certificatesv1.CertificateSigningRequestCondition{{Type: "Approved", Status: corev1.ConditionTrue}}, true, 24 * time.Hour},
+		{[]certificatesv1.CertificateSigningRequestCondition{cond("Denied", 23*time.Hour+30*time.Minute)}, false, 24*time.Hour + 30*time.Minute},
+		{[]certificatesv1.CertificateSigningRequestCondition{cond("Approved", time.Hour), cond("Failed", 2*time.Hour)}, false, 3 * time.Hour},
 	} {
 		csr := &certificatesv1.CertificateSigningRequest{ObjectMeta: metav1.ObjectMeta{CreationTimestamp: at(0)}, Status: certificatesv1.CertificateSigningRequestStatus{Conditions: c.conditions}}
+		if c.issued {
+			csr.Status.Certificate = []byte("a certificate")
+		}
 		if got := over(csr).Sub(noon); got != c.want {
 			t.Errorf("%+v: over after %v, want %v", c.conditions, got, c.want)
 		}
@@ -270,16 +276,19 @@ func TestLifeOfARequest(t *testing.T) {
 		}
 		time.Sleep(2 * time.Minute)
 		synctest.Wait()
-		for _, name := range []string{"kubelet", "person", "wrong", "foreign"} {
+		for _, name := range []string{"kubelet", "person", "wrong"} {
 			if _, err := requests.Get(ctx, name, metav1.GetOptions{}); !apierrors.IsNotFound(err) {
 				t.Errorf("%s is still there: %v", name, err)
 			}
 		}
+		get(t, e, "foreign")
 		get(t, e, "waits")
 		time.Sleep(24 * time.Hour)
 		synctest.Wait()
-		if _, err := requests.Get(ctx, "waits", metav1.GetOptions{}); !apierrors.IsNotFound(err) {
-			t.Errorf("still there: %v", err)
+		for _, name := range []string{"foreign", "waits"} {
+			if _, err := requests.Get(ctx, name, metav1.GetOptions{}); !apierrors.IsNotFound(err) {
+				t.Errorf("%s is still there: %v", name, err)
+			}
 		}
 	})
 }

@@ -30,10 +30,16 @@ func over(csr *certificatesv1.CertificateSigningRequest) time.Time {
 	at := csr.CreationTimestamp.Add(pendingLife)
 	decided := false
 	for _, t := range []certificatesv1.RequestConditionType{certificatesv1.CertificateApproved, certificatesv1.CertificateDenied, certificatesv1.CertificateFailed} {
-		if c := conditionOf(csr, t); c != nil {
-			if end := c.LastUpdateTime.Add(decidedLife); !decided || end.Before(at) {
-				at, decided = end, true
-			}
+		c := conditionOf(csr, t)
+		if c == nil || c.LastUpdateTime.IsZero() {
+			continue
+		}
+		life := decidedLife
+		if t == certificatesv1.CertificateApproved && len(csr.Status.Certificate) == 0 {
+			life = pendingLife // its signer may take its time
+		}
+		if end := c.LastUpdateTime.Add(life); !decided || end.Before(at) {
+			at, decided = end, true
 		}
 	}
 	if block, _ := pem.Decode(csr.Status.Certificate); block != nil {

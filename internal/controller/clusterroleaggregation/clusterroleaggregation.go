@@ -12,6 +12,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
+	applyrbacv1 "k8s.io/client-go/applyconfigurations/rbac/v1"
 	"k8s.io/client-go/kubernetes"
 	rbaclisters "k8s.io/client-go/listers/rbac/v1"
 	"k8s.io/client-go/tools/cache"
@@ -19,6 +20,9 @@ import (
 	"github.com/celox/celox/internal/client/informers"
 	"github.com/celox/celox/internal/controller"
 )
+
+// fieldManager owns the rules of roles that are made of others.
+const fieldManager = "clusterrole-aggregation-controller"
 
 // Controller reconciles ClusterRoles.
 type Controller struct {
@@ -75,10 +79,19 @@ func (c *Controller) Reconcile(ctx context.Context, key string) error {
 	if equality.Semantic.DeepEqual(role.Rules, rules) {
 		return nil
 	}
-	updated := role.DeepCopy()
-	updated.Rules = rules
-	if _, err := c.client.RbacV1().ClusterRoles().Update(ctx, updated, metav1.UpdateOptions{}); err != nil && !apierrors.IsNotFound(err) {
-		return fmt.Errorf("update role: %w", err)
+	// It is applied, so that the rules have an owner: who applies the role does not take them.
+	apply := applyrbacv1.ClusterRole(role.Name)
+	for _, r := range rules {
+		rule := applyrbacv1.PolicyRule()
+		rule.Verbs, rule.APIGroups, rule.Resources, rule.ResourceNames, rule.NonResourceURLs = r.Verbs, r.APIGroups, r.Resources, r.ResourceNames, r.NonResourceURLs
+		apply.WithRules(rule)
+	}
+	if role.UID != "" {
+		apply.WithUID(role.UID) // one that has gone meanwhile is not made again
+	}
+	_, err = c.client.RbacV1().ClusterRoles().Apply(ctx, apply, metav1.ApplyOptions{FieldManager: fieldManager, Force: true})
+	if err != nil && !apierrors.IsNotFound(err) {
+		return fmt.Errorf("apply role: %w", err)
 	}
 	return nil
 }

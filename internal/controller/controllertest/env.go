@@ -33,6 +33,7 @@ const Patience = time.Minute
 type Env struct {
 	Client    kubernetes.Interface
 	API       *rest.Config // how Client reaches the API
+	Poster    *client.Poster
 	Metadata  metadata.Interface
 	Informers *informers.Factory
 	Sources   []client.Source
@@ -76,6 +77,7 @@ func Start(t *testing.T) *Env {
 	e.Client, err = client.Clientset(server.Handler(), admin, "test")
 	must(err)
 	e.API = client.InProcess(server.Handler(), admin, "test")
+	e.Poster = client.NewPoster(server.Handler(), admin, "test")
 	e.Metadata, err = metadata.NewForConfig(e.API)
 	must(err)
 	for _, k := range kinds.Kinds() {

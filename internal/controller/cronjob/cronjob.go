@@ -171,11 +171,14 @@ func client404(err error) error {
 
 // start starts the Job that is due.
 func (c *Controller) start(ctx context.Context, key string, cj *batchv1.CronJob) error {
-	if cj.DeletionTimestamp != nil || ptr.Deref(cj.Spec.Suspend, false) {
+	if cj.DeletionTimestamp != nil {
 		return nil
 	}
 	now := c.clock.Now()
 	s, err := parse(cj)
+	if zoneErr := (*zoneError)(nil); ptr.Deref(cj.Spec.Suspend, false) && !errors.As(err, &zoneErr) {
+		return nil
+	}
 	if err != nil {
 		reason := "UnparseableSchedule"
 		if zoneErr := (*zoneError)(nil); errors.As(err, &zoneErr) {
@@ -223,7 +226,10 @@ func (c *Controller) start(ctx context.Context, key string, cj *batchv1.CronJob)
 		if j, err = c.client.BatchV1().Jobs(cj.Namespace).Get(ctx, name, metav1.GetOptions{}); err != nil {
 			return fmt.Errorf("get job %s: %w", name, err)
 		}
-		if !metav1.IsControlledBy(j, cj) || ended(j) != nil {
+		if !metav1.IsControlledBy(j, cj) {
+			return nil // the next has another name
+		}
+		if ended(j) != nil {
 			cj.Status.LastScheduleTime = &metav1.Time{Time: at}
 			return nil
 		}

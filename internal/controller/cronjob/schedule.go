@@ -90,6 +90,9 @@ func jobFor(cj *batchv1.CronJob, at time.Time) *batchv1.Job {
 	if t.Annotations == nil {
 		t.Annotations = map[string]string{}
 	}
+	if cj.Spec.TimeZone == nil {
+		at = at.UTC() // as it is said elsewhere, wherever the machine is
+	}
 	t.Annotations[batchv1.CronJobScheduledTimestampAnnotation] = at.Format(time.RFC3339)
 	return &batchv1.Job{
 		ObjectMeta: metav1.ObjectMeta{

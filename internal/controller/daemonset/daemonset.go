@@ -153,6 +153,9 @@ func (c *Controller) Reconcile(ctx context.Context, key string) error {
 	}
 	r := &round{c: c, key: key, ds: ds, nodes: nodes, hash: current.Labels[appsv1.DefaultDaemonSetUniqueLabelKey], now: c.clock.Now(), on: map[string][]*corev1.Pod{}}
 	for _, p := range all {
+		if pods.Ended(p) && p.DeletionTimestamp != nil {
+			continue // its successor need not wait until it is out of the API
+		}
 		r.on[nodeOf(p)] = append(r.on[nodeOf(p)], p)
 	}
 	var manageErr error
@@ -163,7 +166,7 @@ func (c *Controller) Reconcile(ctx context.Context, key string) error {
 		}
 		manageErr = r.act(ctx)
 	}
-	return errors.Join(manageErr, c.writeStatus(ctx, key, ds, r.status(collisions)), c.truncate(ctx, ds, revisions, current.Name, all))
+	return errors.Join(manageErr, c.writeStatus(ctx, key, ds, r.status(collisions, settled)), c.truncate(ctx, ds, revisions, current.Name, all))
 }
 
 // truncate drops revisions that no pod has any more, beyond the limit.

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"go.uber.org/goleak"
 	appsv1 "k8s.io/api/apps/v1"
@@ -238,4 +239,50 @@ func TestFailedPodsAreReplaced(t *testing.T) {
 		}
 		return running("one", "a")(on, ds)
 	})
+}
+
+// A rollout also comes to nodes where pods may stay and none may begin: the old ones go, within the limits, and no new ones follow.
+func TestRolloutWhereNoneMayBegin(t *testing.T) {
+	now := time.Now()
+	pod := func(node, hash string, ready bool) *corev1.Pod {
+		p := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: hash + "-" + node, UID: types.UID(hash + node), Labels: map[string]string{appsv1.DefaultDaemonSetUniqueLabelKey: hash}}, Spec: corev1.PodSpec{NodeName: node}, Status: corev1.PodStatus{Phase: corev1.PodRunning}}
+		if ready {
+			p.Status.Conditions = []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue, LastTransitionTime: metav1.NewTime(now.Add(-time.Hour))}}
+		}
+		return p
+	}
+	closed := node("closed", corev1.Taint{Key: "no", Effect: corev1.TaintEffectNoSchedule})
+	for _, c := range []struct {
+		name   string
+		surge  int32
+		on     map[string][]*corev1.Pod
+		remove []string
+		create []string
+	}{
+		{"one may be away", 0, map[string][]*corev1.Pod{"a": {pod("a", "new", true)}, "closed": {pod("closed", "old", true)}}, []string{"old-closed"}, nil},
+		{"one is away", 0, map[string][]*corev1.Pod{"a": {pod("a", "new", false)}, "closed": {pod("closed", "old", true)}}, nil, nil},
+		{"surge: all run that should", 1, map[string][]*corev1.Pod{"a": {pod("a", "new", true)}, "closed": {pod("closed", "old", true)}}, []string{"old-closed"}, nil},
+		{"surge: one does not run yet", 1, map[string][]*corev1.Pod{"a": {pod("a", "new", false)}, "closed": {pod("closed", "old", true)}}, nil, nil},
+		{"surge: it serves nobody", 1, map[string][]*corev1.Pod{"a": {pod("a", "new", false)}, "closed": {pod("closed", "old", false)}}, []string{"old-closed"}, nil},
+		{"surge: where one may begin", 1, map[string][]*corev1.Pod{"a": {pod("a", "old", true)}}, nil, []string{"a"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			ds := set("i", func(s *appsv1.DaemonSetSpec) {
+				surge, down := intstr.FromInt32(c.surge), intstr.FromInt32(1-c.surge)
+				s.UpdateStrategy = appsv1.DaemonSetUpdateStrategy{Type: appsv1.RollingUpdateDaemonSetStrategyType, RollingUpdate: &appsv1.RollingUpdateDaemonSet{MaxSurge: &surge, MaxUnavailable: &down}}
+			})
+			r := &round{ds: ds, nodes: []*corev1.Node{node("a"), closed}, hash: "new", now: now, on: c.on}
+			r.roll()
+			var remove []string
+			for _, p := range r.remove {
+				remove = append(remove, p.Name)
+			}
+			if !slices.Equal(remove, c.remove) || !slices.Equal(r.create, c.create) {
+				t.Errorf("remove %v, create %v; want %v, %v", remove, r.create, c.remove, c.create)
+			}
+			if s := r.status(nil, false); s.ObservedGeneration != ds.Status.ObservedGeneration {
+				t.Error("a generation was observed that nothing was done for")
+			}
+		})
+	}
 }

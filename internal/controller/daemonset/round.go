@@ -126,17 +126,14 @@ func (r *round) keepOne(node string, here []*corev1.Pod, run bool) {
 
 // oldestFirst puts the pod to keep first: one that is on the node, then one that is ready, then the older.
 func oldestFirst(all []*corev1.Pod) {
-	rank := func(p *corev1.Pod) int {
-		switch {
-		case p.Spec.NodeName == "":
-			return 2
-		case !pods.Ready(p):
+	waits := func(p *corev1.Pod) int {
+		if p.Spec.NodeName == "" {
 			return 1
 		}
 		return 0
 	}
 	slices.SortFunc(all, func(a, b *corev1.Pod) int {
-		return cmp.Or(cmp.Compare(rank(a), rank(b)), a.CreationTimestamp.Compare(b.CreationTimestamp.Time), cmp.Compare(a.Name, b.Name))
+		return cmp.Or(cmp.Compare(waits(a), waits(b)), a.CreationTimestamp.Compare(b.CreationTimestamp.Time), cmp.Compare(a.Name, b.Name))
 	})
 }
 
@@ -163,23 +160,34 @@ func (r *round) limits(desired int) (surge, unavailable int) {
 	return surge, unavailable
 }
 
+// place is a node in a rollout; run says that pods may begin there, and not only stay.
+type place struct {
+	name string
+	run  bool
+}
+
 // roll replaces pods of older templates as far as the strategy allows.
 func (r *round) roll() {
-	var wanted []*corev1.Node
+	var places []place
+	wanted := 0
 	for _, n := range r.nodes {
-		if run, _ := shouldRun(r.ds, n); run {
-			wanted = append(wanted, n)
+		run, _ := shouldRun(r.ds, n)
+		if run {
+			wanted++
+		}
+		if run || len(r.on[n.Name]) > 0 {
+			places = append(places, place{n.Name, run})
 		}
 	}
-	surge, unavailable := r.limits(len(wanted))
+	surge, unavailable := r.limits(wanted)
 	if surge > 0 {
-		r.rollWithSurge(wanted, surge)
+		r.rollWithSurge(places, wanted, surge)
 		return
 	}
 	var free, candidates []*corev1.Pod
 	down := 0
-	for _, n := range wanted {
-		older, newer, unclear := r.pair(n.Name)
+	for _, n := range places {
+		older, newer, unclear := r.pair(n.name)
 		switch {
 		case unclear: // nothing there yet, or two: that is place's to settle
 			down++
@@ -203,22 +211,33 @@ func (r *round) roll() {
 }
 
 // rollWithSurge starts the new pod beside the old one, and deletes the old one when the new one is available.
-func (r *round) rollWithSurge(wanted []*corev1.Node, surge int) {
+func (r *round) rollWithSurge(places []place, wanted, surge int) {
 	var free, candidates []string
-	for _, n := range wanted {
-		older, newer, _ := r.pair(n.Name)
+	var closed []*corev1.Pod // available, where none will follow
+	available := 0
+	for _, n := range places {
+		older, newer, _ := r.pair(n.name)
+		if p := cmp.Or(older, newer); p != nil && p.DeletionTimestamp == nil && r.available(p) {
+			available++
+		}
 		switch {
 		case older == nil:
+		case newer == nil && !n.run && r.available(older):
+			closed = append(closed, older)
+		case newer == nil && !n.run:
+			r.drop(older)
 		case newer == nil && (older.DeletionTimestamp != nil || !r.available(older)):
-			free = append(free, n.Name)
+			free = append(free, n.name)
 		case newer == nil:
-			candidates = append(candidates, n.Name)
+			candidates = append(candidates, n.name)
 		case r.available(newer):
 			r.drop(older)
 		default:
 			surge--
 		}
 	}
+	// Where no pod may begin any more the old one goes when as many as should run do so elsewhere.
+	r.drop(closed[:min(len(closed), max(0, available-wanted))]...)
 	r.create = append(r.create, slices.DeleteFunc(free, func(n string) bool { return slices.Contains(r.create, n) })...)
 	r.create = append(r.create, candidates[:min(len(candidates), max(0, surge))]...)
 }
@@ -256,7 +275,7 @@ func (r *round) act(ctx context.Context) error {
 }
 
 // status counts nodes.
-func (r *round) status(collisions *int32) appsv1.DaemonSetStatus {
+func (r *round) status(collisions *int32, settled bool) appsv1.DaemonSetStatus {
 	s := *r.ds.Status.DeepCopy()
 	s.DesiredNumberScheduled, s.CurrentNumberScheduled, s.NumberMisscheduled = 0, 0, 0
 	s.NumberReady, s.NumberAvailable, s.UpdatedNumberScheduled = 0, 0, 0
@@ -282,12 +301,14 @@ func (r *round) status(collisions *int32) appsv1.DaemonSetStatus {
 				s.NumberAvailable++
 			}
 		}
-		if slices.ContainsFunc(here, func(p *corev1.Pod) bool { return r.isNew(p) && p.DeletionTimestamp == nil }) {
+		if r.isNew(here[0]) {
 			s.UpdatedNumberScheduled++
 		}
 	}
 	s.NumberUnavailable = s.DesiredNumberScheduled - s.NumberAvailable
-	s.ObservedGeneration = r.ds.Generation
+	if settled {
+		s.ObservedGeneration = r.ds.Generation // else nothing has been done for it yet
+	}
 	s.CollisionCount = collisions
 	return s
 }

@@ -271,3 +271,19 @@ func TestRemember(t *testing.T) {
 		t.Errorf("%d bytes, the end is %s", len(got), got[len(got)-20:])
 	}
 }
+
+func TestPausedAtNothing(t *testing.T) {
+	// The template has changed while it was paused without pods: its newest set grows, not one that nobody made.
+	d := deploymentOf(3, "1", "0")
+	old := []*appsv1.ReplicaSet{set("a", 0, 0, 1), set("b", 0, 0, 2)}
+	if plan := proportionalPlan(d, old, nil, old); len(plan) != 1 || plan["b"] != 3 {
+		t.Errorf("got %v", plan)
+	}
+	if plan := proportionalPlan(d, nil, nil, nil); len(plan) != 0 {
+		t.Errorf("got %v of nothing", plan)
+	}
+	d.Name = strings.Repeat("d", 253)
+	if name := newSet(d, "hash").Name; len(name) != 253 || !strings.HasSuffix(name, "d-hash") {
+		t.Errorf("%d %s", len(name), name)
+	}
+}

@@ -32,6 +32,9 @@ const (
 // maxHistory is how long the list of revisions that a set had may be, in bytes.
 const maxHistory = 2000
 
+// maxName is how long the name of a set may be, in bytes.
+const maxName = 253
+
 // notCopied are the annotations of a Deployment that its sets do not inherit.
 var notCopied = []string{
 	corev1.LastAppliedConfigAnnotation, revisionAnnotation, revisionHistoryAnnotation, desiredAnnotation, maxAnnotation, rollbackAnnotation,
@@ -179,7 +182,7 @@ func newSet(d *appsv1.Deployment, hash string) *appsv1.ReplicaSet {
 	selector.MatchLabels = withLabel(selector.MatchLabels, hash)
 	return &appsv1.ReplicaSet{
 		ObjectMeta: metav1.ObjectMeta{
-			Name:            d.Name + "-" + hash,
+			Name:            d.Name[:min(len(d.Name), maxName-1-len(hash))] + "-" + hash,
 			Namespace:       d.Namespace,
 			Labels:          template.Labels,
 			OwnerReferences: []metav1.OwnerReference{*metav1.NewControllerRef(d, kind)},

@@ -150,6 +150,9 @@ func proportionalPlan(d *appsv1.Deployment, all []*appsv1.ReplicaSet, newSet *ap
 		plan[active[0].UID] = replicas
 		return plan
 	case len(active) == 0:
+		if newSet == nil && len(old) > 0 { // a paused one whose template has changed since: the newest there is
+			newSet = slices.MaxFunc(old, byAge)
+		}
 		if newSet != nil {
 			plan[newSet.UID] = replicas
 		}

@@ -11,6 +11,7 @@ import (
 	resourcev1 "k8s.io/api/resource/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/clock"
 	"k8s.io/utils/ptr"
 
@@ -39,13 +40,20 @@ func TestPatience(t *testing.T) {
 		{"all", []resourcev1.DeviceToleration{{Operator: resourcev1.DeviceTolerationOpExists}}, []resourcev1.DeviceTaint{taint("a"), taint("b")}, -1},
 		{"another effect", []resourcev1.DeviceToleration{{Operator: resourcev1.DeviceTolerationOpExists, Effect: resourcev1.DeviceTaintEffectNoSchedule}}, []resourcev1.DeviceTaint{taint("a")}, 0},
 		{"for a while", []resourcev1.DeviceToleration{{Key: "a", Value: "v", TolerationSeconds: ptr.To[int64](30)}}, []resourcev1.DeviceTaint{taint("a")}, 30 * time.Second},
+		{"for several whiles", []resourcev1.DeviceToleration{{Key: "a", Value: "v", TolerationSeconds: ptr.To[int64](30)}, {Operator: resourcev1.DeviceTolerationOpExists, TolerationSeconds: ptr.To[int64](20)}}, []resourcev1.DeviceTaint{taint("a")}, 20 * time.Second},
+		{"for a while and for ever", []resourcev1.DeviceToleration{{Key: "a", Value: "v", TolerationSeconds: ptr.To[int64](30)}, {Operator: resourcev1.DeviceTolerationOpExists}}, []resourcev1.DeviceTaint{taint("a")}, -1},
+		{"for less than nothing", []resourcev1.DeviceToleration{{Key: "a", Value: "v", TolerationSeconds: ptr.To[int64](-5)}}, []resourcev1.DeviceTaint{taint("a")}, 0},
 		{"one for a while, one not at all", []resourcev1.DeviceToleration{{Key: "a", Value: "v", TolerationSeconds: ptr.To[int64](30)}}, []resourcev1.DeviceTaint{taint("a"), taint("b")}, 0},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			deadline, ends := patience(tt.tolerations, tt.taints, now)
-			if ends != (tt.want >= 0) || ends && deadline != added.Add(tt.want) {
-				t.Errorf("%v, %v", deadline, ends)
+			var causes []cause
+			for _, taint := range tt.taints {
+				causes = append(causes, cause{DeviceTaint: taint})
+			}
+			end := patience(tt.tolerations, causes, now)
+			if (end != nil) != (tt.want >= 0) || end != nil && end.at != added.Add(tt.want) {
+				t.Errorf("%+v", end)
 			}
 		})
 	}
@@ -122,10 +130,88 @@ func TestEviction(t *testing.T) {
 		}
 		return nil
 	})
+	controllertest.Eventually(t, func() error { // the pod was there when the rule came, or has gone already
+		r, err := e.Client.ResourceV1().DeviceTaintRules().Get(ctx, "broken", metav1.GetOptions{})
+		if err != nil || len(r.Status.Conditions) != 1 || r.Status.Conditions[0].Type != "EvictionInProgress" || r.Status.Conditions[0].ObservedGeneration != r.Generation {
+			return fmt.Errorf("status of the rule: %+v %w", r.Status, err)
+		}
+		return nil
+	})
 	if err := ctl.Reconcile(ctx, "default/two"); err != nil {
 		t.Error(err)
 	}
 	if p, err := pods.Get(ctx, "two", metav1.GetOptions{}); err != nil || p.DeletionTimestamp != nil {
 		t.Errorf("the pod with another device: %v", err)
+	}
+}
+
+func TestConditionOfRules(t *testing.T) {
+	rule := func(e resourcev1.DeviceTaintEffect) *resourcev1.DeviceTaintRule {
+		return &resourcev1.DeviceTaintRule{ObjectMeta: metav1.ObjectMeta{Generation: 3}, Spec: resourcev1.DeviceTaintRuleSpec{Taint: resourcev1.DeviceTaint{Effect: e}}}
+	}
+	for _, c := range []struct {
+		effect  resourcev1.DeviceTaintEffect
+		effects effects
+		want    string
+	}{
+		{"NoExecute", effects{}, "False NotStarted: "},
+		{"NoExecute", effects{pods: 1, namespaces: 1}, "True PodsPendingEviction: 1 pod needs to be evicted in 1 namespace."},
+		{"NoExecute", effects{pods: 3, namespaces: 2, evicted: 1}, "True PodsPendingEviction: 3 pods need to be evicted in 2 different namespaces. 1 pod evicted since starting the controller."},
+		{"NoExecute", effects{evicted: 4}, "False Completed: 4 pods evicted since starting the controller."},
+		{"NoSchedule", effects{}, "False OtherEffect: Eviction only happens for the NoExecute effect."},
+		{"None", effects{published: 1, allocated: 2, pods: 1, namespaces: 1}, "False NoEffect: 1 published device selected. 2 allocated devices selected. 1 pod would be evicted in 1 namespace if the effect was NoExecute. " +
+			"This information will not be updated again. Recreate the DeviceTaintRule to trigger an update."},
+	} {
+		got := conditionOf(rule(c.effect), c.effects)
+		if text := fmt.Sprintf("%s %s: %s", got.Status, got.Reason, got.Message); text != c.want || got.ObservedGeneration != 3 || !got.LastTransitionTime.IsZero() {
+			t.Errorf("%q %+v, want %q", text, got, c.want)
+		}
+	}
+}
+
+func TestWhatARuleWouldDo(t *testing.T) {
+	e := controllertest.Start(t)
+	ctl, err := New(e.Client, e.Informers, e.Recorder, clock.RealClock{}, nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx := context.Background()
+	ended, cancel := context.WithCancel(ctx)
+	cancel()
+	defer func() { _ = ctl.loop.Run(ended) }() // ends the queue
+	pod := func(name, node string) *corev1.Pod {
+		return &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: "default", UID: types.UID(name)}, Spec: corev1.PodSpec{NodeName: node, ResourceClaims: []corev1.PodResourceClaim{{Name: "g", ResourceClaimName: &name}}}}
+	}
+	claim := func(name, device string) *resourcev1.ResourceClaim {
+		return &resourcev1.ResourceClaim{ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: "default"}, Status: resourcev1.ResourceClaimStatus{
+			ReservedFor: []resourcev1.ResourceClaimConsumerReference{{Resource: "pods", Name: name, UID: types.UID(name)}},
+			Allocation:  &resourcev1.AllocationResult{Devices: resourcev1.DeviceAllocationResult{Results: []resourcev1.DeviceRequestAllocationResult{{Driver: "d", Pool: "p", Device: device}}}}}}
+	}
+	for _, obj := range []any{pod("one", "n"), pod("two", "n"), pod("waits", "")} {
+		if err := e.Informers.Core().V1().Pods().Informer().GetIndexer().Add(obj); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, obj := range []any{claim("one", "a"), claim("two", "b"), claim("waits", "a")} {
+		if err := ctl.claims.Add(obj); err != nil {
+			t.Fatal(err)
+		}
+	}
+	slice := &resourcev1.ResourceSlice{ObjectMeta: metav1.ObjectMeta{Name: "s"}, Spec: resourcev1.ResourceSliceSpec{Driver: "d", Pool: resourcev1.ResourcePool{Name: "p", Generation: 1}, Devices: []resourcev1.Device{{Name: "a"}, {Name: "b"}}}}
+	if err := e.Informers.Resource().V1().ResourceSlices().Informer().GetIndexer().Add(slice); err != nil {
+		t.Fatal(err)
+	}
+	rule := &resourcev1.DeviceTaintRule{ObjectMeta: metav1.ObjectMeta{Name: "r", UID: "r"}, Spec: resourcev1.DeviceTaintRuleSpec{DeviceSelector: &resourcev1.DeviceTaintSelector{Device: ptr.To("a")}, Taint: resourcev1.DeviceTaint{Key: "k", Effect: resourcev1.DeviceTaintEffectNone}}}
+	got, err := ctl.effectsOf(rule, time.Now())
+	if want := (effects{published: 1, allocated: 2, pods: 1, namespaces: 1}); err != nil || got != want {
+		t.Errorf("%+v %v, want %+v", got, err, want)
+	}
+	if end, err := ctl.end(pod("one", "n"), nil, []*resourcev1.DeviceTaintRule{rule}, time.Now()); err != nil || end != nil {
+		t.Error("a rule without effect ends a pod", end, err)
+	}
+	// A deletion that is announced and then not wanted any more is told.
+	ctl.wait("default/one", pod("one", "n"))
+	if err := ctl.Reconcile(ctx, "default/one"); err != nil || ctl.wait("default/one", nil) != "" {
+		t.Error(err)
 	}
 }

@@ -222,7 +222,7 @@ func (c *Controller) needed(ctx context.Context, b *policyv1.PodDisruptionBudget
 		}
 		return expected, max(0, expected-int32(n)), nil
 	case b.Spec.MinAvailable == nil:
-		return int32(len(all)), 0, nil
+		return 0, 0, nil // a budget that says nothing allows nothing
 	case b.Spec.MinAvailable.Type == intstr.Int:
 		return int32(len(all)), b.Spec.MinAvailable.IntVal, nil
 	}
@@ -260,7 +260,7 @@ func (c *Controller) expected(ctx context.Context, b *policyv1.PodDisruptionBudg
 		}
 	}
 	if len(unmanaged) > 0 {
-		c.recorder.Eventf(b, corev1.EventTypeWarning, "UnmanagedPods", "Pods selected by this PodDisruptionBudget (selector: %s) were found to be unmanaged. As a result, the status of the PDB cannot be calculated correctly, which may result in undefined behavior. To account for these pods please set \".spec.minAvailable\" field of the PDB to an integer value.", metav1.FormatLabelSelector(b.Spec.Selector))
+		c.recorder.Eventf(b, corev1.EventTypeWarning, "UnmanagedPods", "Pods selected by this PodDisruptionBudget (selector: %v) were found to be unmanaged. As a result, the status of the PDB cannot be calculated correctly, which may result in undefined behavior. To account for these pods please set \".spec.minAvailable\" field of the PDB to an integer value.", b.Spec.Selector)
 	}
 	return sum, nil
 }

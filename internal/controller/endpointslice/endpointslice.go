@@ -62,7 +62,7 @@ func New(c kubernetes.Interface, f *informers.Factory, recorder record.EventReco
 		return nil, fmt.Errorf("endpointslice: %w", err)
 	}
 	ctl.loop = controller.NewLoop("endpointslice", ctl.Reconcile, controller.Options{
-		Workers: 5, Log: log, Metrics: m,
+		Workers: 5, Log: log, Metrics: m, MinBackoff: time.Second,
 		Synced: []cache.InformerSynced{services.Informer().HasSynced, pods.Informer().HasSynced, nodes.Informer().HasSynced, endpoints.Informer().HasSynced},
 	})
 	queue := func(s *corev1.Service) { ctl.loop.AddObject(s) }

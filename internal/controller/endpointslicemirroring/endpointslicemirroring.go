@@ -53,7 +53,7 @@ func New(c kubernetes.Interface, f *informers.Factory, recorder record.EventReco
 		return nil, fmt.Errorf("endpointslicemirroring: %w", err)
 	}
 	ctl.loop = controller.NewLoop("endpoint_slice_mirroring", ctl.Reconcile, controller.Options{
-		Workers: 5, Log: log, Metrics: m,
+		Workers: 5, Log: log, Metrics: m, MinBackoff: time.Second, MaxBackoff: 100 * time.Second,
 		Synced: []cache.InformerSynced{services.Informer().HasSynced, endpoints.Informer().HasSynced, mirrors.Informer().HasSynced},
 	})
 	queue := func(e *corev1.Endpoints) { ctl.loop.AddObject(e) }

@@ -105,6 +105,9 @@ func isIndexed(j *batchv1.Job) bool {
 }
 
 // noIndex is the index of a pod that has none, or not a valid one.
+// maxGenerateName is how long the given part of a generated name may be, in bytes.
+const maxGenerateName = 58
+
 const noIndex = -1
 
 // indexOf returns a pod's completion index.
@@ -143,10 +146,9 @@ func giveIndex(p *corev1.Pod, j *batchv1.Job, index int) {
 	p.Annotations[batchv1.JobCompletionIndexAnnotation] = strconv.Itoa(index)
 	p.Labels[batchv1.JobCompletionIndexAnnotation] = strconv.Itoa(index)
 	prefix := fmt.Sprintf("%s-%d", j.Name, index)
-	p.GenerateName = prefix + "-"
-	if p.Spec.Hostname == "" {
-		p.Spec.Hostname = prefix
-	}
+	suffix := fmt.Sprintf("-%d-", index)
+	p.GenerateName = j.Name[:min(len(j.Name), maxGenerateName-len(suffix))] + suffix // the index is not to be cut off
+	p.Spec.Hostname = prefix
 	variable := corev1.EnvVar{Name: "JOB_COMPLETION_INDEX", ValueFrom: &corev1.EnvVarSource{
 		FieldRef: &corev1.ObjectFieldSelector{FieldPath: "metadata.labels['" + batchv1.JobCompletionIndexAnnotation + "']"}}}
 	for _, containers := range [][]corev1.Container{p.Spec.InitContainers, p.Spec.Containers} {

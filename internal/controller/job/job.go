@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -71,8 +72,10 @@ func New(c kubernetes.Interface, f *informers.Factory, recorder record.EventReco
 		return nil, fmt.Errorf("job: %w", err)
 	}
 	synced := []cache.InformerSynced{jobs.Informer().HasSynced, ctl.pods.HasSynced}
-	ctl.loop = controller.NewLoop("job", ctl.Reconcile, controller.Options{Workers: 5, Synced: synced, Log: log, Metrics: m})
-	ctl.strays = controller.NewLoop("job-strays", ctl.releaseStray, controller.Options{Workers: 1, Synced: synced, Log: log, Metrics: m})
+	options := controller.Options{Workers: 5, Synced: synced, Log: log, Metrics: m, MinBackoff: minAPIBackoff, MaxBackoff: maxAPIBackoff}
+	ctl.loop = controller.NewLoop("job", ctl.Reconcile, options)
+	options.Workers = 1
+	ctl.strays = controller.NewLoop("job_orphan_pod", ctl.releaseStray, options)
 	queue := func(j *batchv1.Job) { ctl.loop.AddObject(j) }
 	stray := func(p *corev1.Pod) {
 		if hasFinalizer(p) && !ctl.isCounted(p) {
@@ -93,7 +96,17 @@ func New(c kubernetes.Interface, f *informers.Factory, recorder record.EventReco
 				ctl.queueStrays(j)
 			}
 		}}),
-		controller.Watch(f.Core().V1().Pods().Informer(), controller.Handlers[*corev1.Pod]{Changed: stray}),
+		controller.Watch(f.Core().V1().Pods().Informer(), controller.Handlers[*corev1.Pod]{
+			Add: func(p *corev1.Pod) {
+				ctl.Metrics.waits(nil, p)
+				stray(p)
+			},
+			Update: func(old, p *corev1.Pod) {
+				ctl.Metrics.waits(old, p)
+				stray(p)
+			},
+			Delete: func(p *corev1.Pod) { ctl.Metrics.waits(p, nil) },
+		}),
 	)
 }
 
@@ -140,15 +153,29 @@ func (c *Controller) Reconcile(ctx context.Context, key string) error {
 	if err != nil {
 		return err
 	}
+	if m := cached.Spec.CompletionMode; m != nil && *m != batchv1.NonIndexedCompletion && *m != batchv1.IndexedCompletion {
+		c.recorder.Event(cached, corev1.EventTypeWarning, "UnknownCompletionMode", "Skipped Job sync because completion mode is unknown")
+		return nil
+	}
 	r := c.count(key, cached.DeepCopy(), all)
-	r.suspension()
+	r.settled = settled
 	var manageErr error
 	if end := r.end(); end != nil {
-		r.action = podsDeleted
 		manageErr = r.finish(ctx, end)
-	} else if settled && cached.DeletionTimestamp == nil {
-		r.action = tracking
-		manageErr = r.manage(ctx)
+	} else {
+		managed := settled && cached.DeletionTimestamp == nil
+		if managed {
+			r.action = tracking
+			manageErr = r.manage(ctx)
+		}
+		if end := r.complete(); end != nil {
+			r.note(end)
+		} else if managed {
+			r.suspension()
+		}
+	}
+	if cached.DeletionTimestamp != nil {
+		r.releaseRest(false)
 	}
 	err = errors.Join(manageErr, r.write(ctx, cached))
 	c.Metrics.synced(cached, r.action, c.clock.Since(r.now), err)
@@ -298,7 +325,7 @@ func (r *round) manage(ctx context.Context) error {
 	}
 	wanted := r.wanted()
 	if remove := surplus(j, r.active, max(0, len(r.active)-wanted)); len(remove) > 0 {
-		return r.retire(ctx, remove)
+		return r.retire(ctx, remove[:min(len(remove), burst)])
 	}
 	missing := wanted - len(r.active)
 	if replacesOnlyFailed(j) {
@@ -307,6 +334,7 @@ func (r *round) manage(ctx context.Context) error {
 	if missing <= 0 {
 		return nil
 	}
+	r.action = podsCreated
 	if j.Spec.BackoffLimitPerIndex == nil {
 		if wait := backoff(j, r.ended, r.now); wait > 0 {
 			r.c.loop.AddAfter(r.key, wait)
@@ -322,10 +350,9 @@ func (r *round) manage(ctx context.Context) error {
 			made = append(made, r.pod())
 		}
 	}
-	r.action = podsCreated
 	created, err := r.c.pods.CreateAll(ctx, r.key, j, made)
 	r.created = created
-	r.c.Metrics.made(j.Status.Failed > 0, created, err)
+	r.c.Metrics.made(j, r.failed() > 0, len(r.terminating) > 0, created, err)
 	return err
 }
 
@@ -345,6 +372,12 @@ func (r *round) suspension() {
 	}
 }
 
+// minAPIBackoff and maxAPIBackoff are the pauses after requests that failed: more than others take, because each look may make many.
+const (
+	minAPIBackoff = time.Second
+	maxAPIBackoff = time.Minute
+)
+
 // burst is the most pods that one reconciliation creates; the rest follows when those were seen.
 const burst = 500
 
@@ -354,11 +387,11 @@ func (r *round) wanted() int {
 	if r.job.Spec.Completions == nil {
 		// A work queue: once a pod has succeeded the others know that the work is done, and none is started.
 		if r.succeeded() > 0 {
-			return min(len(r.active), parallel)
+			return len(r.active) // those that work may end
 		}
 		return parallel
 	}
-	return max(0, min(parallel, int(*r.job.Spec.Completions)-r.succeeded()-r.failedIndexes.total()))
+	return max(0, min(parallel, int(*r.job.Spec.Completions)-r.succeeded()))
 }
 
 func (r *round) pod() *corev1.Pod {
@@ -380,10 +413,11 @@ func (r *round) indexedPods(n int) []*corev1.Pod {
 	}
 	perIndex := r.job.Spec.BackoffLimitPerIndex != nil
 	soonest := time.Duration(0)
-	free := pending(n, int(*r.job.Spec.Completions), func(i int) bool {
-		if busy[i] || r.completed.has(i) || r.failedIndexes.has(i) {
-			return true
-		}
+	next := pending(n, int(*r.job.Spec.Completions), func(i int) bool {
+		return busy[i] || r.completed.has(i) || r.failedIndexes.has(i)
+	})
+	// An index that waits keeps its place: those after it don't go before.
+	free := slices.DeleteFunc(next, func(i int) bool {
 		failed := r.lastFailed[i]
 		if !perIndex || failed == nil {
 			return false

@@ -3,6 +3,7 @@ package job
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -254,7 +255,7 @@ func TestPolicies(t *testing.T) {
 				return 0
 			}
 			return -1
-		}, batchv1.JobComplete, batchv1.JobReasonSuccessPolicy, func(s batchv1.JobStatus) bool { return s.CompletedIndexes == "2" }},
+		}, batchv1.JobComplete, batchv1.JobReasonSuccessPolicy, func(s batchv1.JobStatus) bool { return s.CompletedIndexes == "2" && s.Failed == 0 }},
 		{"too many failed indexes", func(j *batchv1.JobSpec) {
 			j.CompletionMode = ptr.To(batchv1.IndexedCompletion)
 			j.Completions, j.Parallelism = ptr.To(int32(4)), ptr.To(int32(4))
@@ -267,6 +268,14 @@ func TestPolicies(t *testing.T) {
 		}, batchv1.JobFailed, batchv1.JobReasonMaxFailedIndexesExceeded, func(s batchv1.JobStatus) bool { return *s.FailedIndexes == "0,1" }},
 		{"deadline", func(j *batchv1.JobSpec) { j.ActiveDeadlineSeconds = ptr.To(int64(1)) }, always(-1), batchv1.JobFailed, batchv1.JobReasonDeadlineExceeded,
 			func(s batchv1.JobStatus) bool { return s.Active == 0 && s.Failed == 1 }},
+		{"deadline, and only failed pods are replaced", func(j *batchv1.JobSpec) {
+			j.ActiveDeadlineSeconds, j.PodReplacementPolicy = ptr.To(int64(1)), ptr.To(batchv1.Failed)
+		}, always(-1), batchv1.JobFailed, batchv1.JobReasonDeadlineExceeded, func(s batchv1.JobStatus) bool { return s.Active == 0 && s.Failed == 1 }},
+		{"less to do than there are pods", func(j *batchv1.JobSpec) {
+			j.CompletionMode = ptr.To(batchv1.IndexedCompletion)
+			j.Completions, j.Parallelism, j.BackoffLimitPerIndex = ptr.To(int32(3)), ptr.To(int32(3)), ptr.To(int32(0))
+		}, func(p *corev1.Pod) int32 { return int32(indexOf(p) % 2) }, batchv1.JobFailed, batchv1.JobReasonFailedIndexes,
+			func(s batchv1.JobStatus) bool { return *s.FailedIndexes == "1" && s.CompletedIndexes == "0,2" }},
 		{"nothing to do", func(j *batchv1.JobSpec) { j.Completions = ptr.To(int32(0)) }, always(-1), batchv1.JobComplete, batchv1.JobReasonCompletionsReached,
 			func(s batchv1.JobStatus) bool { return s.Succeeded == 0 }},
 	}
@@ -430,5 +439,89 @@ func TestPodReplacementPolicy(t *testing.T) {
 				return 0
 			}, has(batchv1.JobComplete))
 		})
+	}
+}
+
+func TestEnds(t *testing.T) {
+	indexed := func(change func(*batchv1.JobSpec)) *batchv1.Job {
+		return aJob(func(s *batchv1.JobSpec) {
+			s.CompletionMode, s.Completions, s.Parallelism = ptr.To(batchv1.IndexedCompletion), ptr.To(int32(4)), ptr.To(int32(4))
+			change(s)
+		})
+	}
+	active := []*corev1.Pod{{}}
+	for _, c := range []struct {
+		name         string
+		job          *batchv1.Job
+		done, failed indexes
+		active       []*corev1.Pod
+		early, all   string // the reasons of end and complete
+	}{
+		{"some failed, and the rest is done", indexed(func(s *batchv1.JobSpec) { s.BackoffLimitPerIndex = ptr.To(int32(0)) }), indexes{{0, 2}}, indexes{{3, 3}}, active, "FailedIndexes", ""},
+		{"before a success policy", indexed(func(s *batchv1.JobSpec) {
+			s.BackoffLimitPerIndex = ptr.To(int32(0))
+			s.SuccessPolicy = &batchv1.SuccessPolicy{Rules: []batchv1.SuccessPolicyRule{{SucceededCount: ptr.To(int32(1))}}}
+		}), indexes{{0, 2}}, indexes{{3, 3}}, active, "FailedIndexes", ""},
+		{"all done", indexed(func(*batchv1.JobSpec) {}), indexes{{0, 3}}, nil, nil, "", "CompletionsReached"},
+		{"all done, and one works on", indexed(func(*batchv1.JobSpec) {}), indexes{{0, 3}}, nil, active, "", ""},
+		{"not all done", indexed(func(*batchv1.JobSpec) {}), indexes{{0, 2}}, nil, nil, "", ""},
+	} {
+		c.job.Status.UncountedTerminatedPods = &batchv1.UncountedTerminatedPods{}
+		r := &round{job: c.job, now: time.Now(), completed: c.done, failedIndexes: c.failed, active: c.active}
+		reason := func(e *ending) string {
+			if e == nil {
+				return ""
+			}
+			return e.reason
+		}
+		if end := reason(r.end()); end != c.early {
+			t.Errorf("%s: %q, want %q", c.name, end, c.early)
+		} else if end == "" && reason(r.complete()) != c.all {
+			t.Errorf("%s: %q, want %q", c.name, reason(r.complete()), c.all)
+		}
+	}
+}
+
+func TestSurplus(t *testing.T) {
+	pod := func(name, index, node string, phase corev1.PodPhase, ready bool) *corev1.Pod {
+		p := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: name, Annotations: map[string]string{batchv1.JobCompletionIndexAnnotation: index}}, Spec: corev1.PodSpec{NodeName: node}, Status: corev1.PodStatus{Phase: phase}}
+		if ready {
+			p.Status.Conditions = []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue}}
+		}
+		return p
+	}
+	all := []*corev1.Pod{
+		pod("ready", "0", "n", corev1.PodRunning, true), pod("runs", "1", "n", corev1.PodRunning, false), pod("begins", "2", "n", corev1.PodPending, false), pod("waits", "0", "", corev1.PodPending, false),
+	}
+	j := aJob(func(s *batchv1.JobSpec) { s.Completions = ptr.To(int32(3)) })
+	for _, c := range []struct {
+		indexed bool
+		n       int
+		want    []string
+	}{
+		{false, 2, []string{"waits", "begins"}},
+		{true, 0, []string{"waits"}}, // an index has one pod, the one that did the most
+		{true, 2, []string{"waits", "begins"}},
+	} {
+		if c.indexed {
+			j.Spec.CompletionMode = ptr.To(batchv1.IndexedCompletion)
+		}
+		var got []string
+		for _, p := range surplus(j, all, c.n) {
+			got = append(got, p.Name)
+		}
+		if !slices.Equal(got, c.want) {
+			t.Errorf("indexed %t, %d: %v, want %v", c.indexed, c.n, got, c.want)
+		}
+	}
+}
+
+func TestGivenIndex(t *testing.T) {
+	j := aJob(func(*batchv1.JobSpec) {})
+	j.Name = strings.Repeat("j", 60)
+	p := &corev1.Pod{Spec: corev1.PodSpec{Hostname: "mine"}}
+	giveIndex(p, j, 12)
+	if want := strings.Repeat("j", 54) + "-12-"; p.GenerateName != want || p.Spec.Hostname != j.Name+"-12" {
+		t.Errorf("%s %s, want %s", p.GenerateName, p.Spec.Hostname, want)
 	}
 }

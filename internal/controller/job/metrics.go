@@ -19,6 +19,7 @@ type Metrics struct {
 	external *prometheus.CounterVec
 	policies *prometheus.CounterVec
 	indexes  *prometheus.CounterVec
+	waiting  *prometheus.CounterVec
 }
 
 // NewMetrics registers the metrics with r.
@@ -43,7 +44,9 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 		Subsystem: subsystem, Name: "pod_failures_handled_by_failure_policy_total", Help: "Failed pods that a rule of the failure policy was for, by what it does."}, []string{"action"})
 	m.indexes = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Subsystem: subsystem, Name: "job_finished_indexes_total", Help: "Indexes that have ended, by whether each has a limit of its own."}, []string{"status", "backoffLimit"})
-	r.MustRegister(m.syncs, m.duration, m.finished, m.pods, m.created, m.external, m.policies, m.indexes)
+	m.waiting = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Subsystem: subsystem, Name: "terminated_pods_tracking_finalizer_total", Help: "Pods that ended while the finalizer of jobs was on them, and those of them that lost it."}, []string{"event"})
+	r.MustRegister(m.syncs, m.duration, m.finished, m.pods, m.created, m.external, m.policies, m.indexes, m.waiting)
 	return m
 }
 
@@ -75,15 +78,20 @@ func (m *Metrics) synced(j *batchv1.Job, action string, took time.Duration, err 
 }
 
 // made counts pods that a look was to make.
-func (m *Metrics) made(again bool, created int, err error) {
+func (m *Metrics) made(j *batchv1.Job, failed, terminating bool, created int, err error) {
 	if m == nil {
 		return
 	}
 	reason := "new"
-	if again {
+	switch {
+	case replacesOnlyFailed(j) && failed:
+		reason = "recreate_failed"
+	case failed || terminating:
 		reason = "recreate_terminating_or_failed"
 	}
-	m.created.WithLabelValues(reason, "succeeded").Add(float64(created))
+	if created > 0 {
+		m.created.WithLabelValues(reason, "succeeded").Add(float64(created))
+	}
 	if err != nil {
 		m.created.WithLabelValues(reason, "failed").Inc() // the rest was not tried
 	}
@@ -99,6 +107,22 @@ func (m *Metrics) ruled(actions []batchv1.PodFailurePolicyAction) {
 }
 
 // foreign counts a Job that somebody else looks after, once.
+// waits counts pods that have ended and still have the finalizer, and those that lost it. Before or after may be nil.
+func (m *Metrics) waits(before, after *corev1.Pod) {
+	if m == nil {
+		return
+	}
+	does := func(p *corev1.Pod) bool {
+		return p != nil && (p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed) && hasFinalizer(p)
+	}
+	switch was, is := does(before), does(after); {
+	case is && !was:
+		m.waiting.WithLabelValues("add").Inc()
+	case was && !is:
+		m.waiting.WithLabelValues("delete").Inc()
+	}
+}
+
 func (m *Metrics) foreign(by string) {
 	if m != nil {
 		m.external.WithLabelValues(by).Inc()

@@ -10,6 +10,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/ptr"
 )
 
@@ -57,8 +58,15 @@ func TestMetrics(t *testing.T) {
 	m.synced(plain, tracking, time.Second, errors.New("x"))
 	(*Metrics)(nil).wrote(plain, plain)
 	(*Metrics)(nil).synced(plain, tracking, 0, nil)
-	m.made(false, 2, nil)
-	m.made(true, 1, errors.New("x"))
+	m.made(plain, false, false, 2, nil)
+	m.made(plain, true, false, 1, errors.New("x"))
+	m.made(plain, false, true, 1, nil)
+	m.made(aJob(func(s *batchv1.JobSpec) { s.PodReplacementPolicy = ptr.To(batchv1.Failed) }), true, true, 3, nil)
+	ended := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Finalizers: []string{batchv1.JobTrackingFinalizer}}, Status: corev1.PodStatus{Phase: corev1.PodFailed}}
+	m.waits(nil, ended)
+	m.waits(ended, ended)
+	m.waits(ended, &corev1.Pod{Status: ended.Status})
+	(*Metrics)(nil).waits(nil, ended)
 	m.foreign("example.com/queue")
 	m.ruled([]batchv1.PodFailurePolicyAction{batchv1.PodFailurePolicyActionIgnore})
 	more := indexed.DeepCopy()
@@ -66,8 +74,9 @@ func TestMetrics(t *testing.T) {
 	m.wrote(indexed, more)
 	want := `job_controller_job_finished_indexes_total{global,succeeded} 3
 job_controller_job_pods_creation_total{new,succeeded} 2
+job_controller_job_pods_creation_total{recreate_failed,succeeded} 3
 job_controller_job_pods_creation_total{recreate_terminating_or_failed,failed} 1
-job_controller_job_pods_creation_total{recreate_terminating_or_failed,succeeded} 1
+job_controller_job_pods_creation_total{recreate_terminating_or_failed,succeeded} 2
 job_controller_job_pods_finished_total{Indexed,failed} 1
 job_controller_job_pods_finished_total{NonIndexed,failed} 2
 job_controller_job_pods_finished_total{NonIndexed,succeeded} 4
@@ -78,7 +87,9 @@ job_controller_job_syncs_total{tracking,NonIndexed,error} 1
 job_controller_jobs_by_external_controller_total{example.com/queue} 1
 job_controller_jobs_finished_total{Indexed,BackoffLimitExceeded,failed} 1
 job_controller_jobs_finished_total{NonIndexed,CompletionsReached,succeeded} 1
-job_controller_pod_failures_handled_by_failure_policy_total{Ignore} 1`
+job_controller_pod_failures_handled_by_failure_policy_total{Ignore} 1
+job_controller_terminated_pods_tracking_finalizer_total{add} 1
+job_controller_terminated_pods_tracking_finalizer_total{delete} 1`
 	if got := counts(t, r); got != want {
 		t.Errorf("got\n%s\nwant\n%s", got, want)
 	}

@@ -42,7 +42,9 @@ type round struct {
 	failJob                  string // the message of a FailJob rule that matched
 	created                  int
 	events                   []event
-	action                   string // what was done, for the metrics
+	tracked                  map[types.UID]bool // the pods whose finalizer is ours still
+	settled                  bool               // all that was made or deleted before has been seen
+	action                   string             // what was done, for the metrics
 }
 
 type event struct{ level, reason, message string }
@@ -63,6 +65,7 @@ func (c *Controller) count(key string, j *batchv1.Job, all []*corev1.Pod) *round
 		r.failedIndexes = parseIndexes(ptr.Deref(s.FailedIndexes, ""), completions)
 	}
 	tracked := map[types.UID]bool{}
+	r.tracked = tracked
 	for _, p := range all {
 		switch {
 		case pods.Active(p):
@@ -219,44 +222,77 @@ func (r *round) end() *ending {
 	if j.Spec.MaxFailedIndexes != nil && r.failedIndexes.total() > int(*j.Spec.MaxFailedIndexes) {
 		return &ending{failed: true, reason: batchv1.JobReasonMaxFailedIndexesExceeded, message: "Job has exceeded the specified maximal number of failed indexes"}
 	}
+	if n := r.failedIndexes.total(); n > 0 && r.succeeded()+n >= int(ptr.Deref(j.Spec.Completions, 0)) {
+		return &ending{failed: true, reason: batchv1.JobReasonFailedIndexes, message: "Job has failed indexes"}
+	}
 	if message, met := succeedsBy(j, r.completed); met {
 		return &ending{reason: batchv1.JobReasonSuccessPolicy, message: message}
-	}
-	reached := &ending{reason: batchv1.JobReasonCompletionsReached, message: "Reached expected number of succeeded pods"}
-	switch {
-	case j.Spec.Completions == nil:
-		if r.succeeded() > 0 && len(r.active) == 0 {
-			return reached
-		}
-	case r.succeeded() >= int(*j.Spec.Completions):
-		if len(r.active) > 0 {
-			r.events = append(r.events, event{corev1.EventTypeWarning, "TooManyActivePods", "Too many active pods running after completion count reached"})
-		}
-		if r.succeeded() > int(*j.Spec.Completions) {
-			r.events = append(r.events, event{corev1.EventTypeWarning, "TooManySucceededPods", "Too many succeeded pods running after completion count reached"})
-		}
-		return reached
-	case r.succeeded()+r.failedIndexes.total() >= int(*j.Spec.Completions) && len(r.active) == 0:
-		return &ending{failed: true, reason: batchv1.JobReasonFailedIndexes, message: "Job has failed indexes"}
 	}
 	return nil
 }
 
-// finish stops what still runs and says that the Job is to end. The last word follows when all pods have ended.
+// complete says that all is done, and nobody works any more.
+func (r *round) complete() *ending {
+	j := r.job
+	reached := &ending{reason: batchv1.JobReasonCompletionsReached, message: "Reached expected number of succeeded pods"}
+	enough := r.succeeded() > 0
+	if j.Spec.Completions != nil {
+		enough = r.succeeded() >= int(*j.Spec.Completions)
+	}
+	if enough && len(r.active)+r.created == 0 {
+		return reached
+	}
+	return nil
+}
+
+// finish ends all pods. That the Job is over is said, and they are counted, once they are deleted and no others are about to appear.
 func (r *round) finish(ctx context.Context, e *ending) error {
+	if err := r.deleteActive(ctx, r.active); err != nil || !r.settled {
+		return err
+	}
+	r.note(e)
+	r.releaseRest(e.failed)
+	return nil
+}
+
+// note says how the Job ends.
+func (r *round) note(e *ending) {
 	t := batchv1.JobSuccessCriteriaMet
 	if e.failed {
 		t = batchv1.JobFailureTarget
 	}
 	setCondition(&r.job.Status, t, corev1.ConditionTrue, e.reason, e.message, r.now)
-	return r.deleteActive(ctx, r.active)
+}
+
+// releaseRest lets the pods go that are not counted otherwise any more: as failures, if that is how the Job ends.
+func (r *round) releaseRest(failed bool) {
+	uncounted, completions := r.job.Status.UncountedTerminatedPods, int(ptr.Deref(r.job.Spec.Completions, 0))
+	seen := map[types.UID]bool{}
+	for _, p := range r.ended {
+		seen[p.UID] = true
+	}
+	for _, p := range slices.Concat(r.active, r.terminating) {
+		if !r.tracked[p.UID] || seen[p.UID] {
+			continue
+		}
+		if len(uncounted.Succeeded)+len(uncounted.Failed) >= maxUncounted {
+			r.more = true
+			return
+		}
+		index := indexOf(p)
+		placed := !isIndexed(r.job) || index != noIndex && index < completions
+		if failed && placed && !slices.Contains(uncounted.Failed, p.UID) && judge(r.job, p).action != batchv1.PodFailurePolicyActionIgnore {
+			uncounted.Failed = append(uncounted.Failed, p.UID)
+		}
+		r.release = append(r.release, p)
+	}
 }
 
 // conclude says the last word if it can be said.
 func (r *round) conclude() {
 	j := r.job
 	uncounted := j.Status.UncountedTerminatedPods
-	if len(r.active)+len(r.terminating)+len(uncounted.Succeeded)+len(uncounted.Failed)+r.held > 0 || r.more {
+	if len(r.active)+len(r.terminating)+len(uncounted.Succeeded)+len(uncounted.Failed)+r.held > 0 || r.more || !r.settled {
 		return
 	}
 	if c := condition(&j.Status, batchv1.JobFailureTarget); c != nil && c.Status == corev1.ConditionTrue {
@@ -266,6 +302,9 @@ func (r *round) conclude() {
 	} else if c := condition(&j.Status, batchv1.JobSuccessCriteriaMet); c != nil && c.Status == corev1.ConditionTrue {
 		if setCondition(&j.Status, batchv1.JobComplete, corev1.ConditionTrue, c.Reason, c.Message, r.now) {
 			j.Status.CompletionTime = ptr.To(metav1.NewTime(r.now))
+			if j.Spec.Completions != nil && j.Status.Succeeded > *j.Spec.Completions {
+				r.events = append(r.events, event{corev1.EventTypeWarning, "TooManySucceededPods", "Too many succeeded pods running after completion count reached"})
+			}
 			r.events = append(r.events, event{corev1.EventTypeNormal, "Completed", "Job completed"})
 		}
 	}

@@ -1,7 +1,6 @@
 package job
 
 import (
-	"cmp"
 	"slices"
 	"time"
 
@@ -146,20 +145,7 @@ func restartsExceed(j *batchv1.Job, running []*corev1.Pod) bool {
 // surplus returns at least n of the active pods to delete: those without a place first (of indexed Jobs: no valid index, or not the first of
 // theirs), then those that did the least.
 func surplus(j *batchv1.Job, active []*corev1.Pod, n int) []*corev1.Pod {
-	ranked := slices.SortedFunc(slices.Values(active), func(a, b *corev1.Pod) int {
-		running := func(p *corev1.Pod) int {
-			switch {
-			case p.Spec.NodeName == "":
-				return 0
-			case p.Status.Phase == corev1.PodPending:
-				return 1
-			case !pods.Ready(p):
-				return 2
-			}
-			return 3
-		}
-		return cmp.Or(cmp.Compare(running(a), running(b)), b.CreationTimestamp.Compare(a.CreationTimestamp.Time), cmp.Compare(a.Name, b.Name))
-	})
+	ranked := slices.SortedFunc(slices.Values(active), pods.CompareWorth)
 	if !isIndexed(j) {
 		return ranked[:min(n, len(ranked))]
 	}
@@ -174,7 +160,7 @@ func surplus(j *batchv1.Job, active []*corev1.Pod, n int) []*corev1.Pod {
 		taken[i] = true
 		rest = append(rest, p)
 	}
-	slices.SortStableFunc(rest, func(a, b *corev1.Pod) int { return cmp.Compare(indexOf(b), indexOf(a)) }) // high indexes go first
+	slices.Reverse(rest) // the one that did the least goes first
 	for len(out) < n && len(rest) > 0 {
 		out, rest = append(out, rest[0]), rest[1:]
 	}

@@ -49,6 +49,7 @@ func New(c kubernetes.Interface, m metadata.Interface, resources func() ([]schem
 	ctl := &Controller{client: c, metadata: m, resources: resources, namespaces: namespaces.Lister(), clock: clk}
 	ctl.loop = controller.NewLoop("namespace", ctl.Reconcile, controller.Options{
 		Workers: 5, Synced: []cache.InformerSynced{namespaces.Informer().HasSynced}, Log: log, Metrics: metrics,
+		MaxBackoff: time.Minute, // what is left in a namespace may go without a word
 	})
 	if err := controller.Watch(namespaces.Informer(), controller.Handlers[*corev1.Namespace]{Changed: func(ns *corev1.Namespace) {
 		if ns.DeletionTimestamp != nil {
@@ -201,6 +202,19 @@ func deleteAll(ctx context.Context, client metadata.ResourceInterface, list *met
 	return errors.Join(errs...)
 }
 
+// apart is what errors say that were joined.
+func apart(err error) []string {
+	joined, ok := err.(interface{ Unwrap() []error })
+	if !ok {
+		return []string{err.Error()}
+	}
+	var out []string
+	for _, e := range joined.Unwrap() {
+		out = append(out, apart(e)...)
+	}
+	return out
+}
+
 // report writes the conditions that say what the deletion waits for.
 func (c *Controller) report(ctx context.Context, ns *corev1.Namespace, left remains, unknown, deleteErr error) error {
 	updated := ns.DeepCopy()
@@ -229,7 +243,9 @@ func (c *Controller) report(ctx context.Context, ns *corev1.Namespace, left rema
 	slices.Sort(finalizers)
 	failure, missing := "", ""
 	if deleteErr != nil {
-		failure = deleteErr.Error()
+		failures := apart(deleteErr)
+		slices.Sort(failures)
+		failure = fmt.Sprintf("Failed to delete all resource types, %d remaining: %s", len(failures), strings.Join(failures, ", "))
 	}
 	if unknown != nil {
 		missing = unknown.Error()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -192,4 +193,11 @@ func TestPodsGoFirst(t *testing.T) {
 		}
 		return fmt.Errorf("the namespace is there (%v)", err)
 	})
+}
+
+func TestApart(t *testing.T) {
+	a, b := errors.New("a"), errors.New("b")
+	if got := apart(errors.Join(errors.Join(nil, a), nil, fmt.Errorf("delete: %w", b))); !slices.Equal(got, []string{"a", "delete: b"}) {
+		t.Errorf("got %q", got)
+	}
 }

@@ -215,13 +215,38 @@ func (c *Controller) markUnknown(ctx context.Context, node *corev1.Node) (*corev
 	if equality.Semantic.DeepEqual(node.Status, updated.Status) {
 		return node, nil
 	}
+	if alive, err := c.renewed(ctx, node.Name); err != nil || alive {
+		return node, err
+	}
 	got, err := c.Client.CoreV1().Nodes().UpdateStatus(ctx, updated, metav1.UpdateOptions{})
 	if err != nil {
 		return nil, fmt.Errorf("mark node unknown: %w", err)
 	}
-	c.Recorder.Eventf(reference(node), corev1.EventTypeNormal, "NodeNotReady", "Node %s status is now: NodeNotReady", node.Name)
+	if ready := conditionOf(node, corev1.NodeReady); ready != nil && ready.Status == corev1.ConditionTrue {
+		c.Recorder.Eventf(reference(node), corev1.EventTypeNormal, "NodeNotReady", "Node %s status is now: NodeNotReady", node.Name)
+	}
 	return got, nil
 }
+
+// renewed asks the API server whether a node has renewed its lease after all: that a node seems lost may as well mean that our watch is behind.
+// Then it has another grace. As long as nobody answers no node is given up.
+func (c *Controller) renewed(ctx context.Context, name string) (bool, error) {
+	lease, err := c.Client.CoordinationV1().Leases(corev1.NamespaceNodeLease).Get(ctx, name, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		return false, nil
+	} else if err != nil {
+		return false, fmt.Errorf("error looking up lease to verify node %s: %w", name, err)
+	}
+	last := c.seen[name]
+	if lease.Spec.RenewTime == nil || !last.renewed.Before(lease.Spec.RenewTime) {
+		return false, nil
+	}
+	c.loop.AddAfter(name, staleRetry)
+	return true, nil
+}
+
+// staleRetry is how soon a node is looked at again whose lease in the cache is older than the real one.
+const staleRetry = 5 * time.Second
 
 // ruled are the taints that this controller gives and takes.
 var ruled = []string{

@@ -2,6 +2,7 @@ package nodelifecycle
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"testing"
@@ -12,7 +13,9 @@ import (
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/kubernetes/fake"
+	clienttesting "k8s.io/client-go/testing"
 	"k8s.io/client-go/tools/record"
 	"k8s.io/utils/clock"
 
@@ -128,4 +131,35 @@ func TestMissingLabels(t *testing.T) {
 	if got := missingLabels(n); len(got) != 1 || got["beta.kubernetes.io/os"] != "linux" {
 		t.Errorf("missing %v", got)
 	}
+}
+
+// A node whose lease in the cache is old has not gone if the real lease is newer (KEP-5647), and none goes while nobody can say.
+func TestRenewedAfterAll(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		old, now := metav1.NewMicroTime(time.Now().Add(-time.Hour)), lease("a")
+		c := fake.NewClientset(now)
+		ctl, err := New(Config{Client: c, Informers: informers.New(c), Recorder: record.NewFakeRecorder(9), Clock: clock.RealClock{}, Registry: prometheus.NewRegistry()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		defer func() { _ = ctl.loop.Run(ctx) }() // ends the queue
+		ctl.seen["a"], ctl.seen["none"] = heartbeat{renewed: old}, heartbeat{renewed: old}
+		if alive, err := ctl.renewed(t.Context(), "a"); err != nil || !alive {
+			t.Error("a renewed lease", alive, err)
+		}
+		ctl.seen["a"] = heartbeat{renewed: *now.Spec.RenewTime}
+		if alive, err := ctl.renewed(t.Context(), "a"); err != nil || alive {
+			t.Error("a lease that was seen", alive, err)
+		}
+		if alive, err := ctl.renewed(t.Context(), "none"); err != nil || alive {
+			t.Error("no lease", alive, err)
+		}
+		c.PrependReactor("get", "leases", func(clienttesting.Action) (bool, runtime.Object, error) { return true, nil, errors.New("oops") })
+		n := node("a", corev1.ConditionTrue)
+		if got, err := ctl.markUnknown(t.Context(), n); err == nil || conditionOf(got, corev1.NodeReady).Status != corev1.ConditionTrue {
+			t.Error("nobody answers", err)
+		}
+	})
 }

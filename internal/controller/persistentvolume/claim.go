@@ -89,7 +89,7 @@ func decideClaim(claim *corev1.PersistentVolumeClaim, s surroundings) (claimStep
 		return claimStep{action: claimBind, volume: v}, nil
 	case metav1.HasAnnotation(claim.ObjectMeta, volumehelpers.AnnBoundByController):
 		// Only somebody who took the annotation of a completed binding away can have made this.
-		return claimStep{}, fmt.Errorf("invalid binding of claim %q to volume %q: volume already claimed by %q",
+		return claimStep{notice: warn("FailedBinding", "volume %q already bound to a different claim.", v.Name)}, fmt.Errorf("invalid binding of claim %q to volume %q: volume already claimed by %q",
 			key(claim), v.Name, v.Spec.ClaimRef.Namespace+"/"+v.Spec.ClaimRef.Name)
 	}
 	return pending(warn("FailedBinding", "volume %q already bound to a different claim.", v.Name)), nil

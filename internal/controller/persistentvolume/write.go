@@ -37,6 +37,9 @@ func (c *Controller) reconcileClaim(ctx context.Context, key string) error {
 	}
 	step, err := decideClaim(claim, c.surroundings())
 	if err != nil {
+		if step.notice.message != "" {
+			c.tell(claim, step.notice)
+		}
 		return err
 	}
 	switch step.action {

@@ -11,6 +11,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	corelisters "k8s.io/client-go/listers/core/v1"
+	resourcehelper "k8s.io/component-helpers/resource"
 	"k8s.io/utils/clock"
 )
 
@@ -289,17 +290,20 @@ func starting(p *corev1.Pod, s Sample, now time.Time) bool {
 func requests(pods []*corev1.Pod, container string, resource corev1.ResourceName) (map[string]int64, error) {
 	out := make(map[string]int64, len(pods))
 	for _, p := range pods {
-		if container == "" && p.Spec.Resources != nil {
-			if q, ok := p.Spec.Resources.Requests[resource]; ok {
-				out[p.Name] = q.MilliValue()
-				continue
+		if container == "" && resourcehelper.IsPodLevelRequestsSet(p) {
+			q, ok := resourcehelper.PodRequests(p, resourcehelper.PodResourcesOptions{})[resource]
+			if !ok {
+				return nil, fmt.Errorf("missing pod-level request for %s in Pod %s", resource, p.Name)
 			}
+			out[p.Name] = q.MilliValue()
+			continue
 		}
-		sum := int64(0)
+		sum, found := int64(0), container == ""
 		add := func(c *corev1.Container) error {
-			if container != "" && c.Name != container {
+			if container != "" && (c.Name != container || found) {
 				return nil
 			}
+			found = true
 			q, ok := c.Resources.Requests[resource]
 			if !ok {
 				return fmt.Errorf("missing request for %s in container %s of Pod %s", resource, c.Name, p.Name)
@@ -318,6 +322,9 @@ func requests(pods []*corev1.Pod, container string, resource corev1.ResourceName
 					return nil, err
 				}
 			}
+		}
+		if !found {
+			return nil, fmt.Errorf("container %s not found in Pod %s", container, p.Name)
 		}
 		out[p.Name] = sum
 	}

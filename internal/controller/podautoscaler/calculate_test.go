@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"testing"
 	"time"
 
@@ -210,7 +211,8 @@ func TestEvaluate(t *testing.T) {
 		spec   int32
 		want   int32
 		says   string
-		err    string
+		err    string // of all
+		event  string // what the event and the condition say
 	}{
 		{name: "pods", metric: autoscalingv2.MetricSpec{Type: "Pods", Pods: &autoscalingv2.PodsMetricSource{Metric: id, Target: autoscalingv2.MetricTarget{Type: "AverageValue", AverageValue: quantity("1")}}}, want: 8, says: "pods metric m"},
 		{name: "object, total", metric: autoscalingv2.MetricSpec{Type: "Object", Object: &autoscalingv2.ObjectMetricSource{Metric: id, DescribedObject: object, Target: autoscalingv2.MetricTarget{Type: "Value", Value: quantity("20")}}}, want: 6, says: "Service metric m"},
@@ -221,11 +223,20 @@ func TestEvaluate(t *testing.T) {
 		{name: "average of a resource", metric: autoscalingv2.MetricSpec{Type: "Resource", Resource: &autoscalingv2.ResourceMetricSource{Name: "memory", Target: autoscalingv2.MetricTarget{Type: "AverageValue", AverageValue: quantity("2")}}}, want: 4, says: "memory resource"},
 		{name: "utilization of a container", metric: autoscalingv2.MetricSpec{Type: "ContainerResource", ContainerResource: &autoscalingv2.ContainerResourceMetricSource{Name: "memory", Container: "c", Target: autoscalingv2.MetricTarget{Type: "Utilization", AverageUtilization: ptr.To(int32(100))}}}, want: 8, says: "memory container resource utilization (percentage of request)"},
 		{name: "nothing answers", source: &measured{err: errors.New("oops")}, metric: autoscalingv2.MetricSpec{Type: "Resource", Resource: &autoscalingv2.ResourceMetricSource{Name: "cpu", Target: autoscalingv2.MetricTarget{Type: "Utilization", AverageUtilization: ptr.To(int32(50))}}},
-			err: "failed to get cpu resource metric value: failed to get cpu utilization: unable to get metrics for resource cpu: oops"},
+			err: "failed to get cpu resource metric value: failed to get cpu utilization: unable to get metrics for resource cpu: oops", event: "failed to get cpu utilization: unable to get metrics for resource cpu: oops"},
 		{name: "no object", source: &measured{err: errors.New("oops")}, metric: autoscalingv2.MetricSpec{Type: "Object", Object: &autoscalingv2.ObjectMetricSource{Metric: id, DescribedObject: object, Target: autoscalingv2.MetricTarget{Type: "Value", Value: quantity("20")}}},
-			err: "failed to get object metric value: unable to get metric m: Service on n s/oops"},
-		{name: "no target", metric: autoscalingv2.MetricSpec{Type: "External", External: &autoscalingv2.ExternalMetricSource{Metric: id}}, err: "failed to get m external metric value: invalid external metric source: neither a value target nor an average value target was set"},
-		{name: "no type", metric: autoscalingv2.MetricSpec{Type: "Magic"}, err: `unknown metric source type "Magic"`},
+			err: "failed to get object metric value: unable to get metric m on Service n/s: oops", event: "unable to get metric m on Service n/s: oops"},
+		{name: "no share of an object", source: &measured{err: errors.New("oops")}, metric: autoscalingv2.MetricSpec{Type: "Object", Object: &autoscalingv2.ObjectMetricSource{Metric: id, DescribedObject: object, Target: autoscalingv2.MetricTarget{Type: "AverageValue", AverageValue: quantity("20")}}},
+			err: "failed to get object metric value: failed to get m object metric: unable to get metric m on Service n/s: oops", event: "unable to get metric m on Service n/s: oops"},
+		{name: "no external total", source: &measured{err: errors.New("oops")}, metric: autoscalingv2.MetricSpec{Type: "External", External: &autoscalingv2.ExternalMetricSource{Metric: id, Target: autoscalingv2.MetricTarget{Type: "Value", Value: quantity("10")}}},
+			err: "failed to get m external metric value: failed to get external metric m: unable to get external metric n/m/nil: oops", event: "unable to get external metric n/m/nil: oops"},
+		{name: "no external share", source: &measured{err: errors.New("oops")}, metric: autoscalingv2.MetricSpec{Type: "External", External: &autoscalingv2.ExternalMetricSource{Metric: id, Target: autoscalingv2.MetricTarget{Type: "AverageValue", AverageValue: quantity("10")}}},
+			err: "failed to get m external metric value: failed to get m external metric: unable to get external metric n/m/nil: oops", event: "unable to get external metric n/m/nil: oops"},
+		{name: "more than can be counted", source: &measured{external: []int64{math.MaxInt64, 5}}, want: math.MaxInt32, says: "external metric m(nil)",
+			metric: autoscalingv2.MetricSpec{Type: "External", External: &autoscalingv2.ExternalMetricSource{Metric: id, Target: autoscalingv2.MetricTarget{Type: "AverageValue", AverageValue: quantity("10")}}}},
+		{name: "no target", metric: autoscalingv2.MetricSpec{Type: "External", External: &autoscalingv2.ExternalMetricSource{Metric: id}}, err: "failed to get m external metric value: invalid external metric source: neither a value target nor an average value target was set",
+			event: "invalid external metric source: neither a value target nor an average value target was set"},
+		{name: "no type", metric: autoscalingv2.MetricSpec{Type: "Magic"}, err: `unknown metric source type "Magic"`, event: `unknown metric source type "Magic"`},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			source := busy
@@ -239,8 +250,11 @@ func TestEvaluate(t *testing.T) {
 			w := workload{namespace: "n", selector: labels.Everything(), spec: max(spec, 0), status: max(spec, 0), tolerance: tolerance{.1, .1}}
 			e := newCalculator(source, two...).evaluate(context.Background(), w, &c.metric)
 			if c.err != "" {
-				if e.err == nil || e.err.Error() != c.err {
-					t.Errorf("error %v, want %q", e.err, c.err)
+				if e.err == nil || e.all().Error() != c.err || e.err.Error() != c.event {
+					t.Errorf("error %v, in the event %v, want %q and %q", e.all(), e.err, c.err, c.event)
+				}
+				if label := failure(e.all()); (label == "spec") != (c.metric.Type == "Magic") {
+					t.Errorf("counted as %s", label)
 				}
 				return
 			}
@@ -248,5 +262,51 @@ func TestEvaluate(t *testing.T) {
 				t.Errorf("%d %q %+v %v, want %d %q", e.replicas, e.name, e.status, e.err, c.want, c.says)
 			}
 		})
+	}
+}
+
+func TestRequests(t *testing.T) {
+	always := corev1.ContainerRestartPolicyAlways
+	of := func(name, cpu string) corev1.Container {
+		return corev1.Container{Name: name, Resources: corev1.ResourceRequirements{Requests: corev1.ResourceList{"cpu": resource.MustParse(cpu)}}}
+	}
+	beside := of("beside", "200m")
+	beside.RestartPolicy = &always
+	pod := func(change func(*corev1.PodSpec)) *corev1.Pod {
+		p := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "p"}, Spec: corev1.PodSpec{Containers: []corev1.Container{of("c", "100m")}, InitContainers: []corev1.Container{of("first", "5"), beside}}}
+		change(&p.Spec)
+		return p
+	}
+	whole := func(r corev1.ResourceName) func(*corev1.PodSpec) {
+		return func(s *corev1.PodSpec) {
+			s.Resources = &corev1.ResourceRequirements{Requests: corev1.ResourceList{r: resource.MustParse("3")}}
+		}
+	}
+	for _, c := range []struct {
+		name, container string
+		change          func(*corev1.PodSpec)
+		want            int64
+		err             string
+	}{
+		{name: "containers that stay", change: func(*corev1.PodSpec) {}, want: 300},
+		{name: "one container", container: "beside", change: func(*corev1.PodSpec) {}, want: 200},
+		{name: "no such container", container: "z", change: func(*corev1.PodSpec) {}, err: "container z not found in Pod p"},
+		{name: "of the pod", change: whole("cpu"), want: 3000},
+		{name: "of the pod, but not of a container", container: "c", change: whole("cpu"), want: 100},
+		{name: "of the pod, another resource", change: whole("memory"), want: 5000}, // as the scheduler sums: "first" runs before all others
+		{name: "of none", change: func(s *corev1.PodSpec) { s.Containers[0].Resources.Requests = nil }, err: "missing request for cpu in container c of Pod p"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			got, err := requests([]*corev1.Pod{pod(c.change)}, c.container, "cpu")
+			if fmt.Sprint(err) != c.err && (err != nil || c.err != "") || err == nil && got["p"] != c.want {
+				t.Errorf("%v %v, want %d %q", got, err, c.want, c.err)
+			}
+		})
+	}
+}
+
+func TestAmounts(t *testing.T) {
+	if m, c := amount("memory", 1<<40), amount("cpu", 1500); m.Format != resource.BinarySI || c.String() != "1500m" {
+		t.Error(m, c)
 	}
 }

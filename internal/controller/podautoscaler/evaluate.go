@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	corev1 "k8s.io/api/core/v1"
@@ -16,23 +17,40 @@ type evaluated struct {
 	// name says which metric it is, in upstream's words.
 	name   string
 	status autoscalingv2.MetricStatus
-	// reason names the kind of failure.
+	// reason names the kind of failure; err is what the event and the condition say of it, and failed goes before it where it is one of several.
 	reason string
 	err    error
+	failed string
 }
+
+// all is the error with what failed.
+func (e evaluated) all() error {
+	if e.failed == "" {
+		return e.err
+	}
+	return fmt.Errorf("%s: %w", e.failed, e.err)
+}
+
+// errSpec is the kind of errors that only another spec mends.
+var errSpec = errors.New("spec")
+
+// misspelt is an error of that kind that reads like its cause.
+type misspelt struct{ error }
+
+func (misspelt) Is(target error) bool { return target == errSpec }
 
 // evaluate computes what one metric asks for.
 func (c *calculator) evaluate(ctx context.Context, w workload, m *autoscalingv2.MetricSpec) evaluated {
 	switch {
 	case m.Type == autoscalingv2.ResourceMetricSourceType && m.Resource != nil:
 		v, name, n, err := c.resource(ctx, w, m.Resource.Name, "", &m.Resource.Target)
-		e := evaluated{n, name, autoscalingv2.MetricStatus{Type: m.Type, Resource: &autoscalingv2.ResourceMetricStatus{Name: m.Resource.Name, Current: v}}, "FailedGetResourceMetric", err}
+		e := evaluated{n, name, autoscalingv2.MetricStatus{Type: m.Type, Resource: &autoscalingv2.ResourceMetricStatus{Name: m.Resource.Name, Current: v}}, "FailedGetResourceMetric", err, ""}
 		return e.wrapped(fmt.Sprintf("failed to get %s resource metric value", m.Resource.Name))
 	case m.Type == autoscalingv2.ContainerResourceMetricSourceType && m.ContainerResource != nil:
 		s := m.ContainerResource
 		v, name, n, err := c.resource(ctx, w, s.Name, s.Container, &s.Target)
 		e := evaluated{n, name, autoscalingv2.MetricStatus{Type: m.Type, ContainerResource: &autoscalingv2.ContainerResourceMetricStatus{Name: s.Name, Container: s.Container, Current: v}},
-			"FailedGetContainerResourceMetric", err}
+			"FailedGetContainerResourceMetric", err, ""}
 		return e.wrapped(fmt.Sprintf("failed to get %s container metric value", s.Container))
 	case m.Type == autoscalingv2.PodsMetricSourceType && m.Pods != nil:
 		return c.podsMetric(ctx, w, m.Pods).wrapped("failed to get pods metric value")
@@ -41,7 +59,7 @@ func (c *calculator) evaluate(ctx context.Context, w workload, m *autoscalingv2.
 	case m.Type == autoscalingv2.ExternalMetricSourceType && m.External != nil:
 		return c.externalMetric(ctx, w, m.External).wrapped(fmt.Sprintf("failed to get %s external metric value", m.External.Metric.Name))
 	default:
-		return evaluated{reason: "InvalidMetricSourceType", err: fmt.Errorf("unknown metric source type %q", m.Type)}
+		return evaluated{reason: "InvalidMetricSourceType", err: misspelt{fmt.Errorf("unknown metric source type %q", m.Type)}}
 	}
 }
 
@@ -50,7 +68,10 @@ func (e evaluated) wrapped(failed string) evaluated {
 	if e.err == nil {
 		return e
 	}
-	return evaluated{reason: e.reason, err: fmt.Errorf("%s: %w", failed, e.err)}
+	if e.failed != "" {
+		failed += ": " + e.failed
+	}
+	return evaluated{reason: e.reason, err: e.err, failed: failed}
 }
 
 func (c *calculator) resource(ctx context.Context, w workload, name corev1.ResourceName, container string, target *autoscalingv2.MetricTarget) (autoscalingv2.MetricValueStatus, string, int32, error) {
@@ -65,7 +86,7 @@ func (c *calculator) resource(ctx context.Context, w workload, name corev1.Resou
 		if err != nil {
 			return none, "", 0, fmt.Errorf("failed to get %s usage: %w", name, err)
 		}
-		return average(p.usage), fmt.Sprintf("%s resource", name), p.replicas, nil
+		return autoscalingv2.MetricValueStatus{AverageValue: amount(name, p.usage)}, fmt.Sprintf("%s resource", name), p.replicas, nil
 	case target.AverageUtilization != nil:
 		p, err := c.utilization(ctx, w, name, container, *target.AverageUtilization)
 		if err != nil {
@@ -75,7 +96,7 @@ func (c *calculator) resource(ctx context.Context, w workload, name corev1.Resou
 		if container != "" {
 			what = "container resource"
 		}
-		return utilized(p), fmt.Sprintf("%s %s utilization (percentage of request)", name, what), p.replicas, nil
+		return utilized(name, p), fmt.Sprintf("%s %s utilization (percentage of request)", name, what), p.replicas, nil
 	default:
 		return none, "", 0, errors.New("invalid resource metric source: neither an average utilization target nor an average value (usage) target was set")
 	}
@@ -114,7 +135,10 @@ func (c *calculator) objectMetric(ctx context.Context, w workload, m *autoscalin
 	usage := int64(0)
 	if m.Target.Value != nil || m.Target.AverageValue != nil {
 		if usage, err = c.source.Object(ctx, w.namespace, m.Metric.Name, &m.DescribedObject, series); err != nil {
-			out.err = fmt.Errorf("unable to get metric %s: %s on %s %s/%w", m.Metric.Name, m.DescribedObject.Kind, w.namespace, m.DescribedObject.Name, err)
+			out.err = fmt.Errorf("unable to get metric %s on %s %s/%s: %w", m.Metric.Name, m.DescribedObject.Kind, w.namespace, m.DescribedObject.Name, err)
+			if m.Target.Type == autoscalingv2.AverageValueMetricType {
+				out.failed = fmt.Sprintf("failed to get %s object metric", m.Metric.Name)
+			}
 			return out
 		}
 	}
@@ -140,6 +164,10 @@ func (c *calculator) externalMetric(ctx context.Context, w workload, m *autoscal
 		out.err = errors.New("invalid external metric source: neither a value target nor an average value target was set")
 		return out
 	}
+	out.failed = "failed to get external metric " + m.Metric.Name
+	if m.Target.AverageValue != nil {
+		out.failed = fmt.Sprintf("failed to get %s external metric", m.Metric.Name)
+	}
 	series, err := metav1.LabelSelectorAsSelector(orEmpty(m.Metric.Selector))
 	if err != nil {
 		out.err = err
@@ -152,6 +180,10 @@ func (c *calculator) externalMetric(ctx context.Context, w workload, m *autoscal
 	}
 	usage := int64(0)
 	for _, v := range values {
+		if v > 0 && usage > math.MaxInt64-v {
+			usage = math.MaxInt64
+			break
+		}
 		usage += v
 	}
 	status := &autoscalingv2.ExternalMetricStatus{Metric: m.Metric}

@@ -102,7 +102,7 @@ func (h *history) limitByDefault(current, desired int32, within bounds, now time
 	out := limited{able: steady}
 	stable := desired
 	for _, r := range h.recommendations {
-		if r.at.After(now.Add(-downscaleStabilization)) {
+		if !r.at.Before(now.Add(-downscaleStabilization)) {
 			stable = max(stable, r.replicas)
 		}
 	}
@@ -179,14 +179,16 @@ func (h *history) fastest(rules *autoscalingv2.HPAScalingRules, current int32, n
 	for _, p := range rules.Policies {
 		period := time.Duration(p.PeriodSeconds) * time.Second
 		start := float64(current - sum(h.ups, now.Add(-period)) + sum(h.downs, now.Add(-period)))
-		by := float64(p.Value)
-		if p.Type == autoscalingv2.PercentScalingPolicy {
-			by = start * float64(p.Value) / 100
-		}
-		if up {
-			sizes = append(sizes, ceil(start+by))
-		} else {
-			sizes = append(sizes, int32(math.Max(start-by, 0)))
+		percent, share := p.Type == autoscalingv2.PercentScalingPolicy, float64(p.Value)/100
+		switch { // what is left of a pod, through the rounding of shares as well, is one more
+		case up && percent:
+			sizes = append(sizes, ceil(start*(1+share)))
+		case up:
+			sizes = append(sizes, ceil(start+float64(p.Value)))
+		case percent:
+			sizes = append(sizes, int32(math.Max(start*(1-share), 0)))
+		default:
+			sizes = append(sizes, int32(math.Max(start-float64(p.Value), 0)))
 		}
 	}
 	if up == (choice == autoscalingv2.MinChangePolicySelect) {

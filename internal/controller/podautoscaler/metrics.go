@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"k8s.io/client-go/tools/cache"
 )
 
 // Metrics counts what the controller does, under upstream's names. A nil *Metrics counts nothing.
@@ -13,6 +14,7 @@ type Metrics struct {
 	computed    *prometheus.CounterVec
 	computing   *prometheus.HistogramVec
 	autoscalers prometheus.Gauge
+	desired     *prometheus.GaugeVec
 }
 
 // NewMetrics registers the metrics with r.
@@ -21,20 +23,22 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 	m := &Metrics{
 		rounds: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Subsystem: subsystem, Name: "reconciliations_total",
-			Help: "Number of reconciliations of HPA controller. The label 'action' should be either 'scale_down', 'scale_up', or 'none'. Also, the label 'error' should be either 'spec', 'internal', or 'none'."},
+			Help: "Number of reconciliations of HPA controller. The label 'action' should be either 'scale_down', 'scale_up', or 'none'. Also, the label 'error' should be either 'spec', 'internal', or 'none'. Note that if both spec and internal errors happen during a reconciliation, the first one to occur is reported in `error` label."},
 			[]string{"action", "error"}),
 		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
-			Subsystem: subsystem, Name: "reconciliation_duration_seconds", Help: "The time(seconds) that the HPA controller takes to reconcile once.",
-			Buckets: prometheus.ExponentialBuckets(0.001, 2, 16)}, []string{"action", "error"}),
+			Subsystem: subsystem, Name: "reconciliation_duration_seconds", Help: "The time(seconds) that the HPA controller takes to reconcile once. The label 'action' should be either 'scale_down', 'scale_up', or 'none'. Also, the label 'error' should be either 'spec', 'internal', or 'none'. Note that if both spec and internal errors happen during a reconciliation, the first one to occur is reported in `error` label.",
+			Buckets: prometheus.ExponentialBuckets(0.001, 2, 15)}, []string{"action", "error"}),
 		computed: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Subsystem: subsystem, Name: "metric_computation_total", Help: "Number of metric computations."}, []string{"action", "error", "metric_type"}),
+			Subsystem: subsystem, Name: "metric_computation_total", Help: "Number of metric computations. The label 'action' should be either 'scale_down', 'scale_up', or 'none'. Also, the label 'error' should be either 'spec', 'internal', or 'none'. The label 'metric_type' corresponds to HPA.spec.metrics[*].type"}, []string{"action", "error", "metric_type"}),
 		computing: prometheus.NewHistogramVec(prometheus.HistogramOpts{
-			Subsystem: subsystem, Name: "metric_computation_duration_seconds", Help: "The time(seconds) that the HPA controller takes to calculate one metric.",
-			Buckets: prometheus.ExponentialBuckets(0.001, 2, 16)}, []string{"action", "error", "metric_type"}),
+			Subsystem: subsystem, Name: "metric_computation_duration_seconds", Help: "The time(seconds) that the HPA controller takes to calculate one metric. The label 'action' should be either 'scale_down', 'scale_up', or 'none'. The label 'error' should be either 'spec', 'internal', or 'none'. The label 'metric_type' corresponds to HPA.spec.metrics[*].type",
+			Buckets: prometheus.ExponentialBuckets(0.001, 2, 15)}, []string{"action", "error", "metric_type"}),
 		autoscalers: prometheus.NewGauge(prometheus.GaugeOpts{
 			Subsystem: subsystem, Name: "num_horizontal_pod_autoscalers", Help: "Current number of controlled HPA objects."}),
+		desired: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Subsystem: subsystem, Name: "desired_replicas", Help: "Current desired replica count for HPA objects."}, []string{"namespace", "hpa_name"}),
 	}
-	r.MustRegister(m.rounds, m.duration, m.computed, m.computing, m.autoscalers)
+	r.MustRegister(m.rounds, m.duration, m.computed, m.computing, m.autoscalers, m.desired)
 	return m
 }
 
@@ -57,14 +61,23 @@ func (m *Metrics) reconciled(action, failure string, took time.Duration) {
 	}
 }
 
-func (m *Metrics) metric(action string, err error, kind string, took time.Duration) {
+func (m *Metrics) metric(action, failure, kind string, took time.Duration) {
 	if m != nil {
-		failure := "none"
-		if err != nil {
-			failure = "internal"
-		}
 		m.computed.WithLabelValues(action, failure, kind).Inc()
 		m.computing.WithLabelValues(action, failure, kind).Observe(took.Seconds())
+	}
+}
+
+func (m *Metrics) desire(namespace, name string, n int32) {
+	if m != nil {
+		m.desired.WithLabelValues(namespace, name).Set(float64(n))
+	}
+}
+
+// forget takes back what was said of an autoscaler.
+func (m *Metrics) forget(key string) {
+	if namespace, name, err := cache.SplitMetaNamespaceKey(key); m != nil && err == nil {
+		m.desired.DeleteLabelValues(namespace, name)
 	}
 }
 

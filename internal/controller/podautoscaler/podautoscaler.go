@@ -1,6 +1,7 @@
 package podautoscaler
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -22,6 +23,7 @@ import (
 	corelisters "k8s.io/client-go/listers/core/v1"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/record"
+	"k8s.io/client-go/util/retry"
 	"k8s.io/utils/clock"
 	"k8s.io/utils/ptr"
 
@@ -114,19 +116,24 @@ func (c *Controller) Reconcile(ctx context.Context, key string) error {
 	start := c.Clock.Now()
 	r := round{Controller: c, key: key, h: cached.DeepCopy(), memory: c.remember(key), now: metav1.NewTime(start)}
 	failed := r.run(ctx)
-	c.Metrics.reconciled(r.did(), failure(failed), c.Clock.Since(start))
 	if failed != nil {
 		c.Log.Debug("autoscaler", "key", key, "err", failed) // said in the conditions
 	}
-	return r.write(ctx, cached)
+	err = r.write(ctx, cached)
+	c.Metrics.reconciled(r.did(), failure(cmp.Or(failed, err)), c.Clock.Since(start))
+	return err
 }
 
 // failure is the label of an error in the metrics.
 func failure(err error) string {
-	if err != nil {
+	switch {
+	case errors.Is(err, errSpec):
+		return "spec"
+	case err != nil:
 		return "internal"
+	default:
+		return "none"
 	}
-	return "none"
 }
 
 func (c *Controller) remember(key string) *memory {
@@ -142,13 +149,14 @@ func (c *Controller) remember(key string) *memory {
 }
 
 func (c *Controller) forget(key string) {
+	c.Metrics.forget(key)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	delete(c.known, key)
 	c.Metrics.count(len(c.known))
 }
 
-// claimants are the autoscalers that control some of the pods, sorted; key has just been given its selector.
+// claimants are the autoscalers that control some of the pods, sorted, two at most; key has just been given its selector.
 func (c *Controller) claimants(key string, selector labels.Selector, pods []*corev1.Pod) []string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -164,7 +172,7 @@ func (c *Controller) claimants(key string, selector labels.Selector, pods []*cor
 		}
 	}
 	slices.Sort(out)
-	return out
+	return out[:min(len(out), 2)]
 }
 
 // round is one look at one autoscaler.
@@ -190,7 +198,7 @@ func (r *round) warn(reason, message string) {
 
 // run does what the autoscaler asks for now and leaves the new status in r.h.
 func (r *round) run(ctx context.Context) error {
-	h, target := r.h, &r.h.Spec.ScaleTargetRef
+	h := r.h
 	scale, err := r.scale(ctx)
 	if err != nil {
 		r.warn("FailedGetScale", err.Error())
@@ -211,11 +219,10 @@ func (r *round) run(ctx context.Context) error {
 		return err
 	}
 	if desired == current {
-		r.status(current, current, statuses)
+		r.sized(current, current, statuses)
 		return err
 	}
-	scale.Spec.Replicas = desired
-	if failed := r.Scales.Resize(ctx, h.Namespace, target, scale); failed != nil {
+	if failed := r.resize(ctx, scale, desired); failed != nil {
 		r.warn("FailedRescale", fmt.Sprintf("New size: %d; reason: %s; error: %v", desired, reason, failed))
 		r.set(autoscalingv2.AbleToScale, isFalse("FailedUpdateScale", "the HPA controller was unable to update the target scale: %v", failed))
 		r.status(current, h.Status.DesiredReplicas, statuses)
@@ -230,9 +237,25 @@ func (r *round) run(ctx context.Context) error {
 	} else {
 		r.set(autoscalingv2.ScaledToZero, isFalse("NotScaledToZero", "the HPA controller did not scale the workload to zero"))
 	}
-	r.status(current, desired, statuses)
+	r.sized(current, desired, statuses)
 	h.Status.LastScaleTime = &r.now
 	return err
+}
+
+// resize writes the size, once more if somebody else has just written the workload.
+func (r *round) resize(ctx context.Context, scale *autoscalingv1.Scale, n int32) error {
+	h, target := r.h, &r.h.Spec.ScaleTargetRef
+	return retry.RetryOnConflict(retry.DefaultRetry, func() error {
+		scale.Spec.Replicas = n
+		err := r.Scales.Resize(ctx, h.Namespace, target, scale)
+		if err == nil {
+			return nil
+		}
+		if latest, failed := r.Scales.Scale(ctx, h.Namespace, target); failed == nil {
+			scale = latest
+		}
+		return err
+	})
 }
 
 func (r *round) bounds() bounds {
@@ -255,7 +278,7 @@ func hasOutside(h *autoscalingv2.HorizontalPodAutoscaler) bool {
 
 func (r *round) scale(ctx context.Context) (*autoscalingv1.Scale, error) {
 	if _, err := schema.ParseGroupVersion(r.h.Spec.ScaleTargetRef.APIVersion); err != nil {
-		return nil, err
+		return nil, misspelt{err}
 	}
 	return r.Scales.Scale(ctx, r.h.Namespace, &r.h.Spec.ScaleTargetRef)
 }
@@ -291,9 +314,14 @@ func (r *round) decide(ctx context.Context, scale *autoscalingv1.Scale) (int32, 
 	}
 	r.set(autoscalingv2.AbleToScale, out.able)
 	r.set(autoscalingv2.ScalingLimited, out.limited)
-	reason := "All metrics below target"
-	if wanted > current {
+	reason := "" // what was wanted before may count still
+	switch {
+	case wanted > current:
 		reason = metric + " above target"
+	case wanted < current:
+		reason = "All metrics below target"
+	case current == 0 && out.replicas > 0:
+		reason = "Current number of replicas below Spec.MinReplicas"
 	}
 	return out.replicas, reason, statuses, err
 }
@@ -313,11 +341,15 @@ func (r *round) measure(ctx context.Context, scale *autoscalingv1.Scale) (int32,
 		m := &r.h.Spec.Metrics[i]
 		begin := r.Clock.Now()
 		e := r.calculator.evaluate(ctx, w, m)
-		r.Metrics.metric(action(w.spec, e.replicas), e.err, string(m.Type), r.Clock.Since(begin))
+		did := action(r.h.Status.CurrentReplicas, e.replicas)
+		if e.err != nil {
+			did = action(0, 0)
+		}
+		r.Metrics.metric(did, failure(e.err), string(m.Type), r.Clock.Since(begin))
 		if e.err != nil {
 			r.warn(e.reason, e.err.Error())
 			if invalid++; invalid == 1 {
-				first, why = e.err, isFalse(e.reason, "the HPA was unable to compute the replica count: %v", e.err)
+				first, why = e.all(), isFalse(e.reason, "the HPA was unable to compute the replica count: %v", e.err)
 			}
 			continue
 		}
@@ -360,7 +392,7 @@ func (r *round) selector(scale *autoscalingv1.Scale) (labels.Selector, error) {
 		return nil, fmt.Errorf("list pods: %w", err)
 	}
 	if all := r.claimants(r.key, selector, pods); len(all) > 1 {
-		message := fmt.Sprintf("pods by selector %s are controlled by multiple HPAs: %v", scale.Status.Selector, all)
+		message := fmt.Sprintf("pods by selector %s are controlled by more than one HPA (e.g. %v)", scale.Status.Selector, all)
 		return bad("AmbiguousSelector", message, message)
 	}
 	return selector, nil
@@ -369,8 +401,15 @@ func (r *round) selector(scale *autoscalingv1.Scale) (labels.Selector, error) {
 // status notes sizes and measurements.
 func (r *round) status(current, desired int32, metrics []autoscalingv2.MetricStatus) {
 	r.h.Status = autoscalingv2.HorizontalPodAutoscalerStatus{
-		CurrentReplicas: current, DesiredReplicas: desired, CurrentMetrics: metrics, Conditions: r.h.Status.Conditions, LastScaleTime: r.h.Status.LastScaleTime,
+		ObservedGeneration: &r.h.Generation,
+		CurrentReplicas:    current, DesiredReplicas: desired, CurrentMetrics: metrics, Conditions: r.h.Status.Conditions, LastScaleTime: r.h.Status.LastScaleTime,
 	}
+}
+
+// sized is status of a round that knew what size is right.
+func (r *round) sized(current, desired int32, metrics []autoscalingv2.MetricStatus) {
+	r.status(current, desired, metrics)
+	r.Metrics.desire(r.h.Namespace, r.h.Name, desired)
 }
 
 // write writes the status if it changed.

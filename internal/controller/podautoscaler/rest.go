@@ -97,19 +97,15 @@ func (a *API) Resource(ctx context.Context, namespace string, pods labels.Select
 	out := make(Samples, len(list.Items))
 	for i := range list.Items {
 		m := &list.Items[i]
-		usage, ok, err := usageOf(m, resource, container)
-		if err != nil {
-			return nil, err
-		}
-		if ok {
+		if usage, ok := usageOf(m, resource, container); ok {
 			out[m.Name] = Sample{Value: usage, At: m.Timestamp.Time, Window: m.Window.Duration}
 		}
 	}
 	return out, nil
 }
 
-// usageOf is what a pod or one container of it uses; false if some container was not measured.
-func usageOf(m *resourcemetrics.PodMetrics, resource corev1.ResourceName, container string) (int64, bool, error) {
+// usageOf is what a pod or one container of it uses; false if some container was not measured, or there is none of that name.
+func usageOf(m *resourcemetrics.PodMetrics, resource corev1.ResourceName, container string) (int64, bool) {
 	sum := int64(0)
 	for i := range m.Containers {
 		c := &m.Containers[i]
@@ -118,17 +114,14 @@ func usageOf(m *resourcemetrics.PodMetrics, resource corev1.ResourceName, contai
 		}
 		q, ok := c.Usage[resource]
 		if !ok {
-			return 0, false, nil
+			return 0, false
 		}
 		sum += q.MilliValue()
 		if container != "" {
-			return sum, true, nil
+			return sum, true
 		}
 	}
-	if container != "" {
-		return 0, false, fmt.Errorf("container %s not present in metrics for pod %s/%s", container, m.Namespace, m.Name)
-	}
-	return sum, len(m.Containers) > 0, nil
+	return sum, container == "" && len(m.Containers) > 0
 }
 
 // customValue is a metric in either version.

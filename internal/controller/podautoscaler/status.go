@@ -44,6 +44,14 @@ func average(n int64) autoscalingv2.MetricValueStatus {
 	return autoscalingv2.MetricValueStatus{AverageValue: milli(n)}
 }
 
-func utilized(p proposal) autoscalingv2.MetricValueStatus {
-	return autoscalingv2.MetricValueStatus{AverageUtilization: &p.utilization, AverageValue: milli(p.usage)}
+// amount is how much of a resource is used, written as it is usual for that resource.
+func amount(name corev1.ResourceName, n int64) *resource.Quantity {
+	if name == corev1.ResourceMemory {
+		return resource.NewMilliQuantity(n, resource.BinarySI)
+	}
+	return milli(n)
+}
+
+func utilized(name corev1.ResourceName, p proposal) autoscalingv2.MetricValueStatus {
+	return autoscalingv2.MetricValueStatus{AverageUtilization: &p.utilization, AverageValue: amount(name, p.usage)}
 }

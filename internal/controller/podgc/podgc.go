@@ -54,8 +54,8 @@ func New(c kubernetes.Interface, f *informers.Factory, clk clock.PassiveClock, l
 		Workers: 1, Synced: []cache.InformerSynced{pods.Informer().HasSynced, nodes.Informer().HasSynced}, Log: log, Metrics: m,
 	})
 	labels := []string{"namespace", "reason"}
-	ctl.deleted = m.Counter("pod_gc_collector_force_delete_pods_total", "Pods that were removed at once, by why.", labels...)
-	ctl.failed = m.Counter("pod_gc_collector_force_delete_pod_errors_total", "Pods that could not be removed, by why they should be.", labels...)
+	ctl.deleted = m.Counter("pod_gc_collector_force_delete_pods_total", "Number of pods that are being forcefully deleted since the Pod GC Controller started.", labels...)
+	ctl.failed = m.Counter("pod_gc_collector_force_delete_pod_errors_total", "Number of errors encountered when forcefully deleting the pods since the Pod GC Controller started.", labels...)
 	look := func(pod *corev1.Pod) {
 		if ended(pod) || pod.DeletionTimestamp != nil && pod.Spec.NodeName == "" {
 			ctl.loop.AddAfter(all, settle)

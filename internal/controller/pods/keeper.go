@@ -4,11 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"strings"
 	"sync"
 
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
@@ -123,8 +123,8 @@ func (k *Keeper) seen(old, pod *corev1.Pod) {
 		}
 		return
 	}
-	// An orphan may fit a selector: whoever matches should have a look. An update matters only if labels or owners changed.
-	if k.Matching == nil || old != nil && equality.Semantic.DeepEqual(old.Labels, pod.Labels) && metav1.GetControllerOf(old) == nil {
+	// An orphan with labels may fit a selector: whoever matches should have a look. An update matters only if labels or owners changed.
+	if k.Matching == nil || len(pod.Labels) == 0 || old != nil && maps.Equal(old.Labels, pod.Labels) && metav1.GetControllerOf(old) == nil {
 		return
 	}
 	for _, o := range k.Matching(pod) {

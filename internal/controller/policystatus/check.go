@@ -1,6 +1,7 @@
 package policystatus
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -101,7 +102,9 @@ func subjectsOf(ctx context.Context, m *admissionregistrationv1.MatchResources, 
 			break
 		}
 	}
-	slices.SortFunc(kinds, func(a, b schema.GroupVersionKind) int { return strings.Compare(a.String(), b.String()) })
+	slices.SortFunc(kinds, func(a, b schema.GroupVersionKind) int {
+		return cmp.Or(strings.Compare(a.Group, b.Group), strings.Compare(a.Version, b.Version), strings.Compare(a.Kind, b.Kind))
+	})
 	var out []subject
 	for _, gvk := range kinds {
 		t, err := typeOf(ctx, gvk, gvk.Kind, schemas)

@@ -143,12 +143,15 @@ func decide(claim *corev1.PersistentVolumeClaim, pods []*corev1.Pod, now metav1.
 		return d
 	}
 	d.protect = !has
-	want := metav1.Condition{Status: metav1.ConditionTrue, Reason: "NoPodsUsingPVC", LastTransitionTime: now}
+	if claim.Status.Phase != corev1.ClaimBound {
+		return d
+	}
+	want := metav1.Condition{Status: metav1.ConditionTrue, Reason: "NoPodsUsingPVC", Message: "No pods are currently referencing this PVC", LastTransitionTime: now}
 	if slices.ContainsFunc(pods, func(p *corev1.Pod) bool { return uses(p, claim) }) {
-		want.Status, want.Reason = metav1.ConditionFalse, "PodUsingPVC"
+		want.Status, want.Reason, want.Message = metav1.ConditionFalse, "PodUsingPVC", "A pod is currently referencing this PVC"
 	}
 	for i := range claim.Status.Conditions {
-		if c := &claim.Status.Conditions[i]; c.Type == corev1.PersistentVolumeClaimUnused && string(c.Status) == string(want.Status) && c.Reason == want.Reason {
+		if c := &claim.Status.Conditions[i]; c.Type == corev1.PersistentVolumeClaimUnused && string(c.Status) == string(want.Status) {
 			return d
 		}
 	}
@@ -182,7 +185,7 @@ func (c *Controller) Reconcile(ctx context.Context, key string) error {
 	api := c.client.CoreV1().PersistentVolumeClaims(namespace)
 	switch {
 	case d.release:
-		held, err := c.heldLive(ctx, claim)
+		held, err := c.live(ctx, claim, holds)
 		if err != nil || held {
 			return err // the pod is on its way to the cache
 		}
@@ -200,6 +203,11 @@ func (c *Controller) Reconcile(ctx context.Context, key string) error {
 	if d.unused == nil {
 		return nil
 	}
+	if d.unused.Status == metav1.ConditionTrue {
+		if used, err := c.live(ctx, claim, uses); err != nil || used {
+			return err
+		}
+	}
 	claim = claim.DeepCopy()
 	setUnused(claim, d.unused)
 	_, err = api.UpdateStatus(ctx, claim, metav1.UpdateOptions{})
@@ -216,7 +224,7 @@ func gone(err error, doing string) error {
 
 func setUnused(claim *corev1.PersistentVolumeClaim, want *metav1.Condition) {
 	set := corev1.PersistentVolumeClaimCondition{
-		Type: corev1.PersistentVolumeClaimUnused, Status: corev1.ConditionStatus(want.Status), Reason: want.Reason, LastTransitionTime: want.LastTransitionTime,
+		Type: corev1.PersistentVolumeClaimUnused, Status: corev1.ConditionStatus(want.Status), Reason: want.Reason, Message: want.Message, LastTransitionTime: want.LastTransitionTime,
 	}
 	for i := range claim.Status.Conditions {
 		if c := &claim.Status.Conditions[i]; c.Type == set.Type {
@@ -227,14 +235,14 @@ func setUnused(claim *corev1.PersistentVolumeClaim, want *metav1.Condition) {
 	claim.Status.Conditions = append(claim.Status.Conditions, set)
 }
 
-// heldLive asks the API server what the cache denied: a finalizer that is gone cannot be put back.
-func (c *Controller) heldLive(ctx context.Context, claim *corev1.PersistentVolumeClaim) (bool, error) {
+// live says that a pod of those that the API server knows has to do with the claim in a way. The cache may be behind.
+func (c *Controller) live(ctx context.Context, claim *corev1.PersistentVolumeClaim, does func(*corev1.Pod, *corev1.PersistentVolumeClaim) bool) (bool, error) {
 	pods, err := c.client.CoreV1().Pods(claim.Namespace).List(ctx, metav1.ListOptions{})
 	if err != nil {
 		return false, fmt.Errorf("list pods: %w", err)
 	}
 	for i := range pods.Items {
-		if holds(&pods.Items[i], claim) {
+		if does(&pods.Items[i], claim) {
 			return true, nil
 		}
 	}

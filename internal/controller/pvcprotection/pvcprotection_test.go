@@ -2,6 +2,7 @@ package pvcprotection
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"testing"
 	"time"
@@ -11,6 +12,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/clock"
 	"k8s.io/utils/ptr"
 
@@ -26,6 +28,7 @@ func newClaim() *corev1.PersistentVolumeClaim {
 			AccessModes: []corev1.PersistentVolumeAccessMode{corev1.ReadWriteOnce},
 			Resources:   corev1.VolumeResourceRequirements{Requests: corev1.ResourceList{corev1.ResourceStorage: resource.MustParse("1Gi")}},
 		},
+		Status: corev1.PersistentVolumeClaimStatus{Phase: corev1.ClaimBound},
 	}
 }
 
@@ -51,6 +54,11 @@ func TestDecide(t *testing.T) {
 		want  string
 	}{
 		{"new", func(*corev1.PersistentVolumeClaim) {}, nil, "", "protect True NoPodsUsingPVC"},
+		{"not bound", func(c *corev1.PersistentVolumeClaim) { c.Status.Phase = corev1.ClaimPending }, nil, "", "protect "},
+		{"said for another reason", func(c *corev1.PersistentVolumeClaim) {
+			c.Finalizers = []string{finalizer}
+			setUnused(c, &metav1.Condition{Status: metav1.ConditionTrue, Reason: "Other"})
+		}, nil, "", ""},
 		{"known", func(c *corev1.PersistentVolumeClaim) { c.Finalizers = []string{finalizer} }, nil, "", "True NoPodsUsingPVC"},
 		{"said already", func(c *corev1.PersistentVolumeClaim) {
 			c.Finalizers = []string{finalizer}
@@ -113,7 +121,15 @@ func TestClaimOutlivesItsPod(t *testing.T) {
 	e.Run(t, ctl)
 	ctx := context.Background()
 	claims, pods := e.Client.CoreV1().PersistentVolumeClaims("default"), e.Client.CoreV1().Pods("default")
-	if _, err := claims.Create(ctx, newClaim(), metav1.CreateOptions{}); err != nil {
+	claim, err := claims.Create(ctx, newClaim(), metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	bound, err := json.Marshal(map[string]any{"status": map[string]any{"phase": corev1.ClaimBound}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := claims.Patch(ctx, claim.Name, types.MergePatchType, bound, metav1.PatchOptions{}, "status"); err != nil {
 		t.Fatal(err)
 	}
 	unused := func(status corev1.ConditionStatus) {
@@ -122,6 +138,9 @@ func TestClaimOutlivesItsPod(t *testing.T) {
 			c, err := claims.Get(ctx, "c", metav1.GetOptions{})
 			if err != nil {
 				return err
+			}
+			if says := map[corev1.ConditionStatus]string{corev1.ConditionTrue: "No pods are currently referencing this PVC", corev1.ConditionFalse: "A pod is currently referencing this PVC"}; len(c.Status.Conditions) == 1 && c.Status.Conditions[0].Message != says[c.Status.Conditions[0].Status] {
+				t.Errorf("message %q", c.Status.Conditions[0].Message)
 			}
 			if len(c.Finalizers) != 1 || len(c.Status.Conditions) != 1 || c.Status.Conditions[0].Status != status {
 				return fmt.Errorf("%v, %+v", c.Finalizers, c.Status.Conditions)

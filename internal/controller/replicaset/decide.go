@@ -100,8 +100,8 @@ func compareWorth(a, b *corev1.Pod, perNode map[string]int, now time.Time) int {
 			return c
 		}
 	}
-	aRestarts, aSidecars := restarts(a)
-	bRestarts, bSidecars := restarts(b)
+	aRestarts, aSidecars := pods.Restarts(a)
+	bRestarts, bSidecars := pods.Restarts(b)
 	return cmp.Or(
 		cmp.Compare(bRestarts, aRestarts),
 		cmp.Compare(bSidecars, aSidecars),
@@ -137,23 +137,4 @@ func deletionCost(p *corev1.Pod) int32 {
 		return 0 // absent, or refused by validation
 	}
 	return int32(n)
-}
-
-// restarts returns the most restarts of a regular container and of a sidecar.
-func restarts(p *corev1.Pod) (regular, sidecar int32) {
-	for i := range p.Status.ContainerStatuses {
-		regular = max(regular, p.Status.ContainerStatuses[i].RestartCount)
-	}
-	for i := range p.Spec.InitContainers {
-		c := &p.Spec.InitContainers[i]
-		if c.RestartPolicy == nil || *c.RestartPolicy != corev1.ContainerRestartPolicyAlways {
-			continue
-		}
-		for j := range p.Status.InitContainerStatuses {
-			if s := &p.Status.InitContainerStatuses[j]; s.Name == c.Name {
-				sidecar = max(sidecar, s.RestartCount)
-			}
-		}
-	}
-	return regular, sidecar
 }

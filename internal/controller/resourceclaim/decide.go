@@ -1,7 +1,6 @@
 package resourceclaim
 
 import (
-	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -15,8 +14,8 @@ import (
 const (
 	// podClaimAnnotation holds the name that a pod gives to a claim made for it.
 	podClaimAnnotation = "resource.kubernetes.io/pod-claim-name"
-	// maxPrefix leaves room for five random characters in a name of 63, in bytes.
-	maxPrefix = 58
+	// maxPrefix leaves room for a hyphen and five random characters in a name of 63, in bytes.
+	maxPrefix = 57
 )
 
 // done says that a pod will not run any more, or never will.
@@ -62,22 +61,21 @@ func claimFor(p *corev1.Pod, pc *corev1.PodResourceClaim, t *resourcev1.Resource
 		ObjectMeta: metav1.ObjectMeta{
 			Namespace: p.Namespace, GenerateName: prefix(p.Name, pc.Name), Labels: t.Spec.Labels, Annotations: annotations,
 			OwnerReferences: []metav1.OwnerReference{{
-				APIVersion: "v1", Kind: "Pod", Name: p.Name, UID: p.UID, Controller: ptr.To(true), BlockOwnerDeletion: ptr.To(true),
+				APIVersion: "v1", Kind: "Pod", Name: p.Name, UID: p.UID, Controller: ptr.To(true),
 			}},
 		},
 		Spec: *t.Spec.Spec.DeepCopy(),
 	}
 }
 
-// prefix is how the names of claims made for an entry of a pod begin; what is too long is cut, the longer name first.
+// prefix is how the names of claims made for an entry of a pod begin. Of what is too long each part loses its share, and the hyphen at the end.
 func prefix(pod, entry string) string {
-	const room = maxPrefix - len("--")
-	half := room / 2
-	if len(pod)+len(entry) > room {
-		cut := func(s string, n int) string { return strings.TrimRight(s[:min(n, len(s))], "-.") }
-		pod, entry = cut(pod, max(half, room-len(entry))), cut(entry, max(half, room-len(pod)))
+	whole := pod + "-" + entry + "-"
+	if len(whole) <= maxPrefix {
+		return whole
 	}
-	return pod + "-" + entry + "-"
+	cut := func(part string) string { return part[:max(1, len(part)*maxPrefix/len(whole))] }
+	return strings.TrimRight(cut(pod), "-.") + "-" + cut(entry)
 }
 
 // reservedBy says that a claim is reserved for a pod.
@@ -96,10 +94,10 @@ type podPlan struct {
 }
 
 // decidePod says what to do about a pod; claim finds a claim of its namespace (nil: there is none), and owned are those that belong to it.
-func decidePod(p *corev1.Pod, claim func(name string) *resourcev1.ResourceClaim, owned []*resourcev1.ResourceClaim) (podPlan, error) {
+func decidePod(p *corev1.Pod, claim func(name string) *resourcev1.ResourceClaim, owned []*resourcev1.ResourceClaim) podPlan {
 	plan := podPlan{found: map[string]string{}}
 	if p.DeletionTimestamp != nil || done(p) {
-		return plan, nil
+		return plan
 	}
 	for i := range p.Spec.ResourceClaims {
 		pc := &p.Spec.ResourceClaims[i]
@@ -112,7 +110,7 @@ func decidePod(p *corev1.Pod, claim func(name string) *resourcev1.ResourceClaim,
 			have = claim(name)
 		}
 		if have != nil && pc.ResourceClaimName == nil && !metav1.IsControlledBy(have, p) {
-			return podPlan{}, fmt.Errorf("ResourceClaim %s/%s was not created for pod %s/%s (pod is not owner)", have.Namespace, have.Name, p.Namespace, p.Name)
+			have = nil // somebody else's; the pod gets another
 		}
 		if have == nil && pc.ResourceClaimTemplateName != nil {
 			for _, o := range owned {
@@ -130,7 +128,7 @@ func decidePod(p *corev1.Pod, claim func(name string) *resourcev1.ResourceClaim,
 			plan.reserve = append(plan.reserve, have)
 		}
 	}
-	return plan, nil
+	return plan
 }
 
 // claimPlan is what to do about a claim, in this order.

@@ -11,8 +11,8 @@ import (
 // claimCounts is how many claims there are, counted when somebody asks; upstream's name.
 type claimCounts struct{ claims cache.Store }
 
-var claimsDesc = prometheus.NewDesc("resourceclaim_controller_resource_claims",
-	"Number of ResourceClaims, categorized by allocation status, admin access, and source.", []string{"allocated", "admin_access", "source"}, nil)
+var claimsDesc = prometheus.NewDesc("dynamic_resource_allocation_resource_claims",
+	"Number of ResourceClaims, categorized by allocation status, admin access, and source. Source can be 'resource_claim_template' (created from a template), 'extended_resource' (extended resources), or empty (manually created by a user).", []string{"allocated", "admin_access", "source"}, nil)
 
 // Describe implements prometheus.Collector.
 func (claimCounts) Describe(out chan<- *prometheus.Desc) { out <- claimsDesc }

@@ -75,7 +75,9 @@ func New(cfg Config) (*Controller, error) {
 	c := &Controller{
 		client: cfg.Client, pods: pods.Lister(), claims: claims.Lister(), templates: templates.Lister(), recorder: cfg.Recorder,
 		created: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "resourceclaim_controller_creates_total", Help: "Number of ResourceClaims creation requests, categorized by creation status and admin access"}, []string{"status", "admin_access"}),
+			Name: "dynamic_resource_allocation_resourceclaim_creates_total",
+			Help: "Number of ResourceClaims creation requests, categorized by creation status, admin access, and owning API group and kind (either Pod or scheduling.k8s.io/PodGroup)"},
+			[]string{"status", "admin_access", "owner_api_group", "owner_api_kind"}),
 		pending:  controller.NewPending(cfg.Clock),
 		podIndex: pods.Informer().GetIndexer(), claimIndex: claims.Informer().GetIndexer(),
 	}
@@ -223,17 +225,13 @@ func (c *Controller) reconcilePod(ctx context.Context, key, namespace, name stri
 	if len(p.Spec.ResourceClaims) == 0 || !c.pending.Settled(key) {
 		return nil // what was made comes back as an event
 	}
-	plan, err := decidePod(p, func(name string) *resourcev1.ResourceClaim {
+	plan := decidePod(p, func(name string) *resourcev1.ResourceClaim {
 		claim, err := c.claims.ResourceClaims(namespace).Get(name)
 		if err != nil {
 			return nil
 		}
 		return claim
 	}, c.owned(p.UID))
-	if err != nil {
-		c.recorder.Event(p, corev1.EventTypeWarning, "FailedResourceClaimCreation", err.Error())
-		return err
-	}
 	var errs []error
 	for _, pc := range plan.create {
 		made, err := c.create(ctx, key, p, pc)
@@ -277,7 +275,7 @@ func (c *Controller) create(ctx context.Context, key string, p *corev1.Pod, pc *
 		status = "failure"
 		err = fmt.Errorf("create ResourceClaim %s: %w", want.GenerateName, err)
 	}
-	c.created.WithLabelValues(status, fmt.Sprint(isAdmin(&want.Spec))).Inc()
+	c.created.WithLabelValues(status, fmt.Sprint(isAdmin(&want.Spec)), "", "Pod").Inc()
 	return name, err
 }
 

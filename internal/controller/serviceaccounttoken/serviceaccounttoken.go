@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -40,11 +42,18 @@ func New(c kubernetes.Interface, f *informers.Factory, sign Sign, ca []byte, log
 		Synced: []cache.InformerSynced{secrets.Informer().HasSynced, accounts.Informer().HasSynced}, Log: log, Metrics: m,
 	})
 	if err := errors.Join(
-		controller.Watch(secrets.Informer(), controller.Handlers[*corev1.Secret]{Changed: func(s *corev1.Secret) {
-			if s.Type == corev1.SecretTypeServiceAccountToken {
-				ctl.loop.AddObject(s)
-			}
-		}}),
+		controller.Watch(secrets.Informer(), controller.Handlers[*corev1.Secret]{
+			Changed: func(s *corev1.Secret) {
+				if s.Type == corev1.SecretTypeServiceAccountToken {
+					ctl.loop.AddObject(s)
+				}
+			},
+			Delete: func(s *corev1.Secret) {
+				if s.Type == corev1.SecretTypeServiceAccountToken {
+					ctl.loop.Add(goneKey + s.Namespace + "/" + s.Annotations[corev1.ServiceAccountNameKey] + "/" + s.Name)
+				}
+			},
+		}),
 		controller.Watch(accounts.Informer(), controller.Handlers[*corev1.ServiceAccount]{Changed: ctl.accountChanged, Delete: ctl.accountChanged}),
 	); err != nil {
 		return nil, fmt.Errorf("serviceaccounttoken: %w", err)
@@ -75,6 +84,10 @@ func belongs(s *corev1.Secret, a *corev1.ServiceAccount) bool {
 
 // Reconcile fills or removes one secret.
 func (c *Controller) Reconcile(ctx context.Context, key string) error {
+	if gone, ok := strings.CutPrefix(key, goneKey); ok {
+		parts := strings.Split(gone, "/")
+		return c.unlist(ctx, parts[0], parts[1], parts[2])
+	}
 	namespace, name, err := cache.SplitMetaNamespaceKey(key)
 	if err != nil {
 		return nil // not a key of ours; a retry would not change it
@@ -100,6 +113,29 @@ func (c *Controller) Reconcile(ctx context.Context, key string) error {
 	err = c.client.CoreV1().Secrets(namespace).Delete(ctx, name, metav1.DeleteOptions{Preconditions: metav1.NewUIDPreconditions(string(secret.UID))})
 	if err != nil && !apierrors.IsNotFound(err) {
 		return fmt.Errorf("delete secret: %w", err)
+	}
+	return nil
+}
+
+// goneKey is before namespace, account and name of a secret that was deleted.
+const goneKey = "gone:"
+
+// unlist takes a secret that is gone off the list of its account's secrets.
+func (c *Controller) unlist(ctx context.Context, namespace, account, secret string) error {
+	listed := func(r corev1.ObjectReference) bool { return r.Name == secret }
+	a, err := c.accounts.ServiceAccounts(namespace).Get(account)
+	if apierrors.IsNotFound(err) || err == nil && !slices.ContainsFunc(a.Secrets, listed) {
+		return nil
+	} else if err != nil {
+		return fmt.Errorf("get service account: %w", err)
+	}
+	if _, err := c.secrets.Secrets(namespace).Get(secret); err == nil {
+		return nil // there is another by now
+	}
+	a = a.DeepCopy()
+	a.Secrets = slices.DeleteFunc(a.Secrets, listed)
+	if _, err := c.client.CoreV1().ServiceAccounts(namespace).Update(ctx, a, metav1.UpdateOptions{}); err != nil && !apierrors.IsNotFound(err) {
+		return fmt.Errorf("update service account: %w", err)
 	}
 	return nil
 }

@@ -9,6 +9,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/util/retry"
 
 	"github.com/celox/celox/internal/controller/controllertest"
 )
@@ -74,6 +75,36 @@ func TestLifeOfATokenSecret(t *testing.T) {
 		t.Fatal(err)
 	}
 	filled("good")
+	// An account's list does not name secrets that are gone.
+	create("listed", map[string]string{corev1.ServiceAccountNameKey: "a"})
+	filled("listed")
+	if err := retry.RetryOnConflict(retry.DefaultRetry, func() error {
+		a, err := accounts.Get(ctx, "a", metav1.GetOptions{})
+		if err != nil {
+			return err
+		}
+		a.Secrets = []corev1.ObjectReference{{Name: "good"}, {Name: "listed"}}
+		_, err = accounts.Update(ctx, a, metav1.UpdateOptions{})
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	controllertest.Eventually(t, func() error { // the cache has the list
+		if a, err := c.accounts.ServiceAccounts("default").Get("a"); err != nil || len(a.Secrets) != 2 {
+			return fmt.Errorf("account in the cache %+v, %w", a, err)
+		}
+		return nil
+	})
+	if err := secrets.Delete(ctx, "listed", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	controllertest.Eventually(t, func() error {
+		a, err := accounts.Get(ctx, "a", metav1.GetOptions{})
+		if err != nil || len(a.Secrets) != 1 || a.Secrets[0].Name != "good" {
+			return fmt.Errorf("secrets of the account: %+v, %w", a, err)
+		}
+		return nil
+	})
 	if err := accounts.Delete(ctx, "a", metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
 	}

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"slices"
+	"time"
 
 	networkingv1 "k8s.io/api/networking/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -77,6 +78,9 @@ func New(c kubernetes.Interface, f *informers.Factory, log *slog.Logger, m *cont
 // Run reconciles until ctx ends.
 func (c *Controller) Run(ctx context.Context) error { return c.loop.Run(ctx) }
 
+// deletionGrace is how long another server may still give away addresses of a range that is being deleted.
+const deletionGrace = 10 * time.Second
+
 // Reconcile brings one ServiceCIDR forward.
 func (c *Controller) Reconcile(ctx context.Context, key string) error {
 	cidr, err := c.cidrs.Get(key)
@@ -100,6 +104,10 @@ func (c *Controller) Reconcile(ctx context.Context, key string) error {
 	}
 	if needed {
 		return c.tell(ctx, cidr, metav1.ConditionFalse, networkingv1.ServiceCIDRReasonTerminating, stillMessage)
+	}
+	if left := time.Until(cidr.DeletionTimestamp.Add(deletionGrace)); left > 0 {
+		c.loop.AddAfter(key, left)
+		return nil
 	}
 	return c.finalize(ctx, cidr, slices.DeleteFunc(slices.Clone(cidr.Finalizers), func(f string) bool { return f == finalizer }))
 }

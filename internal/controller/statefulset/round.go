@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -103,18 +104,8 @@ func (r *round) step(ctx context.Context) error {
 	if err := r.own(ctx); err != nil {
 		return err
 	}
-	var errs []error
-	for i := range r.wanted {
-		wait, err := r.fill(ctx, i)
-		if err != nil {
-			errs = append(errs, err)
-		}
-		if r.inOrder() && (wait || err != nil) {
-			return errors.Join(errs...)
-		}
-	}
-	if len(errs) > 0 {
-		return errors.Join(errs...)
+	if wait, err := r.fillAll(ctx); wait || err != nil {
+		return err
 	}
 	unhealthy := r.firstUnhealthy()
 	for _, p := range r.condemned {
@@ -139,6 +130,31 @@ func (r *round) step(ctx context.Context) error {
 		return nil
 	}
 	return r.roll(ctx)
+}
+
+// fillAll sees that all pods exist: in order up to the first that the others have to wait for; else in batches that double, for as long as nothing
+// refuses.
+func (r *round) fillAll(ctx context.Context) (wait bool, err error) {
+	var errs []error
+	refused := false
+	for i, batch, left := 0, 1, 1; i < len(r.wanted); i++ {
+		wait, err := r.fill(ctx, i)
+		if err != nil {
+			errs = append(errs, err)
+			refused = refused || !apierrors.IsAlreadyExists(err) // a name that is taken is nobody else's trouble
+		}
+		if r.inOrder() && (wait || err != nil) {
+			return true, err
+		}
+		if left--; left == 0 {
+			if refused {
+				break
+			}
+			batch *= 2
+			left = batch
+		}
+	}
+	return false, errors.Join(errs...)
 }
 
 func (r *round) firstUnhealthy() *corev1.Pod {
@@ -169,16 +185,22 @@ func (r *round) fill(ctx context.Context, i int) (wait bool, err error) {
 	case p.DeletionTimestamp != nil:
 		return true, nil
 	}
-	if err := r.makeClaims(ctx, ordinal); err != nil {
-		return true, err
+	if p.Status.Phase == corev1.PodPending { // it may wait for a claim that somebody deleted; one that runs has its volumes
+		if err := r.makeClaims(ctx, ordinal); err != nil {
+			return true, err
+		}
 	}
 	if !isIdentified(p, ordinal) {
 		fixed := p.DeepCopy()
 		fixed.Labels[appsv1.StatefulSetPodNameLabel] = p.Name
 		fixed.Labels[appsv1.PodIndexLabel] = fmt.Sprint(ordinal)
-		if _, err := r.c.client.CoreV1().Pods(p.Namespace).Update(ctx, fixed, metav1.UpdateOptions{}); err != nil {
+		if _, err := r.c.client.CoreV1().Pods(p.Namespace).Update(ctx, fixed, metav1.UpdateOptions{}); apierrors.IsConflict(err) {
+			return true, fmt.Errorf("label pod %s: %w", p.Name, err)
+		} else if err != nil {
+			r.c.recorder.Event(r.set, corev1.EventTypeWarning, "FailedUpdate", podEvent(r.set, "update", p.Name, err))
 			return true, fmt.Errorf("label pod %s: %w", p.Name, err)
 		}
+		r.c.recorder.Event(r.set, corev1.EventTypeNormal, "SuccessfulUpdate", podEvent(r.set, "update", p.Name, nil))
 	}
 	return !r.available(p), nil
 }
@@ -215,16 +237,16 @@ func (r *round) create(ctx context.Context, i int) error {
 	return nil
 }
 
-// isOld says that the i-th pod, if it is made now, gets the template before the update: below the partition, or while a rollout from the last
-// to the first has not come to it.
+// isOld says that the i-th pod, if it is made now, gets the template before the update: below the partition; without one, while a rollout from the
+// last to the first has not come to it.
 func (r *round) isOld(i int) bool {
 	if r.set.Spec.UpdateStrategy.Type != appsv1.RollingUpdateStatefulSetStrategyType || r.current.Name == r.update.Name {
 		return false
 	}
-	if r.set.Spec.UpdateStrategy.RollingUpdate != nil && ptr.Deref(r.set.Spec.UpdateStrategy.RollingUpdate.Partition, 0) > 0 {
+	if r.set.Spec.UpdateStrategy.RollingUpdate != nil {
 		return i < r.partition()
 	}
-	return i < int(r.status.CurrentReplicas)
+	return i < int(r.set.Status.CurrentReplicas)
 }
 
 func (r *round) remove(ctx context.Context, p *corev1.Pod) error {
@@ -237,57 +259,66 @@ func (r *round) remove(ctx context.Context, p *corev1.Pod) error {
 	return r.c.pods.Delete(ctx, r.key, r.set, p)
 }
 
-// roll replaces pods of older templates, the last first: one, and then not another before all after it are well; or with maxUnavailable as
-// many as keep the number of unavailable pods within it (KEP-961).
-func (r *round) roll(ctx context.Context) error {
-	u := r.set.Spec.UpdateStrategy.RollingUpdate
-	if u != nil && u.MaxUnavailable != nil {
-		return r.rollWithin(ctx, u.MaxUnavailable)
+// maxUnavailable is how many pods may be away at once while templates change.
+func maxUnavailable(set *appsv1.StatefulSet) (int, error) {
+	one := intstr.FromInt32(1)
+	limit := &one
+	if u := set.Spec.UpdateStrategy.RollingUpdate; u != nil && u.MaxUnavailable != nil {
+		limit = u.MaxUnavailable
 	}
-	for i := len(r.wanted) - 1; i >= r.partition(); i-- {
-		p := r.wanted[i]
-		if p != nil && r.revisionOf(p) != r.update.Name && p.DeletionTimestamp == nil {
-			return r.remove(ctx, p)
+	n, err := intstr.GetScaledValueFromIntOrPercent(limit, replicas(set), false)
+	if err != nil {
+		return 0, fmt.Errorf("maxUnavailable: %w", err)
+	}
+	return max(1, n), nil
+}
+
+// roll replaces pods of older templates, the last first, as many as keep the number of unavailable pods within the limit (KEP-961). In order, all
+// are well when it begins. Else one that serves nobody is replaced at no cost, before any other.
+func (r *round) roll(ctx context.Context) error {
+	budget, err := maxUnavailable(r.set)
+	if err != nil {
+		return err
+	}
+	away := 0
+	for _, p := range r.wanted {
+		if !r.serves(p) {
+			away++
 		}
-		if !r.healthy(p) || !r.available(p) {
-			return nil
+	}
+	r.c.metrics.showUnavailable(r.set, away)
+	budget -= away
+	for _, serving := range []bool{false, true} {
+		if r.inOrder() && !serving {
+			continue
+		}
+		for i := len(r.wanted) - 1; i >= r.partition(); i-- {
+			p := r.wanted[i]
+			if p == nil || r.revisionOf(p) == r.update.Name || p.DeletionTimestamp != nil || !r.inOrder() && r.serves(p) != serving {
+				continue
+			}
+			if serving {
+				if budget <= 0 {
+					return nil
+				}
+				budget--
+			}
+			if err := r.remove(ctx, p); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
 }
 
-func (r *round) rollWithin(ctx context.Context, limit *intstr.IntOrString) error {
-	budget, err := intstr.GetScaledValueFromIntOrPercent(limit, replicas(r.set), false)
-	if err != nil {
-		return fmt.Errorf("maxUnavailable: %w", err)
-	}
-	budget = max(1, budget)
-	for _, p := range r.wanted {
-		if !r.healthy(p) || !r.available(p) {
-			budget--
-		}
-	}
-	for i := len(r.wanted) - 1; i >= r.partition(); i-- {
-		p := r.wanted[i]
-		if p == nil || r.revisionOf(p) == r.update.Name || p.DeletionTimestamp != nil {
-			continue
-		}
-		// One that serves nobody is replaced at no cost.
-		if r.healthy(p) && r.available(p) {
-			if budget <= 0 {
-				continue
-			}
-			budget--
-		}
-		if err := r.remove(ctx, p); err != nil {
-			return err
-		}
-	}
-	return nil
+// serves says that a pod is available and stays.
+func (r *round) serves(p *corev1.Pod) bool {
+	return p != nil && p.DeletionTimestamp == nil && r.available(p)
 }
 
 // podEvent says in upstream's words what was done to a pod of a set.
 func podEvent(set metav1.Object, verb, pod string, err error) string {
+	verb = strings.ToUpper(verb[:1]) + verb[1:]
 	if err != nil {
 		return fmt.Sprintf("%s Pod %s in StatefulSet %s failed error: %s", verb, pod, set.GetName(), pods.Cause(err))
 	}
@@ -322,7 +353,7 @@ func (r *round) makeClaims(ctx context.Context, ordinal int) error {
 			continue
 		}
 		if err == nil {
-			errs = append(errs, fmt.Errorf("claim %s is being deleted", claim.Name))
+			errs = append(errs, fmt.Errorf("pvc %s is being deleted", claim.Name))
 			continue
 		}
 		claim.OwnerReferences, _ = ownersOf(r.set, claim, nil, false)
@@ -330,10 +361,10 @@ func (r *round) makeClaims(ctx context.Context, ordinal int) error {
 		switch {
 		case apierrors.IsAlreadyExists(err): // the cache is behind
 		case err != nil:
-			r.c.recorder.Eventf(r.set, corev1.EventTypeWarning, "FailedCreate", "create Claim %s for Pod %s in StatefulSet %s failed error: %v", claim.Name, podName(r.set, ordinal), r.set.Name, err)
-			errs = append(errs, fmt.Errorf("create claim %s: %w", claim.Name, err))
+			r.c.recorder.Eventf(r.set, corev1.EventTypeWarning, "FailedCreate", "Create Claim %s for Pod %s in StatefulSet %s failed error: %v", claim.Name, podName(r.set, ordinal), r.set.Name, err)
+			errs = append(errs, fmt.Errorf("failed to create PVC %s: %w", claim.Name, err))
 		default:
-			r.c.recorder.Eventf(r.set, corev1.EventTypeNormal, "SuccessfulCreate", "create Claim %s Pod %s in StatefulSet %s success", claim.Name, podName(r.set, ordinal), r.set.Name)
+			r.c.recorder.Eventf(r.set, corev1.EventTypeNormal, "SuccessfulCreate", "Create Claim %s Pod %s in StatefulSet %s success", claim.Name, podName(r.set, ordinal), r.set.Name)
 		}
 	}
 	return errors.Join(errs...)
@@ -378,10 +409,10 @@ func (r *round) own(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// conclude ends a rollout when every pod that there should be is of the new template and ready.
+// conclude ends a rollout when every pod that there should be, and no other, is of the new template and ready.
 func (r *round) conclude() {
-	s := &r.status
-	if r.set.Spec.UpdateStrategy.Type == appsv1.RollingUpdateStatefulSetStrategyType && int(s.UpdatedReplicas) == replicas(r.set) && int(s.ReadyReplicas) == replicas(r.set) {
+	s, n := &r.status, int32(replicas(r.set))
+	if s.UpdatedReplicas == n && s.ReadyReplicas == n && s.Replicas == n {
 		s.CurrentReplicas, s.CurrentRevision = s.UpdatedReplicas, s.UpdateRevision
 	}
 }

@@ -45,6 +45,7 @@ type Controller struct {
 	recorder record.EventRecorder
 	clock    clock.PassiveClock
 	loop     *controller.Loop
+	metrics  *metrics
 
 	warned sync.Map // claims that somebody else controls, of which was told, after the keys of their sets
 }
@@ -53,7 +54,7 @@ type Controller struct {
 func (c *Controller) warnOnce(set *appsv1.StatefulSet, claim *corev1.PersistentVolumeClaim) {
 	if _, told := c.warned.LoadOrStore(set.Namespace+"/"+set.Name+"/"+claim.Name, true); !told {
 		c.recorder.Eventf(set, corev1.EventTypeWarning, "ConflictingController",
-			"PersistentVolumeClaim %s has a conflicting OwnerReference that acts as a managing controller, the retention policy is ignored for this claim", claim.Name)
+			"PersistentVolumeClaim %s has a conflicting OwnerReference that acts as a manging controller, the retention policy is ignored for this claim", claim.Name)
 	}
 }
 
@@ -61,7 +62,7 @@ func (c *Controller) warnOnce(set *appsv1.StatefulSet, claim *corev1.PersistentV
 func New(c kubernetes.Interface, f *informers.Factory, recorder record.EventRecorder, clk clock.PassiveClock, log *slog.Logger, m *controller.Metrics) (*Controller, error) {
 	sets, claims, revisions := f.Apps().V1().StatefulSets(), f.Core().V1().PersistentVolumeClaims(), f.Apps().V1().ControllerRevisions()
 	ctl := &Controller{
-		client: c, sets: sets.Lister(), claims: claims.Lister(), recorder: recorder, clock: clk,
+		client: c, sets: sets.Lister(), claims: claims.Lister(), recorder: recorder, clock: clk, metrics: newMetrics(m),
 		history: &revision.History{Client: c, Lister: revisions.Lister(), Kind: kind},
 	}
 	var err error
@@ -111,6 +112,7 @@ func (c *Controller) Reconcile(ctx context.Context, key string) error {
 	set, err := c.sets.StatefulSets(namespace).Get(name)
 	if apierrors.IsNotFound(err) {
 		c.pods.Forget(key)
+		c.metrics.forget(namespace, name)
 		c.warned.Range(func(told, _ any) bool {
 			if strings.HasPrefix(told.(string), key+"/") {
 				c.warned.Delete(told)
@@ -123,7 +125,7 @@ func (c *Controller) Reconcile(ctx context.Context, key string) error {
 	}
 	selector, err := metav1.LabelSelectorAsSelector(set.Spec.Selector)
 	if err != nil {
-		return fmt.Errorf("selector of %s: %w", key, err)
+		return nil // the API lets none through; another spec comes as an event
 	}
 	if !c.pods.Settled(key) {
 		return nil // what was created or deleted comes back as an event
@@ -162,6 +164,7 @@ func (c *Controller) Reconcile(ctx context.Context, key string) error {
 	}
 	r.status.CollisionCount = collisions
 	r.conclude()
+	c.metrics.showLimit(set)
 	return errors.Join(stepErr, c.writeStatus(ctx, key, set, r.status), c.truncate(ctx, set, revisions, all, current.Name, update.Name))
 }
 

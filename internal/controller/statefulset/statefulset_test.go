@@ -2,15 +2,18 @@ package statefulset
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
 	"testing"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/goleak"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -23,6 +26,7 @@ import (
 	"k8s.io/utils/ptr"
 
 	"github.com/celox/celox/internal/client/informers"
+	"github.com/celox/celox/internal/controller"
 	"github.com/celox/celox/internal/controller/controllertest"
 )
 
@@ -219,7 +223,151 @@ func TestPartition(t *testing.T) {
 	s.until("s-0:two+ s-1:two+ s-2:two+", always)
 }
 
-// TestMaxUnavailable works on the step itself: the API server drops the field, whose gate is off by default.
+// aRound is a look at pods by a controller whose server is a fake one. Revision a is the current one, b the new one.
+func aRound(t *testing.T, set *appsv1.StatefulSet, m *controller.Metrics, pods ...*corev1.Pod) (*round, *fake.Clientset, *record.FakeRecorder) {
+	t.Helper()
+	client, told := fake.NewClientset(), record.NewFakeRecorder(100)
+	for _, p := range pods {
+		if err := client.Tracker().Add(p); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ctl, err := New(client, informers.New(client), told, clock.RealClock{}, nil, m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { // its queue has a goroutine
+		ctx, cancel := context.WithCancel(context.Background())
+		cancel()
+		if err := ctl.Run(ctx); err != nil {
+			t.Error(err)
+		}
+	})
+	revisionNamed := func(name string) *appsv1.ControllerRevision {
+		return &appsv1.ControllerRevision{ObjectMeta: metav1.ObjectMeta{Name: name}, Data: runtime.RawExtension{Raw: []byte(`{}`)}}
+	}
+	r, err := newRound(ctl, "default/s", set, pods, revisionNamed("a"), revisionNamed("b"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r, client, told
+}
+
+func setOf(n int32, u appsv1.StatefulSetUpdateStrategy) *appsv1.StatefulSet {
+	return &appsv1.StatefulSet{ObjectMeta: metav1.ObjectMeta{Name: "s", Namespace: "default", UID: "s"}, Spec: appsv1.StatefulSetSpec{Replicas: &n, PodManagementPolicy: appsv1.ParallelPodManagement, UpdateStrategy: u}}
+}
+
+// Where all pods are refused few are tried; a name that is taken does not stop those after it.
+func TestParallelStartsSlowly(t *testing.T) {
+	for _, c := range []struct {
+		name    string
+		refusal error
+		want    int
+	}{
+		{"a quota", apierrors.NewForbidden(corev1.Resource("pods"), "", errors.New("quota")), 1},
+		{"a name that is taken", apierrors.NewAlreadyExists(corev1.Resource("pods"), "s-0"), 20},
+		{"nobody", nil, 20},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			r, client, told := aRound(t, setOf(20, appsv1.StatefulSetUpdateStrategy{Type: appsv1.RollingUpdateStatefulSetStrategyType}), nil)
+			tried := 0
+			client.PrependReactor("create", "pods", func(a clienttesting.Action) (bool, runtime.Object, error) {
+				tried++
+				return c.refusal != nil, nil, c.refusal
+			})
+			wait, err := r.fillAll(t.Context())
+			if wait || (err != nil) != (c.refusal != nil) || tried != c.want {
+				t.Errorf("%v %v, %d tries", wait, err, tried)
+			}
+			want := map[string]string{"a quota": `Warning FailedCreate Create Pod s-0 in StatefulSet s failed error: pods is forbidden: quota`, "nobody": "Normal SuccessfulCreate Create Pod s-0 in StatefulSet s successful"}[c.name]
+			if want != "" {
+				if got := <-told.Events; got != want {
+					t.Errorf("event %q, want %q", got, want)
+				}
+			} else if n := len(told.Events); n != 0 {
+				t.Errorf("%d events", n)
+			}
+		})
+	}
+}
+
+func TestWhichTemplate(t *testing.T) {
+	rolling := appsv1.StatefulSetUpdateStrategy{Type: appsv1.RollingUpdateStatefulSetStrategyType}
+	parted := *rolling.DeepCopy()
+	parted.RollingUpdate = &appsv1.RollingUpdateStatefulSetStrategy{Partition: ptr.To(int32(2))}
+	whole := *rolling.DeepCopy()
+	whole.RollingUpdate = &appsv1.RollingUpdateStatefulSetStrategy{Partition: ptr.To(int32(0))}
+	for _, c := range []struct {
+		name string
+		u    appsv1.StatefulSetUpdateStrategy
+		want string // for ordinals 0 to 3; true is the old one
+	}{
+		{"below the partition", parted, "[true true false false]"},
+		{"no partition", whole, "[false false false false]"},
+		{"nothing said: those that the rollout has not come to", rolling, "[true true true false]"},
+		{"on deletion", appsv1.StatefulSetUpdateStrategy{Type: appsv1.OnDeleteStatefulSetStrategyType}, "[false false false false]"},
+	} {
+		set := setOf(4, c.u)
+		set.Status.CurrentReplicas = 3
+		r, _, _ := aRound(t, set, nil)
+		if got := fmt.Sprint([]bool{r.isOld(0), r.isOld(1), r.isOld(2), r.isOld(3)}); got != c.want {
+			t.Errorf("%s: %s, want %s", c.name, got, c.want)
+		}
+	}
+}
+
+func TestEndOfARollout(t *testing.T) {
+	pod := func(i int, revision string) *corev1.Pod {
+		return &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprintf("s-%d", i), Namespace: "default", Labels: map[string]string{appsv1.ControllerRevisionHashLabelKey: revision}},
+			Status: corev1.PodStatus{Phase: corev1.PodRunning, Conditions: []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue}}}}
+	}
+	for _, c := range []struct {
+		name string
+		pods []*corev1.Pod
+		want string
+	}{
+		{"all new", []*corev1.Pod{pod(0, "b"), pod(1, "b")}, "b"},
+		{"one old", []*corev1.Pod{pod(0, "a"), pod(1, "b")}, "a"},
+		{"one too many", []*corev1.Pod{pod(0, "b"), pod(1, "b"), pod(2, "a")}, "a"},
+	} {
+		// By hand as well as by itself.
+		r, _, _ := aRound(t, setOf(2, appsv1.StatefulSetUpdateStrategy{Type: appsv1.OnDeleteStatefulSetStrategyType}), nil, c.pods...)
+		r.conclude()
+		if r.status.CurrentRevision != c.want {
+			t.Errorf("%s: current revision %s, want %s", c.name, r.status.CurrentRevision, c.want)
+		}
+	}
+}
+
+func TestMetrics(t *testing.T) {
+	registry := prometheus.NewRegistry()
+	set := setOf(4, appsv1.StatefulSetUpdateStrategy{Type: appsv1.RollingUpdateStatefulSetStrategyType, RollingUpdate: &appsv1.RollingUpdateStatefulSetStrategy{MaxUnavailable: ptr.To(intstr.FromString("50%"))}})
+	r, _, _ := aRound(t, set, controller.NewMetrics(registry))
+	if err := r.roll(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	r.c.metrics.showLimit(set)
+	shown := func() (out []string) {
+		families, err := registry.Gather()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range families {
+			if strings.HasPrefix(f.GetName(), "statefulset_controller_") {
+				out = append(out, fmt.Sprint(f.GetName(), " ", f.GetMetric()[0].GetGauge().GetValue(), " ", len(f.GetMetric()[0].GetLabel())))
+			}
+		}
+		return out
+	}
+	if got, want := shown(), []string{"statefulset_controller_statefulset_max_unavailable 2 3", "statefulset_controller_statefulset_unavailable_replicas 4 3"}; !slices.Equal(got, want) {
+		t.Errorf("shown %q, want %q", got, want)
+	}
+	r.c.metrics.forget("default", "s")
+	if got := shown(); len(got) != 0 {
+		t.Errorf("shown of a set that is gone: %q", got)
+	}
+}
+
 func TestMaxUnavailable(t *testing.T) {
 	pod := func(i int, revision string, up bool) *corev1.Pod {
 		p := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprintf("s-%d", i), Namespace: "default", UID: types.UID(fmt.Sprint(i)), Labels: map[string]string{appsv1.ControllerRevisionHashLabelKey: revision}}}
@@ -245,34 +393,9 @@ func TestMaxUnavailable(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			client := fake.NewClientset()
-			for _, p := range tt.pods {
-				if err := client.Tracker().Add(p); err != nil {
-					t.Fatal(err)
-				}
-			}
-			ctl, err := New(client, informers.New(client), record.NewFakeRecorder(100), clock.RealClock{}, nil, nil)
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer func() { // its queue has a goroutine
-				ctx, cancel := context.WithCancel(context.Background())
-				cancel()
-				if err := ctl.Run(ctx); err != nil {
-					t.Error(err)
-				}
-			}()
-			set := &appsv1.StatefulSet{ObjectMeta: metav1.ObjectMeta{Name: "s", Namespace: "default"}, Spec: appsv1.StatefulSetSpec{
-				Replicas: ptr.To(int32(len(tt.pods))), PodManagementPolicy: tt.order,
-				UpdateStrategy: appsv1.StatefulSetUpdateStrategy{Type: appsv1.RollingUpdateStatefulSetStrategyType, RollingUpdate: &appsv1.RollingUpdateStatefulSetStrategy{MaxUnavailable: &tt.budget}},
-			}}
-			revisionNamed := func(name string) *appsv1.ControllerRevision {
-				return &appsv1.ControllerRevision{ObjectMeta: metav1.ObjectMeta{Name: name}, Data: runtime.RawExtension{Raw: []byte(`{}`)}}
-			}
-			r, err := newRound(ctl, "default/s", set, tt.pods, revisionNamed("a"), revisionNamed("b"))
-			if err != nil {
-				t.Fatal(err)
-			}
+			set := setOf(int32(len(tt.pods)), appsv1.StatefulSetUpdateStrategy{Type: appsv1.RollingUpdateStatefulSetStrategyType, RollingUpdate: &appsv1.RollingUpdateStatefulSetStrategy{MaxUnavailable: &tt.budget}})
+			set.Spec.PodManagementPolicy = tt.order
+			r, client, _ := aRound(t, set, nil, tt.pods...)
 			if err := r.roll(context.Background()); err != nil {
 				t.Fatal(err)
 			}

@@ -28,6 +28,8 @@ const (
 	fieldManager = "storage-version-migrator-controller"
 	// page is how many objects are listed at a time.
 	page = 100
+	// grace is how long a migration may be older than the resource that it names: discovery lags behind definitions.
+	grace = time.Minute
 )
 
 // Reasons of conditions.
@@ -104,6 +106,10 @@ func (c *Controller) Reconcile(ctx context.Context, name string) error {
 	gr := schema.GroupResource{Group: m.Spec.Resource.Group, Resource: m.Spec.Resource.Resource}
 	gvr, ok := c.resolve(gr)
 	if !ok {
+		if wait := m.CreationTimestamp.Add(grace).Sub(c.clock.Now()); wait > 0 {
+			c.loop.AddAfter(name, wait)
+			return nil
+		}
 		_, err := c.set(ctx, m, migrationv1.MigrationFailed, failed, fmt.Sprintf("resource %s does not exist", gr), "")
 		return err
 	}

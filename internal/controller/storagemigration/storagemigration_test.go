@@ -12,7 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
-	"k8s.io/utils/clock"
+	clocktesting "k8s.io/utils/clock/testing"
 
 	"github.com/celox/celox/internal/controller/controllertest"
 )
@@ -30,8 +30,9 @@ func TestWithCondition(t *testing.T) {
 
 func TestMigrations(t *testing.T) {
 	e := controllertest.Start(t)
+	// The clock is ahead by more than what a migration waits for its resource.
 	ctl, err := New(Config{
-		Client: e.Client, Metadata: e.Metadata, Informers: e.Informers, Clock: clock.RealClock{},
+		Client: e.Client, Metadata: e.Metadata, Informers: e.Informers, Clock: clocktesting.NewFakePassiveClock(time.Now().Add(2 * grace)),
 		Resolve: func(gr schema.GroupResource) (schema.GroupVersionResource, bool) {
 			k, ok := e.Catalogue.ByGroupResource(gr)
 			if !ok {
@@ -80,5 +81,43 @@ func TestMigrations(t *testing.T) {
 		if c := &list.Items[i]; versions[c.Name] != c.ResourceVersion {
 			t.Fatalf("%s was written", c.Name)
 		}
+	}
+}
+
+// TestMigrationWaitsForItsResource: a definition may be younger than the migration that names it.
+func TestMigrationWaitsForItsResource(t *testing.T) {
+	e := controllertest.Start(t)
+	ctx := context.Background()
+	asked := make(chan struct{}, 1)
+	ctl, err := New(Config{
+		Client: e.Client, Metadata: e.Metadata, Informers: e.Informers, Clock: clocktesting.NewFakePassiveClock(time.Now()),
+		Resolve: func(schema.GroupResource) (schema.GroupVersionResource, bool) {
+			select {
+			case asked <- struct{}{}:
+			default:
+			}
+			return schema.GroupVersionResource{}, false
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	migrations := e.Client.StoragemigrationV1().StorageVersionMigrations()
+	if _, err := migrations.Create(ctx, &migrationv1.StorageVersionMigration{
+		ObjectMeta: metav1.ObjectMeta{Name: "early"}, Spec: migrationv1.StorageVersionMigrationSpec{Resource: metav1.GroupResource{Resource: "foos"}}}, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	// The informers start with Run; reconciling again by hand asks a second time and must not write either.
+	e.Run(t, ctl)
+	<-asked
+	if err := ctl.Reconcile(ctx, "early"); err != nil {
+		t.Fatal(err)
+	}
+	m, err := migrations.Get(ctx, "early", metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(m.Status.Conditions) > 0 {
+		t.Errorf("the migration was judged at once: %+v", m.Status)
 	}
 }

@@ -60,8 +60,8 @@ func New(c kubernetes.Interface, f *informers.Factory, recorder record.EventReco
 	ctl.loop = controller.NewLoop("taint-eviction", ctl.Reconcile, controller.Options{
 		Workers: 8, Synced: []cache.InformerSynced{pods.Informer().HasSynced, nodes.Informer().HasSynced}, Log: log, Metrics: m,
 	})
-	ctl.deletions = m.Counter("taint_eviction_controller_pod_deletions_total", "Pods that were deleted because of a taint of their node.")
-	ctl.latency = m.Histogram("taint_eviction_controller_pod_deletion_duration_seconds", "From when a taint concerned a pod, and its patience was over, until it was deleted.", controller.EvictionBuckets())
+	ctl.deletions = m.Counter("taint_eviction_controller_pod_deletions_total", "Total number of Pods deleted by TaintEvictionController since its start.")
+	ctl.latency = m.Histogram("taint_eviction_controller_pod_deletion_duration_seconds", "Latency, in seconds, between the time when a taint effect has been activated for the Pod and its deletion via TaintEvictionController.", controller.EvictionBuckets())
 	pod := func(p *corev1.Pod) {
 		if node, err := ctl.nodes.Get(p.Spec.NodeName); err == nil && len(noExecute(node)) > 0 {
 			ctl.loop.AddObject(p)
@@ -159,6 +159,9 @@ func patience(logger klog.Logger, p *corev1.Pod, taints []corev1.Taint, first ti
 		added := first
 		if t.TimeAdded != nil {
 			added = t.TimeAdded.Time
+			if p.CreationTimestamp.After(added) {
+				added = p.CreationTimestamp.Time // the time of a pod begins with itself
+			}
 		}
 		tolerated := false
 		for j := range p.Spec.Tolerations {
@@ -173,6 +176,7 @@ func patience(logger klog.Logger, p *corev1.Pod, taints []corev1.Taint, first ti
 					deadline, ends = until, true
 				}
 			}
+			break // of several the first counts
 		}
 		if !tolerated {
 			return added, true

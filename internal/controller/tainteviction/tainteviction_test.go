@@ -115,7 +115,8 @@ func TestPatience(t *testing.T) {
 		{"none", nil, []corev1.Taint{taint}, 0},
 		{"for ever", []corev1.Toleration{tolerates("k", nil)}, []corev1.Taint{taint}, -1},
 		{"for a while", []corev1.Toleration{tolerates("k", ptr.To[int64](300))}, []corev1.Taint{taint}, 300 * time.Second},
-		{"the shortest counts", []corev1.Toleration{tolerates("k", ptr.To[int64](300)), tolerates("", ptr.To[int64](10))}, []corev1.Taint{taint}, 10 * time.Second},
+		{"the first counts", []corev1.Toleration{tolerates("k", ptr.To[int64](300)), tolerates("", ptr.To[int64](10))}, []corev1.Taint{taint}, 300 * time.Second},
+		{"of two taints the shortest counts", []corev1.Toleration{tolerates("k", ptr.To[int64](300)), tolerates("", ptr.To[int64](10))}, []corev1.Taint{taint, other}, 10 * time.Second},
 		{"one of two", []corev1.Toleration{tolerates("k", nil)}, []corev1.Taint{taint, other}, 0},
 		{"negative is at once", []corev1.Toleration{tolerates("k", ptr.To[int64](-5))}, []corev1.Taint{taint}, 0},
 	}
@@ -127,5 +128,9 @@ func TestPatience(t *testing.T) {
 				t.Errorf("got %v, %v; want %v", deadline.Sub(added), ends, tt.want)
 			}
 		})
+	}
+	late := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{CreationTimestamp: metav1.NewTime(added.Add(time.Minute))}, Spec: corev1.PodSpec{Tolerations: []corev1.Toleration{tolerates("k", ptr.To[int64](300))}}}
+	if deadline, ends := patience(klog.Background(), late, []corev1.Taint{taint}, added.Add(time.Hour)); !ends || deadline.Sub(added) != 6*time.Minute {
+		t.Errorf("a pod that came after the taint has until %v", deadline.Sub(added))
 	}
 }

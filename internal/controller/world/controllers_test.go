@@ -64,6 +64,7 @@ import (
 	"github.com/celox/celox/internal/controller/nodettl"
 	"github.com/celox/celox/internal/controller/persistentvolume"
 	"github.com/celox/celox/internal/controller/podautoscaler"
+	"github.com/celox/celox/internal/controller/podcertificate"
 	"github.com/celox/celox/internal/controller/podgc"
 	"github.com/celox/celox/internal/controller/policystatus"
 	"github.com/celox/celox/internal/controller/pvcprotection"
@@ -224,6 +225,7 @@ func (p *parts) cluster(judge bool) {
 	ca, key := authority()
 	bundle := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: ca.Raw})
 	p.add(podgc.New(c, f, clk, log, p.m))
+	p.add(podcertificate.NewCleaner(c, f, clk, log, p.m))
 	if judge {
 		p.add(tainteviction.New(c, f, quiet, clk, log, p.m))
 		p.add(nodelifecycle.New(nodelifecycle.Config{Client: c, Informers: f, Recorder: quiet, Clock: clk, Log: log, Metrics: p.m, Registry: p.registry}))
@@ -305,10 +307,11 @@ func TestMetricsHaveUpstreamsNames(t *testing.T) {
 			node_ipam_controller_cirdset_max_cidrs
 			device_taint_eviction_controller_pod_deletion_duration_seconds device_taint_eviction_controller_pod_deletions_total horizontal_pod_autoscaler_controller_metric_computation_duration_seconds
 			horizontal_pod_autoscaler_controller_metric_computation_total horizontal_pod_autoscaler_controller_num_horizontal_pod_autoscalers
+			job_controller_terminated_pods_tracking_finalizer_total
 			horizontal_pod_autoscaler_controller_reconciliation_duration_seconds horizontal_pod_autoscaler_controller_reconciliations_total
 			job_controller_job_finished_indexes_total job_controller_job_pods_creation_total job_controller_job_pods_finished_total job_controller_job_sync_duration_seconds
 			job_controller_job_syncs_total job_controller_jobs_finished_total node_collector_unhealthy_nodes_in_zone node_collector_zone_health node_collector_zone_size
-			pod_gc_collector_force_delete_pods_total resourceclaim_controller_creates_total root_ca_cert_publisher_sync_duration_seconds root_ca_cert_publisher_sync_total
+			pod_gc_collector_force_delete_pods_total dynamic_resource_allocation_resourceclaim_creates_total root_ca_cert_publisher_sync_duration_seconds root_ca_cert_publisher_sync_total
 			replicaset_controller_sorting_deletion_age_ratio taint_eviction_controller_pod_deletion_duration_seconds taint_eviction_controller_pod_deletions_total`) {
 			if !have[name] {
 				t.Errorf("%s is not counted", name)

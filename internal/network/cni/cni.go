@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/celox/celox/internal/network"
+	"github.com/celox/celox/internal/network/records"
 )
 
 // Config is what New needs.
@@ -100,8 +101,8 @@ func New(cfg Config) (*Network, error) {
 
 // Has says whether there are sandboxes of earlier processes in a state directory.
 func Has(stateDir string) bool {
-	files, err := filepath.Glob(filepath.Join(stateDir, "*"+recordSuffix))
-	return err == nil && len(files) > 0
+	some, err := records.Any(stateDir)
+	return err == nil && some
 }
 
 // Ready says why pods can't be connected, or nil.
@@ -189,7 +190,7 @@ func (n *Network) Setup(ctx context.Context, req network.SandboxRequest) (networ
 
 // connect has the plugins make what a sandbox needs.
 func (n *Network) connect(ctx context.Context, r *record, ranges []netip.Prefix) error {
-	if err := keep(n.cfg.StateDir, r); err != nil {
+	if err := records.Keep(n.cfg.StateDir, r.ID, r); err != nil {
 		return err
 	}
 	n.mu.Lock()
@@ -212,7 +213,7 @@ func (n *Network) connect(ctx context.Context, r *record, ranges []netip.Prefix)
 	}
 	done := *r
 	done.IPs = ips
-	if err := keep(n.cfg.StateDir, &done); err != nil {
+	if err := records.Keep(n.cfg.StateDir, done.ID, &done); err != nil {
 		return err
 	}
 	n.mu.Lock()
@@ -312,7 +313,7 @@ func (n *Network) remove(ctx context.Context, r *record) error {
 		err = n.cni.DelNetworkList(ctx, list, rt)
 	}
 	if err == nil {
-		err = forget(n.cfg.StateDir, r.ID)
+		err = records.Forget(n.cfg.StateDir, r.ID)
 	}
 	n.mu.Lock()
 	if err == nil {

@@ -2,19 +2,16 @@ package cni
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"net/netip"
-	"os"
-	"path/filepath"
 	"strings"
 
 	"github.com/containernetworking/cni/libcni"
 	"golang.org/x/sys/unix"
 
 	"github.com/celox/celox/internal/network"
+	"github.com/celox/celox/internal/network/records"
 )
 
 // interfaceName is what the interface of a pod is called inside.
@@ -100,62 +97,17 @@ func (r *record) call() (*libcni.NetworkConfigList, *libcni.RuntimeConf, error) 
 	return list, rt, nil
 }
 
-const recordSuffix = ".json"
-
-// keep writes a record, whole or not at all.
-func keep(dir string, r *record) error {
-	b, err := json.Marshal(r)
-	if err != nil {
-		return fmt.Errorf("keep state of sandbox: %w", err)
-	}
-	tmp := filepath.Join(dir, r.ID+".tmp")
-	if err := os.WriteFile(tmp, b, 0o600); err != nil {
-		return fmt.Errorf("keep state of sandbox: %w", err)
-	}
-	if err := os.Rename(tmp, filepath.Join(dir, r.ID+recordSuffix)); err != nil {
-		return fmt.Errorf("keep state of sandbox: %w", err)
-	}
-	return nil
-}
-
-func forget(dir, id string) error {
-	if err := os.Remove(filepath.Join(dir, id+recordSuffix)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("forget sandbox: %w", err)
-	}
-	return nil
-}
-
 // recall reads the records of earlier processes. What was never written whole has no plugin's work behind it.
 func recall(dir string, log *slog.Logger) (map[string]*record, error) {
-	entries, err := os.ReadDir(dir)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, err
-	}
 	out := map[string]*record{}
-	for _, e := range entries {
-		path := filepath.Join(dir, e.Name())
-		id, ok := strings.CutSuffix(e.Name(), recordSuffix)
-		if !ok {
-			if strings.HasSuffix(e.Name(), ".tmp") {
-				if err := os.Remove(path); err != nil {
-					return nil, err
-				}
-			}
-			continue
-		}
-		b, err := os.ReadFile(path)
-		if err != nil {
-			return nil, err
-		}
+	err := records.Recall(dir, func(id, file string, data []byte) bool {
 		var r record
-		if err := json.Unmarshal(b, &r); err != nil || r.ID != id {
-			log.Warn("cni: forgetting a sandbox whose state can't be read", "file", path, "err", err)
-			if err := os.Remove(path); err != nil {
-				return nil, err
-			}
-			continue
+		if err := json.Unmarshal(data, &r); err != nil || r.ID != id {
+			log.Warn("cni: forgetting a sandbox whose state can't be read", "file", file, "err", err)
+			return false
 		}
 		out[id] = &r
-	}
-	return out, nil
+		return true
+	})
+	return out, err
 }

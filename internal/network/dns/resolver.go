@@ -35,6 +35,7 @@ type resolver struct {
 // found is an answer.
 type found struct {
 	*dns.Msg
+	name string // whose the answer is: the one that was asked for, or the one that it was completed to
 	// inside says that it depends on the zone, outside that it depends on what other servers said.
 	inside, outside bool
 }
@@ -43,6 +44,7 @@ type found struct {
 // name is below the first domain that such a pod searches.
 func (r *resolver) resolve(ctx context.Context, name string, qtype uint16, namespace string, dnssec bool) found {
 	m := r.one(ctx, name, qtype, dnssec)
+	m.name = name
 	if namespace == "" || m.Rcode != dns.RcodeNameError {
 		return m
 	}
@@ -61,7 +63,7 @@ func (r *resolver) resolve(ctx context.Context, name string, qtype uint16, names
 		}
 		alias := &dns.CNAME{Hdr: dns.RR_Header{Name: name, Rrtype: dns.TypeCNAME, Class: dns.ClassINET, Ttl: lowest(other.Msg, clusterTTL)}, Target: next}
 		other.Answer = append([]dns.RR{alias}, other.Answer...)
-		other.inside, other.outside = true, m.outside
+		other.inside, other.outside, other.name = true, m.outside, next
 		return other
 	}
 	return m

@@ -34,6 +34,8 @@ type Config struct {
 	Search []string
 	// Clients, if not nil, lets the server go through a pod's search domains at the first question.
 	Clients Clients
+	// Audience, if not nil, is told of addresses before they are given out.
+	Audience Audience
 	// Exchange asks other servers; nil is over the network.
 	Exchange Exchanger
 	Metrics  *Metrics
@@ -219,6 +221,7 @@ func (s *Server) find(ctx context.Context, packet []byte, client netip.Addr, net
 	var m found
 	var namespace string
 	var qtype uint16
+	told := false
 	switch {
 	case in.Opcode != dns.OpcodeQuery:
 		out.Rcode = dns.RcodeNotImplemented
@@ -234,6 +237,7 @@ func (s *Server) find(ctx context.Context, packet []byte, client netip.Addr, net
 		name := strings.ToLower(in.Question[0].Name)
 		qtype, namespace, generation = in.Question[0].Qtype, s.inside(name, client), s.cfg.Zone.generation.Load()
 		m = s.resolver.resolve(ctx, name, qtype, namespace, dnssec)
+		told = s.tell(ctx, m.name, m.Msg)
 		out.Rcode, out.Answer, out.Ns, out.Extra = m.Rcode, m.Answer, m.Ns, m.Extra
 		out.Authoritative, out.AuthenticatedData = m.Authoritative, m.AuthenticatedData
 		out.CheckingDisabled = in.CheckingDisabled
@@ -253,16 +257,18 @@ func (s *Server) find(ctx context.Context, packet []byte, client netip.Addr, net
 	}
 	s.cfg.Metrics.missed(network, qtype, out.Rcode, time.Since(start))
 	if m.Msg != nil && whole {
-		m.Msg = out
-		s.keep(packet, bytes, m, generation, upstream, namespace != "")
+		given := m // another variable: out stays on the stack
+		given.Msg = out
+		s.keep(packet, bytes, given, generation, upstream, namespace != "", told)
 	}
 	return bytes
 }
 
 func isTransfer(qtype uint16) bool { return qtype == dns.TypeAXFR || qtype == dns.TypeIXFR }
 
-// keep leaves an answer for the short way. client says that it is for pods of one namespace.
-func (s *Server) keep(packet, answer []byte, m found, generation, upstream uint64, client bool) {
+// keep leaves an answer for the short way. client says that it is for pods of one namespace, told that the audience was told: the next one, when this is over, has to be
+// told again.
+func (s *Server) keep(packet, answer []byte, m found, generation, upstream uint64, client, told bool) {
 	var q question
 	if (m.Rcode == dns.RcodeServerFailure && !m.outside) || !q.parse(packet) {
 		return
@@ -278,6 +284,8 @@ func (s *Server) keep(packet, answer []byte, m found, generation, upstream uint6
 			return
 		}
 		r.until = r.begin.Add(life)
+	} else if told {
+		r.until = r.begin.Add(time.Duration(lowest(m.Msg, clusterTTL)) * time.Second)
 	}
 	s.answers.put(string(q.key(nil, client)), r)
 }

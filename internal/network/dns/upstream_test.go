@@ -42,19 +42,30 @@ func listen(t testing.TB, s *Server, sockets int) string {
 		var err error
 		return errors.Join(c.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_REUSEPORT, 1) }), err)
 	}}
-	var udp []*net.UDPConn
+	var l net.Listener
 	where := "127.0.0.1:0"
+	eventually(t, "a port that is free for TCP", func() (free bool) { // and then for UDP: each socket may share it
+		var err error
+		if l, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
+			t.Fatal(err)
+		}
+		where = l.Addr().String()
+		c, err := net.ListenPacket("udp", where)
+		if err == nil {
+			err = c.Close()
+		}
+		if err != nil {
+			l.Close()
+		}
+		return err == nil
+	})
+	var udp []*net.UDPConn
 	for range sockets {
 		c, err := shared.ListenPacket(t.Context(), "udp", where)
 		if err != nil {
 			t.Fatal(err)
 		}
 		udp = append(udp, c.(*net.UDPConn))
-		where = c.LocalAddr().String()
-	}
-	l, err := net.Listen("tcp", where)
-	if err != nil {
-		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)

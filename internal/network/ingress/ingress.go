@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"runtime"
 	"strconv"
 	"sync"
 	"time"
@@ -33,6 +34,8 @@ const (
 	keptSecretTime = 50 * time.Millisecond
 	// mostTold is how many Ingresses are told of a port that is taken.
 	mostTold = 16
+	// maxLoops is how many loops carry plain connections at most.
+	maxLoops = 16
 )
 
 // PortTaken is the reason of the event on an Ingress whose port another program of the machine has.
@@ -105,7 +108,7 @@ func New(cfg Config) (*Ingress, error) {
 	if cfg.Listen == nil {
 		cfg.Listen = func(port int) (net.Listener, error) { return net.Listen("tcp", ":"+strconv.Itoa(port)) }
 	}
-	cfg.Serve.HTTPSPort, cfg.Serve.Log = cfg.HTTPSPort, cfg.Log
+	cfg.Serve.HTTPSPort, cfg.Serve.Log, cfg.Serve.Loops = cfg.HTTPSPort, cfg.Log, min(runtime.GOMAXPROCS(0), maxLoops)
 	f := cfg.Informers
 	ingresses, classes := f.Networking().V1().Ingresses(), f.Networking().V1().IngressClasses()
 	services, slices := f.Core().V1().Services(), f.Discovery().V1().EndpointSlices()
@@ -461,7 +464,14 @@ func (g *Ingress) listen(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	o := &listening{cancel: cancel, ended: make(chan error, 1)}
-	go func() { o.ended <- g.server.Serve(ctx, plain, secure) }()
+	go func() {
+		// A loop under load is always there when Go looks: the program's other goroutines keep as many processors as they have without loops.
+		more := g.cfg.Serve.Loops
+		runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) + more)
+		err := g.server.Serve(ctx, plain, secure)
+		runtime.GOMAXPROCS(max(runtime.GOMAXPROCS(0)-more, 1))
+		o.ended <- err
+	}()
 	g.open = o
 	if g.failed != "" {
 		g.cfg.Say("ingress works now, on ports %d and %d", g.cfg.HTTPPort, g.cfg.HTTPSPort)

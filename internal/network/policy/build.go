@@ -145,6 +145,15 @@ func (b *builder) expand(out []Rule, r *rule) []Rule {
 	if len(r.nets) > 0 {
 		add(b.set(definition{name: netsName(r.nets), kind: Networks, nets: r.nets}))
 	}
+	if len(r.domains) > 0 {
+		names := newDomains(r.domains)
+		add(b.set(definition{name: namesName(r.domains, false), kind: Pods, domains: names}))
+		first := len(out)
+		add(b.set(definition{name: namesName(r.domains, true), kind: Pods, domains: names, lapsed: true}))
+		for i := range out[first:] {
+			out[first+i].Standing = true
+		}
+	}
 	if b.chain.Direction == Ingress {
 		return out
 	}

@@ -173,7 +173,7 @@ func TestParseCluster(t *testing.T) {
 		{"a protocol of a new kind is denied", `{action: Deny, from: [{namespaces: {}}], protocols: [{quic: {}}]}`, "1 everybody", "does not know"},
 		{"no action", `{from: [{namespaces: {}}]}`, "1 everybody", `action "" is not known`},
 		{"no peers", `{action: Deny, from: []}`, "1 0 peers", ""},
-		{"names of domains", `{action: Accept, from: [{domainNames: [a.example]}]}`, "0 0 peers", "not supported"},
+		{"names of domains", `{action: Accept, from: [{domainNames: [a.example]}]}`, "0 0 peers", "for egress rules"},
 		{"ports that are none", `{action: Deny, from: [{namespaces: {}}], protocols: [{tcp: {destinationPort: {range: {start: 9, end: 3}}}}]}`, "1 everybody", "no ports 9 to 3"},
 		{"a network that is none", `{action: Deny, from: [{networks: [10.0.0.0/33]}]}`, "1 everybody", "10.0.0.0/33"},
 		{"ports", `{action: Accept, from: [{namespaces: {}}], protocols: [{tcp: {destinationPort: {number: 80}}}, {udp: {}}]}`, "0 1 peers, ports [{6 80 80} {17 0 65535}]", ""},
@@ -183,7 +183,7 @@ func TestParseCluster(t *testing.T) {
 			if err := yaml.Unmarshal([]byte("spec: {tier: Admin, subject: {namespaces: {}}, ingress: ["+tt.rule+"]}"), in); err != nil {
 				t.Fatal(err)
 			}
-			p, err := parseCluster(in)
+			p, err := parseCluster(in, true)
 			if (err == nil) != (tt.wrong == "") || err != nil && !strings.Contains(err.Error(), tt.wrong) {
 				t.Errorf("wrong: %v", err)
 			}
@@ -200,7 +200,7 @@ func TestParseCluster(t *testing.T) {
 			}
 		})
 	}
-	if p, err := parseCluster(&ClusterNetworkPolicy{}); p != nil || err == nil {
+	if p, err := parseCluster(&ClusterNetworkPolicy{}, true); p != nil || err == nil {
 		t.Errorf("no subject: %v, %v", p, err)
 	}
 }
@@ -213,7 +213,7 @@ func FuzzParseCluster(f *testing.F) {
 		if json.Unmarshal(data, in) != nil {
 			return
 		}
-		p, err := parseCluster(in)
+		p, err := parseCluster(in, true)
 		if p == nil {
 			if err == nil {
 				t.Error("neither a policy nor a reason")

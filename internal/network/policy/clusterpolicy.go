@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 
 	"golang.org/x/sys/unix"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -110,8 +111,8 @@ func (l *clusterPolicyList) DeepCopyObject() runtime.Object {
 const nodes = "(nodes)"
 
 // parseCluster reads a ClusterNetworkPolicy. An error says what cannot be enforced. What a node cannot read does not open anything: a rule that accepts by it matches
-// nothing, one that denies or passes denies everything, as the API demands.
-func parseCluster(in *ClusterNetworkPolicy) (*policy, error) {
+// nothing, one that denies or passes denies everything, as the API demands. names says whether addresses of domain names become known.
+func parseCluster(in *ClusterNetworkPolicy, names bool) (*policy, error) {
 	var errs []error
 	p := &policy{priority: in.Spec.Priority, concerns: [2]bool{true, true}}
 	switch in.Spec.Tier {
@@ -129,7 +130,7 @@ func parseCluster(in *ClusterNetworkPolicy) (*policy, error) {
 	p.subject = subject
 	for d, rules := range [2][]ClusterRule{Ingress: in.Spec.Ingress, Egress: in.Spec.Egress} {
 		for i := range rules {
-			r, err := rules[i].parse(Direction(d))
+			r, err := rules[i].parse(Direction(d), names)
 			if err != nil {
 				errs = append(errs, fmt.Errorf("%v rule %d: %w", Direction(d), i, err))
 			}
@@ -143,7 +144,8 @@ func parseCluster(in *ClusterNetworkPolicy) (*policy, error) {
 var (
 	errNoPods    = errors.New("no pods are selected")
 	errNoPeer    = errors.New("the peer is of a kind that this version does not know")
-	errNoDomains = errors.New("domainNames are not supported")
+	errNoDNS     = errors.New("domainNames need the cluster's DNS on every node, which is left out (--disable=dns)")
+	errNoDomains = errors.New("domainNames are for egress rules with the action Accept")
 )
 
 // selector is that of a peer which selects pods or nodes.
@@ -172,7 +174,7 @@ func (p *ClusterPeer) selector() (selector, error) {
 	return selector{}, errNoPeer
 }
 
-func (r *ClusterRule) parse(d Direction) (rule, error) {
+func (r *ClusterRule) parse(d Direction, names bool) (rule, error) {
 	var out rule
 	var errs []error
 	switch r.Action {
@@ -191,10 +193,23 @@ func (r *ClusterRule) parse(d Direction) (rule, error) {
 		list = r.To
 	}
 	for i := range list {
-		if err := out.addClusterPeer(&list[i]); err != nil {
+		var err error
+		switch {
+		case len(list[i].DomainNames) == 0:
+			err = out.addClusterPeer(&list[i])
+		case d != Egress || out.verdict != Allow:
+			err = errNoDomains
+		case !names:
+			err = errNoDNS
+		default:
+			err = out.addDomains(list[i].DomainNames)
+		}
+		if err != nil {
 			errs = append(errs, fmt.Errorf("peer %d: %w", i, err))
 		}
 	}
+	slices.Sort(out.domains)
+	out.domains = slices.Compact(out.domains)
 	out.nets = merge(out.nets)
 	out.portSpecific = len(r.Protocols) > 0
 	for i := range r.Protocols {
@@ -211,9 +226,6 @@ func (r *ClusterRule) parse(d Direction) (rule, error) {
 }
 
 func (r *rule) addClusterPeer(p *ClusterPeer) error {
-	if len(p.DomainNames) > 0 {
-		return errNoDomains
-	}
 	if len(p.Networks) == 0 {
 		s, err := p.selector()
 		if err == nil {
@@ -226,6 +238,17 @@ func (r *rule) addClusterPeer(p *ClusterPeer) error {
 		nets, err := block(n, nil)
 		r.nets = append(r.nets, nets...)
 		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+func (r *rule) addDomains(list []string) error {
+	var errs []error
+	for _, text := range list {
+		n, err := parseDomain(text)
+		if errs = append(errs, err); err == nil {
+			r.domains = append(r.domains, n)
+		}
 	}
 	return errors.Join(errs...)
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"net/netip"
+	"strings"
 )
 
 // Direction is that of a connection as its pod sees it.
@@ -43,7 +44,9 @@ type Rule struct {
 	Protocol uint8
 	// First and Last are ports of the destination, for a Protocol.
 	First, Last uint16
-	Verdict     Verdict
+	// Standing leaves out connections that have not been answered yet.
+	Standing bool `json:",omitempty"`
+	Verdict  Verdict
 }
 
 // Chain decides about one direction of pods that have the same rules. The first rule that matches counts.
@@ -137,6 +140,14 @@ func netsName(nets []Element) string {
 		text = append(e.Last.AppendTo(append(e.Addr.AppendTo(text), '-')), ' ')
 	}
 	return "nets-" + hash(string(text))
+}
+
+// namesName is for a set of addresses that names have, or of those that they had.
+func namesName(list []string, lapsed bool) string {
+	if lapsed {
+		return "lapsed-" + hash(strings.Join(list, " "))
+	}
+	return "names-" + hash(strings.Join(list, " "))
 }
 
 func portsName(s selector, p namedPort) string {

@@ -25,6 +25,11 @@
 // address, protocol and port for named ports of other pods ("ports-…"). Only sets and chains that a pod of this node needs exist. A pod that comes or
 // goes anywhere is one element in each set that selects it. Without a restricted pod there is no table.
 //
+// # Names of domains
+//
+// Rules may name domains. Names has their addresses, of which the node's name server tells it before an answer leaves: the answer waits until they are in a set ("names-…"). When the time of an
+// address is over it leaves the set; if a connection stands to it, it is in another then ("lapsed-…"), which is asked for connections that were answered only, until none stands.
+//
 // # No hole
 //
 // A change is one transaction. A restart, or a repair after somebody else changed our tables, builds new tables beside those in force and swaps them in one transaction; a process that is killed
@@ -36,5 +41,6 @@
 //
 // parse.go and clusterpolicy.go turn API objects into rules; state.go is the incremental compiler: what there is in, Desired out, without I/O; build.go makes one
 // pod's chain. nftables.go holds the kernel to Desired, in the words of express.go and message.go; watch.go notices when others change our tables. enforcer.go and
-// clusterpolicies.go follow the API. The package knows neither the pod network, nor services, nor the node agent.
+// clusterpolicies.go follow the API. names.go follows the name server, domains.go compares names, connections.go asks which connections stand.
+// The package knows neither the pod network, nor services, nor the node agent.
 package policy

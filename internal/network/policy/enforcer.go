@@ -57,6 +57,8 @@ type Config struct {
 	Peers cache.SharedIndexInformer
 	// Cluster has policies of the cluster; nil if there can be none.
 	Cluster *ClusterPolicies
+	// Names has the addresses of domain names; nil if nobody learns them.
+	Names *Names
 	// Sandboxes are those that there are at the start.
 	Sandboxes []Sandbox
 	// Datapath is closed when Run ends.
@@ -90,6 +92,7 @@ type Enforcer struct {
 
 	mu      sync.Mutex
 	pending pending // guarded by mu
+	failing error   // guarded by mu: why what changes does not come into force at once; nil: it does
 }
 
 // pending is what changed since the last look.
@@ -99,8 +102,10 @@ type pending struct {
 	policies   map[name]struct{}
 	cluster    map[string]struct{}
 	nodes      map[string]struct{}
+	names      map[string]struct{} // of domains
 	boxes      []boxChange
 	waiting    []chan struct{} // closed when what came before is in force
+	answers    []chan error    // which have room for one: whether what came before is in force
 }
 
 // unseen is a sandbox whose packets the datapath does not see. That is told to the users of its pod, once, when a policy selects it.
@@ -118,6 +123,7 @@ type boxChange struct {
 func newPending() pending {
 	return pending{
 		namespaces: map[string]struct{}{}, pods: map[name]struct{}{}, policies: map[name]struct{}{}, cluster: map[string]struct{}{}, nodes: map[string]struct{}{},
+		names: map[string]struct{}{},
 	}
 }
 
@@ -131,6 +137,7 @@ func New(cfg Config) (*Enforcer, error) {
 	for _, s := range cfg.Sandboxes {
 		e.pending.boxes = append(e.pending.boxes, boxChange{Sandbox: s})
 	}
+	e.failing = errNotYet
 	for _, w := range []struct {
 		informer cache.SharedIndexInformer
 		changed  func(obj any)
@@ -224,6 +231,42 @@ func (e *Enforcer) Detach(id string) {
 	e.note(func(w *pending) { w.boxes = append(w.boxes, boxChange{Sandbox: Sandbox{ID: id}, gone: true}) })
 }
 
+// put returns when the addresses of a domain name are in force.
+func (e *Enforcer) put(ctx context.Context, name string) error {
+	done := make(chan error, 1)
+	e.mu.Lock()
+	e.pending.names[name] = struct{}{}
+	failing := e.failing
+	if failing == nil {
+		e.pending.answers = append(e.pending.answers, done)
+	}
+	e.mu.Unlock()
+	e.poke()
+	if failing != nil {
+		return failing
+	}
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// applied tells who waits for the addresses of names how it went.
+func (e *Enforcer) applied(err error, answers []chan error) {
+	e.mu.Lock()
+	e.failing = err
+	if err != nil { // nobody else is to wait
+		answers = append(answers, e.pending.answers...)
+		e.pending.answers = nil
+	}
+	e.mu.Unlock()
+	for _, done := range answers {
+		done <- err
+	}
+}
+
 // Working is closed when the policies that there were at the start are in force.
 func (e *Enforcer) Working() <-chan struct{} { return e.working }
 
@@ -243,6 +286,14 @@ func (e *Enforcer) Run(ctx context.Context) (err error) {
 			}
 		})
 	}
+	if names := e.cfg.Names; names != nil {
+		names.start(e.put)
+		defer names.start(nil)
+		for _, n := range names.all() { // of an earlier process, and those that came meanwhile
+			e.note(func(w *pending) { w.names[n] = struct{}{} })
+		}
+		background.Go(func() { names.run(ctx, func(n string) { e.note(func(w *pending) { w.names[n] = struct{}{} }) }) })
+	}
 	if e.cfg.Keep != "" {
 		if e.before, err = recall(e.cfg.Keep); err != nil {
 			e.cfg.Log.Warn("network policy: pods whose rules are gone are shut in until the API can be asked", "err", err)
@@ -255,10 +306,12 @@ func (e *Enforcer) Run(ctx context.Context) (err error) {
 	k := newKeeper(e.cfg.Keep)
 	defer e.keep(k, s)
 	var waiting []chan struct{}
+	var answers []chan error
 	whole, backoff := true, retryFirst
 	var retry <-chan time.Time
 	for {
-		waiting = append(waiting, e.take(ctx, &background, s)...)
+		took := e.take(ctx, &background, s)
+		waiting, answers = append(waiting, took.waiting...), append(answers, took.answers...)
 		if e.peers == nil && s.anyPolicy() && e.cfg.Broken == nil {
 			if e.cfg.Peers == nil {
 				e.peers = e.own
@@ -271,10 +324,13 @@ func (e *Enforcer) Run(ctx context.Context) (err error) {
 			continue // with them
 		}
 		dirty := s.settle()
+		e.mention(s)
 		if !dirty.empty() || whole {
 			k.changed()
 		}
 		err := e.apply(s.desired, dirty, whole)
+		e.applied(err, answers)
+		answers = nil
 		if err != nil {
 			e.cfg.Log.Error("network policy: will try again", "after", backoff, "err", err)
 			whole, retry, backoff = true, time.After(backoff), min(2*backoff, retryLast)
@@ -388,8 +444,8 @@ func (e *Enforcer) apply(want *Desired, dirty *Dirty, whole bool) error {
 	return e.cfg.Datapath.Update(want, dirty)
 }
 
-// take brings the state up to what the informers have, and returns who waits for that.
-func (e *Enforcer) take(ctx context.Context, background *sync.WaitGroup, s *state) []chan struct{} {
+// take brings the state up to what the informers have, and returns what was pending, and so who waits for it.
+func (e *Enforcer) take(ctx context.Context, background *sync.WaitGroup, s *state) pending {
 	e.mu.Lock()
 	work := e.pending
 	e.pending = newPending()
@@ -414,6 +470,9 @@ func (e *Enforcer) take(ctx context.Context, background *sync.WaitGroup, s *stat
 	for n := range work.pods {
 		s.setPod(n, e.pod(n))
 	}
+	for n := range work.names {
+		s.setName(n, e.cfg.Names.get(n))
+	}
 	for _, b := range work.boxes {
 		if b.gone {
 			delete(e.unseen, b.ID)
@@ -425,7 +484,19 @@ func (e *Enforcer) take(ctx context.Context, background *sync.WaitGroup, s *stat
 			e.unseen[b.ID] = &unseen{pod: name{b.Namespace, b.Name}, why: b.Unseen}
 		}
 	}
-	return work.waiting
+	return work
+}
+
+// mention has the addresses of the names that policies mention be learned.
+func (e *Enforcer) mention(s *state) {
+	if e.cfg.Names == nil {
+		return
+	}
+	if d, changed := s.mentioned(); changed {
+		for _, n := range e.cfg.Names.mention(d) {
+			s.setName(n, resolved{})
+		}
+	}
 }
 
 func (e *Enforcer) takePolicy(ctx context.Context, background *sync.WaitGroup, s *state, n name) {
@@ -451,7 +522,7 @@ func (e *Enforcer) takeClusterPolicy(ctx context.Context, background *sync.WaitG
 		s.setClusterPolicy(n, nil)
 		return
 	}
-	p, err := parseCluster(in)
+	p, err := parseCluster(in, e.cfg.Names != nil)
 	err = errors.Join(err, e.cfg.Broken)
 	if p != nil && p.sctp && !e.cfg.SCTP {
 		err = errors.Join(err, errNoSCTP)

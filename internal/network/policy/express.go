@@ -26,6 +26,7 @@ const (
 
 	ctOriginal, ctReply = 0, 1    // IP_CT_DIR
 	ctStray             = 1 | 64  // states of packets without a connection: invalid, untracked
+	ctStanding          = 2 | 4   // states of packets of connections that were answered: established, related
 	forwardPriority     = -5      // right before the chains of others that filter
 	setConcat           = 0x80    // NFT_SET_CONCAT
 	setDescConcat       = 2       // NFTA_SET_DESC_CONCAT

@@ -124,14 +124,22 @@ func recall(path string) (*memoir, error) {
 // keep writes the file, or removes it.
 func (m *memoir) keep(path string) error {
 	if m == nil {
-		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return err
-		}
-		return nil
+		return keepFile(path, nil)
 	}
 	data, err := json.Marshal(m)
 	if err != nil {
 		return err
+	}
+	return keepFile(path, data)
+}
+
+// keepFile writes a file, whole or not at all, or removes it if it would be empty.
+func keepFile(path string, data []byte) error {
+	if len(data) == 0 {
+		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		return nil
 	}
 	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*")
 	if err != nil {

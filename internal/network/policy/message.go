@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/celox/celox/internal/network/nft"
 )
 
 // The messages of nf_tables (linux/netfilter/nf_tables.h), written straight into one buffer: a transaction is one write and one answer, and
@@ -111,19 +113,12 @@ func (b *batch) message(kind, flags uint16, write func()) {
 }
 
 func (b *batch) open(kind uint16) (at int) {
-	at = len(b.b)
-	b.b = binary.NativeEndian.AppendUint16(b.b, 0)
-	b.b = binary.NativeEndian.AppendUint16(b.b, kind)
+	b.b, at = nft.Begin(b.b, kind)
 	return at
 }
 
 // close ends an attribute and pads it.
-func (b *batch) close(at int) {
-	binary.NativeEndian.PutUint16(b.b[at:], uint16(len(b.b)-at))
-	for len(b.b)%unix.NLA_ALIGNTO != 0 {
-		b.b = append(b.b, 0)
-	}
-}
+func (b *batch) close(at int) { b.b = nft.End(b.b, at) }
 
 func (b *batch) nest(kind uint16, write func()) {
 	at := b.open(kind | unix.NLA_F_NESTED)
@@ -232,35 +227,49 @@ func (s *socket) receive() (int, error) {
 
 // tables names the tables of a family.
 func (s *socket) tables(family uint8) ([]string, error) {
+	var out []string
+	err := s.dump(tableMessage|unix.NFT_MSG_GETTABLE, family, func(message []byte) {
+		if f, name := about(message); f == family {
+			out = append(out, name)
+		}
+	})
+	if err != nil {
+		return nil, fmt.Errorf("nftables: list tables: %w", err)
+	}
+	return out, nil
+}
+
+// dump asks for all of a kind in a family, and hands over each message that is one of them.
+func (s *socket) dump(kind uint16, family uint8, each func(message []byte)) error {
 	var b batch
 	s.seq++
-	at := b.header(tableMessage|unix.NFT_MSG_GETTABLE, unix.NLM_F_DUMP, family)
+	at := b.header(kind, unix.NLM_F_DUMP, family)
 	b.finish(at)
 	binary.NativeEndian.PutUint32(b.b[8:], s.seq)
 	if err := unix.Sendto(s.fd, b.b, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
-		return nil, fmt.Errorf("nftables: list tables: %w", err)
+		return err
 	}
-	var out []string
 	for {
 		n, err := s.receive()
 		if err != nil {
-			return nil, err
+			return err
 		}
 		for data := s.answer[:n]; len(data) >= unix.NLMSG_HDRLEN; {
 			length := int(binary.NativeEndian.Uint32(data))
 			if length < unix.NLMSG_HDRLEN || length > len(data) {
-				return nil, errors.New("nftables: an answer that is cut off")
+				return errors.New("an answer that is cut off")
 			}
 			if binary.NativeEndian.Uint32(data[8:]) == s.seq {
 				switch binary.NativeEndian.Uint16(data[4:]) {
 				case unix.NLMSG_DONE:
-					return out, nil
+					return nil
 				case unix.NLMSG_ERROR:
-					return nil, fmt.Errorf("nftables: list tables: %w", unix.Errno(-int32(binary.NativeEndian.Uint32(data[unix.NLMSG_HDRLEN:]))))
-				default:
-					if f, name := about(data[:length]); f == family {
-						out = append(out, name)
+					if length < unix.NLMSG_HDRLEN+4 {
+						return errors.New("an answer that is cut off")
 					}
+					return unix.Errno(-int32(binary.NativeEndian.Uint32(data[unix.NLMSG_HDRLEN:])))
+				default:
+					each(data[:length])
 				}
 			}
 			data = data[min(len(data), (length+unix.NLMSG_ALIGNTO-1)&^(unix.NLMSG_ALIGNTO-1)):]
@@ -274,16 +283,8 @@ func about(message []byte) (family uint8, table string) {
 	if len(message) < header {
 		return 0, ""
 	}
-	family = message[unix.NLMSG_HDRLEN]
-	for data := message[header:]; len(data) >= unix.NLA_HDRLEN; {
-		length := int(binary.NativeEndian.Uint16(data))
-		if length < unix.NLA_HDRLEN || length > len(data) {
-			break
-		}
-		if binary.NativeEndian.Uint16(data[2:])&^uint16(unix.NLA_F_NESTED|unix.NLA_F_NET_BYTEORDER) == 1 && length > unix.NLA_HDRLEN {
-			return family, string(data[unix.NLA_HDRLEN : length-1])
-		}
-		data = data[min(len(data), (length+unix.NLA_ALIGNTO-1)&^(unix.NLA_ALIGNTO-1)):]
+	if name := nft.Find(message[header:], 1); len(name) > 0 {
+		table = string(name[:len(name)-1])
 	}
-	return family, ""
+	return message[unix.NLMSG_HDRLEN], table
 }

@@ -535,6 +535,10 @@ func (r *ruleset) rule(chain string, d Direction, x *Rule, rest string) {
 				}
 			}
 		}
+		if x.Standing {
+			b.ct(unix.NFT_CT_STATE, reg0)
+			b.anyBit(reg0, ctStanding)
+		}
 		if x.Set != "" {
 			if d == Ingress {
 				b.client(reg0)

@@ -298,7 +298,7 @@ func TestClusterTiers(t *testing.T) {
 			in := &ClusterNetworkPolicy{}
 			s.check(yaml.UnmarshalStrict([]byte("spec: "+spec), in))
 			var err error
-			p, err = parseCluster(in)
+			p, err = parseCluster(in, true)
 			s.check(err)
 		}
 		s.s.setClusterPolicy(n, p)

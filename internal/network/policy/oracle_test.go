@@ -4,6 +4,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
@@ -104,6 +105,15 @@ func (w *world) selectsClusterPeer(p *ClusterPeer, a netip.Addr) bool {
 			return true
 		}
 	}
+	for _, n := range p.DomainNames {
+		n = strings.ToLower(strings.TrimSuffix(n, "."))
+		for domain, r := range w.resolved {
+			rest, wild := strings.CutPrefix(n, "*")
+			if slices.Contains(r.has, a) && (domain == n || wild && strings.HasSuffix(domain, rest)) {
+				return true
+			}
+		}
+	}
 	if p.Nodes != nil {
 		return slices.Contains(node.addrs, a) && matches(p.Nodes, node.labels)
 	}
@@ -166,7 +176,7 @@ func (w *world) tier(tier string, d Direction, of *corev1.Pod, peer, server neti
 			for _, r := range rules {
 				matched := slices.ContainsFunc(slices.Concat(r.From, r.To), func(x ClusterPeer) bool {
 					named := at
-					if d == Egress && (x.Networks != nil || x.Nodes != nil) {
+					if d == Egress && (x.Networks != nil || x.Nodes != nil || x.DomainNames != nil) {
 						named = nil
 					}
 					return w.selectsClusterPeer(&x, peer) && (len(r.Protocols) == 0 || slices.ContainsFunc(r.Protocols, func(y ClusterProtocol) bool { return hasProtocol(&y, named, protocol, port) }))

@@ -104,6 +104,7 @@ type rule struct {
 	anybody bool
 	peers   []selector
 	nets    []Element // ranges, sorted and apart
+	domains []string  // as newDomains takes them, sorted
 	// Without portSpecific all protocols and ports match.
 	portSpecific bool
 	ports        []ports

@@ -2,6 +2,7 @@ package policy
 
 import (
 	"cmp"
+	"maps"
 	"net/netip"
 	"slices"
 
@@ -15,6 +16,9 @@ type state struct {
 	cluster    map[string]*policy // those that are in no namespace
 	ordered    []*policy          // cluster, by tier and priority; nil is not known
 	anywhere   map[string]*peers  // sets whose selector is about namespaces
+	named      map[string]*peers  // sets of addresses that domain names have
+	resolved   map[string]resolved
+	renamed    bool // named has sets for other domains than when it was asked last
 	sandboxes  map[string]sandbox
 	owners     map[netip.Addr]string // of addresses of this node: the sandbox that came last
 	chains     map[string]*chainUse
@@ -68,6 +72,9 @@ type definition struct {
 	selector selector  // for Pods and Ports
 	port     namedPort // for Ports
 	nets     []Element // for Networks
+	// domains, if it is for addresses of domain names: those that they have or, with lapsed, had.
+	domains *domains
+	lapsed  bool
 }
 
 // peers is a set in use.
@@ -79,7 +86,7 @@ type peers struct {
 
 func newState() *state {
 	return &state{
-		namespaces: map[string]*namespace{}, cluster: map[string]*policy{}, anywhere: map[string]*peers{},
+		namespaces: map[string]*namespace{}, cluster: map[string]*policy{}, anywhere: map[string]*peers{}, named: map[string]*peers{}, resolved: map[string]resolved{},
 		sandboxes: map[string]sandbox{}, owners: map[netip.Addr]string{}, chains: map[string]*chainUse{}, sets: map[string]*peers{},
 		unsettled: map[name]struct{}{}, memory: map[string]built{}, desired: newDesired(), dirty: newDirty(),
 	}
@@ -208,26 +215,73 @@ func (p *peers) selects(ns *namespace, pod *pod) bool {
 
 // count adds the elements of a pod to a set, or takes them off.
 func (s *state) count(set *peers, p *pod, by int) {
-	one := func(e Element) {
-		before := set.Elements[e]
-		if set.Elements[e] = before + by; before+by == 0 {
-			delete(set.Elements, e)
-		}
-		if before == 0 || before+by == 0 {
-			s.dirty.set(set.name)[e] = struct{}{}
-		}
-	}
 	for _, a := range p.addrs {
 		if set.kind == Pods {
-			one(Element{Addr: a})
+			s.tally(set, Element{Addr: a}, by)
 			continue
 		}
 		for _, port := range p.ports {
 			if port.name == set.port.name && (set.port.protocol == 0 || port.protocol == set.port.protocol) {
-				one(Element{Addr: a, Protocol: port.protocol, Port: port.port})
+				s.tally(set, Element{Addr: a, Protocol: port.protocol, Port: port.port}, by)
 			}
 		}
 	}
+}
+
+func (s *state) tally(set *peers, e Element, by int) {
+	before := set.Elements[e]
+	if set.Elements[e] = before + by; before+by == 0 {
+		delete(set.Elements, e)
+	}
+	if before == 0 || before+by == 0 {
+		s.dirty.set(set.name)[e] = struct{}{}
+	}
+}
+
+// Domain names.
+
+// resolved are addresses of a domain name: those that it has, and those that it had and that connections stand to.
+type resolved struct{ has, had []netip.Addr }
+
+func (r *resolved) of(set *peers) []netip.Addr {
+	if set.lapsed {
+		return r.had
+	}
+	return r.has
+}
+
+// setName says which addresses a domain name has.
+func (s *state) setName(n string, now resolved) {
+	before := s.resolved[n]
+	if s.resolved[n] = now; len(now.has)+len(now.had) == 0 {
+		delete(s.resolved, n)
+	}
+	for _, set := range s.named {
+		if !set.domains.has(n) {
+			continue
+		}
+		// What is in both does not come and go.
+		for _, a := range now.of(set) {
+			s.tally(set, Element{Addr: a}, 1)
+		}
+		for _, a := range before.of(set) {
+			s.tally(set, Element{Addr: a}, -1)
+		}
+	}
+}
+
+// mentioned are the domains whose addresses matter, if they may be others than when it was asked last.
+func (s *state) mentioned() (_ *domains, changed bool) {
+	if !s.renamed {
+		return nil, false
+	}
+	s.renamed = false
+	out := newDomains(nil)
+	for _, set := range s.named {
+		maps.Copy(out.whole, set.domains.whole)
+		maps.Copy(out.below, set.domains.below)
+	}
+	return out, true
 }
 
 // Pods of this node.
@@ -435,6 +489,17 @@ func (s *state) useSet(d definition) {
 		}
 		return
 	}
+	if d.domains != nil {
+		s.named[d.name], s.renamed = set, true
+		for n, r := range s.resolved {
+			if d.domains.has(n) {
+				for _, a := range r.of(set) {
+					s.tally(set, Element{Addr: a}, 1)
+				}
+			}
+		}
+		return
+	}
 	fill := func(ns *namespace) {
 		for _, p := range ns.pods {
 			if set.selects(ns, p.seen) {
@@ -464,6 +529,11 @@ func (s *state) leaveSet(n string) {
 	dirty := s.dirty.set(n)
 	for e := range set.Elements { // it may be made again, with others, before anybody looks
 		dirty[e] = struct{}{}
+	}
+	if set.domains != nil {
+		delete(s.named, n)
+		s.renamed = true
+		return
 	}
 	delete(s.anywhere, n)
 	if set.kind != Networks && set.selector.namespaces == nil {

@@ -34,6 +34,9 @@ func (d *Desired) passes(chain string, peer, server netip.Addr, protocol uint8, 
 		if r.Protocol != 0 && (protocol != r.Protocol || (r.First != 0 || r.Last != anyPort) && (port < r.First || port > r.Last)) {
 			return false
 		}
+		if r.Standing { // and this is a new connection
+			return false
+		}
 		if r.Set == "" {
 			return true
 		}
@@ -78,6 +81,7 @@ type world struct {
 	local      map[name]*corev1.Pod // with a sandbox, as they were last
 	policies   map[name]*networkingv1.NetworkPolicy
 	cluster    map[string]*ClusterNetworkPolicy
+	resolved   map[string]resolved
 }
 
 var (
@@ -225,6 +229,9 @@ func drawClusterPolicy(t *rapid.T, n string) *ClusterNetworkPolicy {
 		r := ClusterRule{Action: rapid.SampledFrom([]string{"Accept", "Deny", "Pass"}).Draw(t, "action"), Protocols: drawProtocols(t)}
 		if rapid.Bool().Draw(t, "egress") {
 			r.To = drawClusterPeers(t, Egress)
+			if r.Action == "Accept" && rapid.Bool().Draw(t, "named") {
+				r.To = append(r.To, ClusterPeer{DomainNames: rapid.SampledFrom([][]string{{"x.example"}, {"*.X.Example."}, {"a.x.example", "*.a.x.example"}}).Draw(t, "domains")})
+			}
 			p.Spec.Egress = append(p.Spec.Egress, r)
 		} else {
 			r.From = drawClusterPeers(t, Ingress)
@@ -245,11 +252,17 @@ type history struct {
 
 func (h *history) step(t *rapid.T) {
 	n := name{rapid.SampledFrom(worldNames).Draw(t, "namespace"), rapid.SampledFrom(worldPods).Draw(t, "name")}
-	switch rapid.IntRange(0, 11).Draw(t, "step") {
+	switch rapid.IntRange(0, 13).Draw(t, "step") {
+	case 12, 13:
+		domain := rapid.SampledFrom([]string{"example", "x.example", "a.x.example", "b.a.x.example"}).Draw(t, "domain")
+		some := rapid.SliceOfNDistinct(rapid.SampledFrom(outside), 0, 2, rapid.ID)
+		r := resolved{has: some.Draw(t, "has"), had: some.Draw(t, "had")}
+		h.w.resolved[domain] = r
+		h.s.setName(domain, r)
 	case 10:
 		p := drawClusterPolicy(t, n.name)
 		h.w.cluster[n.name] = p
-		parsed, err := parseCluster(p)
+		parsed, err := parseCluster(p, true)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -358,7 +371,7 @@ func (w *world) fresh(t *rapid.T) *Desired {
 		s.setPolicy(n, parsed)
 	}
 	for n, p := range w.cluster {
-		parsed, err := parseCluster(p)
+		parsed, err := parseCluster(p, true)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -380,6 +393,9 @@ func (w *world) fresh(t *rapid.T) *Desired {
 	for n, l := range w.namespaces {
 		s.setNamespace(n, true, l)
 	}
+	for n, r := range w.resolved {
+		s.setName(n, r)
+	}
 	s.settle()
 	return s.desired
 }
@@ -388,7 +404,7 @@ func TestCompile(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		w := &world{
 			namespaces: map[string]map[string]string{}, pods: map[name]*corev1.Pod{}, local: map[name]*corev1.Pod{},
-			policies: map[name]*networkingv1.NetworkPolicy{}, cluster: map[string]*ClusterNetworkPolicy{},
+			policies: map[name]*networkingv1.NetworkPolicy{}, cluster: map[string]*ClusterNetworkPolicy{}, resolved: map[string]resolved{},
 		}
 		h := &history{w: w, s: newState(), placed: newDesired()}
 		h.s.setPod(name{nodes, "n"}, node)
@@ -432,7 +448,7 @@ func TestTidy(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		w := &world{
 			namespaces: map[string]map[string]string{}, pods: map[name]*corev1.Pod{}, local: map[name]*corev1.Pod{},
-			policies: map[name]*networkingv1.NetworkPolicy{}, cluster: map[string]*ClusterNetworkPolicy{},
+			policies: map[name]*networkingv1.NetworkPolicy{}, cluster: map[string]*ClusterNetworkPolicy{}, resolved: map[string]resolved{},
 		}
 		h := &history{w: w, s: newState(), placed: newDesired()}
 		h.s.setPod(name{nodes, "n"}, node)
@@ -451,10 +467,13 @@ func TestTidy(t *testing.T) {
 		for n := range w.cluster {
 			h.s.setClusterPolicy(n, nil)
 		}
+		for n := range w.resolved {
+			h.s.setName(n, resolved{})
+		}
 		h.s.setPod(name{nodes, "n"}, nil)
 		h.s.settle()
 		d := h.s.desired
-		if len(h.s.namespaces)+len(h.s.sets)+len(h.s.chains)+len(h.s.anywhere)+len(h.s.sandboxes)+len(h.s.owners)+len(d.Sets)+len(d.Chains)+len(d.Pods) > 0 {
+		if len(h.s.namespaces)+len(h.s.named)+len(h.s.resolved)+len(h.s.sets)+len(h.s.chains)+len(h.s.anywhere)+len(h.s.sandboxes)+len(h.s.owners)+len(d.Sets)+len(d.Chains)+len(d.Pods) > 0 {
 			t.Fatalf("left: %+v", h.s)
 		}
 	})

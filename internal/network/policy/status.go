@@ -37,6 +37,7 @@ type ClusterNetworkPolicyStatus struct {
 type Statuses struct {
 	client   rest.Interface
 	policies *ClusterPolicies
+	names    bool
 	log      *slog.Logger
 	wake     chan struct{} // capacity 1
 
@@ -44,13 +45,13 @@ type Statuses struct {
 	dirty map[string]struct{} // guarded by mu
 }
 
-// NewStatuses returns one that works by a client whose path doesn't matter.
-func NewStatuses(client rest.Interface, log *slog.Logger) (*Statuses, error) {
+// NewStatuses returns one that works by a client whose path doesn't matter. names says whether nodes learn the addresses of domain names.
+func NewStatuses(client rest.Interface, names bool, log *slog.Logger) (*Statuses, error) {
 	policies, err := NewClusterPolicies(client)
 	if err != nil {
 		return nil, err
 	}
-	s := &Statuses{client: client, policies: policies, log: log, wake: make(chan struct{}, 1), dirty: map[string]struct{}{}}
+	s := &Statuses{client: client, policies: policies, names: names, log: log, wake: make(chan struct{}, 1), dirty: map[string]struct{}{}}
 	policies.notify(s.note)
 	return s, nil
 }
@@ -113,7 +114,7 @@ func (s *Statuses) round(ctx context.Context) (failed []string) {
 		if p == nil {
 			continue
 		}
-		want, changed := p.condition(metav1.Now())
+		want, changed := p.condition(s.names, metav1.Now())
 		if !changed {
 			continue
 		}
@@ -127,12 +128,12 @@ func (s *Statuses) round(ctx context.Context) (failed []string) {
 }
 
 // condition is what is to be said of a policy, and whether that is new.
-func (p *ClusterNetworkPolicy) condition(now metav1.Time) (_ metav1.Condition, changed bool) {
+func (p *ClusterNetworkPolicy) condition(names bool, now metav1.Time) (_ metav1.Condition, changed bool) {
 	want := metav1.Condition{
 		Type: ConditionAccepted, Status: metav1.ConditionTrue, Reason: reasonAccepted, Message: "nodes enforce all of the policy",
 		ObservedGeneration: p.Generation, LastTransitionTime: now,
 	}
-	if _, err := parseCluster(p); err != nil {
+	if _, err := parseCluster(p, names); err != nil {
 		want.Status, want.Reason = metav1.ConditionFalse, reasonUnsupported
 		want.Message = "what nodes cannot enforce opens nothing: " + strings.ReplaceAll(err.Error(), "\n", "; ")
 		want.Message = strings.ToValidUTF8(want.Message[:min(len(want.Message), maxMessage)], "")

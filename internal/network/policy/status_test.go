@@ -22,11 +22,14 @@ func TestCondition(t *testing.T) {
 	earlier := metav1.NewTime(now.Add(-time.Hour))
 	good := ClusterNetworkPolicySpec{Tier: "Admin", Subject: ClusterPeer{Namespaces: &metav1.LabelSelector{}}}
 	bad := good
-	bad.Egress = []ClusterRule{{Action: "Accept", To: []ClusterPeer{{DomainNames: []string{"example.org"}}}}}
+	named := good
+	named.Egress = []ClusterRule{{Action: "Accept", To: []ClusterPeer{{DomainNames: []string{"example.org"}}}}}
+	bad.Egress = []ClusterRule{{Action: "Deny", To: []ClusterPeer{{DomainNames: []string{"example.org"}}}}}
 	accepted := metav1.Condition{Type: ConditionAccepted, Status: metav1.ConditionTrue, Reason: "Accepted", Message: "nodes enforce all of the policy", ObservedGeneration: 1, LastTransitionTime: earlier}
 	other := metav1.Condition{Type: "Other", Status: metav1.ConditionFalse}
 	for _, c := range []struct {
 		name       string
+		names      bool
 		generation int64
 		spec       ClusterNetworkPolicySpec
 		has        []metav1.Condition
@@ -35,13 +38,15 @@ func TestCondition(t *testing.T) {
 		since      metav1.Time
 		message    string
 	}{
-		{"first", 1, good, []metav1.Condition{other}, true, metav1.ConditionTrue, now, "enforce all"},
-		{"the same", 1, good, []metav1.Condition{other, accepted}, false, metav1.ConditionTrue, earlier, ""},
-		{"a new generation", 2, good, []metav1.Condition{accepted}, true, metav1.ConditionTrue, earlier, ""},
-		{"not any more", 2, bad, []metav1.Condition{accepted}, true, metav1.ConditionFalse, now, "egress rule 0: peer 0: domainNames"},
+		{"first", true, 1, good, []metav1.Condition{other}, true, metav1.ConditionTrue, now, "enforce all"},
+		{"the same", true, 1, good, []metav1.Condition{other, accepted}, false, metav1.ConditionTrue, earlier, ""},
+		{"a new generation", true, 2, good, []metav1.Condition{accepted}, true, metav1.ConditionTrue, earlier, ""},
+		{"not any more", true, 2, bad, []metav1.Condition{accepted}, true, metav1.ConditionFalse, now, "egress rule 0: peer 0: domainNames are for egress rules with the action Accept"},
+		{"names", true, 1, named, nil, true, metav1.ConditionTrue, now, "enforce all"},
+		{"names without DNS", false, 1, named, nil, true, metav1.ConditionFalse, now, "peer 0: domainNames need the cluster's DNS on every node, which is left out (--disable=dns)"},
 	} {
 		p := &ClusterNetworkPolicy{ObjectMeta: metav1.ObjectMeta{Name: "p", Generation: c.generation}, Spec: c.spec, Status: ClusterNetworkPolicyStatus{Conditions: c.has}}
-		got, changed := p.condition(now)
+		got, changed := p.condition(c.names, now)
 		if changed != c.changed || got.Status != c.status || got.ObservedGeneration != c.generation || !got.LastTransitionTime.Equal(&c.since) || !strings.Contains(got.Message, c.message) {
 			t.Errorf("%s: %v, %+v", c.name, changed, got)
 		}
@@ -91,7 +96,7 @@ func TestStatuses(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, err := NewStatuses(client.CoreV1().RESTClient(), slog.New(slog.DiscardHandler))
+	s, err := NewStatuses(client.CoreV1().RESTClient(), true, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}

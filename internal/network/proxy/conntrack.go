@@ -1,15 +1,15 @@
 package proxy
 
 import (
-	"fmt"
 	"net/netip"
 	"os"
 	"slices"
 
 	"github.com/vishvananda/netlink"
-	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
+
+	"github.com/celox/celox/internal/network/flows"
 )
 
 // stale finds what would go on leading to an endpoint that a frontend doesn't have any more: connections of UDP, which has no end that would be seen,
@@ -94,15 +94,5 @@ func (s *stale) forget(ns *os.File) error {
 	if !s.udp {
 		return nil
 	}
-	h, err := netlink.NewHandleAt(netns.NsHandle(int(ns.Fd())), unix.NETLINK_NETFILTER)
-	if err != nil {
-		return fmt.Errorf("conntrack: %w", err)
-	}
-	defer h.Close()
-	for _, f := range []netlink.InetFamily{unix.AF_INET, unix.AF_INET6} {
-		if _, err := h.ConntrackDeleteFilters(netlink.ConntrackTable, f, s); err != nil {
-			return fmt.Errorf("conntrack: %w", err)
-		}
-	}
-	return nil
+	return flows.Forget(ns, s)
 }

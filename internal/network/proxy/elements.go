@@ -10,6 +10,8 @@ import (
 	"github.com/google/nftables/expr"
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/celox/celox/internal/network/nft"
 )
 
 // Elements of maps and sets are most of what the kernel is told: sixty thousand of them for ten thousand services. The library makes a tree of
@@ -27,25 +29,11 @@ type elements struct {
 	parts [][]byte
 }
 
-// attribute begins an attribute and returns where; close ends it.
-func attribute(b []byte, kind uint16) ([]byte, int) {
-	b = binary.NativeEndian.AppendUint16(b, 0)
-	return binary.NativeEndian.AppendUint16(b, kind), len(b) - 2
-}
-
-func closeAttribute(b []byte, at int) []byte {
-	binary.NativeEndian.PutUint16(b[at:], uint16(len(b)-at))
-	for len(b)%4 != 0 {
-		b = append(b, 0)
-	}
-	return b
-}
-
 func data(b []byte, kind uint16, value []byte) []byte {
-	b, outer := attribute(b, kind|unix.NLA_F_NESTED)
-	b, inner := attribute(b, unix.NFTA_DATA_VALUE)
+	b, outer := nft.Begin(b, kind|unix.NLA_F_NESTED)
+	b, inner := nft.Begin(b, unix.NFTA_DATA_VALUE)
 	b = append(b, value...)
-	return closeAttribute(closeAttribute(b, inner), outer)
+	return nft.End(nft.End(b, inner), outer)
 }
 
 // add writes one more element: a key, with a value or a verdict if the set is a map and it isn't to be removed.
@@ -59,24 +47,24 @@ func (e *elements) add(key, value []byte, verdict *expr.Verdict) {
 		e.parts = append(e.parts, make([]byte, 0, size))
 		last++
 	}
-	b, element := attribute(e.parts[last], unix.NFTA_LIST_ELEM|unix.NLA_F_NESTED)
+	b, element := nft.Begin(e.parts[last], unix.NFTA_LIST_ELEM|unix.NLA_F_NESTED)
 	b = data(b, unix.NFTA_SET_ELEM_KEY, key)
 	switch {
 	case verdict != nil:
 		var outer, inner, one int
-		b, outer = attribute(b, unix.NFTA_SET_ELEM_DATA|unix.NLA_F_NESTED)
-		b, inner = attribute(b, unix.NFTA_DATA_VERDICT|unix.NLA_F_NESTED)
-		b, one = attribute(b, unix.NFTA_VERDICT_CODE)
-		b = closeAttribute(binary.BigEndian.AppendUint32(b, uint32(verdict.Kind)), one)
+		b, outer = nft.Begin(b, unix.NFTA_SET_ELEM_DATA|unix.NLA_F_NESTED)
+		b, inner = nft.Begin(b, unix.NFTA_DATA_VERDICT|unix.NLA_F_NESTED)
+		b, one = nft.Begin(b, unix.NFTA_VERDICT_CODE)
+		b = nft.End(binary.BigEndian.AppendUint32(b, uint32(verdict.Kind)), one)
 		if verdict.Chain != "" {
-			b, one = attribute(b, unix.NFTA_VERDICT_CHAIN)
-			b = closeAttribute(append(append(b, verdict.Chain...), 0), one)
+			b, one = nft.Begin(b, unix.NFTA_VERDICT_CHAIN)
+			b = nft.End(append(append(b, verdict.Chain...), 0), one)
 		}
-		b = closeAttribute(closeAttribute(b, inner), outer)
+		b = nft.End(nft.End(b, inner), outer)
 	case value != nil:
 		b = data(b, unix.NFTA_SET_ELEM_DATA, value)
 	}
-	e.parts[last] = closeAttribute(b, element)
+	e.parts[last] = nft.End(b, element)
 }
 
 // batch collects elements by set.
@@ -120,11 +108,11 @@ func (b *batch) messages(family uint8, table string) []netlink.Message {
 				m := message(step.kind, step.flags, family, 0)
 				m.Data = slices.Grow(m.Data, len(part)+len(table)+len(set)+32)
 				for kind, text := range map[uint16]string{unix.NFTA_SET_ELEM_LIST_TABLE: table, unix.NFTA_SET_ELEM_LIST_SET: set} {
-					data, at := attribute(m.Data, kind)
-					m.Data = closeAttribute(append(append(data, text...), 0), at)
+					data, at := nft.Begin(m.Data, kind)
+					m.Data = nft.End(append(append(data, text...), 0), at)
 				}
-				data, at := attribute(m.Data, unix.NFTA_SET_ELEM_LIST_ELEMENTS|unix.NLA_F_NESTED)
-				m.Data = closeAttribute(append(data, part...), at)
+				data, at := nft.Begin(m.Data, unix.NFTA_SET_ELEM_LIST_ELEMENTS|unix.NLA_F_NESTED)
+				m.Data = nft.End(append(data, part...), at)
 				out = append(out, m)
 			}
 		}

@@ -77,13 +77,13 @@ func (d *NFTables) Replace(all map[Key]*Frontend) error {
 	maps.Copy(changed, all)
 	d.note(changed)
 	if d.news != nil {
-		if err := d.news.rest(); err != nil {
+		if err := d.news.Rest(); err != nil {
 			return err
 		}
 	}
 	err := d.replace(all)
 	if d.news != nil {
-		err = errors.Join(err, d.news.resume())
+		err = errors.Join(err, d.news.Resume())
 	}
 	if err == nil {
 		d.forget()

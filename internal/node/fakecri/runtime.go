@@ -47,7 +47,8 @@ type Runtime struct {
 	containers map[string]*container
 	listeners  map[chan *runtimeapi.ContainerEventResponse]context.Context
 	calls      []string
-	network    string // what is wrong with the network
+	network    string            // what is wrong with the network
+	memory     map[string]uint64 // in use, by container
 
 	imagesMu sync.Mutex
 	images   map[string]*runtimeapi.Image

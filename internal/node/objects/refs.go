@@ -2,6 +2,20 @@ package objects
 
 import corev1 "k8s.io/api/core/v1"
 
+// UsesTrustBundles says whether a volume of the pod projects ClusterTrustBundles.
+func UsesTrustBundles(pod *corev1.Pod) bool {
+	for i := range pod.Spec.Volumes {
+		if v := pod.Spec.Volumes[i].Projected; v != nil {
+			for j := range v.Sources {
+				if v.Sources[j].ClusterTrustBundle != nil {
+					return true
+				}
+			}
+		}
+	}
+	return false
+}
+
 // Refs lists the config maps and secrets that a pod names, without duplicates.
 func Refs(pod *corev1.Pod) []Ref {
 	seen := map[Ref]bool{}

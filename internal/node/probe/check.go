@@ -42,6 +42,7 @@ const (
 	success outcome = iota
 	failure
 	unknown // the question could not be asked: neither for nor against the container
+	warning // a success that somebody should know of
 )
 
 // check asks once.
@@ -210,6 +211,9 @@ func checkHTTP(ctx context.Context, u *url.URL, headers []corev1.HTTPHeader, tim
 	}
 	defer resp.Body.Close()
 	body, _ := io.ReadAll(io.LimitReader(resp.Body, maxBodyBytes))
+	if resp.StatusCode >= http.StatusMultipleChoices && resp.StatusCode < http.StatusBadRequest {
+		return warning, "Probe terminated redirects, Response body: " + string(body)
+	}
 	if resp.StatusCode >= http.StatusOK && resp.StatusCode < http.StatusBadRequest {
 		return success, truncate(string(body))
 	}

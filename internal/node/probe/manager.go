@@ -170,6 +170,10 @@ func (m *Manager) run(ctx context.Context, w *target, kind Kind, p *corev1.Probe
 		if ctx.Err() != nil {
 			return
 		}
+		if got == warning {
+			m.Event(w.Pod, w.Container.Name, "ProbeWarning", fmt.Sprintf("%s probe warning: %s", kind, text))
+			got = success
+		}
 		m.count(w, kind, got)
 		switch got {
 		case failure:

@@ -63,8 +63,8 @@ func TestCheckHTTP(t *testing.T) {
 	if got, text := ask("/ok"); got != success {
 		t.Errorf("%v %s", got, text)
 	}
-	if got, text := ask("/away"); got != success {
-		t.Errorf("a redirect to another host isn't followed: %v %s", got, text)
+	if got, text := ask("/away"); got != warning || !strings.HasPrefix(text, "Probe terminated redirects, Response body: <a href=\"http://elsewhere.invalid/\">Found</a>.") {
+		t.Errorf("a redirect to another host isn't followed, which is told: %v %s", got, text)
 	}
 	if got, text := ask("/no"); got != failure || text != "HTTP probe failed with statuscode: 500" {
 		t.Errorf("%v %s", got, text)

@@ -437,12 +437,20 @@ func (r *Registrar) runtimeProblems(ctx context.Context, s *corev1.NodeStatus) [
 			Name: h.Name, Features: &corev1.NodeRuntimeHandlerFeatures{RecursiveReadOnlyMounts: &rro, UserNamespaces: &userns},
 		})
 	}
+	s.DeclaredFeatures = declaredFeatures()
 	s.Features = nil
 	if f := resp.Features; f != nil {
 		policy := f.SupplementalGroupsPolicy
 		s.Features = &corev1.NodeFeatures{SupplementalGroupsPolicy: &policy}
 	}
 	return problems
+}
+
+// declaredFeatures are what other parts of a cluster of mixed versions must know of a node before they use it (KEP-5328), sorted.
+func declaredFeatures() []string {
+	return []string{
+		"InPlacePodLevelResourcesVerticalScaling", "InPlacePodVerticalScalingInitContainers", "RestartAllContainersOnContainerExits",
+	}
 }
 
 // announce records the events that people look for.

@@ -3,6 +3,7 @@ package registration
 import (
 	"context"
 	"log/slog"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -69,7 +70,8 @@ func TestHeartbeatAndPressure(t *testing.T) {
 		time.Sleep(time.Second)
 		synctest.Wait()
 		node, err := client.CoreV1().Nodes().Get(ctx, "n", metav1.GetOptions{})
-		if err != nil || node.Labels["zone"] != "a" || len(node.Spec.Taints) != 1 || node.Status.NodeInfo.KubeletVersion != "v1.37.0" {
+		if err != nil || node.Labels["zone"] != "a" || len(node.Spec.Taints) != 1 || node.Status.NodeInfo.KubeletVersion != "v1.37.0" ||
+			!slices.Contains(node.Status.DeclaredFeatures, "RestartAllContainersOnContainerExits") || !slices.IsSorted(node.Status.DeclaredFeatures) {
 			t.Fatalf("%+v, %v", node, err)
 		}
 		lease := func() time.Time {

@@ -104,10 +104,6 @@ func New(c Config) *Server {
 
 // ServeHTTP authenticates, authorizes and serves.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if r.URL.Path == "/healthz" {
-		s.mux.ServeHTTP(w, r)
-		return
-	}
 	u, ok, err := s.Authenticate(r)
 	if err != nil || !ok {
 		if err != nil {
@@ -117,15 +113,26 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	a := s.attributes(r)
-	allowed, reason, err := s.Authorize(r.Context(), u, a)
-	if err != nil {
-		s.Log.Warn("cannot authorize a request", "user", u.GetName(), "path", r.URL.Path, "error", err)
-		http.Error(w, fmt.Sprintf("Authorization error (user=%s, verb=%s, resource=nodes, subresource=[%s])", u.GetName(), a.Verb, a.Subresource), http.StatusInternalServerError)
-		return
+	names := []string{a.Subresource}
+	if a.Subresource == "pods" || a.Subresource == "healthz" || a.Subresource == "configz" {
+		names = append(names, "proxy") // who may do everything may do this too
+	}
+	var allowed bool
+	var reason string
+	for _, name := range names {
+		a.Subresource = name
+		if allowed, reason, err = s.Authorize(r.Context(), u, a); err != nil {
+			s.Log.Warn("cannot authorize a request", "user", u.GetName(), "path", r.URL.Path, "error", err)
+			http.Error(w, fmt.Sprintf("Authorization error (user=%s, verb=%s, resource=nodes, subresource=[%s])", u.GetName(), a.Verb, name), http.StatusInternalServerError)
+			return
+		}
+		if allowed {
+			break
+		}
 	}
 	if !allowed {
 		s.Log.Debug("refused a request", "user", u.GetName(), "path", r.URL.Path, "reason", reason)
-		http.Error(w, fmt.Sprintf("Forbidden (user=%s, verb=%s, resource=nodes, subresource(s)=[%s])\n", u.GetName(), a.Verb, a.Subresource), http.StatusForbidden)
+		http.Error(w, fmt.Sprintf("Forbidden (user=%s, verb=%s, resource=nodes, subresource(s)=%s)\n", u.GetName(), a.Verb, names), http.StatusForbidden)
 		return
 	}
 	s.mux.ServeHTTP(w, r)

@@ -111,6 +111,9 @@ func serve(t *testing.T) *httptest.Server {
 			return &user.DefaultInfo{Name: name}, name != "nobody", nil
 		},
 		Authorize: func(_ context.Context, u user.Info, a Attributes) (bool, string, error) {
+			if u.GetName() == "proxier" {
+				return a.Subresource == "proxy", "", nil
+			}
 			return u.GetName() != "reader" || a.Verb == "get" && a.Subresource == "metrics", "", nil
 		},
 	}))
@@ -125,9 +128,13 @@ func TestPaths(t *testing.T) {
 		code               int
 		body               string
 	}{
-		{"GET", "/healthz", "nobody", 200, "ok"},
+		{"GET", "/healthz", "nobody", 401, "Unauthorized"},
+		{"GET", "/healthz", "reader", 403, "Forbidden (user=reader, verb=get, resource=nodes, subresource(s)=[healthz proxy])"},
+		{"GET", "/healthz", "proxier", 200, "ok"},
+		{"GET", "/metrics", "proxier", 403, "Forbidden (user=proxier, verb=get, resource=nodes, subresource(s)=[metrics])"},
+		{"GET", "/healthz", "", 200, "ok"},
 		{"GET", "/pods", "nobody", 401, "Unauthorized"},
-		{"GET", "/pods", "reader", 403, "Forbidden (user=reader, verb=get, resource=nodes, subresource(s)=[pods])"},
+		{"GET", "/pods", "reader", 403, "Forbidden (user=reader, verb=get, resource=nodes, subresource(s)=[pods proxy])"},
 		{"GET", "/metrics", "reader", 200, "kubelet_test 0"},
 		{"GET", "/pods", "", 200, `"kind":"PodList"`},
 		{"GET", "/runningpods/", "", 200, `"items":[]`},

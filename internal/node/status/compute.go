@@ -44,11 +44,22 @@ type Input struct {
 	Rejected bool
 	// ExtraConditions are set besides the computed ones (DisruptionTarget).
 	ExtraConditions []corev1.PodCondition
+	// Resize are the conditions of a resize that is asked for or under way (KEP-1287).
+	Resize []corev1.PodCondition
+	// Given are the resources that running containers have now, by container id; who isn't in it has what the pod says.
+	Given map[string]corev1.ResourceRequirements
+	// Replaced are ended containers, by id, that the node ended itself to start others in their place.
+	Replaced map[string]bool
+	// Past are the containers, by id, that there were when all were to be restarted together (KEP-5532).
+	Past map[string]bool
+	// Restarting says that they are not all ended yet.
+	Restarting bool
 }
 
 // owned are the conditions that the node writes; all others belong to others and are kept as they are.
 var owned = []corev1.PodConditionType{
 	corev1.PodReadyToStartContainers, corev1.PodInitialized, corev1.PodReady, corev1.ContainersReady, corev1.PodScheduled,
+	corev1.PodResizePending, corev1.PodResizeInProgress, corev1.AllContainersRestarting,
 }
 
 // Compute makes the pod's status. Conditions keep their transition time while their status stays.
@@ -100,10 +111,7 @@ func Compute(in Input) corev1.PodStatus {
 		out.Phase = old.Phase // a pod never comes back from the end
 	}
 	in.fillConditions(&out, &old)
-	if len(pod.Spec.Containers) > 0 && pod.Spec.Resources != nil && in.Observed.AnyRunning() {
-		out.AllocatedResources = pod.Spec.Resources.Requests.DeepCopy()
-		out.Resources = pod.Spec.Resources.DeepCopy()
-	}
+	in.fillPodResources(&out)
 	return out
 }
 
@@ -178,7 +186,8 @@ func (in *Input) phase(s *corev1.PodStatus) corev1.PodPhase {
 	if in.Reason == "DeadlineExceeded" || in.Reason == "Evicted" {
 		return corev1.PodFailed
 	}
-	var pendingInit, failedInit, running, waiting, stopped, succeeded int
+	var pendingInit, failedInit, running, waiting, stopped, succeeded, back int
+	lost := false // an init container failed for good
 	for i := range spec.InitContainers {
 		c := &spec.InitContainers[i]
 		cs := Find(s.InitContainerStatuses, c.Name)
@@ -195,12 +204,14 @@ func (in *Input) phase(s *corev1.PodStatus) corev1.PodPhase {
 		}
 		switch {
 		case cs.State.Terminated != nil:
-			if cs.State.Terminated.ExitCode != 0 {
+			if code := cs.State.Terminated.ExitCode; code != 0 {
 				failedInit++
+				lost = lost || !in.comesBack(c, code)
 			}
 		case cs.State.Waiting != nil && cs.LastTerminationState.Terminated != nil:
-			if cs.LastTerminationState.Terminated.ExitCode != 0 {
+			if code := cs.LastTerminationState.Terminated.ExitCode; code != 0 {
 				failedInit++
+				lost = lost || !in.comesBack(c, code)
 			}
 			pendingInit++
 		default:
@@ -210,15 +221,19 @@ func (in *Input) phase(s *corev1.PodStatus) corev1.PodPhase {
 	for i := range spec.Containers {
 		cs := Find(s.ContainerStatuses, spec.Containers[i].Name)
 		switch {
-		case cs.State.Running != nil:
+		case cs.State.Running != nil, in.replaced(spec.Containers[i].Name):
 			running++
 		case cs.State.Terminated != nil:
 			stopped++
+			if in.comesBack(&spec.Containers[i], cs.State.Terminated.ExitCode) {
+				back++
+			}
 			if cs.State.Terminated.ExitCode == 0 {
 				succeeded++
 			}
 		case cs.LastTerminationState.Terminated != nil:
 			stopped++
+			back++ // what waits after it ran waits to run again
 		default:
 			waiting++
 		}
@@ -230,31 +245,29 @@ func (in *Input) phase(s *corev1.PodStatus) corev1.PodPhase {
 		return corev1.PodFailed
 	}
 	switch {
-	case failedInit > 0 && spec.RestartPolicy == corev1.RestartPolicyNever && running == 0:
+	case lost && running == 0 && !in.Restarting:
 		return corev1.PodFailed
 	case (pendingInit > 0 || failedInit > 0) && running == 0 && stopped == 0, waiting > 0:
 		return corev1.PodPending
 	case running > 0:
 		return corev1.PodRunning
-	case spec.RestartPolicy == corev1.RestartPolicyAlways || restartsByContainer(spec):
+	case back > 0:
 		return corev1.PodRunning
 	case stopped == succeeded:
 		return corev1.PodSucceeded
-	case spec.RestartPolicy == corev1.RestartPolicyNever:
-		return corev1.PodFailed
 	}
-	return corev1.PodRunning
+	return corev1.PodFailed
 }
 
-// restartsByContainer tells whether a container's own restart policy (KEP-5307) may bring it back; the caller knows when
-// nothing will come back any more and says so with Input.Terminal.
-func restartsByContainer(spec *corev1.PodSpec) bool {
-	for i := range spec.Containers {
-		if p := spec.Containers[i].RestartPolicy; p != nil && *p != corev1.ContainerRestartPolicyNever || len(spec.Containers[i].RestartPolicyRules) > 0 {
-			return true
-		}
-	}
-	return false
+// comesBack tells whether a container that ended so is started again.
+func (in *Input) comesBack(c *corev1.Container, exitCode int32) bool {
+	l := in.Observed.Latest(c.Name)
+	return l != nil && (in.past(l) || in.Replaced[l.ID]) || Restarts(in.Pod.Spec.RestartPolicy, c, exitCode)
+}
+
+func (in *Input) replaced(name string) bool {
+	l := in.Observed.Latest(name)
+	return l != nil && in.Replaced[l.ID]
 }
 
 func (in *Input) fillConditions(out, old *corev1.PodStatus) {
@@ -271,11 +284,18 @@ func (in *Input) fillConditions(out, old *corev1.PodStatus) {
 		containersReady,
 		{Type: corev1.PodScheduled, Status: corev1.ConditionTrue},
 	}
+	if MayRestartAll(&in.Pod.Spec) {
+		conditions = append(conditions, in.restarting(out))
+	}
+	conditions = append(conditions, in.Resize...)
 	for i := range conditions {
 		c := &conditions[i]
-		c.ObservedGeneration = generation
 		c.LastTransitionTime = metav1.NewTime(in.Now.Truncate(time.Second))
-		if before := FindCondition(old.Conditions, c.Type); before != nil && before.Status == c.Status {
+		isResize := c.Type == corev1.PodResizePending || c.Type == corev1.PodResizeInProgress
+		if !isResize {
+			c.ObservedGeneration = generation
+		}
+		if before := FindCondition(old.Conditions, c.Type); before != nil && before.Status == c.Status && (!isResize || before.Reason == c.Reason) {
 			c.LastTransitionTime = before.LastTransitionTime
 		}
 	}

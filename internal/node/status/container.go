@@ -6,7 +6,6 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
@@ -25,6 +24,8 @@ const (
 	ReasonPodInitializing       = "PodInitializing"
 	ReasonCrashLoopBackOff      = "CrashLoopBackOff"
 	ReasonContainerUnknown      = "ContainerStatusUnknown"
+	reasonRestartingAll         = "RestartingAllContainers"
+	messageRestartingAll        = "The container is removed because RestartAllContainers in place"
 	reasonCompleted             = "Completed"
 	reasonError                 = "Error"
 	messageContainerStatusGone  = "The container could not be located when the pod was terminated"
@@ -60,7 +61,7 @@ func (in *Input) containerStatus(c *corev1.Container, r role, old *corev1.Contai
 	case latest == nil || latest.State == runtimeapi.ContainerState_CONTAINER_CREATED && !in.Terminal:
 		out.State = waitingState(defaultWait)
 		if latest != nil {
-			out.RestartCount = int32(latest.RestartCount)
+			out.RestartCount = int32(max(latest.RestartCount-1, 0)) // it isn't restarted before it runs
 			if previous := in.Observed.Previous(c.Name); previous != nil {
 				out.LastTerminationState = in.terminated(previous)
 			}
@@ -113,6 +114,9 @@ func (in *Input) containerStatus(c *corev1.Container, r role, old *corev1.Contai
 		}
 	}
 
+	if !isWaiting && latest != nil && in.past(latest) && !latest.Running() && r != roleEphemeral {
+		waiting, isWaiting = Waiting{Reason: reasonRestartingAll, Message: messageRestartingAll}, true
+	}
 	if isWaiting && out.State.Running == nil && !in.Terminal {
 		if out.State.Terminated != nil {
 			out.LastTerminationState = out.State
@@ -241,32 +245,6 @@ func (in *Input) fillReadiness(out *corev1.ContainerStatus, c *corev1.Container,
 	}
 	out.Ready = ready
 	out.Started = &started
-}
-
-// fillResources shows what the container is given now (KEP-1287).
-func (in *Input) fillResources(out *corev1.ContainerStatus, c *corev1.Container, latest *observed.Container) {
-	if latest == nil || !latest.Running() || len(c.Resources.Requests)+len(c.Resources.Limits) == 0 {
-		if latest != nil && latest.Running() {
-			out.Resources = &corev1.ResourceRequirements{}
-		}
-		return
-	}
-	out.AllocatedResources = c.Resources.Requests.DeepCopy()
-	out.Resources = &corev1.ResourceRequirements{Requests: c.Resources.Requests.DeepCopy(), Limits: c.Resources.Limits.DeepCopy()}
-	if l := latest.Resources.GetLinux(); l != nil {
-		if l.MemoryLimitInBytes > 0 && out.Resources.Limits != nil {
-			if want, ok := out.Resources.Limits[corev1.ResourceMemory]; ok && want.Value() != l.MemoryLimitInBytes {
-				out.Resources.Limits[corev1.ResourceMemory] = *resource.NewQuantity(l.MemoryLimitInBytes, resource.BinarySI)
-			}
-		}
-		if l.CpuQuota > 0 && l.CpuPeriod > 0 && out.Resources.Limits != nil {
-			have := (l.CpuQuota*1000 + l.CpuPeriod - 1) / l.CpuPeriod
-			// Less than a hundredth of a core cannot be expressed to the kernel.
-			if want, ok := out.Resources.Limits[corev1.ResourceCPU]; ok && max(want.MilliValue(), 10) != have {
-				out.Resources.Limits[corev1.ResourceCPU] = *resource.NewMilliQuantity(have, resource.DecimalSI)
-			}
-		}
-	}
 }
 
 func fillMounts(out *corev1.ContainerStatus, c *corev1.Container) {

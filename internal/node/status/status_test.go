@@ -197,3 +197,52 @@ func BenchmarkCompute(b *testing.B) {
 		Compute(in)
 	}
 }
+
+// A container that was made but doesn't run yet is not restarted yet: who measures when it was must not find the time of the one before.
+func TestCreatedIsNotRestarted(t *testing.T) {
+	p := pod("Always", nil, "a")
+	before, next := c("a", exited, 1, 1), c("a", runtimeapi.ContainerState_CONTAINER_CREATED, 0, 2)
+	next.ID = "next"
+	got := Compute(Input{Pod: p, Observed: &observed.Pod{Containers: []observed.Container{next, before}}, Now: now, RuntimeName: "celox"}).ContainerStatuses[0]
+	if got.RestartCount != 1 || got.State.Waiting == nil || got.LastTerminationState.Terminated == nil {
+		t.Errorf("%d restarts, %+v, before %+v", got.RestartCount, got.State, got.LastTerminationState)
+	}
+}
+
+// An init container that its own rule brings back has not failed its pod, whatever the pod's policy.
+func TestPhaseByRules(t *testing.T) {
+	never := corev1.ContainerRestartPolicyNever
+	rules := []corev1.ContainerRestartRule{{Action: corev1.ContainerRestartRuleActionRestart, ExitCodes: &corev1.ContainerRestartRuleOnExitCodes{
+		Operator: corev1.ContainerRestartRuleOnExitCodesOpIn, Values: []int32{42},
+	}}}
+	for name, test := range map[string]struct {
+		code int32
+		want corev1.PodPhase
+	}{"comes back": {42, corev1.PodPending}, "is lost": {1, corev1.PodFailed}} {
+		p := pod("Never", nil, "a")
+		p.Spec.InitContainers = []corev1.Container{{Name: "i", RestartPolicy: &never, RestartPolicyRules: rules}}
+		in := Input{Pod: p, Observed: &observed.Pod{Containers: []observed.Container{c("i", exited, test.code, 0)}}, Now: now, RuntimeName: "celox"}
+		if got := Compute(in).Phase; got != test.want {
+			t.Errorf("%s: %s, want %s", name, got, test.want)
+		}
+	}
+}
+
+func TestPodResources(t *testing.T) {
+	p := pod("Always", nil, "a", "b")
+	list := func(cpu, memory string) corev1.ResourceList {
+		return corev1.ResourceList{corev1.ResourceCPU: resource.MustParse(cpu), corev1.ResourceMemory: resource.MustParse(memory)}
+	}
+	p.Spec.Containers[0].Resources = corev1.ResourceRequirements{Requests: list("100m", "64Mi"), Limits: list("200m", "128Mi")}
+	p.Spec.Containers[1].Resources = corev1.ResourceRequirements{Requests: list("100m", "64Mi"), Limits: corev1.ResourceList{corev1.ResourceMemory: resource.MustParse("64Mi")}}
+	in := Input{Pod: p, Observed: &observed.Pod{Containers: []observed.Container{c("a", running, 0, 0), c("b", running, 0, 0)}}, Now: now, RuntimeName: "celox"}
+	in.Given = map[string]corev1.ResourceRequirements{in.Observed.Containers[0].ID: {Requests: list("50m", "64Mi"), Limits: list("200m", "128Mi")}}
+	got := Compute(in)
+	// CPU time of the whole pod is not limited, as that of one container isn't.
+	if l := got.Resources.Limits; len(l) != 1 || l.Memory().String() != "192Mi" || got.Resources.Requests.Cpu().String() != "200m" || got.AllocatedResources.Memory().String() != "128Mi" {
+		t.Errorf("resources %+v, allocated %v", got.Resources, got.AllocatedResources)
+	}
+	if a := Find(got.ContainerStatuses, "a"); a.Resources.Requests.Cpu().String() != "50m" || a.AllocatedResources.Cpu().String() != "100m" {
+		t.Errorf("a has %v, is promised %v", a.Resources.Requests, a.AllocatedResources)
+	}
+}

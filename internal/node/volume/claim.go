@@ -176,6 +176,7 @@ func prepare(pod *corev1.Pod, pv *corev1.PersistentVolume) (bound, error) {
 func (m *Manager) forget(uid types.UID) {
 	delete(m.tokens, uid)
 	delete(m.claims, uid)
+	delete(m.issued, uid)
 }
 
 // checkModes wants block volumes given as devices and others as directories: a claim alone does not tell which it will get.

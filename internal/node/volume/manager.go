@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"io"
 	"io/fs"
 	"os"
@@ -30,6 +31,11 @@ type Config struct {
 	Root    string // pods/<uid> and memory/<uid> are made below
 	Client  kubernetes.Interface
 	Sources Sources
+	// Certificates may be nil where no pod projects any.
+	Certificates Certificates
+	NodeName     string
+	// Event warns of a pod's volume; nil: nobody is told.
+	Event   func(pod *corev1.Pod, reason, message string)
 	Mounter Mounter
 	Node    func(*corev1.Pod) downward.Node
 	Clock   clock.Clock
@@ -44,12 +50,18 @@ type Manager struct {
 	node    func(*corev1.Pod) downward.Node
 	clock   clock.Clock
 
+	certificates Certificates
+	nodeName     string
+	event        func(pod *corev1.Pod, reason, message string)
+	seed         maphash.Seed // of the order of trust anchors
+
 	memoryOnce sync.Mutex
 	memoryDone bool // the node's tmpfs is mounted; guarded by memoryOnce
 
 	mu     sync.Mutex
-	tokens map[types.UID]map[tokenKey]token // guarded by mu
-	claims map[types.UID]map[string]bound   // volumes of claims that are ready, by the pod's name for them; guarded by mu
+	tokens map[types.UID]map[tokenKey]token              // guarded by mu
+	claims map[types.UID]map[string]bound                // volumes of claims that are ready, by the pod's name for them; guarded by mu
+	issued map[types.UID]map[certificateKey]*certificate // guarded by mu
 }
 
 // New makes a Manager.
@@ -57,9 +69,13 @@ func New(c Config) *Manager {
 	if c.Mounter == nil {
 		c.Mounter = Kernel{}
 	}
+	if c.Event == nil {
+		c.Event = func(*corev1.Pod, string, string) {}
+	}
 	return &Manager{
 		root: c.Root, client: c.Client, sources: c.Sources, mounter: c.Mounter, node: c.Node, clock: c.Clock,
-		tokens: map[types.UID]map[tokenKey]token{}, claims: map[types.UID]map[string]bound{},
+		certificates: c.Certificates, nodeName: c.NodeName, event: c.Event, seed: maphash.MakeSeed(),
+		tokens: map[types.UID]map[tokenKey]token{}, claims: map[types.UID]map[string]bound{}, issued: map[types.UID]map[certificateKey]*certificate{},
 	}
 }
 
@@ -264,6 +280,9 @@ func (m *Manager) emptyDir(pod *corev1.Pod, v *corev1.Volume) error {
 		return fmt.Errorf("this node has no emptyDir of medium %q", v.EmptyDir.Medium)
 	}
 	mode := os.FileMode(0o777)
+	if v.EmptyDir.Medium == corev1.StorageMediumMemory {
+		mode |= os.ModeSticky // as the kernel makes such a file system
+	}
 	if gid := fsGroup(pod); gid != nil {
 		mode |= os.ModeSetgid
 		if err := os.Chown(dir, -1, int(*gid)); err != nil {

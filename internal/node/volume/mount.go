@@ -165,12 +165,19 @@ func openBelow(root, p string) (*os.File, error) {
 	if errors.Is(err, fs.ErrNotExist) {
 		mode := os.FileMode(0o755)
 		if info, serr := os.Stat(root); serr == nil {
-			mode = info.Mode().Perm()
+			mode = info.Mode() & (os.ModePerm | os.ModeSetuid | os.ModeSetgid | os.ModeSticky)
 		}
-		if err := r.MkdirAll(p, mode); err != nil {
+		if err := r.MkdirAll(p, mode.Perm()); err != nil {
 			return nil, err
 		}
-		f, err = openPath(root, p)
+		if f, err = openPath(root, p); err != nil {
+			return nil, err
+		}
+		// The volume's own mode, whatever this process's umask has left of it.
+		if err := os.Chmod("/proc/self/fd/"+strconv.Itoa(int(f.Fd())), mode); err != nil {
+			f.Close()
+			return nil, err
+		}
 	}
 	return f, err
 }

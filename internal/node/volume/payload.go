@@ -156,11 +156,9 @@ func (b *build) projected(ctx context.Context, src *corev1.ProjectedVolumeSource
 		case s.ServiceAccountToken != nil:
 			err = b.token(ctx, s.ServiceAccountToken, src.DefaultMode)
 		case s.ClusterTrustBundle != nil:
-			if o := s.ClusterTrustBundle.Optional; o == nil || !*o {
-				err = fmt.Errorf("this node cannot project clusterTrustBundle into volume %q", b.volume)
-			}
+			err = b.trustBundle(ctx, s.ClusterTrustBundle, src.DefaultMode)
 		case s.PodCertificate != nil:
-			err = fmt.Errorf("this node cannot project podCertificate into volume %q", b.volume)
+			err = b.podCertificate(ctx, i, s.PodCertificate, src.DefaultMode)
 		}
 		if err != nil {
 			return err
@@ -182,13 +180,6 @@ type token struct {
 // token projects a token of the pod's service account, bound to the pod. It is replaced when four fifths of its life, or
 // a day, are over.
 func (b *build) token(ctx context.Context, p *corev1.ServiceAccountTokenProjection, defaultMode *int32) error {
-	mode := b.mode(nil, defaultMode)
-	if b.uid != nil || b.gid != nil {
-		mode = 0o600
-		if b.gid != nil {
-			mode = 0o640
-		}
-	}
 	key := tokenKey{b.volume, p.Path, p.Audience}
 	t, err := b.m.token(ctx, b.pod, key, p)
 	if err != nil {
@@ -197,15 +188,7 @@ func (b *build) token(ctx context.Context, p *corev1.ServiceAccountTokenProjecti
 	if b.refresh.IsZero() || t.refresh.Before(b.refresh) {
 		b.refresh = t.refresh
 	}
-	if err := b.add(p.Path, []byte(t.value), mode); err != nil {
-		return err
-	}
-	if b.gid == nil && b.uid != nil {
-		f := b.payload[p.Path]
-		f.UID = b.uid
-		b.payload[p.Path] = f
-	}
-	return nil
+	return b.private(p.Path, []byte(t.value), defaultMode)
 }
 
 func (m *Manager) token(ctx context.Context, pod *corev1.Pod, key tokenKey, p *corev1.ServiceAccountTokenProjection) (token, error) {

@@ -294,8 +294,14 @@ func TestSubPathCannotEscape(t *testing.T) {
 	if _, err := mounts("", "$(NONE)"); err == nil {
 		t.Error("an unknown variable was accepted")
 	}
+	if err := os.Chmod(dir, 0o777|os.ModeSetgid|os.ModeSticky); err != nil {
+		t.Fatal(err)
+	}
 	if got, err = mounts("fresh/one", ""); err != nil {
 		t.Fatal(err)
+	}
+	if info, err := os.Stat(filepath.Join(dir, "fresh/one")); err != nil || info.Mode() != os.ModeDir|0o777|os.ModeSetgid|os.ModeSticky {
+		t.Errorf("%v, %v", info.Mode(), err)
 	}
 	if err := os.WriteFile(filepath.Join(got.Mounts[0].HostPath, "g"), nil, 0o644); err != nil {
 		t.Error(err)

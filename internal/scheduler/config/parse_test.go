@@ -48,7 +48,7 @@ func TestDefaults(t *testing.T) {
 	}{
 		{p.Plugins.PreEnqueue, "SchedulingGates DynamicResources"},
 		{p.Plugins.QueueSort, "PrioritySort"},
-		{p.Plugins.Filter, "NodeUnschedulable NodeName TaintToleration NodeAffinity NodePorts NodeResourcesFit VolumeRestrictions NodeVolumeLimits VolumeBinding VolumeZone PodTopologySpread InterPodAffinity DynamicResources"},
+		{p.Plugins.Filter, "NodeUnschedulable NodeName TaintToleration NodeAffinity NodePorts NodeResourcesFit VolumeRestrictions NodeVolumeLimits VolumeBinding VolumeZone PodTopologySpread InterPodAffinity DynamicResources NodeDeclaredFeatures"},
 		{p.Plugins.PostFilter, "DynamicResources DefaultPreemption"},
 		{p.Plugins.Score, "TaintToleration NodeAffinity NodeResourcesFit VolumeBinding PodTopologySpread InterPodAffinity NodeResourcesBalancedAllocation ImageLocality"},
 		{p.Plugins.Reserve, "VolumeBinding DynamicResources"},

@@ -84,6 +84,7 @@ func registry() []registration {
 		{"NodeResourcesBalancedAllocation", preScore | score, 1},
 		{"ImageLocality", score, 1},
 		{"DefaultBinder", bind, 0},
+		{"NodeDeclaredFeatures", preFilter | filter, 0},
 	}
 }
 

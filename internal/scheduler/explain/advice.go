@@ -57,6 +57,8 @@ func (w *world) advise(pod *v1.Pod, nodeName string, r scheduler.Refusal) (strin
 		return volumes(r), far
 	case scheduler.NameDynamicResources:
 		return devices(pod, r), far
+	case scheduler.NameDeclaredFeatures:
+		return "a rule of the pod restarts all of its containers, which this node is too old for: upgrade it", far
 	}
 	return strings.Join(r.Reasons, ", "), far
 }

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	networkingv1 "k8s.io/api/networking/v1"
@@ -50,8 +51,9 @@ func New(t testing.TB) *Store {
 		"limitranges": &corev1.LimitRange{}, "resourcequotas": &corev1.ResourceQuota{},
 		"priorityclasses.scheduling.k8s.io": &schedulingv1.PriorityClass{}, "runtimeclasses.node.k8s.io": &nodev1.RuntimeClass{},
 		"storageclasses.storage.k8s.io": &storagev1.StorageClass{}, "volumeattachments.storage.k8s.io": &storagev1.VolumeAttachment{},
-		"csidrivers.storage.k8s.io":   &storagev1.CSIDriver{},
-		"ingresses.networking.k8s.io": &networkingv1.Ingress{}, "ingressclasses.networking.k8s.io": &networkingv1.IngressClass{}, "endpointslices.discovery.k8s.io": &discoveryv1.EndpointSlice{},
+		"podcertificaterequests.certificates.k8s.io": &certificatesv1.PodCertificateRequest{},
+		"csidrivers.storage.k8s.io":                  &storagev1.CSIDriver{},
+		"ingresses.networking.k8s.io":                &networkingv1.Ingress{}, "ingressclasses.networking.k8s.io": &networkingv1.IngressClass{}, "endpointslices.discovery.k8s.io": &discoveryv1.EndpointSlice{},
 		"roles.rbac.authorization.k8s.io": &rbacv1.Role{}, "clusterroles.rbac.authorization.k8s.io": &rbacv1.ClusterRole{},
 		"rolebindings.rbac.authorization.k8s.io": &rbacv1.RoleBinding{}, "clusterrolebindings.rbac.authorization.k8s.io": &rbacv1.ClusterRoleBinding{},
 	} {

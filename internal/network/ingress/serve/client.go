@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/celox/celox/internal/network/ingress/http1"
+	"github.com/celox/celox/internal/network/ingress/loop"
 )
 
 // client is a connection of a client that speaks HTTP/1.
@@ -32,6 +33,10 @@ type client struct {
 	got    *exchange
 	first  [1]byte
 	unread bool // the client still sends what nobody reads
+	// looped is conn while it is a loop's; leaves says that the request that is in the buffer is none for a loop. Head is how long its head is.
+	looped *loop.Socket
+	leaves bool
+	head   int
 	// deadlines that are set, as in upstream
 	readBy, writeBy time.Time
 	// lastHost saves making a string of it for each request.
@@ -168,7 +173,7 @@ func (r *running) connection(ctx context.Context, member *member, secure *tls.Co
 		c.tcp, c.try = s.raw, c.tryRead
 	}
 	c.rd.Conn = c.conn
-	c.serve(member)
+	c.serve(member, nil)
 }
 
 // replay gives what was read too much before the rest.
@@ -187,9 +192,8 @@ func (r *replay) Read(b []byte) (int, error) {
 	return r.Conn.Read(b)
 }
 
-// serve answers requests one after another.
-func (c *client) serve(m *member) {
-	var x *exchange
+// serve answers requests one after another. X is nil, or has one in its buffer. It returns an exchange if this one is none for a loop.
+func (c *client) serve(m *member, x *exchange) *exchange {
 	defer func() {
 		if x != nil {
 			putExchange(x)
@@ -203,26 +207,45 @@ func (c *client) serve(m *member) {
 			m.state.Store(waiting)
 			if c.ending.Load() {
 				x = nil
-				return
+				return nil
 			}
 			c.readWithin(waitTime, time.Now())
 			if x = c.await(); x == nil {
-				return
+				return nil
 			}
 		}
 		m.state.Store(working)
 		start := time.Now()
-		if !c.request(x, start) || c.ending.Load() {
+		keep := c.request(x, start)
+		if c.leaves {
+			left := x
+			x = nil
+			return left
+		}
+		if !keep || c.ending.Load() {
 			if c.unread {
 				c.linger()
 			}
-			return
+			return nil
 		}
 	}
 }
 
 // await waits for the first bytes of a request, without a buffer until they are there. It returns nil when the connection is over.
 func (c *client) await() *exchange {
+	if c.looped != nil {
+		if c.looped.Wait() != nil {
+			return nil
+		}
+		x := getExchange()
+		n, err := c.conn.Read(x.in)
+		if err != nil {
+			putExchange(x)
+			return nil
+		}
+		c.rd.Buf, c.rd.R, c.rd.W = x.in, 0, n
+		return x
+	}
 	if c.tcp == nil {
 		if n, err := c.conn.Read(c.first[:]); n == 0 || err != nil {
 			return nil
@@ -289,6 +312,7 @@ func (c *client) readHead(x *exchange, start time.Time) (code int, err error) {
 		b := c.rd.Buffered()
 		if n := http1.End(b, seen); n > 0 {
 			c.rd.R += n
+			c.head = n
 			err := x.req.ParseRequest(b[:n], maxFields)
 			switch {
 			case err == nil:
@@ -356,7 +380,16 @@ func (c *client) request(x *exchange, start time.Time) bool {
 	x.body.Begin(framing, req.Length, true)
 	*v = verdict{}
 	x.received = 0
+	if c.looped != nil {
+		if !c.whole(x) {
+			return c.leave()
+		}
+		x.q.prompt = true
+	}
 	c.decide(&x.q, c.snap.Load(), v)
+	if x.q.prompt && (v.undecided || v.status == 0 && !v.target.prompt()) {
+		return c.leave()
+	}
 	if v.status == 0 && v.target.Options.MaxBody > 0 && req.Length > v.target.Options.MaxBody {
 		v.status = http.StatusRequestEntityTooLarge
 	}

@@ -21,11 +21,14 @@ type query struct {
 	path   string // as the client wrote it, without the query
 	search string // the query with its question mark; "" is none
 	header func(name string) string
+	prompt bool // nothing may take long: what does is left undecided
 }
 
 // verdict is what becomes of a request.
 type verdict struct {
 	target *target // whose it is; nil is nobody's
+	// undecided is that the query had to be prompt and the answer was not to be had promptly.
+	undecided bool
 	// status is not 0 for a request that is answered here.
 	status   int
 	location string // of a redirection
@@ -70,6 +73,10 @@ func (s *Server) decide(q *query, snap *snapshot, v *verdict) {
 	}
 	if v.proto == "http" && (o.ForceSSLRedirect || o.SSLRedirect && r.TLS) && !acme(path.Match) {
 		v.status, v.location = http.StatusPermanentRedirect, "https://"+s.withHTTPSPort(host)+path.Forward+q.search
+		return
+	}
+	if o.Basic != nil && q.prompt {
+		v.undecided = true
 		return
 	}
 	if o.Basic != nil && !s.knows(o.Basic, q.header("Authorization")) {

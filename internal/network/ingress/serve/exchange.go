@@ -51,7 +51,7 @@ func (c *client) exchange(x *exchange, reusable bool, start time.Time) outcome {
 		var retry bool
 		for err = errStale; errors.Is(err, errStale); { // as often as there are connections that waited
 			var u *upstream
-			u, err = t.backend.connect(e, o, n > 0, !atOnce && (!again || !t.backend.Protocol.Secure()), now)
+			u, err = t.backend.connect(c.loop(), e, o, n > 0, !atOnce && (!again || !t.backend.Protocol.Secure()), now)
 			if err != nil {
 				break
 			}
@@ -225,7 +225,7 @@ func (c *client) over(u *upstream, x *exchange, set string, reusable, upgrade, w
 	back := http1.Reader{Conn: u, Buf: x.back}
 	if atOnce {
 		u.readWithin(o.Read, now)
-		back.W, err = u.socket.ask(x.out, x.back, !u.idleSince.IsZero())
+		back.W, err = u.wire.ask(x.out, x.back, !u.idleSince.IsZero())
 		if err != nil {
 			u.close()
 			if errors.Is(err, io.EOF) {

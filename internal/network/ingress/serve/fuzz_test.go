@@ -20,12 +20,13 @@ import (
 	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/celox/celox/internal/network/ingress/loop"
 	"github.com/celox/celox/internal/network/ingress/route"
 )
 
 // fuzzServer is a server whose only host, a.example, leads to an address.
 func fuzzServer(to netip.AddrPort) *Server {
-	s := New(Config{HTTPSPort: 443, Log: slog.New(slog.DiscardHandler)})
+	s := New(Config{HTTPSPort: 443, Loops: 2, Log: slog.New(slog.DiscardHandler)})
 	table, _ := route.Compile(route.Sources{
 		Ingresses: []*networkingv1.Ingress{ingressOf("i", map[string]string{"proxy-connect-timeout": "5"}, "a.example/>a")},
 		Classes:   []*networkingv1.IngressClass{{ObjectMeta: metav1.ObjectMeta{Name: route.ClassName}, Spec: networkingv1.IngressClassSpec{Controller: route.Controller}}},
@@ -45,8 +46,8 @@ type from struct {
 
 func (f from) RemoteAddr() net.Addr { return net.TCPAddrFromAddrPort(netip.AddrPortFrom(f.addr, 1)) }
 
-// carries has a server answer what a client at an address sends over a connection to l. It returns all that comes back.
-func carries(t *testing.T, s *Server, l net.Listener, client netip.Addr, text []byte) []byte {
+// carries has a server answer what a client at an address sends over a connection to l, in a goroutine or on a loop. It returns all that comes back.
+func carries(t *testing.T, s *Server, l net.Listener, on *loop.Loop, client netip.Addr, text []byte) []byte {
 	ours, err := net.Dial("tcp", l.Addr().String())
 	if err != nil {
 		t.Fatal(err)
@@ -57,9 +58,24 @@ func carries(t *testing.T, s *Server, l net.Listener, client netip.Addr, text []
 	}
 	r := &running{Server: s, conns: map[*member]bool{}, http2: newHandoff()}
 	var both sync.WaitGroup
+	m := &member{Conn: from{theirs, client}}
 	both.Go(func() {
-		r.connection(t.Context(), &member{Conn: from{theirs, client}}, nil)
-		_ = theirs.Close() // nobody has it any more
+		if on == nil {
+			r.connection(t.Context(), m, nil)
+			_ = theirs.Close() // nobody has it any more
+			return
+		}
+		tcp, ok := theirs.(*net.TCPConn)
+		if !ok {
+			t.Errorf("a TCP connection is a %T", theirs)
+		}
+		served := make(chan struct{})
+		on.Spawn(func() {
+			defer close(served)
+			r.onLoop(on, m, tcp)
+		})
+		<-served
+		r.handlers.Wait() // it may go on in a goroutine
 	})
 	both.Go(func() {
 		_, _ = ours.Write(text) // whatever is read of it
@@ -72,6 +88,23 @@ func carries(t *testing.T, s *Server, l net.Listener, client netip.Addr, text []
 	both.Wait()
 	_ = ours.Close()
 	return back.Bytes()
+}
+
+// aLoop is a loop that runs until the test ends.
+func aLoop(f *testing.F) *loop.Loop {
+	l, err := loop.New()
+	if err != nil {
+		f.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- l.Run() }()
+	f.Cleanup(func() {
+		l.Stop()
+		if err := <-ended; err != nil {
+			f.Error(err)
+		}
+	})
+	return l
 }
 
 func listen(f *testing.F) net.Listener {
@@ -112,7 +145,7 @@ func FuzzSmuggling(f *testing.F) {
 	}))
 	defer backend.Close()
 	to := netip.MustParseAddrPort(backend.Listener.Addr().String())
-	l := listen(f)
+	l, looping := listen(f), aLoop(f)
 	defer func() { _ = l.Close() }()
 	f.Fuzz(func(t *testing.T, text []byte) {
 		var nonce [16]byte
@@ -124,9 +157,11 @@ func FuzzSmuggling(f *testing.F) {
 		mu.Lock()
 		given[client.String()] = true
 		mu.Unlock()
-		s := fuzzServer(to)
-		carries(t, s, l, client, text)
-		s.Close()
+		for _, on := range []*loop.Loop{nil, looping} {
+			s := fuzzServer(to)
+			carries(t, s, l, on, client, text)
+			s.Close()
+		}
 		mu.Lock()
 		defer mu.Unlock()
 		if len(wrong) > 0 {
@@ -144,7 +179,7 @@ func FuzzAnswers(f *testing.F) {
 	} {
 		f.Add([]byte(s))
 	}
-	l, clients := listen(f), listen(f)
+	l, clients, looping := listen(f), listen(f), aLoop(f)
 	defer func() { _ = clients.Close() }()
 	var mu sync.Mutex
 	var answer []byte
@@ -176,8 +211,12 @@ func FuzzAnswers(f *testing.F) {
 		mu.Unlock()
 		s := fuzzServer(to)
 		defer s.Close()
-		for _, method := range []string{"GET", "HEAD"} {
-			back := bufio.NewReader(bytes.NewReader(carries(t, s, clients, netip.MustParseAddr("192.0.2.1"), []byte(method+" / HTTP/1.1\r\nHost: a.example\r\n\r\n"))))
+		for i, method := range []string{"GET", "HEAD", "GET", "HEAD"} {
+			on := looping
+			if i < 2 {
+				on = nil
+			}
+			back := bufio.NewReader(bytes.NewReader(carries(t, s, clients, on, netip.MustParseAddr("192.0.2.1"), []byte(method+" / HTTP/1.1\r\nHost: a.example\r\n\r\n"))))
 			resp, err := http.ReadResponse(back, &http.Request{Method: method})
 			if err != nil {
 				t.Fatalf("%s: %q comes as something that is no answer: %v", method, text, err)

@@ -74,6 +74,7 @@ func newStage(t *testing.T, cfg Config) *stage {
 		return l
 	}
 	plain, secure := listen(), listen()
+	cfg.Loops = 2
 	if cfg.HTTPSPort == 0 {
 		cfg.HTTPSPort = 443
 	}

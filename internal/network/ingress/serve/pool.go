@@ -5,10 +5,12 @@ import (
 	"hash/fnv"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"github.com/celox/celox/internal/network/ingress/loop"
 	"github.com/celox/celox/internal/network/ingress/route"
 )
 
@@ -162,18 +164,17 @@ const (
 	idleTime = 30 * time.Second
 )
 
-// get takes the one that was used last.
-func (i *idleConns) get() *upstream {
+// get takes the one of a loop (nil is of none) that was used last.
+func (i *idleConns) get(l *loop.Loop) *upstream {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	n := len(i.conns)
-	if n == 0 {
-		return nil
+	for n := len(i.conns) - 1; n >= 0; n-- {
+		if u := i.conns[n]; u.wire.on() == l {
+			i.conns = slices.Delete(i.conns, n, n+1)
+			return u
+		}
 	}
-	u := i.conns[n-1]
-	i.conns[n-1] = nil
-	i.conns = i.conns[:n-1]
-	return u
+	return nil
 }
 
 // put keeps a connection, or closes it.
@@ -199,7 +200,7 @@ func (i *idleConns) reap() {
 	now := time.Now()
 	n := 0
 	for n < len(i.conns) && now.Sub(i.conns[n].idleSince) >= idleTime {
-		i.conns[n].close()
+		i.conns[n].wire.drop()
 		n++
 	}
 	rest := copy(i.conns, i.conns[n:])
@@ -218,7 +219,7 @@ func (i *idleConns) close() {
 	defer i.mu.Unlock()
 	i.closed = true
 	for _, u := range i.conns {
-		u.close()
+		u.wire.drop()
 	}
 	i.conns = nil
 	if i.timer != nil {

@@ -16,6 +16,7 @@ import (
 
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/celox/celox/internal/network/ingress/loop"
 	"github.com/celox/celox/internal/network/ingress/route"
 )
 
@@ -40,6 +41,8 @@ const (
 type Config struct {
 	// HTTPSPort is where clients reach TLS.
 	HTTPSPort int
+	// Loops is how many loops carry connections without TLS, each of which may keep one of Go's processors busy; without any such connections have goroutines, too.
+	Loops int
 	// Trusted are the proxies in front, whose words about clients count.
 	Trusted []netip.Prefix
 	// ProxyProtocol says that trusted proxies begin each connection with a line about the client.
@@ -160,6 +163,9 @@ func (s *Server) SetEndpoints(b route.Backend, addrs []netip.AddrPort) {
 // Serve accepts connections, with and without TLS, until ctx ends; then requests have a moment to end. It closes the listeners.
 func (s *Server) Serve(ctx context.Context, plain, secure net.Listener) error {
 	r := &running{Server: s, conns: map[*member]bool{}, http2: newHandoff()}
+	if _, ok := plain.(*net.TCPListener); ok && !s.cfg.ProxyProtocol {
+		r.openLoops()
+	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	second := &http.Server{
@@ -169,6 +175,13 @@ func (s *Server) Serve(ctx context.Context, plain, secure net.Listener) error {
 	}
 	second.TLSConfig = &tls.Config{NextProtos: []string{"h2"}, GetCertificate: s.certificate, MinVersion: tls.VersionTLS12} // so that it serves HTTP/2
 	var running sync.WaitGroup
+	for _, l := range r.loops {
+		running.Go(func() {
+			if err := l.Run(); err != nil {
+				s.cfg.Log.Error("ingress: loop", "err", err)
+			}
+		})
+	}
 	running.Go(func() {
 		if err := second.Serve(r.http2); !errors.Is(err, http.ErrServerClosed) && !errors.Is(err, net.ErrClosed) {
 			s.cfg.Log.Error("ingress: HTTP/2", "err", err)
@@ -194,6 +207,9 @@ func (s *Server) Serve(ctx context.Context, plain, secure net.Listener) error {
 	defer stop()
 	running.Go(func() { _ = second.Shutdown(drain) }) // those that are not done in time are closed below
 	r.drain(drain)
+	for _, l := range r.loops {
+		l.Stop()
+	}
 	_ = second.Close()
 	_ = r.http2.Close()
 	running.Wait()
@@ -219,16 +235,44 @@ type running struct {
 	*Server
 	handlers sync.WaitGroup
 	http2    *handoff
+	loops    []*loop.Loop
 	ending   atomic.Bool
 
 	mu    sync.Mutex
 	conns map[*member]bool // guarded by mu
+	over  bool             // guarded by mu: all connections were closed
 }
 
 // member is a client's connection.
 type member struct {
-	net.Conn
-	state atomic.Int32
+	net.Conn              // guarded by running.mu
+	looped   *loop.Socket // guarded by running.mu; Conn, while it is a loop's
+	state    atomic.Int32
+}
+
+// interrupt wakes who waits for a request. running.mu must be held.
+func (m *member) interrupt() {
+	c := m.Conn
+	wake := func() {
+		if m.state.Load() == waiting {
+			_ = c.SetReadDeadline(time.Unix(1, 0)) // fails only where reading does
+		}
+	}
+	if s := m.looped; s != nil {
+		c = s
+		s.Later(wake)
+		return
+	}
+	wake()
+}
+
+// drop closes the connection. running.mu must be held.
+func (m *member) drop() {
+	if m.looped != nil {
+		m.looped.CloseLater()
+		return
+	}
+	_ = m.Close() // it may be closed already
 }
 
 // States of connections.
@@ -262,6 +306,9 @@ func (r *running) accept(ctx context.Context, l net.Listener, secure *tls.Config
 			_ = c.Close() // it was told nothing yet
 			continue
 		}
+		if tcp, ok := c.(*net.TCPConn); ok && secure == nil && r.toLoop(m, tcp) {
+			continue
+		}
 		r.handlers.Go(func() {
 			defer r.remove(m)
 			r.connection(ctx, m, secure)
@@ -281,9 +328,9 @@ func (r *running) add(m *member) bool {
 }
 
 func (r *running) remove(m *member) {
-	_ = m.Close() // it may be closed already
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	m.drop()
 	delete(r.conns, m)
 	r.connections.Add(-1)
 }
@@ -293,9 +340,7 @@ func (r *running) drain(ctx context.Context) {
 	r.mu.Lock()
 	r.ending.Store(true)
 	for m := range r.conns {
-		if m.state.Load() == waiting {
-			_ = m.SetReadDeadline(time.Unix(1, 0)) // wakes who waits for a request
-		}
+		m.interrupt()
 	}
 	r.mu.Unlock()
 	done := make(chan struct{})
@@ -307,8 +352,9 @@ func (r *running) drain(ctx context.Context) {
 	case <-done:
 	case <-ctx.Done():
 		r.mu.Lock()
+		r.over = true
 		for m := range r.conns {
-			_ = m.Close() // as in remove
+			m.drop()
 		}
 		r.mu.Unlock()
 		<-done

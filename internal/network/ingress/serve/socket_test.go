@@ -230,7 +230,7 @@ func TestConnectionsThatWait(t *testing.T) {
 						st.s.mu.Unlock()
 						i.mu.Lock()
 						defer i.mu.Unlock()
-						return len(i.conns) == 1 && !i.conns[0].socket.quiet()
+						return len(i.conns) == 1 && !i.conns[0].wire.quiet()
 					}
 					return false
 				}

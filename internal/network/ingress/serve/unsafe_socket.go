@@ -7,6 +7,8 @@ import (
 	"os"
 	"syscall"
 	"unsafe"
+
+	"github.com/celox/celox/internal/network/ingress/loop"
 )
 
 // socket is a TCP connection whose small reads and writes are not announced to Go's scheduler. They never wait, so there is nothing that it has to know: but when the
@@ -89,7 +91,11 @@ func (s *socket) tryRead(fd uintptr) bool {
 	return !again
 }
 
-// quiet says whether nothing has come that was not read, not even the end.
+func (s *socket) on() *loop.Loop { return nil }
+
+func (s *socket) drop() { _ = s.Close() } // nobody is left to be told
+
+// quiet implements wire.
 func (s *socket) quiet() bool {
 	s.isQuiet = false
 	return s.raw.Control(s.peeking) == nil && s.isQuiet
@@ -137,9 +143,7 @@ func (s *socket) tryWrite(fd uintptr) bool {
 	return true
 }
 
-// ask writes a request and reads the first of its answer. Used says that the connection waited before: then it is looked at first.
-//
-// It is one wait of the reader's from before the request is written: so nobody has to look for the answer before it is announced.
+// ask implements wire. It is one wait of the reader's from before the request is written: so nobody has to look for the answer before it is announced.
 func (s *socket) ask(out, in []byte, used bool) (n int, err error) {
 	s.out, s.writeErr, s.in, s.got, s.readErr, s.step = out, nil, in, 0, nil, askWrite
 	if used {

@@ -12,18 +12,32 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/celox/celox/internal/network/ingress/loop"
 	"github.com/celox/celox/internal/network/ingress/route"
 )
 
 // upstream is an HTTP/1 connection to an endpoint. One request at a time uses it.
 type upstream struct {
 	net.Conn  // with TLS, if there is any
-	socket    *socket
+	wire      wire
 	e         *endpoint
 	secure    bool
 	idleSince time.Time
 	// deadlines that are set; they are moved only when they are far from what is wanted.
 	readBy, writeBy time.Time
+}
+
+// wire is a TCP connection to an endpoint: a *socket, or a *looped.
+type wire interface {
+	net.Conn
+	// ask writes a request and reads the first of its answer. Used says that the connection waited before: if it is not good any more the error is errStale.
+	ask(out, in []byte, used bool) (n int, err error)
+	// quiet says whether nothing has come that was not read, not even the end.
+	quiet() bool
+	// on is the loop that it belongs to; nil is none.
+	on() *loop.Loop
+	// drop closes it, whoever says so.
+	drop()
 }
 
 // dialError says that an endpoint could not be reached, so that it has seen nothing of the request.
@@ -41,20 +55,27 @@ func unreached(err error) bool {
 }
 
 // connect takes a connection that waits, or makes one. Look says that one that waited must be looked at: it must be good, and what a backend has sent beyond its
-// last answer must not be taken for the next one.
-func (b *backend) connect(e *endpoint, o *route.Options, fresh, look bool, now time.Time) (*upstream, error) {
+// last answer must not be taken for the next one. L is the loop of who asks; nil is that it has a goroutine of its own.
+func (b *backend) connect(l *loop.Loop, e *endpoint, o *route.Options, fresh, look bool, now time.Time) (*upstream, error) {
 	for !fresh {
-		u := e.idle.get()
+		u := e.idle.get(l)
 		if u == nil {
 			break
 		}
-		if !look || u.socket.quiet() {
+		if !look || u.wire.quiet() {
 			return u, nil
 		}
 		u.close()
 	}
 	d := net.Dialer{Timeout: o.Connect, KeepAlive: -1}
-	c, err := d.Dial("tcp", e.host)
+	var c net.Conn
+	var err error
+	dial := func() { c, err = d.Dial("tcp", e.host) }
+	if l != nil {
+		l.Away(dial)
+	} else {
+		dial()
+	}
 	if err != nil {
 		e.avoid(now)
 		return nil, &dialError{err}
@@ -64,12 +85,19 @@ func (b *backend) connect(e *endpoint, o *route.Options, fresh, look bool, now t
 		_ = c.Close()
 		return nil, &dialError{fmt.Errorf("a TCP connection is a %T", c)}
 	}
+	if l != nil {
+		s, err := l.Adopt(tcp)
+		if err != nil {
+			return nil, &dialError{err}
+		}
+		return &upstream{Conn: s, wire: &looped{s}, e: e}, nil
+	}
 	s, err := newSocket(tcp)
 	if err != nil {
 		_ = c.Close()
 		return nil, &dialError{err}
 	}
-	u := &upstream{Conn: s, socket: s, e: e}
+	u := &upstream{Conn: s, wire: s, e: e}
 	if b.Protocol.Secure() {
 		t := tls.Client(s, backendTLS([]string{"http/1.1"}))
 		ctx, cancel := context.WithTimeout(context.Background(), o.Connect)
