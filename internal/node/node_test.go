@@ -14,6 +14,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	clienttesting "k8s.io/client-go/testing"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/celox/celox/internal/node/fakecri"
@@ -543,6 +544,38 @@ func TestStatusIsWrittenOnceForEachState(t *testing.T) {
 		pass(time.Second)
 		if n := writes(); n != 2 || r.exists("web") {
 			t.Errorf("%d writes until the pod was gone, want 2", n)
+		}
+	})
+}
+
+// A container whose image changes has its successor in no time: the pod is not told unready for that.
+func TestChangedImageIsNoNews(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		r.start()
+		defer func() { r.stop() }()
+		r.create(testPod("web"))
+		pass(time.Second)
+		pod := r.get("web")
+		pod.Spec.Containers[0].Image = "app:2"
+		pod.Generation++
+		if _, err := r.client.CoreV1().Pods(pod.Namespace).Update(t.Context(), pod, metav1.UpdateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		pass(5 * time.Second)
+		if cs := r.get("web").Status.ContainerStatuses[0]; cs.RestartCount != 1 || cs.State.Running == nil {
+			t.Errorf("restart count %d, %s", cs.RestartCount, describeState(cs.State))
+		}
+		for _, a := range r.client.Actions() {
+			u, ok := a.(clienttesting.UpdateAction)
+			if !ok || !a.Matches("update", "pods/status") {
+				continue
+			}
+			for _, c := range u.GetObject().(*corev1.Pod).Status.Conditions {
+				if c.Type == corev1.PodReady && c.Status != corev1.ConditionTrue {
+					t.Errorf("told: %+v", c)
+				}
+			}
 		}
 	})
 }

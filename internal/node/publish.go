@@ -18,6 +18,8 @@ import (
 const (
 	startPatience = 900 * time.Millisecond
 	stopPatience  = 250 * time.Millisecond
+	// A container that is ended because its definition changed has its successor in no time; that the pod was not ready in between is no news.
+	replacePatience = time.Second
 )
 
 // publish computes the pod's status and has it written if the API doesn't have it. One write is in flight at most;
@@ -87,7 +89,7 @@ func (w *worker) publish(ctx context.Context, now time.Time) {
 }
 
 // patience tells until when a status need not be written because the pod is in transit: it is being started and nothing
-// went wrong or runs yet, or it was deleted and hasn't ended yet. The zero time says that it is news.
+// went wrong or runs yet, a container gives way to its changed self, or it was deleted and hasn't ended yet. A time that is over says that it is news.
 func (w *worker) patience(s *corev1.PodStatus) time.Time {
 	switch {
 	case w.reason != "" || len(w.extra) > 0:
@@ -96,10 +98,23 @@ func (w *worker) patience(s *corev1.PodStatus) time.Time {
 			break
 		}
 		return w.started.Add(startPatience)
+	case w.stage == stageRun && len(w.failures)+len(w.backoffs) == 0:
+		return w.replacing().Add(replacePatience)
 	case w.pod.DeletionTimestamp != nil && w.stage > stageRun && w.stage < stageRemove:
 		return w.stopped.Add(stopPatience)
 	}
 	return time.Time{}
+}
+
+// replacing tells when the last container ended that this node ended for another one in its place, which is not made yet; zero if there is none.
+func (w *worker) replacing() (at time.Time) {
+	for i := range w.pod.Spec.Containers {
+		c := w.observed.Latest(w.pod.Spec.Containers[i].Name)
+		if c != nil && c.Exited() && w.replaced[c.ID] && c.FinishedAt.After(at) {
+			at = c.FinishedAt
+		}
+	}
+	return at
 }
 
 // untouched tells whether none of the containers was ever there.

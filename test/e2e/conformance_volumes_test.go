@@ -204,7 +204,7 @@ volumes: [{name: disk, emptyDir: {}}, {name: memory, emptyDir: {medium: Memory}}
 	}
 	for name, uid := range map[string]string{"root": "0", "user": "1001"} {
 		var want []string
-		for _, first := range [][]string{{`drwxrwxrwx`}, {`drwxrwxrwx`, `tmpfs`}} {
+		for _, first := range [][]string{{`drwxrwxrwx`}, {`drwxrwxrwt`, `tmpfs`}} {
 			want = append(want, first...)
 			for _, mode := range []string{"-rw-r--r--", "-rw-rw-rw-", "-rwxrwxrwx"} {
 				want = append(want, mode+` `+uid, `mount-tester new file`)
