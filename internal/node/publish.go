@@ -106,11 +106,15 @@ func (w *worker) patience(s *corev1.PodStatus) time.Time {
 	return time.Time{}
 }
 
-// replacing tells when the last container ended that this node ended for another one in its place, which is not made yet; zero if there is none.
+// replacing tells when the last container ended that this node ended for another one in its place, which doesn't run yet; zero if there is none.
 func (w *worker) replacing() (at time.Time) {
-	for i := range w.pod.Spec.Containers {
-		c := w.observed.Latest(w.pod.Spec.Containers[i].Name)
-		if c != nil && c.Exited() && w.replaced[c.ID] && c.FinishedAt.After(at) {
+	for i := range w.observed.Containers {
+		c := &w.observed.Containers[i]
+		if !c.Exited() || !w.replaced[c.ID] || !c.FinishedAt.After(at) {
+			continue
+		}
+		// A successor that runs, or has ended on its own, is news.
+		if latest := w.observed.Latest(c.Name); !latest.Running() && (!latest.Exited() || w.replaced[latest.ID]) {
 			at = c.FinishedAt
 		}
 	}
