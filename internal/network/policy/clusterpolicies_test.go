@@ -93,13 +93,14 @@ func (c *collections) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// TestClusterPolicies has the kind come and go.
-func TestClusterPolicies(t *testing.T) {
+// clusterPoliciesFrom returns policies as a server of the test's own has them.
+func clusterPoliciesFrom(t *testing.T) (*collections, *ClusterPolicies) {
+	t.Helper()
 	api := &collections{has: map[string]string{}, watchers: map[string][]chan string{}}
 	server := httptest.NewServer(api)
-	defer server.Close()
+	t.Cleanup(server.Close)
 	transport := &http.Transport{}
-	defer transport.CloseIdleConnections()
+	t.Cleanup(transport.CloseIdleConnections)
 	client, err := kubernetes.NewForConfig(&rest.Config{Host: server.URL, Transport: transport})
 	if err != nil {
 		t.Fatal(err)
@@ -108,6 +109,12 @@ func TestClusterPolicies(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return api, c
+}
+
+// TestClusterPolicies has the kind come and go.
+func TestClusterPolicies(t *testing.T) {
+	api, c := clusterPoliciesFrom(t)
 	var mu sync.Mutex
 	told := map[string]int{}
 	c.notify(func(n string) {

@@ -6,8 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net/http"
-	"net/http/httptest"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -23,9 +21,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/kubernetes/fake"
-	"k8s.io/client-go/rest"
 
 	"github.com/celox/celox/internal/client/informers"
 )
@@ -314,19 +310,7 @@ func FuzzNamesFile(f *testing.F) {
 
 // TestNamesInForce is the whole way from a policy and an answer to what a datapath has, and back.
 func TestNamesInForce(t *testing.T) {
-	api := &collections{has: map[string]string{}, watchers: map[string][]chan string{}}
-	server := httptest.NewServer(api)
-	defer server.Close()
-	transport := &http.Transport{}
-	defer transport.CloseIdleConnections()
-	client, err := kubernetes.NewForConfig(&rest.Config{Host: server.URL, Transport: transport})
-	if err != nil {
-		t.Fatal(err)
-	}
-	cluster, err := NewClusterPolicies(client.CoreV1().RESTClient())
-	if err != nil {
-		t.Fatal(err)
-	}
+	api, cluster := clusterPoliciesFrom(t)
 	api.set(definitionsPath, `{"metadata":{"name":"`+ClusterPoliciesDefinition+`"},"spec":{"versions":[{"name":"v1alpha2","served":true}]},"status":{"conditions":[{"type":"Established","status":"True"}]}}`)
 	objects := fake.NewClientset(&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "ns"}}, apiPod("ns", "old", "here", "10.0.0.1", nil))
 	f, own, path := informers.New(objects), podInformer(objects), &memory{}
