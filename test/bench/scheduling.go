@@ -20,7 +20,7 @@ import (
 
 const (
 	schedulingMethod = "celox simulate, the workloads of upstream's scheduler_perf by their names: API server, etcd and scheduler in one process, nodes without kubelets, the " +
-		"shapes of upstream's nodes and pods; pods created by 24 clients, from just before the first create until a watch shows the last one with a node."
+		"shapes of upstream's nodes and pods; pods created by 30 clients, as upstream does, from just before the first create until a watch shows the last one with a node."
 	controlPlaneMethod = "celox simulate ControlPlane: the whole control plane with hollow nodes that run pods after 200 ms, 30 on each; created by users and by a Deployment, which is " +
 		"rolled and scaled; the 99th percentile is the worst of all kinds of requests with 100 or more."
 	growthMethod = "all workloads of scheduling and ControlPlane with a tenth, a fifth, two fifths and the whole of the nodes and pods; the exponent is the slope of a figure " +

@@ -13,6 +13,9 @@ const (
 	freeWriters = 6
 	// maxCohort is how many go together at most: what waits behind them has to wait as long as they take.
 	maxCohort = 48
+	// restOfCohort is which part of those that went together may still be under way when the next are let go, as a divisor. With a half, callers that
+	// write one thing after another are cut into small cohorts, of which each syncs the log once or twice.
+	restOfCohort = 4
 )
 
 // gathering lets transactions wait for those that are under way when there are many, and then go together. The log is synced, and its reader woken, for as many entries as
@@ -64,12 +67,12 @@ func (g *gathering) enter(ctx context.Context) error {
 	return ctx.Err()
 }
 
-// leave is the end of a transaction. When half of those that went together are through, the next may go.
+// leave is the end of a transaction. When most of those that went together are through, the next may go.
 func (g *gathering) leave() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.underWay--
-	if len(g.waiting) == 0 || g.underWay > g.cohort/2 {
+	if len(g.waiting) == 0 || g.underWay > g.cohort/restOfCohort {
 		return
 	}
 	n := min(len(g.waiting), maxCohort)
