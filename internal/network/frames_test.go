@@ -17,11 +17,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// networkOrder is a number as AF_PACKET wants it.
-func networkOrder(n uint16) uint16 {
-	return binary.NativeEndian.Uint16(binary.BigEndian.AppendUint16(nil, n))
-}
-
 // checksum is the sum of RFC 1071.
 func checksum(parts ...[]byte) uint16 {
 	sum := uint32(0)

@@ -96,18 +96,3 @@ func classify(h *netlink.Handle, link int) error {
 	}
 	return nil
 }
-
-// ask has a program decide about what comes by an interface, instead of what another process had asked.
-func ask(h *netlink.Handle, link, program int) error {
-	if err := classify(h, link); err != nil {
-		return err
-	}
-	f := &netlink.BpfFilter{
-		FilterAttrs: netlink.FilterAttrs{LinkIndex: link, Parent: netlink.HANDLE_MIN_INGRESS, Handle: 1, Priority: 1, Protocol: unix.ETH_P_ALL},
-		Fd:          program, Name: "celox", DirectAction: true,
-	}
-	if err := h.FilterReplace(f); err != nil {
-		return fmt.Errorf("classifier: %w", err)
-	}
-	return nil
-}

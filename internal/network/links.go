@@ -1,6 +1,7 @@
 package network
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -128,148 +129,144 @@ func ensureBridge(h *netlink.Handle, name string, mtu int, addrs []netip.Prefix)
 	return link.Attrs().HardwareAddr, nil
 }
 
-// attach makes a sandbox's pair and configures both ends. The host's end, whose index it returns, has the hardware address of the gateway.
-func attach(h *netlink.Handle, gateway net.HardwareAddr, mtu int, pod *os.File, s *sandbox) (link int, err error) {
+// attach makes a sandbox's pair and configures both ends. The host's end, whose index it returns, has the hardware address of the gateway. ask may have something
+// asked about what comes by it.
+//
+// The order is the kernel's: to change what handles an interface's packets is cheap before it is up, and an interface that comes up when its other end is up already
+// need not be waited for.
+func attach(h *netlink.Handle, host *channel, gateway net.HardwareAddr, mtu int, pod *os.File, s *sandbox, ask func(b *batch, link int)) (link int, err error) {
+	in, err := openChannel(pod)
+	if err != nil {
+		return 0, err
+	}
+	defer in.close()
+	name := vethName(s.ID)
+	link, eth := 0, 0
+	made := func(index, peer int) { link, eth = index, peer }
+	pair := func() error {
+		var b batch
+		b.pair(name, gateway, podInterface, hardwareAddr(s.Addrs[0].Addr()), pod, mtu, made)
+		return host.send(&b)
+	}
+	if err = pair(); errors.Is(err, unix.EEXIST) {
+		// Left by an attempt that a crash interrupted.
+		if err := removePair(h, name, pod); err != nil {
+			return 0, err
+		}
+		err = pair()
+	}
+	if err != nil {
+		return 0, err
+	}
+	if link == 0 { // a kernel that didn't say
+		var b batch
+		b.look(0, name, made)
+		if err := host.send(&b); err != nil {
+			return 0, err
+		}
+	}
+	var b batch
+	ask(&b, link)
+	b.up(link, name)
+	if err := host.send(&b); err != nil {
+		return 0, err
+	}
+	if err := configurePod(in, eth, s, gateway); err != nil {
+		return 0, err
+	}
+	if err := limit(h, s.ID, link, mtu, s.Bandwidth); err != nil {
+		return 0, err
+	}
+	b = batch{}
+	// The host's end carries packets when the kernel gets round to noticing that the other end is up, or when it is asked.
+	b.look(link, name, nil)
+	b.lead(link, s)
+	return link, host.send(&b)
+}
+
+// removePair removes a pair of which at least one end is where it belongs; that takes the other with it.
+func removePair(h *netlink.Handle, name string, pod *os.File) error {
 	in, err := handleAt(pod)
 	if err != nil {
-		return 0, err
+		return err
 	}
 	defer in.Close()
-	name, mac := vethName(s.ID), hardwareAddr(s.Addrs[0].Addr())
-	attrs := netlink.NewLinkAttrs()
-	attrs.Name, attrs.MTU, attrs.Flags, attrs.HardwareAddr = name, mtu, net.FlagUp, gateway
-	veth := netlink.NewVeth(attrs)
-	veth.PeerName, veth.PeerHardwareAddr, veth.PeerNamespace, veth.PeerMTU = podInterface, mac, netlink.NsFd(pod.Fd()), uint32(mtu)
-	err = h.LinkAdd(veth)
-	if errors.Is(err, unix.EEXIST) {
-		// Left by an attempt that a crash interrupted; one of the two ends takes the other with it.
-		for _, end := range []struct {
-			h    *netlink.Handle
-			name string
-		}{{h, name}, {in, podInterface}} {
-			if err := removeLink(end.h, end.name); err != nil {
-				return 0, err
-			}
-		}
-		err = h.LinkAdd(veth)
-	}
-	if err != nil {
-		return 0, fmt.Errorf("add interface %s: %w", name, err)
-	}
-	// The indexes of both ends are known only by asking.
-	eth, err := in.LinkByName(podInterface)
-	if err != nil {
-		return 0, fmt.Errorf("pod's interface %s: %w", podInterface, err)
-	}
-	host := eth.Attrs().ParentIndex
-	if err := configurePod(in, eth.Attrs().Index, s, gateway); err != nil {
-		return 0, err
-	}
-	if err := limit(h, s.ID, host, mtu, s.Bandwidth); err != nil {
-		return 0, err
-	}
-	if err := lead(h, host, s); err != nil {
-		return 0, err
-	}
-	// The host's end carries packets when the kernel gets round to noticing that the other end is up, or when it is asked.
-	if _, err := h.LinkByIndex(host); err != nil {
-		return 0, fmt.Errorf("interface %s: %w", name, err)
-	}
-	return host, nil
+	return cmp.Or(removeLink(h, name), removeLink(in, podInterface))
 }
 
 // lead routes packets for a sandbox to its interface, away from one that had the address before. What comes from there with another source than has such a route is dropped (see rulesFor).
-func lead(h *netlink.Handle, index int, s *sandbox) error {
+func (b *batch) lead(link int, s *sandbox) {
 	mac := hardwareAddr(s.Addrs[0].Addr())
 	for _, a := range s.Addrs {
-		r := &netlink.Route{LinkIndex: index, Dst: ipNet(netip.PrefixFrom(a.Addr(), a.Addr().BitLen())), Src: gatewayOf(a).AsSlice()}
-		if !isIPv6(a) {
-			r.Scope = unix.RT_SCOPE_LINK
-		}
-		if err := h.RouteReplace(r); err != nil {
-			return fmt.Errorf("route to %v: %w", a.Addr(), err)
-		}
-		if err := know(h, index, a.Addr(), mac); err != nil {
-			return err
-		}
+		b.routeTo(link, a.Addr(), gatewayOf(a))
+		b.neighbour(link, a.Addr(), mac)
 	}
-	return nil
 }
 
-// know tells who has an address, so that nobody on the wire is asked, or believed.
-func know(h *netlink.Handle, index int, a netip.Addr, mac net.HardwareAddr) error {
-	if err := h.NeighSet(&netlink.Neigh{LinkIndex: index, State: netlink.NUD_PERMANENT, IP: a.AsSlice(), HardwareAddr: mac}); err != nil {
-		return fmt.Errorf("entry of neighbour %v: %w", a, err)
-	}
-	return nil
+// lead does so for a sandbox that is attached.
+func lead(host *channel, link int, s *sandbox) error {
+	var b batch
+	b.lead(link, s)
+	return host.send(&b)
 }
 
 // unplug takes an interface off the bridge, to which an earlier version of this package connected pods. Connections go on.
-func unplug(h *netlink.Handle, host netlink.Link, gateway net.HardwareAddr, s *sandbox) error {
+func unplug(h *netlink.Handle, host *channel, end netlink.Link, gateway net.HardwareAddr, s *sandbox) error {
 	pod, err := os.Open(s.NetNS)
 	if err != nil {
 		return fmt.Errorf("network namespace: %w", err)
 	}
 	defer pod.Close()
-	in, err := handleAt(pod)
+	in, err := openChannel(pod)
 	if err != nil {
 		return err
 	}
-	defer in.Close()
-	eth, err := in.LinkByName(podInterface)
-	if err != nil {
-		return fmt.Errorf("pod's interface %s: %w", podInterface, err)
+	defer in.close()
+	eth := 0
+	var b batch
+	b.look(0, podInterface, func(index, _ int) { eth = index })
+	if err := in.send(&b); err != nil {
+		return fmt.Errorf("pod's %w", err)
 	}
+	b = batch{}
 	for _, a := range s.Addrs {
-		if err := know(in, eth.Attrs().Index, gatewayOf(a), gateway); err != nil {
-			return err
-		}
+		b.neighbour(eth, gatewayOf(a), gateway)
+	}
+	if err := in.send(&b); err != nil {
+		return fmt.Errorf("pod's %w", err)
 	}
 	// The kernel forgets neighbours with the hardware address that they were known by: lead comes after it. Packets for the pod go the new way from then on, those
 	// from the pod with the last step.
-	if err := h.LinkSetHardwareAddr(host, gateway); err != nil {
+	if err := h.LinkSetHardwareAddr(end, gateway); err != nil {
 		return fmt.Errorf("set hardware address: %w", err)
 	}
-	if err := lead(h, host.Attrs().Index, s); err != nil {
+	if err := lead(host, end.Attrs().Index, s); err != nil {
 		return err
 	}
-	if err := h.LinkSetNoMaster(host); err != nil {
+	if err := h.LinkSetNoMaster(end); err != nil {
 		return fmt.Errorf("take off the bridge: %w", err)
 	}
 	return nil
 }
 
 // configurePod gives a pod's own end its addresses and routes.
-func configurePod(in *netlink.Handle, index int, s *sandbox, gateway net.HardwareAddr) error {
-	attrs := netlink.NewLinkAttrs()
-	attrs.Name, attrs.Index = podInterface, index
-	eth := &netlink.Device{LinkAttrs: attrs}
-	if err := in.LinkSetUp(eth); err != nil {
-		return fmt.Errorf("pod's interface %s: set up: %w", podInterface, err)
-	}
-	lo := netlink.NewLinkAttrs()
-	lo.Name, lo.Index = "lo", 1
-	if err := in.LinkSetUp(&netlink.Device{LinkAttrs: lo}); err != nil {
-		return fmt.Errorf("pod's interface lo: set up: %w", err)
-	}
+func configurePod(in *channel, eth int, s *sandbox, gateway net.HardwareAddr) error {
+	const loopback = 1 // the first interface of every namespace
+	var b batch
+	b.up(eth, podInterface)
+	b.up(loopback, "lo")
 	for _, a := range s.Addrs {
 		// No route to the others of the range: all packets go by way of the gateway, where services and policies see both directions.
-		addr := address(a)
-		addr.Flags |= unix.IFA_F_NOPREFIXROUTE
-		if err := in.AddrAdd(eth, addr); err != nil && !errors.Is(err, unix.EEXIST) {
-			return fmt.Errorf("pod's interface %s: add address %v: %w", podInterface, a, err)
-		}
+		b.address(eth, a)
 	}
 	for _, a := range s.Addrs {
 		g := gatewayOf(a)
 		// The host doesn't answer for addresses of IPv6 that are on another of its interfaces.
-		if err := know(in, eth.Attrs().Index, g, gateway); err != nil {
-			return fmt.Errorf("pod's interface %s: %w", podInterface, err)
-		}
-		r := &netlink.Route{LinkIndex: eth.Attrs().Index, Gw: g.AsSlice(), Flags: int(netlink.FLAG_ONLINK)}
-		if err := in.RouteReplace(r); err != nil {
-			return fmt.Errorf("pod's default route by %v: %w", g, err)
-		}
+		b.neighbour(eth, g, gateway)
+		b.routeBy(eth, g)
+	}
+	if err := in.send(&b); err != nil {
+		return fmt.Errorf("pod's %w", err)
 	}
 	return nil
 }

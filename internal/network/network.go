@@ -34,6 +34,7 @@ type Network struct {
 	cfg Config
 	ns  *os.File // the host's namespace
 	h   *netlink.Handle
+	ch  *channel // to the host's namespace
 	// ruleless is set where the kernel has no nf_tables: pods are connected, and that is all.
 	ruleless bool
 
@@ -122,6 +123,9 @@ func (n *Network) open() error {
 		return err
 	}
 	if n.h, err = handleAt(n.ns); err != nil {
+		return err
+	}
+	if n.ch, err = openChannel(n.ns); err != nil {
 		return err
 	}
 	if err := within(n.ns, rulesWork); err != nil {
@@ -225,9 +229,9 @@ func (n *Network) leadAll() error {
 			}
 			mac := l.Attrs().HardwareAddr
 			if l.Attrs().MasterIndex != 0 {
-				mac, err = n.mac, unplug(n.h, l, n.mac, s)
+				mac, err = n.mac, unplug(n.h, n.ch, l, n.mac, s)
 			} else {
-				err = lead(n.h, l.Attrs().Index, s)
+				err = lead(n.ch, l.Attrs().Index, s)
 			}
 			if err == nil {
 				err = n.finish(s, l.Attrs().Index, mac)
@@ -286,10 +290,14 @@ func (n *Network) Close() error {
 	if n.h != nil {
 		n.h.Close()
 	}
-	if n.ns != nil {
-		return n.ns.Close()
+	var errs []error
+	if n.ch != nil {
+		errs = append(errs, n.ch.close())
 	}
-	return nil
+	if n.ns != nil {
+		errs = append(errs, n.ns.Close())
+	}
+	return errors.Join(errs...)
 }
 
 // Ready says why pods can't be attached, or nil.
@@ -421,7 +429,14 @@ func (n *Network) connect(pod *os.File, s *sandbox) error {
 	n.mu.Lock()
 	mac, mtu := n.mac, n.mtu
 	n.mu.Unlock()
-	link, err := attach(n.h, mac, mtu, pod, s)
+	var unasked error
+	ask := func(b *batch, link int) {
+		unasked = nil // of an attempt before
+		if n.short(s) {
+			b.ask(link, n.cfg.Shortcut.Program(), func(err error) { unasked = err })
+		}
+	}
+	link, err := attach(n.h, n.ch, mac, mtu, pod, s, ask)
 	if err != nil && n.Ready() != nil {
 		// Somebody removed the bridge; it is made again, once.
 		n.mu.Lock()
@@ -431,12 +446,13 @@ func (n *Network) connect(pod *os.File, s *sandbox) error {
 		if eerr != nil {
 			return errors.Join(err, eerr)
 		}
-		link, err = attach(n.h, mac, mtu, pod, s)
+		link, err = attach(n.h, n.ch, mac, mtu, pod, s, ask)
 	}
 	if err != nil {
 		return err
 	}
-	if err := n.finish(s, link, mac); err != nil {
+	n.plug(s, link, mac, unasked)
+	if err := n.fromLoopback(s); err != nil {
 		return err
 	}
 	n.mu.Lock()
@@ -444,18 +460,39 @@ func (n *Network) connect(pod *os.File, s *sandbox) error {
 	return n.publish(s, true)
 }
 
-// finish does what is left to do for the interface of a sandbox.
-func (n *Network) finish(s *sandbox, link int, mac net.HardwareAddr) error {
-	// Limits hold where packets pass the machine.
-	if n.cfg.Shortcut != nil && s.Bandwidth == (Bandwidth{}) {
-		err := ask(n.h, link, n.cfg.Shortcut.Program())
-		if err == nil {
-			err = n.cfg.Shortcut.Plug(shortcut.Pod{ID: s.ID, Link: link, MAC: hardwareAddr(s.Addrs[0].Addr()), Gateway: mac, Addrs: s.ips()})
-		}
-		if err != nil { // the pod does without
-			n.cfg.Log.Warn("pod network: no shortcut for a pod", "pod", s.Pod, "err", err)
-		}
+// short says whether a sandbox may take the shortcut. Limits hold where packets pass the machine.
+func (n *Network) short(s *sandbox) bool {
+	return n.cfg.Shortcut != nil && s.Bandwidth == (Bandwidth{})
+}
+
+// plug tells the shortcut of a sandbox, whose interface asks it unless there is an error.
+func (n *Network) plug(s *sandbox, link int, mac net.HardwareAddr, unasked error) {
+	if !n.short(s) {
+		return
 	}
+	err := unasked
+	if err == nil {
+		err = n.cfg.Shortcut.Plug(shortcut.Pod{ID: s.ID, Link: link, MAC: hardwareAddr(s.Addrs[0].Addr()), Gateway: mac, Addrs: s.ips()})
+	}
+	if err != nil { // the pod does without
+		n.cfg.Log.Warn("pod network: no shortcut for a pod", "pod", s.Pod, "err", err)
+	}
+}
+
+// finish does what another process may have left to do for the interface of a sandbox.
+func (n *Network) finish(s *sandbox, link int, mac net.HardwareAddr) error {
+	if n.short(s) {
+		var b batch
+		var unasked error
+		b.ask(link, n.cfg.Shortcut.Program(), func(err error) { unasked = err })
+		err := n.ch.send(&b)
+		n.plug(s, link, mac, cmp.Or(err, unasked))
+	}
+	return n.fromLoopback(s)
+}
+
+// fromLoopback lets packets of 127.0.0.1 go to a sandbox with host ports.
+func (n *Network) fromLoopback(s *sandbox) error {
 	if len(s.Ports) == 0 {
 		return nil
 	}
