@@ -8,8 +8,8 @@ import (
 	"github.com/celox/celox/internal/runtime/holder"
 )
 
-// attach connects a client's descriptors to a running task until the task ends
-// or the client leaves.
+// attach connects a client's descriptors to a running task until the task ends,
+// the client leaves, or its input has ended while the task's goes on.
 func (s *server) attach(c *holder.Conn, req holder.Request, files []*os.File) {
 	t, err := s.task(req.ID)
 	var stdio [3]*os.File
@@ -61,11 +61,13 @@ func (s *server) attach(c *holder.Conn, req holder.Request, files []*os.File) {
 		return
 	}
 
-	inputDone := make(chan struct{})
+	inputDone, said := make(chan struct{}), make(chan struct{})
 	if stdio[0] != nil {
 		go func() {
 			defer close(inputDone)
-			t.feed(stdio[0])
+			if t.feed(stdio[0]) {
+				close(said)
+			}
 		}()
 		defer func() {
 			_ = stdio[0].SetDeadline(time.Unix(1, 0))
@@ -82,6 +84,8 @@ func (s *server) attach(c *holder.Conn, req holder.Request, files []*os.File) {
 	select {
 	case <-t.exited:
 		_ = c.Send(holder.Response{})
+	case <-said:
+		_ = c.Send(holder.Response{})
 	case <-slow:
 		_ = c.Send(holder.Response{Error: holder.Errorf(holder.CodeInternal, "the attached client reads too slowly")})
 	case <-gone:
@@ -89,8 +93,10 @@ func (s *server) attach(c *holder.Conn, req holder.Request, files []*os.File) {
 }
 
 // feed copies a client's input to the task. At its end the task's own input is
-// closed if it asked for only one (stdinOnce).
-func (t *task) feed(in *os.File) {
+// closed if it asked for only one (stdinOnce). Otherwise it reports true: the
+// client has said what it had to say, and others may go on, so it is not kept to
+// watch, as no container runtime does.
+func (t *task) feed(in *os.File) (said bool) {
 	t.mu.Lock()
 	out := t.stdin
 	if t.tty != nil {
@@ -100,18 +106,21 @@ func (t *task) feed(in *os.File) {
 	t.mu.Unlock()
 	if out == nil {
 		_, _ = io.Copy(io.Discard, in)
-		return
+		return false
 	}
-	_, _ = io.Copy(onlyWriter{out}, onlyReader{in})
-	if !once {
-		return
+	if _, err := io.Copy(onlyWriter{out}, onlyReader{in}); err != nil {
+		_, _ = io.Copy(io.Discard, onlyReader{in}) // the task no longer reads; its output goes on
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if !once || t.tty != nil {
+		return true
+	}
 	if t.stdin != nil {
 		_ = t.stdin.Close()
 		t.stdin = nil
 	}
+	return false
 }
 
 // onlyReader and onlyWriter keep io.Copy from splice(2), which ignores

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -263,6 +264,9 @@ func (s *Service) prepareSpec(k *container) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.spec, k.seccomp = spec, seccomp
+	if len(k.config.GetCDIDevices()) > 0 {
+		k.rec.DeviceEnv = slices.Clone(spec.Process.Env)
+	}
 	return nil
 }
 

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -74,6 +75,9 @@ func (s *Service) execSpec(k *container, cmd []string, tty bool) (holder.ExecSpe
 	e := holder.ExecSpec{
 		ID: k.id, Args: cmd, Env: environment(in), Cwd: cwd, Terminal: tty,
 		UID: rec.User.UID, GID: rec.User.GID, Groups: rec.User.Groups,
+	}
+	if rec.DeviceEnv != nil {
+		e.Env = slices.Clone(rec.DeviceEnv)
 	}
 	if tty && !k.config.GetTty() {
 		e.Env = append(e.Env, "TERM=xterm")

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -93,6 +94,41 @@ func TestStreamingExecAndAttach(t *testing.T) {
 		t.Errorf("attach: %q %q", out.String(), errOut.String())
 	}
 	if got := f.output(id); !strings.Contains(got, "attached\n") {
+		t.Errorf("log %q", got)
+	}
+}
+
+// TestExecWithDevices: what devices put into the environment of a container, a command that is run in it later has too.
+func TestExecWithDevices(t *testing.T) {
+	f := newFixture(t)
+	sandbox, _ := f.sandbox("devices", nil)
+	id := f.run(sandbox, "c", nil, "sleep", "3600")
+	k, err := f.s.runningContainer(id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	k.mu.Lock()
+	k.rec.DeviceEnv = []string{"PATH=/bin", "TOY=yes"}
+	k.mu.Unlock()
+	spec, err := f.s.execSpec(k, []string{"env"}, true)
+	if err != nil || !slices.Equal(spec.Env, []string{"PATH=/bin", "TOY=yes", "TERM=xterm"}) {
+		t.Errorf("%v, %v", spec.Env, err)
+	}
+}
+
+// TestAttachInTurn: where the input of a container outlives its clients, each is let go when it has said what it had to say, and the container goes on.
+func TestAttachInTurn(t *testing.T) {
+	f := newFixture(t)
+	sandbox, _ := f.sandbox("turns", nil)
+	id := f.run(sandbox, "c", func(c *cri.ContainerConfig) { c.Stdin = true }, "sh", "-c", "read a; read b; echo $a-$b")
+	for _, said := range []string{"one\n", "two\n"} {
+		var out, errOut closeBuffer
+		if err := f.s.Streaming().Attach(t.Context(), id, strings.NewReader(said), &out, &errOut, false, nil); err != nil {
+			t.Errorf("attach: %v", err)
+		}
+	}
+	f.exited(id)
+	if got := f.output(id); !strings.Contains(got, "one-two\n") {
 		t.Errorf("log %q", got)
 	}
 }

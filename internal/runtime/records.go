@@ -77,6 +77,8 @@ type containerRecord struct {
 	ImageConfig images.ImageConfig `json:"imageConfig"`
 	LogPath     string             `json:"logPath,omitempty"`
 	User        user               `json:"user"`
+	// DeviceEnv is the whole environment where devices have a part in it (CDI), so that what is run in the container later has it too.
+	DeviceEnv []string `json:"deviceEnv,omitempty"`
 	// Config is the CRI ContainerConfig as protobuf.
 	Config []byte `json:"config"`
 }

@@ -110,6 +110,7 @@ spec: {spec: {devices: {requests: [{name: r, exactly: {deviceClassName: %[1]s}}]
 	u.await("pod/first", "condition=Ready")
 	u.says("have toy-0", "logs", "first", "-c", "c")
 	u.says("have <>", "logs", "first", "-c", "without")
+	u.says("have toy-0", "exec", "first", "-c", "c", "--", "sh", "-c", "echo have $TOY_DEVICES")
 	u.apply(user("second"))
 	u.says("cannot allocate all claims", "get", "pod", "second", "-o", `jsonpath={.status.conditions[?(@.type=="PodScheduled")].message}`)
 	if n := len(d.Prepared()); n != 1 {

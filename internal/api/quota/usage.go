@@ -197,13 +197,17 @@ func claimAttributesClasses(claim *corev1.PersistentVolumeClaim) []string {
 	return names
 }
 
+// Terminating reports whether a pod counts as one that ends by itself, for the scopes Terminating and NotTerminating.
+func Terminating(pod *corev1.Pod) bool {
+	return pod.Spec.ActiveDeadlineSeconds != nil && *pod.Spec.ActiveDeadlineSeconds >= 0
+}
+
 func podMatches(r corev1.ScopedResourceSelectorRequirement, pod *corev1.Pod) bool {
-	terminating := pod.Spec.ActiveDeadlineSeconds != nil && *pod.Spec.ActiveDeadlineSeconds >= 0
 	switch r.ScopeName {
 	case corev1.ResourceQuotaScopeTerminating:
-		return terminating
+		return Terminating(pod)
 	case corev1.ResourceQuotaScopeNotTerminating:
-		return !terminating
+		return !Terminating(pod)
 	case corev1.ResourceQuotaScopeBestEffort:
 		return bestEffort(pod)
 	case corev1.ResourceQuotaScopeNotBestEffort:

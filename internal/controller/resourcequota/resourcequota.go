@@ -120,7 +120,7 @@ func (c *Controller) limited(namespace string) bool {
 	return err == nil && len(list) > 0
 }
 
-// lessens says whether an update gives something back: only kinds whose usage depends on more than their being there can.
+// lessens says whether an update gives something back, to one quota if not to all: only kinds whose usage depends on more than their being there can.
 func (c *Controller) lessens(gr schema.GroupResource, old, obj metav1.Object) bool {
 	var was, is runtime.Object
 	switch o := old.(type) {
@@ -129,6 +129,11 @@ func (c *Controller) lessens(gr schema.GroupResource, old, obj metav1.Object) bo
 		is, _ = obj.(runtime.Object)
 	default:
 		return false
+	}
+	if p, ok := old.(*corev1.Pod); ok {
+		if q, ok := obj.(*corev1.Pod); ok && (p.Spec.ActiveDeadlineSeconds == nil) != (q.Spec.ActiveDeadlineSeconds == nil) {
+			return true // from those that do not terminate to those that do
+		}
 	}
 	now := c.clock.Now()
 	before, after := quota.Usage(gr, was, now), quota.Usage(gr, is, now)

@@ -75,6 +75,12 @@ func cluster() []runtime.Object {
 		service("ns", "db", "", headless),
 		slice("ns", "db", "db-4", "10.42.0.2=db-0", "10.42.0.3", "10.42.0.4!"),
 		slice("ns", "db", "db-6", "fd42::2=db-0"),
+		service("ns", "own", "", func(s *corev1.Service) {
+			headless(s)
+			s.Spec.Ports = nil
+		}),
+		portNamed(slice("ns", "own", "own-1", "10.42.0.21"), "http"),
+		portNamed(slice("ns", "own", "own-2", "10.42.0.22"), "https"),
 		service("ns", "none", "", headless),
 		service("ns", "away", "", func(s *corev1.Service) {
 			s.Spec.Type, s.Spec.ExternalName, s.Spec.ClusterIPs = corev1.ServiceTypeExternalName, "Www.Example.com", nil
@@ -243,6 +249,10 @@ func TestNames(t *testing.T) {
 		{"_http._udp.web.ns.svc.cluster.local.", srv, "NXDOMAIN"},
 		{"_tcp.web.ns.svc.cluster.local.", srv, "NOERROR"},
 		{"_http._tcp.db.ns.svc.cluster.local.", srv, "SRV 0 100 8080 10-42-0-3.db.ns.svc.cluster.local.; SRV 0 100 8080 db-0.db.ns.svc.cluster.local.; SRV 0 100 8080 db-0.db.ns.svc.cluster.local."},
+		{"_http._tcp.own.ns.svc.cluster.local.", srv, "SRV 0 100 8080 10-42-0-21.own.ns.svc.cluster.local."},
+		{"_https._tcp.own.ns.svc.cluster.local.", srv, "SRV 0 100 8080 10-42-0-22.own.ns.svc.cluster.local."},
+		{"_https._tcp.own.ns.svc.cluster.local.", a, "NOERROR"},
+		{"_https._udp.own.ns.svc.cluster.local.", srv, "NXDOMAIN"},
 		{"away.ns.svc.cluster.local.", a, "A 93.184.216.34; CNAME www.example.com."},
 		{"away.ns.svc.cluster.local.", cname, "CNAME www.example.com."},
 		{"alias.ns.svc.cluster.local.", a, "A 10.43.0.2; CNAME web.ns.svc.cluster.local."},
@@ -529,4 +539,9 @@ func BenchmarkLongWay(b *testing.B) {
 	for b.Loop() {
 		s.find(b.Context(), packet, stranger, "udp")
 	}
+}
+
+func portNamed(s *discoveryv1.EndpointSlice, name string) *discoveryv1.EndpointSlice {
+	s.Ports[0].Name = &name
+	return s
 }

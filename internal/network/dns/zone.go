@@ -248,7 +248,7 @@ func (z *Zone) service(name string, labels []string, qtype uint16) result {
 		if len(eps) == 0 {
 			return result{rcode: dns.RcodeNameError}
 		}
-		return result{answer: append(z.addresses(name, qtype, addressesOf(eps)), z.endpointPorts(name, svc, eps, "", "", qtype)...)}
+		return result{answer: append(z.addresses(name, qtype, addressesOf(eps)), z.endpointPorts(name, svc, eps, anyPort, qtype)...)}
 	case n == 3 && headless:
 		var named []endpoint
 		for _, e := range z.endpoints(svc) {
@@ -288,34 +288,47 @@ func (z *Zone) external(name, target string, qtype uint16) result {
 
 // port answers for "_name._protocol.SERVICE".
 func (z *Zone) port(name string, svc *corev1.Service, port, protocol string, qtype uint16) result {
-	wanted := func(p corev1.ServicePort) bool {
-		return p.Name != "" && port == "_"+strings.ToLower(p.Name) && protocol == "_"+protocolName(p.Protocol)
+	wanted := func(name string, proto corev1.Protocol) bool {
+		return name != "" && port == "_"+strings.ToLower(name) && protocol == "_"+protocolName(proto)
 	}
-	i := slices.IndexFunc(svc.Spec.Ports, wanted)
+	i := slices.IndexFunc(svc.Spec.Ports, func(p corev1.ServicePort) bool { return wanted(p.Name, p.Protocol) })
+	if svc.Spec.ClusterIP == corev1.ClusterIPNone {
+		return z.headlessPort(name, svc, wanted, i >= 0, qtype)
+	}
 	if i < 0 {
 		return result{rcode: dns.RcodeNameError}
 	}
-	p := svc.Spec.Ports[i]
-	if svc.Spec.ClusterIP != corev1.ClusterIPNone {
-		if qtype != dns.TypeSRV {
-			return result{}
-		}
-		target := z.serviceName(svc)
-		return result{answer: []dns.RR{z.srv(name, p.Port, target)}, extra: z.both(target, clusterIPs(svc))}
+	if qtype != dns.TypeSRV {
+		return result{}
 	}
-	eps := z.endpoints(svc)
-	answer := z.endpointPorts(name, svc, eps, p.Name, p.Protocol, qtype)
-	if len(answer) == 0 && qtype == dns.TypeSRV {
+	target := z.serviceName(svc)
+	return result{answer: []dns.RR{z.srv(name, svc.Spec.Ports[i].Port, target)}, extra: z.both(target, clusterIPs(svc))}
+}
+
+// headlessPort answers for a port of a headless service: its slices say which there are, and may have some that the service itself doesn't name.
+func (z *Zone) headlessPort(name string, svc *corev1.Service, wanted portMatch, named bool, qtype uint16) result {
+	eps := slices.DeleteFunc(z.endpoints(svc), func(e endpoint) bool {
+		return !slices.ContainsFunc(e.ports, func(p discoveryv1.EndpointPort) bool {
+			return p.Port != nil && wanted(deref(p.Name), deref(p.Protocol))
+		})
+	})
+	if len(eps) == 0 && (!named || qtype == dns.TypeSRV) {
 		return result{rcode: dns.RcodeNameError}
 	}
-	r := result{answer: answer}
-	if qtype == dns.TypeSRV {
-		for _, e := range eps {
-			r.extra = append(r.extra, z.both(e.label()+"."+z.serviceName(svc), []netip.Addr{e.addr})...)
-		}
+	if qtype != dns.TypeSRV {
+		return result{}
+	}
+	r := result{answer: z.endpointPorts(name, svc, eps, wanted, qtype)}
+	for _, e := range eps {
+		r.extra = append(r.extra, z.both(e.label()+"."+z.serviceName(svc), []netip.Addr{e.addr})...)
 	}
 	return r
 }
+
+// portMatch tells which ports are asked for. Without a protocol a port is one of TCP.
+type portMatch func(name string, protocol corev1.Protocol) bool
+
+func anyPort(string, corev1.Protocol) bool { return true }
 
 // allPorts are the SRV records of a service with an address that is asked for without a port.
 func (z *Zone) allPorts(name string, svc *corev1.Service, qtype uint16) []dns.RR {
@@ -329,18 +342,17 @@ func (z *Zone) allPorts(name string, svc *corev1.Service, qtype uint16) []dns.RR
 	return out
 }
 
-// endpointPorts are the SRV records of endpoints, of one port or, without a name and protocol, of all.
-func (z *Zone) endpointPorts(name string, svc *corev1.Service, eps []endpoint, port string, protocol corev1.Protocol, qtype uint16) []dns.RR {
+// endpointPorts are the SRV records of the ports of endpoints that are wanted.
+func (z *Zone) endpointPorts(name string, svc *corev1.Service, eps []endpoint, wanted portMatch, qtype uint16) []dns.RR {
 	if qtype != dns.TypeSRV {
 		return nil
 	}
 	var out []dns.RR
 	for _, e := range eps {
 		for _, p := range e.ports {
-			if p.Port == nil || (protocol != "" && (deref(p.Name) != port || cmp.Or(deref(p.Protocol), corev1.ProtocolTCP) != cmp.Or(protocol, corev1.ProtocolTCP))) {
-				continue
+			if p.Port != nil && wanted(deref(p.Name), deref(p.Protocol)) {
+				out = append(out, z.srv(name, *p.Port, e.label()+"."+z.serviceName(svc)))
 			}
-			out = append(out, z.srv(name, *p.Port, e.label()+"."+z.serviceName(svc)))
 		}
 	}
 	return out

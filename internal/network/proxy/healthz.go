@@ -1,11 +1,7 @@
 package proxy
 
 import (
-	"context"
 	"encoding/json"
-	"errors"
-	"log/slog"
-	"net"
 	"net/http"
 	"sync"
 	"time"
@@ -104,29 +100,4 @@ func (h *health) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	// A client that does not read is its own problem.
 	_ = json.NewEncoder(w).Encode(answer)
-}
-
-// serve answers on a port until ctx ends.
-func (h *health) serve(ctx context.Context, port uint16, log *slog.Logger) {
-	srv := &http.Server{Handler: h, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: time.Minute}
-	stop := context.AfterFunc(ctx, func() { _ = srv.Close() }) // there is nobody left to tell
-	defer stop()
-	said := false
-	for ctx.Err() == nil {
-		l, err := net.Listen("tcp", ":"+portName(port))
-		if err == nil {
-			err = srv.Serve(l)
-		}
-		if errors.Is(err, http.ErrServerClosed) {
-			return
-		}
-		if !said {
-			said = true
-			log.Error("health of the service proxy cannot be asked for; will try again", "port", port, "err", err)
-		}
-		select {
-		case <-ctx.Done():
-		case <-time.After(listenAgain):
-		}
-	}
 }

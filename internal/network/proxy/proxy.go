@@ -47,8 +47,10 @@ type Config struct {
 	Tampering <-chan struct{}
 	// HealthPort is where others ask whether services work here (/healthz, /livez); 0 is nowhere.
 	HealthPort uint16
-	Metrics    *Metrics
-	Log        *slog.Logger
+	// Status is what this machine may ask about the proxy.
+	Status  Status
+	Metrics *Metrics
+	Log     *slog.Logger
 }
 
 // Proxy keeps a datapath to what the API says.
@@ -167,7 +169,14 @@ func (p *Proxy) Run(ctx context.Context) (err error) {
 		err = errors.Join(err, p.cfg.Datapath.Close())
 	}()
 	if p.cfg.HealthPort != 0 {
-		asked.Go(func() { p.health.serve(ctx, p.cfg.HealthPort, p.cfg.Log) })
+		asked.Go(func() {
+			listenAlways(ctx, ":"+portName(p.cfg.HealthPort), &p.health, "health of the service proxy", p.cfg.Log)
+		})
+	}
+	if p.cfg.Status.Address != "" {
+		asked.Go(func() {
+			listenAlways(ctx, p.cfg.Status.Address, p.cfg.Status.handler(), "status of the service proxy", p.cfg.Log)
+		})
 	}
 	if !cache.WaitForCacheSync(ctx.Done(), p.synced...) {
 		return nil

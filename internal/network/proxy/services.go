@@ -12,11 +12,16 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 )
 
-// Labels by which others take a service or a slice over.
+// Labels by which others take a service over, or a slice. They count whatever their values are.
 const (
 	labelProxyName = "service.kubernetes.io/service-proxy-name"
 	labelHeadless  = "service.kubernetes.io/headless"
 )
+
+func has(labels map[string]string, name string) bool {
+	_, ok := labels[name]
+	return ok
+}
 
 // name is the namespace and name of a service.
 type name struct{ namespace, name string }
@@ -72,14 +77,14 @@ func (s *state) setService(n name, svc *corev1.Service) {
 		return
 	}
 	s.services[n] = svc
-	if svc.Spec.HealthCheckNodePort != 0 && svc.Spec.Type == corev1.ServiceTypeLoadBalancer && svc.Labels[labelProxyName] == "" {
+	if svc.Spec.HealthCheckNodePort != 0 && svc.Spec.Type == corev1.ServiceTypeLoadBalancer && !has(svc.Labels, labelProxyName) {
 		s.checked[n] = svc
 	}
 }
 
 // setSlice takes a slice of a service, or nil for one that is gone.
 func (s *state) setSlice(n name, sliceName string, es *discoveryv1.EndpointSlice) {
-	if es == nil || es.AddressType == discoveryv1.AddressTypeFQDN {
+	if es == nil || es.AddressType == discoveryv1.AddressTypeFQDN || has(es.Labels, labelHeadless) {
 		delete(s.slices[n], sliceName)
 		if len(s.slices[n]) == 0 {
 			delete(s.slices, n)
@@ -182,7 +187,7 @@ func (s *state) all() change {
 // frontends computes the keys of one service.
 func (s *state) frontends(n name) map[Key]*Frontend {
 	svc := s.services[n]
-	if svc == nil || svc.Spec.Type == corev1.ServiceTypeExternalName || svc.Spec.ClusterIP == corev1.ClusterIPNone || svc.Spec.ClusterIP == "" || svc.Labels[labelProxyName] != "" {
+	if svc == nil || svc.Spec.Type == corev1.ServiceTypeExternalName || svc.Spec.ClusterIP == corev1.ClusterIPNone || svc.Spec.ClusterIP == "" || has(svc.Labels, labelProxyName) {
 		return nil
 	}
 	out := map[Key]*Frontend{}

@@ -112,6 +112,8 @@ func TestFrontends(t *testing.T) {
 		{"headless", func(s *corev1.Service) { s.Spec.ClusterIP, s.Spec.ClusterIPs = "None", []string{"None"} }, two, ""},
 		{"external name", func(s *corev1.Service) { s.Spec.Type = corev1.ServiceTypeExternalName }, two, ""},
 		{"another proxy's", func(s *corev1.Service) { s.Labels = map[string]string{labelProxyName: "other"} }, two, ""},
+		{"another proxy's without a name", func(s *corev1.Service) { s.Labels = map[string]string{labelProxyName: ""} }, two, ""},
+		{"a slice for names only", nil, labelled(two, labelHeadless), "TCP 10.0.0.1:80 →"},
 		{"another port name", func(s *corev1.Service) { s.Spec.Ports[0].Name = "https" }, two, "TCP 10.0.0.1:80 →"},
 		{"affinity", func(s *corev1.Service) { s.Spec.SessionAffinity = corev1.ServiceAffinityClientIP }, two, "TCP 10.0.0.1:80 → 1 2 3h0m0s"},
 		{"local inside", func(s *corev1.Service) { s.Spec.InternalTrafficPolicy = &local }, two, "TCP 10.0.0.1:80 → 1"},
@@ -221,4 +223,10 @@ func TestHealthChecks(t *testing.T) {
 			t.Errorf("%v", s.healthChecks())
 		}
 	}
+}
+
+func labelled(es *discoveryv1.EndpointSlice, label string) *discoveryv1.EndpointSlice {
+	es = es.DeepCopy()
+	metav1.SetMetaDataLabel(&es.ObjectMeta, label, "")
+	return es
 }

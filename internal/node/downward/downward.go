@@ -105,7 +105,7 @@ func Resource(pod *corev1.Pod, container *corev1.Container, node Node, ref *core
 		q, ok = container.Resources.Limits[corev1.ResourceName(name)]
 		if !ok || q.IsZero() {
 			if !strings.HasPrefix(name, "hugepages-") {
-				q = node.Allocatable[corev1.ResourceName(name)]
+				q = unlimited(pod, node, corev1.ResourceName(name))
 			}
 		}
 	case "requests":
@@ -146,4 +146,15 @@ func find(pod *corev1.Pod, name string) *corev1.Container {
 		}
 	}
 	return nil
+}
+
+// unlimited is what a container has whose own limit is not set: as much as its pod, or else its node.
+func unlimited(pod *corev1.Pod, node Node, name corev1.ResourceName) resource.Quantity {
+	q := node.Allocatable[name]
+	if r := pod.Spec.Resources; r != nil && (name == corev1.ResourceCPU || name == corev1.ResourceMemory) {
+		if all, ok := r.Limits[name]; ok && !all.IsZero() {
+			q = all
+		}
+	}
+	return q
 }

@@ -57,6 +57,12 @@ func TestResource(t *testing.T) {
 			t.Errorf("%s / %s: %s, %v; want %s", tt.name, tt.divisor, got, err, tt.want)
 		}
 	}
+	pod.Spec.Resources = &corev1.ResourceRequirements{Limits: corev1.ResourceList{corev1.ResourceMemory: resource.MustParse("64Mi"), corev1.ResourceCPU: resource.MustParse("8")}}
+	for name, want := range map[string]string{"limits.memory": "67108864", "limits.cpu": "2", "limits.ephemeral-storage": "0"} {
+		if got, err := Resource(pod, nil, node, &corev1.ResourceFieldSelector{ContainerName: "c", Resource: name}); err != nil || got != want {
+			t.Errorf("%s where the pod has limits: %s, %v; want %s", name, got, err, want)
+		}
+	}
 	for _, bad := range []corev1.ResourceFieldSelector{{ContainerName: "none", Resource: "limits.cpu"}, {Resource: "limits.cpu"}, {ContainerName: "c", Resource: "cpu"}, {ContainerName: "c", Resource: "x.cpu"}} {
 		if got, err := Resource(pod, nil, node, &bad); err == nil {
 			t.Errorf("%+v gave %s", bad, got)

@@ -158,6 +158,9 @@ func TestPrepare(t *testing.T) {
 	b := newBench(t, allocated("c", "p", "q"))
 	p, q := podWith("p", "c", corev1.ResourceClaim{Name: "d"}), podWith("q", "c", corev1.ResourceClaim{Name: "d", Request: "r"})
 	b.wants("DRA driver toys.example.com is not registered", b.m.Prepare(t.Context(), p))
+	if err := b.m.Unprepare(t.Context(), p.UID); err != nil {
+		t.Errorf("a pod cannot go whose driver never was here: %v", err)
+	}
 	if _, err := b.m.Devices(p, &p.Spec.Containers[0]); err == nil {
 		t.Error("devices of a claim that isn't prepared")
 	}

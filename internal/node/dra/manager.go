@@ -156,6 +156,12 @@ func (m *Manager) prepare(ctx context.Context, pod *corev1.Pod, owned bool, obj 
 	case !slices.ContainsFunc(obj.Status.ReservedFor, func(r resourcev1.ResourceClaimConsumerReference) bool { return r.UID == pod.UID }):
 		return fmt.Errorf("pod %s (%s) is not allowed to use ResourceClaim %s (%s)", pod.Name, pod.UID, obj.Name, obj.UID)
 	}
+	// Before anything is noted: a pod whose driver was never here must not wait for it when it goes.
+	for _, r := range obj.Status.Allocation.Devices.Results {
+		if _, err := m.drivers.get(r.Driver); err != nil {
+			return fmt.Errorf("NodePrepareResources: %w", err)
+		}
+	}
 	c, err := m.hold(pod, obj)
 	if err != nil {
 		return err

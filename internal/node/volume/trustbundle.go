@@ -111,7 +111,7 @@ func (b *build) private(path string, data []byte, defaultMode *int32) error {
 	if err := b.add(path, data, mode); err != nil {
 		return err
 	}
-	if b.gid == nil && b.uid != nil {
+	if b.uid != nil {
 		f := b.payload[path]
 		f.UID = b.uid
 		b.payload[path] = f

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -155,6 +156,36 @@ func TestSecretsStayInMemory(t *testing.T) {
 	pod.Spec.Volumes[0].Secret.Items[0].Key = "nope"
 	if _, err := m.Setup(t.Context(), pod); err == nil || !strings.Contains(err.Error(), "references non-existent secret key: nope") {
 		t.Errorf("error %v", err)
+	}
+}
+
+// TestPrivateFiles: a token is for whom the pod runs as, and for its group.
+func TestPrivateFiles(t *testing.T) {
+	for _, c := range []struct {
+		user, group *int64
+		mode        os.FileMode
+		owner       uint32
+	}{
+		{nil, nil, 0o644, 0}, {new(int64(1000)), nil, 0o600, 1000}, {nil, new(int64(4711)), 0o640, 0}, {new(int64(1000)), new(int64(4711)), 0o640, 1000},
+	} {
+		pod := testPod(vol("v", corev1.VolumeSource{}))
+		pod.Spec.SecurityContext = &corev1.PodSecurityContext{RunAsUser: c.user, FSGroup: c.group}
+		b := &build{pod: pod, payload: Payload{}, gid: fsGroup(pod), uid: commonUser(pod)}
+		if err := b.private("token", []byte("t"), new(int32(0o644))); err != nil {
+			t.Fatal(err)
+		}
+		dir := t.TempDir()
+		if _, err := writeAtomic(dir, b.payload, b.gid); err != nil {
+			t.Fatal(err)
+		}
+		info, err := os.Stat(filepath.Join(dir, "token"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		owner := info.Sys().(*syscall.Stat_t).Uid
+		if info.Mode().Perm() != c.mode || owner != c.owner || c.group != nil && group(info) != *c.group {
+			t.Errorf("%v: mode %v, owner %d, group %d", c, info.Mode(), owner, group(info))
+		}
 	}
 }
 
