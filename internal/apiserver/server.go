@@ -64,7 +64,7 @@ type Check struct {
 	Name string
 	// Run returns what is wrong, or nil.
 	Run func(ctx context.Context) error
-	// ReadyOnly leaves the check out of /livez.
+	// ReadyOnly leaves the check out of /livez and /healthz.
 	ReadyOnly bool
 }
 
@@ -148,6 +148,7 @@ type Server struct {
 	flow                *flow.Filter
 	plain               map[string]http.Handler
 	started             time.Time
+	outcomes            *outcomes
 	live                healthChecks
 	ready               healthChecks
 	handler             http.Handler
@@ -155,6 +156,11 @@ type Server struct {
 
 // Register adds a collection for every stored kind of the catalogue to a store.
 func Register(s *store.Store, c *api.Catalogue) error {
+	return RegisterApart(s, c, nil)
+}
+
+// RegisterApart is Register, but that some resources are kept in stores of their own, and found in s as well.
+func RegisterApart(s *store.Store, c *api.Catalogue, apart map[schema.GroupResource]*store.Store) error {
 	for _, k := range c.Kinds() {
 		if k.Virtual {
 			continue
@@ -167,7 +173,15 @@ func Register(s *store.Store, c *api.Catalogue) error {
 			r.Indexes[name] = func(o store.Object) []string { return f(o) }
 		}
 		r.Share = sharing(k.GroupResource())
-		if _, err := s.Register(r); err != nil {
+		keeper := s
+		if other := apart[k.GroupResource()]; other != nil {
+			keeper = other
+		}
+		collection, err := keeper.Register(r)
+		if err == nil && keeper != s {
+			err = s.Adopt(collection)
+		}
+		if err != nil {
 			return fmt.Errorf("registering %s: %w", k.GroupResource(), err)
 		}
 	}
@@ -256,8 +270,8 @@ func New(cfg Config) (*Server, error) {
 		return nil, err
 	}
 	cfg.Metrics.MustRegister(contents{s}, buildInfo(cfg.Version))
-	s.health()
 	s.started = s.clock.Now()
+	s.health()
 	s.plainPaths()
 	s.handler = s.chain()
 	return s, nil

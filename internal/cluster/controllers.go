@@ -49,6 +49,7 @@ import (
 	"github.com/celox/celox/internal/controller/ingressstatus"
 	"github.com/celox/celox/internal/controller/ipaddress"
 	"github.com/celox/celox/internal/controller/job"
+	"github.com/celox/celox/internal/controller/legacytoken"
 	"github.com/celox/celox/internal/controller/loadbalancer"
 	"github.com/celox/celox/internal/controller/namespace"
 	"github.com/celox/celox/internal/controller/nodeipam"
@@ -183,8 +184,8 @@ func (s *Server) makeControllers(run *group, p *controlPlane, f *informers.Facto
 	running := m.Gauge("running_managed_controllers", "Whether a controller runs, 1 if so.", "name", "manager")
 	var all []namedRunner
 	for _, c := range s.controllers(run, p, f, m, metrics, sources) {
-		// The API server's own work on the addresses of services is not for choice.
-		if slices.Contains(s.simulation.Without, c.name) || c.name != "ipaddress" && !s.cfg.Runs(c.name) {
+		// The API server's own work is not for choice.
+		if slices.Contains(s.simulation.Without, c.name) || c.name != "ipaddress" && c.name != "legacy-token-tracking" && !s.cfg.Runs(c.name) {
 			continue
 		}
 		made, err := c.make(c.name)
@@ -354,6 +355,11 @@ func (s *Server) controllers(run *group, p *controlPlane, f *informers.Factory, 
 		{"service-cidrs-controller", with(func(c kubernetes.Interface, _ string) (runner, error) { return servicecidr.New(c, f, s.log, m) })},
 		// As upstream, the API server itself keeps the objects of the addresses that it gives out.
 		{"ipaddress", func(string) (runner, error) { return ipaddress.New(p.admin, f, s.log, m) }},
+		// As is since when it notes the use of tokens in secrets.
+		{"legacy-token-tracking", func(string) (runner, error) { return legacytoken.NewTracker(p.admin, f, clk, s.log, m) }},
+		{"legacy-service-account-token-cleaner", with(func(c kubernetes.Interface, _ string) (runner, error) {
+			return legacytoken.NewCleaner(c, f, clk, s.log, m)
+		})},
 		{"pod-garbage-collector", with(func(c kubernetes.Interface, _ string) (runner, error) { return podgc.New(c, f, clk, s.log, m) })},
 		{"node-controller", with(func(c kubernetes.Interface, name string) (runner, error) {
 			local := s.cfg.NodeName

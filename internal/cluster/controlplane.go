@@ -81,6 +81,8 @@ type controlPlane struct {
 	passages *passages
 	// local is where the API server finds the kubelet API of the node in this process.
 	local *localNode
+	// startup knows how far the start has come.
+	startup startup
 }
 
 // client returns a clientset that calls the API in this process as u.
@@ -213,32 +215,47 @@ func (s *Server) startControlPlane(run *group, certs *pki.PKI) (*controlPlane, e
 		return nil, err
 	}
 	run.atEnd("store", st.Close)
-	if err := apiserver.Register(st, kinds); err != nil {
+	apart, err := s.apart(run, measured, registry)
+	if err != nil {
 		return nil, err
+	}
+	if err := apiserver.RegisterApart(st, kinds, apart); err != nil {
+		return nil, err
+	}
+	for _, other := range apart {
+		if err := other.Start(run.parent); err != nil {
+			return nil, err
+		}
 	}
 	if err := st.Start(run.parent); err != nil {
 		return nil, err
 	}
 	p := &controlPlane{certs: certs, catalogue: kinds, engine: engine, store: st, metrics: registry, local: &localNode{name: s.cfg.NodeName}}
 	p.metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	p.startup.reach(cachesFull)
 	if err := s.makeAPI(run, p); err != nil {
 		return nil, err
 	}
+	p.startup.reach(apiMade)
 	p.admin, err = p.client(&user.DefaultInfo{Name: user.APIServerUser, Groups: []string{user.SystemPrivilegedGroup}}, "kube-apiserver")
 	if err != nil {
 		return nil, err
 	}
+	p.noteTokenUse(s.log)
 	if err := s.bootstrap(run.parent, p, p.admin); err != nil {
 		return nil, err
 	}
+	p.startup.reach(firstObjectsMade)
 	p.passages.tell(s, run, p.admin)
 	run.run("priority and fairness", func(ctx context.Context) error {
 		p.api.Flow().Run(ctx, p.admin)
 		return nil
 	})
+	p.startup.reach(flowFollowed)
 	if err := s.runAggregator(run, p); err != nil {
 		return nil, fmt.Errorf("aggregation: %w", err)
 	}
+	p.startup.reach(groupsFollowed)
 	served = true
 	s.serve(run, listener, p)
 	return p, nil
@@ -337,10 +354,7 @@ func (s *Server) makeAPI(run *group, p *controlPlane) error {
 		Discovery: discoveryHandler(docs), OpenAPI: schemas, Aggregator: p.aggregator, Audit: auditor,
 		OpenIDConfiguration: openID, KeySet: keys,
 		Version: version.Info(), Flags: s.cfg.Flags, ServiceCIDRs: serviceCIDRs, Metrics: p.metrics, Logger: s.log,
-		Checks: []apiserver.Check{{Name: "etcd", Run: func(ctx context.Context) error {
-			_, err := p.engine.Range(ctx, kv.RangeRequest{Key: "/registry/health", CountOnly: true})
-			return err
-		}}},
+		Checks: p.checks(run.parent),
 	})
 	if err != nil {
 		return fmt.Errorf("api server: %w", err)

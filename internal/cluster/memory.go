@@ -22,15 +22,23 @@ const memoryShare = 75
 // tuneGC sets the collector's pace and its soft limit, unless the environment does.
 func tuneGC() {
 	if os.Getenv("GOMEMLIMIT") == "" {
-		var machine unix.Sysinfo_t
-		if err := unix.Sysinfo(&machine); err == nil {
-			debug.SetMemoryLimit(softLimit(uint64(machine.Totalram) * uint64(machine.Unit)))
+		if memory := machineMemory(); memory > 0 {
+			debug.SetMemoryLimit(softLimit(memory))
 		}
 	}
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(gcPercent)
 		newGCPace().follow()
 	}
+}
+
+// machineMemory is how many bytes the machine has, 0 if it doesn't say.
+func machineMemory() uint64 {
+	var machine unix.Sysinfo_t
+	if err := unix.Sysinfo(&machine); err != nil {
+		return 0
+	}
+	return uint64(machine.Totalram) * uint64(machine.Unit)
 }
 
 // softLimit is the limit for a machine with this many bytes.

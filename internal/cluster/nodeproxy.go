@@ -18,6 +18,9 @@ import (
 // proxyHealthPort is kube-proxy's: cloud load balancers ask there whether a node wants packets (KEP-3836).
 const proxyHealthPort = 10256
 
+// proxyStatus is where kube-proxy tells its machine how it works.
+const proxyStatus = "127.0.0.1:10249"
+
 // proxyMode is how services are made to work on this machine: as the cluster wants it, if the kernel can.
 func proxyMode(wanted string, possible func() error, say Say) string {
 	if wanted == config.ProxyUserspace {
@@ -61,7 +64,10 @@ func (h *host) startProxy(run *group, pods *nodeNetwork, mode string) error {
 	if pods != nil {
 		ranges = pods.podRanges
 	}
-	cfg := proxy.Config{NodeName: h.cfg.NodeName, Informers: h.informers, HealthPort: proxyHealthPort, Metrics: proxy.NewMetrics(h.metrics), Log: h.log}
+	cfg := proxy.Config{
+		NodeName: h.cfg.NodeName, Informers: h.informers, HealthPort: proxyHealthPort, Status: proxy.Status{Address: proxyStatus, Mode: mode, Metrics: h.metrics},
+		Metrics: proxy.NewMetrics(h.metrics), Log: h.log,
+	}
 	if mode == config.ProxyUserspace {
 		return h.startUserspace(run, pods, ranges, cfg)
 	}

@@ -21,6 +21,8 @@ const (
 	ImagesDir = "images"
 	pkiDir    = "pki"
 	etcdDir   = "etcd"
+	// eventsFile is the journal of events, beside the embedded etcd.
+	eventsFile = "events.journal"
 	// EtcdSocket is where the embedded etcd answers etcdctl, for root.
 	etcdSocket = "run/etcd.sock"
 	runtimeDir = "runtime"
@@ -92,7 +94,7 @@ func checkOwn(dataDir string) error {
 		return fmt.Errorf("data directory: %w", err)
 	}
 	// What a start that was broken off, or somebody who restores a backup, leaves there; and what an empty file system has.
-	known := []string{lockFile, pkiDir, etcdDir, ImagesDir, AdminKubeconfig, "lost+found"}
+	known := []string{lockFile, pkiDir, etcdDir, eventsFile, ImagesDir, AdminKubeconfig, "lost+found"}
 	for _, e := range entries {
 		if !slices.Contains(known, e.Name()) && !strings.HasPrefix(e.Name(), "."+markFile) {
 			return fmt.Errorf("%s holds other things (%s) and cannot be a data directory: give another --data-dir", dataDir, e.Name())

@@ -104,6 +104,7 @@ func (s *Server) start(run *group, certs *pki.PKI) error {
 	if err := s.startControllers(run, plane); err != nil {
 		return err
 	}
+	plane.startup.reach(controllersBegun)
 	if f := s.simulation.Ready; f != nil {
 		f(plane.handler, plane.sources())
 	}

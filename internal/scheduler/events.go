@@ -23,9 +23,10 @@ import (
 
 const (
 	// eventCalls is how many events are being written at once: few, so that they don't compete with bindings. While many of these are under way it is busyEventCalls,
-	// unless so many events wait that some would be dropped soon.
+	// with a rest after each, unless so many events wait that some would be dropped soon.
 	eventCalls     = 4
 	busyEventCalls = 1
+	busyEventRest  = time.Millisecond
 	busyBinds      = 8
 	// maxEvents is how many may wait to be written; what comes then is dropped, as upstream does with less.
 	maxEvents  = 1 << 16
@@ -47,6 +48,7 @@ type eventWriter struct {
 	clock  clock.PassiveClock
 	log    *slog.Logger
 	calls  pool
+	busy   func(waiting int) bool // something comes before events, of which so many wait
 
 	mu      sync.Mutex
 	ctx     context.Context       // what events are written with; nil when it isn't open
@@ -74,13 +76,14 @@ type series struct {
 
 // newEventWriter returns a writer that isn't open. binds says how many calls are under way that come before events.
 func newEventWriter(c kubernetes.Interface, poster Poster, clk clock.PassiveClock, log *slog.Logger, binds func() int) *eventWriter {
+	busy := func(waiting int) bool { return waiting < manyEvents && binds() >= busyBinds }
 	limit := func(waiting int) int {
-		if waiting < manyEvents && binds() >= busyBinds {
+		if busy(waiting) {
 			return busyEventCalls
 		}
 		return eventCalls
 	}
-	return &eventWriter{client: c, poster: poster, clock: clk, log: log, calls: pool{limit: limit}, series: map[seriesKey]*series{}}
+	return &eventWriter{client: c, poster: poster, clock: clk, log: log, calls: pool{limit: limit}, busy: busy, series: map[seriesKey]*series{}}
 }
 
 // open lets events be written from now on, with ctx.
@@ -185,7 +188,13 @@ func (r *reporter) Eventf(regarding, related runtime.Object, kind, reason, actio
 
 // do has f called soon, if there is room for it. w.mu must be held.
 func (w *eventWriter) do(f func()) {
-	if w.calls.do(f, maxEvents) {
+	paced := func() {
+		f()
+		if w.busy(w.calls.left()) {
+			time.Sleep(busyEventRest)
+		}
+	}
+	if w.calls.do(paced, maxEvents) {
 		w.dropped = 0
 		return
 	}
@@ -309,6 +318,13 @@ func (p *pool) do(f func(), most int) bool {
 		p.help()
 	}
 	return true
+}
+
+// left is how many wait.
+func (p *pool) left() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.waiting) - p.first
 }
 
 // help starts a goroutine if something waits and another one is allowed. mu must be held.

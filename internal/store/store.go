@@ -175,6 +175,18 @@ func (s *Store) Register(r Resource) (*Collection, error) {
 	return c, nil
 }
 
+// Adopt has a collection of another store found here as well, by its resource. It lives by its own store's revisions, and ends with that store. As upstream's
+// --etcd-servers-overrides it puts a resource into an engine of its own.
+func (s *Store) Adopt(c *Collection) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.resources[c.res.GroupResource] != nil {
+		return fmt.Errorf("store: resource %s is registered already", c.res.GroupResource)
+	}
+	s.resources[c.res.GroupResource] = c
+	return nil
+}
+
 // Unregister forgets a resource; what is in the engine stays. Its watchers end with ErrUnregistered.
 func (s *Store) Unregister(gr schema.GroupResource) {
 	s.mu.Lock()

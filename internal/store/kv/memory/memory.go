@@ -32,6 +32,16 @@ type Config struct {
 	QuotaBytes int64
 	// MaxRequestBytes limits the bytes of one transaction; 0 is DefaultMaxRequestBytes.
 	MaxRequestBytes int64
+	// Initial is what the engine begins with; nil is nothing.
+	Initial *State
+}
+
+// State is what an engine holds at one revision, without its history: watches from before it are too late.
+type State struct {
+	KeyValues []kv.KeyValue
+	// Leases are when they end. One that a key has and that isn't among them has ended: the key is left out.
+	Leases   map[kv.LeaseID]time.Time
+	Revision int64
 }
 
 // Engine is a kv.Engine in memory. Make it with New.
@@ -106,9 +116,64 @@ func NewWith(cfg Config) *Engine {
 		watchers:  map[*watcher]struct{}{},
 		leaseWake: make(chan struct{}, 1),
 	}
+	if cfg.Initial != nil {
+		e.restore(cfg.Initial)
+		e.cfg.Initial = nil // its keys are the engine's now
+	}
 	e.wg.Add(1)
 	go e.expireLeases()
 	return e
+}
+
+// restore fills an empty engine. Watches may begin after the state's revision, and lists at it.
+func (e *Engine) restore(s *State) {
+	if s.Revision > e.revision {
+		e.revision, e.compacted, e.logStart = s.Revision, s.Revision, s.Revision+1
+	}
+	for id, expires := range s.Leases {
+		e.leases[id] = &lease{expires: expires, keys: map[string]struct{}{}}
+		e.nextLease = max(e.nextLease, id)
+	}
+	for _, item := range s.KeyValues {
+		if item.Lease != 0 {
+			l := e.leases[item.Lease]
+			if l == nil {
+				continue
+			}
+			l.keys[item.Key] = struct{}{}
+		}
+		v := version{rev: item.ModRevision, create: item.CreateRevision, count: item.Version, value: item.Value, lease: item.Lease}
+		e.keys.ReplaceOrInsert(&entry{key: item.Key, versions: []version{v}})
+		e.sizeBytes += v.size(item.Key)
+	}
+}
+
+// State returns what the engine holds now.
+func (e *Engine) State() *State {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	s := &State{Revision: e.revision, Leases: make(map[kv.LeaseID]time.Time, len(e.leases)), KeyValues: make([]kv.KeyValue, 0, e.keys.Len())}
+	for id, l := range e.leases {
+		s.Leases[id] = l.expires
+	}
+	e.keys.Ascend(func(en *entry) bool {
+		if v, ok := en.at(math.MaxInt64); ok {
+			s.KeyValues = append(s.KeyValues, v.keyValue(en.key))
+		}
+		return true
+	})
+	return s
+}
+
+// Expires is when a lease ends; false says that there is none.
+func (e *Engine) Expires(id kv.LeaseID) (time.Time, bool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	l := e.leases[id]
+	if l == nil {
+		return time.Time{}, false
+	}
+	return l.expires, true
 }
 
 // Close ends all watches and waits for them.
@@ -301,6 +366,9 @@ func (e *Engine) Compact(ctx context.Context, revision int64) error {
 		}
 		if en.versions[i].dead {
 			i++
+		}
+		if i == 0 {
+			return true
 		}
 		for _, v := range en.versions[:i] {
 			e.sizeBytes -= v.size(en.key)

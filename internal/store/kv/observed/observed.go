@@ -37,8 +37,14 @@ func New(e kv.Engine, r prometheus.Registerer, below string, names map[string]Na
 		Name: "etcd_request_duration_seconds", Help: "How long requests to the key-value store took, by operation and resource.",
 		Buckets: []float64{0.005, 0.025, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1, 1.25, 1.5, 2, 3, 4, 5, 6, 8, 10, 15, 20, 30, 45, 60},
 	}, []string{"operation", "group", "resource"})}
-	r.MustRegister(o.seconds, size{e})
+	r.MustRegister(o.seconds, size{e, "etcd-0"})
 	return o
+}
+
+// Beside measures another engine as part of the same: it has some of the resources. Its size goes by a name of its own.
+func (o *Engine) Beside(e kv.Engine, r prometheus.Registerer, name string) *Engine {
+	r.MustRegister(size{e, name})
+	return &Engine{Engine: e, below: o.below, names: o.names, seconds: o.seconds}
 }
 
 // Range implements kv.Engine.
@@ -106,18 +112,21 @@ func (o *Engine) nameOf(key string) Name {
 }
 
 // size is the size of the database, asked for when somebody wants to know it.
-type size struct{ engine kv.Engine }
+type size struct {
+	engine kv.Engine
+	name   string
+}
 
 var sizeDesc = prometheus.NewDesc("apiserver_storage_size_bytes", "Size of the database in bytes.", []string{"storage_cluster_id"}, nil)
 
-// Describe implements prometheus.Collector.
-func (size) Describe(out chan<- *prometheus.Desc) { out <- sizeDesc }
+// Describe implements prometheus.Collector. The size is described by nothing, so that several may show theirs: the registry checks what they collect.
+func (size) Describe(chan<- *prometheus.Desc) {}
 
 // Collect implements prometheus.Collector.
 func (s size) Collect(out chan<- prometheus.Metric) {
 	ctx, cancel := context.WithTimeout(context.Background(), sizeWait)
 	defer cancel()
 	if n, err := s.engine.Size(ctx); err == nil { // where nobody answers there is nothing to show
-		out <- prometheus.MustNewConstMetric(sizeDesc, prometheus.GaugeValue, float64(n), "etcd-0")
+		out <- prometheus.MustNewConstMetric(sizeDesc, prometheus.GaugeValue, float64(n), s.name)
 	}
 }
