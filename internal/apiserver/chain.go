@@ -16,6 +16,7 @@ import (
 	authenticationv1 "k8s.io/api/authentication/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/authentication/user"
 
@@ -44,6 +45,8 @@ type exchange struct {
 	claim *claim
 	// unasked says that admission has no say: the objects of a definition go with it, as in upstream.
 	unasked bool
+	// parting is what a deletion does to the status of what it deletes; nil is nothing.
+	parting func(runtime.Object) (runtime.Object, error)
 	// waited is how long others took: webhooks.
 	waited time.Duration
 	// event is the request's entry in the audit log, nil if it has none; sent is what was read of its body for it.

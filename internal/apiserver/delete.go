@@ -135,6 +135,9 @@ func (x *exchange) delete() error {
 		return err
 	}
 	x.warnOfOrphans(o)
+	if err := x.mayPart(); err != nil {
+		return err
+	}
 	d, err := x.deleteObject(x.info.Namespace, x.info.Name, o)
 	if err != nil {
 		return err
@@ -185,6 +188,20 @@ func (x *exchange) deleteObject(namespace, name string, o *metav1.DeleteOptions)
 		if err != nil {
 			return store.Mutation{}, err
 		}
+		var told store.Object
+		if x.parting != nil {
+			if told, err = x.told(current, gone, dryRun); err != nil {
+				return store.Mutation{}, err
+			}
+			if !gone && told != nil {
+				if next, _, err = x.planDeletion(told, options); err != nil {
+					return store.Mutation{}, err
+				}
+				if next == nil {
+					next = told // it is being deleted already
+				}
+			}
+		}
 		a := x.attributes(admission.Delete, nil, current.Object, dryRun)
 		a.Namespace, a.Name, a.Options = namespace, name, options
 		if x.res.kind.Resource == "namespaces" && x.res.kind.Group == "" {
@@ -207,7 +224,7 @@ func (x *exchange) deleteObject(namespace, name string, o *metav1.DeleteOptions)
 				commit = nothing
 				return store.Mutation{}, err
 			}
-			return store.Mutation{Delete: true}, nil
+			return store.Mutation{Delete: true, Object: told}, nil
 		}
 		if next == nil {
 			return store.Mutation{}, nil

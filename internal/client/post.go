@@ -62,8 +62,12 @@ func (p *Poster) Patch(ctx context.Context, path string, edit func(runtime.Objec
 	return p.call(ctx, http.MethodPatch, path, strategicType, request.GiveEdit(edit, encode), -1)
 }
 
-// Delete deletes the object at a path of the API. The options are given away. Errors are as clientsets return them.
-func (p *Poster) Delete(ctx context.Context, path string, o *metav1.DeleteOptions) error {
+// Delete deletes the object at a path of the API. The options are given away. If edit isn't nil the object is a pod whose status it changes in the same step, as
+// request.WithParting says. Errors are as clientsets return them.
+func (p *Poster) Delete(ctx context.Context, path string, o *metav1.DeleteOptions, edit func(runtime.Object) (runtime.Object, error)) error {
+	if edit != nil {
+		ctx = request.WithParting(ctx, edit)
+	}
 	o.TypeMeta = metav1.TypeMeta{APIVersion: "v1", Kind: "DeleteOptions"}
 	return p.call(ctx, http.MethodDelete, path, protobufType, request.Give(o, p.encode), -1)
 }

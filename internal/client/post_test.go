@@ -67,7 +67,7 @@ func status(code int, body string) func(http.ResponseWriter) {
 
 func TestPosterChanges(t *testing.T) {
 	const path = "/api/v1/namespaces/n/pods/p"
-	code := http.StatusOK
+	code, parts := http.StatusOK, false
 	p := NewPoster(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if u, ok := request.UserFrom(r.Context()); !ok || u.GetName() != "somebody" || r.RequestURI != r.URL.Path || r.Header.Get("Prefer") != request.NoAnswer {
 			t.Errorf("%v %s %v", u, r.URL, r.Header)
@@ -94,6 +94,9 @@ func TestPosterChanges(t *testing.T) {
 			if o, ok := obj.(*metav1.DeleteOptions); err != nil || !ok || *o.Preconditions.UID != "uid" {
 				t.Errorf("%v %v", obj, err)
 			}
+			if parting := request.PartingFrom(r.Context()); (parting != nil) != parts {
+				t.Errorf("changes the status: %t, want %t", parting != nil, parts)
+			}
 		default:
 			t.Error(r.Method)
 		}
@@ -106,9 +109,13 @@ func TestPosterChanges(t *testing.T) {
 		next.Status.NominatedNodeName = "node"
 		return &next, nil
 	}
-	for range 2 {
+	for round := range 2 {
 		changed := p.Patch(t.Context(), path+"/status", edit, func() ([]byte, error) { return []byte("{}"), nil })
-		deleted := p.Delete(t.Context(), path, &metav1.DeleteOptions{Preconditions: metav1.NewUIDPreconditions("uid")})
+		parting := edit
+		if parts = round == 0; !parts {
+			parting = nil
+		}
+		deleted := p.Delete(t.Context(), path, &metav1.DeleteOptions{Preconditions: metav1.NewUIDPreconditions("uid")}, parting)
 		if bad := code >= http.StatusBadRequest; bad != apierrors.IsNotFound(changed) || bad != apierrors.IsNotFound(deleted) || !bad && (changed != nil || deleted != nil) {
 			t.Errorf("%d: %v, %v", code, changed, deleted)
 		}

@@ -10,6 +10,8 @@ type class struct {
 	pod        *Pod
 	toleration []answer // by number of the taint
 
+	// kept says that the class is one of those of the snapshot.
+	kept bool
 	// seen is the number of changes that the results take into account.
 	seen       uint64
 	rejections []rejection         // by node
@@ -51,6 +53,7 @@ func (s *Snapshot) classOf(p *Pod) *class {
 		if len(s.classes) >= maxClasses {
 			s.dropOldestClass()
 		}
+		c.kept = true
 		s.classes[p.key] = c
 	}
 	s.uses++
@@ -67,6 +70,7 @@ func (s *Snapshot) dropOldestClass() {
 			oldest, least = key, c.used
 		}
 	}
+	s.dropSpreads(s.classes[oldest])
 	delete(s.classes, oldest)
 }
 

@@ -50,6 +50,7 @@ func (s *Scheduler) evict(ctx context.Context, it *item, p *Pod, e Eviction) {
 		it.woken = true // they were gone before they were deleted
 	}
 	s.queue.evicted(it, now)
+	s.evictedFor(p.uid(), now)
 	s.signal()
 }
 
@@ -57,17 +58,14 @@ func (s *Scheduler) evictOne(ctx context.Context, p *Pod, victim *v1.Pod, node s
 	if victim.DeletionTimestamp != nil {
 		return nil // it is going already
 	}
-	why := statusChange{condition: v1.PodCondition{
+	why := &statusChange{condition: v1.PodCondition{
 		Type: v1.DisruptionTarget, Status: v1.ConditionTrue, Reason: v1.PodReasonPreemptionByScheduler, ObservedGeneration: victim.Generation,
 		Message: p.profile.name + ": preempting to accommodate a higher priority pod", LastTransitionTime: whole(s.clock.Now()),
 	}}
-	var err error
-	if !keepTransition(&why.condition, victim) {
-		err = s.tryWriteStatus(ctx, victim, &why)
+	if keepTransition(&why.condition, victim) {
+		why = nil // it knows
 	}
-	if err == nil {
-		err = s.deletePod(ctx, victim)
-	}
+	err := s.deletePod(ctx, victim, why)
 	switch {
 	case apierrors.IsNotFound(err) || apierrors.IsConflict(err) && s.isGone(ctx, victim):
 		return nil
@@ -96,6 +94,10 @@ func (s *Scheduler) yield(ctx context.Context, e Eviction) {
 			continue
 		}
 		pod := it.pod
+		if r := s.reports[uid]; r != nil && r.nominate != nil {
+			none := ""
+			r.nominate = &none // what has not been told is over
+		}
 		s.wg.Go(func() {
 			select {
 			case s.calls <- struct{}{}:

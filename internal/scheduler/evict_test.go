@@ -37,6 +37,7 @@ func TestEvictsGracefully(t *testing.T) {
 	run(t, func(b *bench) {
 		b.lingers("x", 30*time.Second)
 		b.create(newPod("p", requesting("cpu", "1"), priority(10)))
+		b.pass(time.Second)
 		b.on("", "p")
 		if got := b.pod("p").Status.NominatedNodeName; got != "a" {
 			b.Errorf("nominated for %q", got)
@@ -50,7 +51,7 @@ func TestEvictsGracefully(t *testing.T) {
 			b.Errorf("%+v", c)
 		}
 		b.create(newPod("small", requesting("cpu", "100m")), newPod("equal", requesting("cpu", "1"), priority(10)))
-		b.pass(29 * time.Second)
+		b.pass(28 * time.Second)
 		b.on("", "p", "small", "equal")
 		b.pass(2 * time.Second)
 		b.on("a", "p")

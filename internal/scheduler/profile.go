@@ -20,8 +20,10 @@ type profile struct {
 	scores  []weighted
 	// asked are the filters that look at more than the pod's class and the node, by name.
 	asked map[string]bool
-	// spreadWeight and interPodWeight are 0 if those plugins don't score.
-	spreadWeight, interPodWeight int64
+	// spreadWeight, interPodWeight and volumeWeight are 0 if those plugins don't score.
+	spreadWeight, interPodWeight, volumeWeight int64
+	// volumeShape is how good it is that so much of the storage of a node is asked for.
+	volumeShape []schedulerv1.UtilizationShapePoint
 	// hardWeight is what a required affinity of a pod on a node counts for in the scores of the pods that it wants near it.
 	hardWeight int64
 	// onlyOwnWishes says that preferences of pods on nodes count only for pods that have some themselves.
@@ -68,6 +70,7 @@ func (s *Snapshot) newProfile(index int, c *config.Profile) *profile {
 		preempts:    config.Has(c.Plugins.PostFilter, NameDefaultPreemption),
 		minTried:    int(value(a.DefaultPreemption.MinCandidateNodesAbsolute)),
 		bindTimeout: time.Duration(value(a.VolumeBinding.BindTimeoutSeconds)) * time.Second,
+		volumeShape: a.VolumeBinding.Shape,
 		added:       a.NodeAffinity.AddedAffinity,
 
 		deviceTimeout: value(a.DynamicResources.BindingTimeout).Duration,
@@ -102,6 +105,8 @@ func (s *Snapshot) newProfile(index int, c *config.Profile) *profile {
 			p.spreadWeight = weight
 		case e.Name == NameInterPodAffinity:
 			p.interPodWeight = weight
+		case e.Name == NameVolumeBinding:
+			p.volumeWeight = weight
 		}
 	}
 	return p

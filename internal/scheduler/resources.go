@@ -172,7 +172,7 @@ func (f *nodeResourcesFit) Score(_ *Snapshot, c *class, n *node) int64 {
 			v = min(used, capacity) * maxNodeScore / capacity
 		case schedulerv1.RequestedToCapacityRatio:
 			// A resource for which the curve is 0 doesn't pull the others down.
-			if v = f.curve(min(used*100/capacity, 100)); v == 0 {
+			if v = curve(f.shape, min(used*100/capacity, 100)); v == 0 {
 				continue
 			}
 		default:
@@ -192,10 +192,10 @@ func (f *nodeResourcesFit) Score(_ *Snapshot, c *class, n *node) int64 {
 	return sum / weights
 }
 
-// curve is the score, 0 to 100, for a utilization in percent: straight lines between the points, level outside of them.
-func (f *nodeResourcesFit) curve(utilization int64) int64 {
+// curve is the score of a shape, 0 to 100, for a utilization in percent: straight lines between the points, level outside of them.
+func curve(shape []schedulerv1.UtilizationShapePoint, utilization int64) int64 {
 	const scale = maxNodeScore / 10 // points score up to 10
-	for i, p := range f.shape {
+	for i, p := range shape {
 		if utilization > int64(p.Utilization) {
 			continue
 		}
@@ -203,13 +203,13 @@ func (f *nodeResourcesFit) curve(utilization int64) int64 {
 		if i == 0 {
 			return y
 		}
-		x0, y0 := int64(f.shape[i-1].Utilization), int64(f.shape[i-1].Score)*scale
+		x0, y0 := int64(shape[i-1].Utilization), int64(shape[i-1].Score)*scale
 		return y0 + (y-y0)*(utilization-x0)/(int64(p.Utilization)-x0)
 	}
-	if len(f.shape) == 0 {
+	if len(shape) == 0 {
 		return 0
 	}
-	return int64(f.shape[len(f.shape)-1].Score) * scale
+	return int64(shape[len(shape)-1].Score) * scale
 }
 
 // fits is how many more pods of a class a node has room for, up to limit.

@@ -66,8 +66,8 @@ type Poster interface {
 	// Patch changes an object. edit returns, perhaps several times, a copy of it as the strategic merge patch that encode returns would make it; the copy may share with
 	// the object what is the same in both.
 	Patch(ctx context.Context, path string, edit func(runtime.Object) (runtime.Object, error), encode func() ([]byte, error)) error
-	// Delete deletes an object. The options are given away.
-	Delete(ctx context.Context, path string, options *metav1.DeleteOptions) error
+	// Delete deletes an object. The options are given away. If edit isn't nil the object is a pod, whose status it changes in the same step: it is as Patch's.
+	Delete(ctx context.Context, path string, options *metav1.DeleteOptions, edit func(runtime.Object) (runtime.Object, error)) error
 }
 
 // Scheduler gives pods nodes.
@@ -94,6 +94,7 @@ type Scheduler struct {
 	snapshot *Snapshot
 	queue    *queue
 	reports  map[types.UID]*report // failures that are being written to the API
+	held     []heldReport          // those of them that are to be written at a time, in its order
 	storage  chan struct{}         // closed and made anew when a claim changed
 }
 
@@ -214,13 +215,18 @@ func (s *Scheduler) step(ctx context.Context) (wait time.Duration, more bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := s.clock.Now()
+	held := s.release(ctx, now)
 	it := s.queue.take(now)
 	if it == nil {
 		<-s.calls
-		if due := s.queue.due(); !due.IsZero() {
-			return max(due.Sub(now), time.Millisecond), false
+		due := s.queue.due()
+		if due.IsZero() || !held.IsZero() && held.Before(due) {
+			due = held
 		}
-		return 0, false
+		if due.IsZero() {
+			return 0, false
+		}
+		return max(due.Sub(now), time.Millisecond), false
 	}
 	s.snapshot.Advance(now)
 	it.attempts++
@@ -344,5 +350,9 @@ func (s *Scheduler) failed(ctx context.Context, it *item, now time.Time, f *Fail
 	if !room && f.Whole == "" {
 		r.hint = s.snapshot.hint(p)
 	}
-	s.reportLater(ctx, p, r)
+	if room {
+		s.holdReport(ctx, p, r)
+	} else {
+		s.reportLater(ctx, p, r)
+	}
 }

@@ -98,6 +98,7 @@ type Snapshot struct {
 	classes  map[string]*class
 	uses     uint64 // how often a class was asked; orders them by their last use
 	counters counters
+	spreads  map[spreadKey]*spreadCount
 	volumes  volumes
 	devices  devices
 	budgets  budgets
@@ -127,7 +128,7 @@ func NewSnapshot(seed uint64) *Snapshot {
 // NewSnapshotFor returns an empty snapshot for pods of some profiles, of which there must be one. Pods whose schedulerName has no profile are decided by the first.
 func NewSnapshotFor(seed uint64, profiles []config.Profile) *Snapshot {
 	s := &Snapshot{
-		byName: map[string]int{}, pods: map[types.UID]*placed{}, classes: map[string]*class{}, counters: newCounters(), volumes: newVolumes(), devices: newDevices(), budgets: newBudgets(),
+		byName: map[string]int{}, pods: map[types.UID]*placed{}, classes: map[string]*class{}, spreads: map[spreadKey]*spreadCount{}, counters: newCounters(), volumes: newVolumes(), devices: newDevices(), budgets: newBudgets(),
 		nominated: map[types.UID]int{}, byPriority: map[int32]int{}, evictions: map[evictionKey]*evictions{}, rand: rand.New(rand.NewPCG(seed, seed)),
 	}
 	for i := range profiles {

@@ -54,7 +54,6 @@ func spreadReason(r rejection) string {
 // spread is the plugin, prepared for one pod.
 type spread struct {
 	pod        *Pod
-	class      *class
 	filters    bool
 	hard, soft []spreadState
 	// lenient says that nodes without some of the labels take part in the others' rules.
@@ -64,7 +63,7 @@ type spread struct {
 type spreadState struct {
 	*spreadRule
 	domains *domains
-	counts  *tally
+	counted *spreadCount
 	least   int64 // matching pods in the domain that has fewest
 }
 
@@ -89,14 +88,13 @@ func (s *Snapshot) spreadRules(p *Pod) []spreadRule {
 
 func (s *Snapshot) newSpread(p *Pod, c *class, rules []spreadRule, filters bool) *spread {
 	own := p.others != nil && p.others.hasSpread
-	out := &spread{pod: p, class: c, filters: filters, lenient: !own && p.profile.byDefault}
+	out := &spread{pod: p, filters: filters, lenient: !own && p.profile.byDefault}
 	for i := range rules {
 		r := &rules[i]
 		if r.hard && !filters || !r.hard && p.profile.spreadWeight == 0 {
 			continue
 		}
-		d := s.domainsOf(r.topology)
-		st := spreadState{spreadRule: r, domains: d, counts: s.newTally(d)}
+		st := spreadState{spreadRule: r, domains: s.domainsOf(r.topology)}
 		if r.hard {
 			out.hard = append(out.hard, st)
 		} else {
@@ -106,18 +104,8 @@ func (s *Snapshot) newSpread(p *Pod, c *class, rules []spreadRule, filters bool)
 	for _, group := range [][]spreadState{out.hard, out.soft} {
 		for k := range group {
 			st := &group[k]
-			count := s.counter(&st.matcher)
-			for i, d := range st.domains.of {
-				if d < 0 || !out.lenient && !hasAll(group, i) || !s.counts(p, c, st.spreadRule, &s.nodes[i]) {
-					continue
-				}
-				var n int64
-				if i < len(count.nodes) {
-					n = int64(count.nodes[i])
-				}
-				st.counts.add(d, n)
-			}
-			st.least = st.counts.least(st.minDomains)
+			st.counted = s.spreadCountOf(p, c, group, k, out.lenient)
+			st.least = st.counted.least(st.minDomains)
 		}
 	}
 	return out
@@ -148,17 +136,6 @@ func (s *Snapshot) counts(p *Pod, c *class, r *spreadRule, n *node) bool {
 	return true
 }
 
-func (t *tally) least(minDomains int64) int64 {
-	if int64(len(t.list)) < minDomains || len(t.list) == 0 {
-		return 0
-	}
-	least := int64(math.MaxInt64)
-	for _, d := range t.list {
-		least = min(least, t.counts[d])
-	}
-	return least
-}
-
 func (sp *spread) filter(i int32) rejection {
 	for k := range sp.hard {
 		st := &sp.hard[k]
@@ -166,7 +143,7 @@ func (sp *spread) filter(i int32) rejection {
 		if d < 0 {
 			return spreadNoKey
 		}
-		n := st.counts.counts[d]
+		n := st.counted.counts[d]
 		if st.matchesItself {
 			n++
 		}
@@ -179,11 +156,9 @@ func (sp *spread) filter(i int32) rejection {
 
 func (sp *spread) adjust(s *Snapshot, q *placed, by int64) {
 	for k := range sp.hard {
-		st := &sp.hard[k]
-		d := st.domains.of[q.node]
-		if d >= 0 && hasAll(sp.hard, q.node) && st.matches(s, q.pod) && s.counts(sp.pod, sp.class, st.spreadRule, &s.nodes[q.node]) {
-			st.counts.add(d, by)
-			st.least = st.counts.least(st.minDomains)
+		if st := &sp.hard[k]; st.matches(s, q.pod) {
+			st.counted.add(q.node, by)
+			st.least = st.counted.least(st.minDomains)
 		}
 	}
 }
@@ -195,7 +170,7 @@ func (sp *spread) score(_ *Snapshot, nodes []int32, out []int64) []int64 {
 	}
 	weights := make([]float64, len(sp.soft))
 	for k := range sp.soft {
-		weights[k] = math.Log(float64(len(sp.soft[k].counts.list) + 2))
+		weights[k] = math.Log(float64(sp.soft[k].counted.known + 2))
 	}
 	const outside = -1
 	least, most := int64(math.MaxInt64), int64(0)
@@ -209,7 +184,7 @@ func (sp *spread) score(_ *Snapshot, nodes []int32, out []int64) []int64 {
 		for k := range sp.soft {
 			st := &sp.soft[k]
 			if d := st.domains.of[i]; d >= 0 {
-				sum += float64(st.counts.counts[d])*weights[k] + float64(st.maxSkew-1)
+				sum += float64(st.counted.counts[d])*weights[k] + float64(st.maxSkew-1)
 			}
 		}
 		v := int64(math.Round(sum))

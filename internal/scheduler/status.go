@@ -71,6 +71,17 @@ func (c *statusChange) edited(uid types.UID, old *v1.Pod) *v1.Pod {
 	return pod
 }
 
+// edit is edited for who knows objects only.
+func (c *statusChange) edit(uid types.UID) func(runtime.Object) (runtime.Object, error) {
+	return func(obj runtime.Object) (runtime.Object, error) {
+		p, ok := obj.(*v1.Pod)
+		if !ok {
+			return nil, fmt.Errorf("%T is no pod", obj)
+		}
+		return c.edited(uid, p), nil
+	}
+}
+
 // keepTransition makes a condition's time that of the pod's own if only words differ, and says whether nothing does.
 func keepTransition(want *v1.PodCondition, pod *v1.Pod) (same bool) {
 	for i := range pod.Status.Conditions {
@@ -97,14 +108,7 @@ func (s *Scheduler) writeStatus(ctx context.Context, pod *v1.Pod, c *statusChang
 func (s *Scheduler) tryWriteStatus(ctx context.Context, pod *v1.Pod, c *statusChange) error {
 	encode := func() ([]byte, error) { return c.patch(pod.UID) }
 	if s.poster != nil {
-		edit := func(obj runtime.Object) (runtime.Object, error) {
-			p, ok := obj.(*v1.Pod)
-			if !ok {
-				return nil, fmt.Errorf("%T is no pod", obj)
-			}
-			return c.edited(pod.UID, p), nil
-		}
-		return s.poster.Patch(ctx, podPath(pod)+"/status", edit, encode) // which ends in time by itself
+		return s.poster.Patch(ctx, podPath(pod)+"/status", c.edit(pod.UID), encode) // which ends in time by itself
 	}
 	data, err := encode()
 	if err != nil {
@@ -116,11 +120,20 @@ func (s *Scheduler) tryWriteStatus(ctx context.Context, pod *v1.Pod, c *statusCh
 	return err
 }
 
-// deletePod deletes this pod, and not another of its name, with the grace that it asked for.
-func (s *Scheduler) deletePod(ctx context.Context, pod *v1.Pod) error {
+// deletePod tells this pod, and not another of its name, why it must go, unless why is nil, and deletes it with the grace that it asked for.
+func (s *Scheduler) deletePod(ctx context.Context, pod *v1.Pod, why *statusChange) error {
 	options := metav1.DeleteOptions{Preconditions: metav1.NewUIDPreconditions(string(pod.UID))}
 	if s.poster != nil {
-		return s.poster.Delete(ctx, podPath(pod), &options)
+		var edit func(runtime.Object) (runtime.Object, error)
+		if why != nil {
+			edit = why.edit(pod.UID)
+		}
+		return s.poster.Delete(ctx, podPath(pod), &options, edit)
+	}
+	if why != nil {
+		if err := s.tryWriteStatus(ctx, pod, why); err != nil {
+			return err
+		}
 	}
 	call, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()

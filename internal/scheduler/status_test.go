@@ -84,8 +84,9 @@ func TestEditIsThePatch(t *testing.T) {
 // direct is a Poster over the simulated API. What it is given it keeps for itself.
 type direct struct {
 	b *bench
-	// patching, if set, is called before a status is changed.
+	// patching, if set, is called before a status is changed; parted with what a pod is when it has been deleted.
 	patching func(pod string)
+	parted   func(pod *v1.Pod)
 }
 
 var podsResource = schema.GroupVersionResource{Version: "v1", Resource: "pods"}
@@ -127,29 +128,69 @@ func (d *direct) Patch(ctx context.Context, path string, edit func(runtime.Objec
 	return d.b.client.Tracker().Update(podsResource, next, "default")
 }
 
-func (d *direct) Delete(ctx context.Context, path string, o *metav1.DeleteOptions) error {
+func (d *direct) Delete(ctx context.Context, path string, o *metav1.DeleteOptions, edit func(runtime.Object) (runtime.Object, error)) error {
 	for _, p := range []string{"x", "y", "z"} {
 		if path == "/api/v1/namespaces/default/pods/"+p {
 			if o.Preconditions == nil || *o.Preconditions.UID != types.UID("uid-"+p) {
 				return errors.New("without its UID")
 			}
-			return d.b.client.CoreV1().Pods("default").Delete(ctx, p, *o)
+			return d.part(ctx, p, o, edit)
 		}
 	}
 	return errors.New(path)
 }
 
-// TestEvictsDirectly: with a Poster victims are told why and go, and nobody is told twice.
+// part deletes a pod and changes its status, as one step as far as others see.
+func (d *direct) part(ctx context.Context, name string, o *metav1.DeleteOptions, edit func(runtime.Object) (runtime.Object, error)) error {
+	before, err := d.b.client.Tracker().Get(podsResource, "default", name)
+	if err != nil {
+		return err
+	}
+	if err := d.b.client.CoreV1().Pods("default").Delete(ctx, name, *o); err != nil {
+		return err
+	}
+	after, err := d.b.client.Tracker().Get(podsResource, "default", name)
+	gone := apierrors.IsNotFound(err)
+	if gone {
+		after = before
+	} else if err != nil {
+		return err
+	}
+	if edit != nil {
+		if after, err = edit(after); err != nil {
+			return err
+		}
+		if !gone {
+			if err := d.b.client.Tracker().Update(podsResource, after, "default"); err != nil {
+				return err
+			}
+		}
+	}
+	if d.parted != nil {
+		d.parted(after.(*v1.Pod))
+	}
+	return nil
+}
+
+// TestEvictsDirectly: with a Poster victims are told why as they go, and nobody is told twice.
 func TestEvictsDirectly(t *testing.T) {
 	d := &direct{}
 	var mu sync.Mutex
 	told := map[string]int{}
 	d.patching = func(pod string) {
+		if pod != "p" {
+			t.Errorf("the status of %s is written by itself", pod)
+		}
+	}
+	d.parted = func(pod *v1.Pod) {
 		mu.Lock()
 		defer mu.Unlock()
-		told[pod]++
+		if c := pod.Status.Conditions; len(c) == 1 && c[0].Type == v1.DisruptionTarget && c[0].Reason == v1.PodReasonPreemptionByScheduler {
+			told[pod.Name]++
+		}
 	}
 	runWith(t, Config{Poster: d}, func(b *bench) {
+		b.lingers("x", 30*time.Second)
 		fail := 1
 		b.client.PrependReactor("delete", "pods", func(a clientgotesting.Action) (bool, runtime.Object, error) {
 			b.mu.Lock()

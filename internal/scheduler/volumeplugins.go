@@ -3,6 +3,8 @@ package scheduler
 import (
 	"cmp"
 	"fmt"
+	"math"
+	"math/bits"
 	"slices"
 	"strings"
 
@@ -132,8 +134,7 @@ func (s *Snapshot) newVolumeAsk(p *Pod) (*volumeAsk, *refusal) {
 			waiting = true
 			continue
 		}
-		q := c.Spec.Resources.Requests[v1.ResourceStorage]
-		d := delayedClaim{key: u.key, claim: c, class: class, on: c.Annotations[annSelectedNode], bytes: q.Value()}
+		d := delayedClaim{key: u.key, claim: c, class: class, on: c.Annotations[annSelectedNode], bytes: storageRequest(c)}
 		if d.on == "" {
 			d.on = s.volumes.selected[u.key]
 		}
@@ -370,4 +371,61 @@ func (a *volumeAsk) adjust(_ *Snapshot, q *placed, by int64) {
 	}
 }
 
-func (a *volumeAsk) score(_ *Snapshot, _ []int32, out []int64) []int64 { return out }
+// score prefers, by the profile's shape, nodes by what part of their storage the pod asks for: of the volumes that its claims would get there or, if they
+// would all be made, of what there is to make them of. All classes count the same (KEP-4049).
+func (a *volumeAsk) score(_ *Snapshot, fitting []int32, out []int64) []int64 {
+	weight := a.p.profile.volumeWeight
+	if len(a.delayed) == 0 || weight == 0 || !a.on[NameVolumeBinding] {
+		return out
+	}
+	for _, i := range fitting {
+		out = append(out, weight*a.storageScore(&a.s.nodes[i]))
+	}
+	return out
+}
+
+// storage is what of a class is asked for and there, in bytes.
+type storage struct{ requested, capacity int64 }
+
+func (a *volumeAsk) storageScore(n *node) int64 {
+	plan, _ := a.plan(n)
+	classes := map[string]storage{}
+	for _, b := range plan.Bind {
+		c := classes[b.Volume.Spec.StorageClassName]
+		have := b.Volume.Spec.Capacity[v1.ResourceStorage]
+		c.requested += storageRequest(b.Claim)
+		c.capacity += have.Value()
+		classes[b.Volume.Spec.StorageClassName] = c
+	}
+	for k := range a.delayed {
+		d := &a.delayed[k]
+		if len(plan.Bind) > 0 {
+			break
+		}
+		if _, have := a.s.capacityFor(d.claim, d.class, n); have != nil && have.Capacity != nil {
+			c := classes[d.class.Name]
+			c.requested += d.bytes
+			c.capacity = have.Capacity.Value() // one store for all claims of a class
+			classes[d.class.Name] = c
+		}
+	}
+	if len(classes) == 0 {
+		return 0
+	}
+	var sum int64
+	for _, c := range classes {
+		used := int64(100)
+		if c.capacity > 0 && c.requested <= c.capacity {
+			high, low := bits.Mul64(uint64(c.requested), 100)
+			percent, _ := bits.Div64(high, low, uint64(c.capacity))
+			used = int64(percent)
+		}
+		sum += curve(a.p.profile.volumeShape, used)
+	}
+	return int64(math.Round(float64(sum) / float64(len(classes))))
+}
+
+func storageRequest(c *v1.PersistentVolumeClaim) int64 {
+	q := c.Spec.Resources.Requests[v1.ResourceStorage]
+	return q.Value()
+}

@@ -328,9 +328,16 @@ func (s *Snapshot) provisionable(c *v1.PersistentVolumeClaim, class *storagev1.S
 	if len(class.AllowedTopologies) > 0 && !slices.ContainsFunc(class.AllowedTopologies, func(t v1.TopologySelectorTerm) bool { return s.inTopology(t, n) }) {
 		return false, false
 	}
+	reported, have := s.capacityFor(c, class, n)
+	return !reported || have != nil, reported && have == nil
+}
+
+// capacityFor returns what a driver reports of the storage near a node, if that is enough for a claim: the largest, if there are several. Reported is
+// false if the driver says nothing of its storage.
+func (s *Snapshot) capacityFor(c *v1.PersistentVolumeClaim, class *storagev1.StorageClass, n *node) (reported bool, found *storagev1.CSIStorageCapacity) {
 	d := s.volumes.drivers[class.Provisioner]
 	if d == nil || !value(d.Spec.StorageCapacity) {
-		return true, false
+		return false, nil
 	}
 	want := c.Spec.Resources.Requests[v1.ResourceStorage]
 	for _, have := range s.volumes.capacities {
@@ -338,11 +345,14 @@ func (s *Snapshot) provisionable(c *v1.PersistentVolumeClaim, class *storagev1.S
 		if limit == nil {
 			limit = have.Capacity
 		}
-		if have.StorageClassName == class.Name && limit != nil && limit.Cmp(want) >= 0 && s.selectsNode(have.NodeTopology, n) {
-			return true, false
+		if have.StorageClassName != class.Name || limit == nil || limit.Cmp(want) < 0 || !s.selectsNode(have.NodeTopology, n) {
+			continue
+		}
+		if found == nil || have.Capacity != nil && (found.Capacity == nil || have.Capacity.Cmp(*found.Capacity) > 0) {
+			found = have
 		}
 	}
-	return false, true
+	return true, found
 }
 
 func (s *Snapshot) inTopology(t v1.TopologySelectorTerm, n *node) bool {

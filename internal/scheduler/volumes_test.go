@@ -159,6 +159,72 @@ func TestVolumes(t *testing.T) {
 	}
 }
 
+// TestStorageScores: nodes are preferred by what is left of their storage, or by what the configuration says.
+func TestStorageScores(t *testing.T) {
+	const zone = v1.LabelTopologyZone
+	const alone = "- plugins:\n    score:\n      disabled: [{name: '*'}]\n      enabled: [{name: VolumeBinding}]\n"
+	const full = alone + "  pluginConfig:\n  - name: VolumeBinding\n    args:\n      shape: [{utilization: 0, score: 0}, {utilization: 100, score: 10}]\n"
+	yes := true
+	tracked := &storagev1.CSIDriver{ObjectMeta: metav1.ObjectMeta{Name: "d"}, Spec: storagev1.CSIDriverSpec{StorageCapacity: &yes}}
+	room := func(class, z, size, largest string) *storagev1.CSIStorageCapacity {
+		c := &storagev1.CSIStorageCapacity{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: class + z + size}, StorageClassName: class, NodeTopology: &metav1.LabelSelector{MatchLabels: map[string]string{zone: z}}}
+		if size != "" {
+			q := resource.MustParse(size)
+			c.Capacity = &q
+		}
+		if largest != "" {
+			q := resource.MustParse(largest)
+			c.MaximumVolumeSize = &q
+		}
+		return c
+	}
+	two := func(profile string) *Snapshot {
+		return configured(t, profile, newNode("a", "4", "4Gi", labelled(zone, "x")), newNode("b", "4", "4Gi", labelled(zone, "y"))).storing(tracked,
+			newStorageClass("c", "d", storagev1.VolumeBindingWaitForFirstConsumer), newStorageClass("e", "d", storagev1.VolumeBindingWaitForFirstConsumer),
+			newStorageClass("l", noProvisioner, storagev1.VolumeBindingWaitForFirstConsumer), newClaim("p", "c"), newClaim("q", "c"), newClaim("r", "e"), newClaim("s", "l"))
+	}
+	for _, tt := range []struct {
+		name string
+		s    *Snapshot
+		pod  *v1.Pod
+		a, b int64 // scores
+	}{
+		{"more is left", two(alone).storing(room("c", "x", "2Gi", ""), room("c", "y", "10Gi", "")), newPod("p", using("p")), 50, 90},
+		{"less is better", two(full).storing(room("c", "x", "2Gi", ""), room("c", "y", "10Gi", "")), newPod("p", using("p")), 50, 10},
+		{"two of a class", two(alone).storing(room("c", "x", "4Gi", ""), room("c", "y", "8Gi", "")), newPod("p", using("p", "q")), 50, 75},
+		{"two that don't fit together", two(alone).storing(room("c", "x", "1Gi", ""), room("c", "y", "2Gi", "")), newPod("p", using("p", "q")), 0, 0},
+		{"two classes", two(alone).storing(room("c", "x", "2Gi", ""), room("e", "x", "4Gi", ""), room("c", "y", "10Gi", ""), room("e", "y", "1Gi", "")), newPod("p", using("p", "r")), 63, 45},
+		{"several reports", two(alone).storing(room("c", "x", "2Gi", ""), room("c", "x", "5Gi", ""), room("c", "y", "2Gi", "")), newPod("p", using("p")), 80, 50},
+		{"only the largest is known", two(alone).storing(room("c", "x", "", "2Gi"), room("c", "y", "2Gi", "1Gi")), newPod("p", using("p")), 0, 50},
+		{"volumes that are there", two(alone).storing(newVolume("v", "l", "4Gi", "a"), newVolume("w", "l", "1Gi", "b")), newPod("p", using("s")), 75, 0},
+		{"one is there, one is made", two(alone).storing(newVolume("v", "l", "4Gi", "a"), newVolume("w", "l", "2Gi", "b"), room("c", "x", "1Gi", ""), room("c", "y", "1Ti", "")), newPod("p", using("s", "p")), 75, 50},
+		{"huge", two(alone).storing(room("c", "x", "8Ei", ""), room("c", "y", "1Gi", "")), newPod("p", using("p")), 100, 0},
+		{"bound", two(alone).storing(newClaim("p", "c", boundTo("v")), newVolume("v", "c", "1Gi", "")), newPod("p", using("p")), 0, 0},
+		{"not scored", two("- plugins:\n    score:\n      disabled: [{name: VolumeBinding}, {name: NodeResourcesFit}, {name: NodeResourcesBalancedAllocation}]\n").storing(room("c", "x", "2Gi", ""), room("c", "y", "10Gi", "")), newPod("p", using("p")), 0, 0},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			p := tt.s.NewPod(tt.pod)
+			ask, no := tt.s.newVolumeAsk(p)
+			if no != nil {
+				t.Fatal(no.message)
+			}
+			got := ask.score(tt.s, []int32{int32(tt.s.byName["a"]), int32(tt.s.byName["b"])}, nil)
+			if len(got) == 0 {
+				got = []int64{0, 0}
+			}
+			if got[0] != tt.a || got[1] != tt.b {
+				t.Errorf("scores %v, want %d and %d", got, tt.a, tt.b)
+			}
+			want := map[bool]string{true: "a", false: "b"}[tt.a > tt.b]
+			for range 4 {
+				if on := tt.s.outcome(tt.pod); tt.a != tt.b && on != want {
+					t.Errorf("on %s, want %s", on, want)
+				}
+			}
+		})
+	}
+}
+
 // TestVolumesAreMade: the scheduler says for which node a volume is wanted, waits until it is there, and only then binds the pod.
 func TestVolumesAreMade(t *testing.T) {
 	claims := schema.GroupVersionResource{Version: "v1", Resource: "persistentvolumeclaims"}

@@ -145,13 +145,15 @@ func (s *Store) changeOf(ev kv.Event) (*change, *Collection, []*pendingWrite) {
 			continue
 		}
 		writes = append(writes, p)
-		if obj == nil && !p.taken && !p.delete {
+		if obj == nil && !p.taken && p.obj != nil {
 			obj, sum = p.obj, p.sum
+			ch.lastOf = p.of
 			p.taken = true
 		}
 	}
 	s.pendMu.Unlock()
 	if ev.Type == kv.Delete {
+		ch.shown = obj
 		return ch, c, writes
 	}
 	if obj != nil {

@@ -20,7 +20,8 @@ type pendingWrite struct {
 	delete  bool
 	data    []byte
 	sum     uint64
-	obj     Object
+	obj     Object        // what is written, or the last state that a deletion shows
+	of      int64         // the revision that a deletion's obj was made of
 	applied chan struct{} // capacity 1
 
 	taken bool // obj is in the cache now
@@ -68,7 +69,7 @@ func (c *Collection) Mutate(ctx context.Context, key string, f MutateFunc) (*Ite
 		if err == nil && m.Delete && cur == nil {
 			err = c.notFound(key)
 		}
-		if err != nil || (m.Object == nil && !m.Delete) || (cur != nil && m.Object == cur.Object) {
+		if err != nil || (m.Object == nil && !m.Delete) || (cur != nil && !m.Delete && m.Object == cur.Object) {
 			if newest && err != nil {
 				return nil, err
 			}
@@ -91,6 +92,9 @@ func (c *Collection) Mutate(ctx context.Context, key string, f MutateFunc) (*Ite
 			return cur, nil
 		}
 		p := &pendingWrite{delete: m.Delete, applied: make(chan struct{}, 1)}
+		if m.Delete && m.Object != nil && m.Object != cur.Object {
+			p.obj, p.of = m.Object, cur.Revision
+		}
 		if !m.Delete {
 			p.obj = m.Object
 			if p.obj == inCache {
@@ -113,7 +117,7 @@ func (c *Collection) Mutate(ctx context.Context, key string, f MutateFunc) (*Ite
 		if item != nil {
 			return item, nil
 		}
-		if p.taken {
+		if p.taken && !p.delete {
 			inCache = m.Object
 		}
 		cur, newest = current, true

@@ -16,6 +16,9 @@ type change struct {
 
 	once sync.Once
 	last *Item // prev as of rev
+	// shown, if it isn't nil, is the last state instead of prev, if that has the revision lastOf.
+	shown  Object
+	lastOf int64
 
 	frames  atomic.Pointer[framed]
 	framing sync.Mutex // held while a new frame is made
@@ -23,7 +26,13 @@ type change struct {
 
 // gone is the last state with the revision of this change: what those see for whom the object goes away.
 func (ch *change) gone() *Item {
-	ch.once.Do(func() { ch.last = ch.prev.at(ch.rev) })
+	ch.once.Do(func() {
+		if p := ch.prev; ch.shown != nil && p.Revision == ch.lastOf {
+			ch.last = p.shelf.item(ch.shown, p.Key, ch.rev, p.sum, p.Size)
+		} else {
+			ch.last = p.at(ch.rev)
+		}
+	})
 	return ch.last
 }
 

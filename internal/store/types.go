@@ -125,6 +125,7 @@ type WatchOptions struct {
 
 // Mutation is what a MutateFunc wants done: Object written, or, with Delete, the key removed. Neither is a no-op.
 type Mutation struct {
+	// Object with Delete is what those who watch this store are shown as the last state; without it they see the state before. It is written nowhere.
 	Object Object
 	Delete bool
 	TTL    time.Duration // with Object: the key vanishes after this time; 0 is never

@@ -53,6 +53,60 @@ func TestWatchStarts(t *testing.T) {
 	}
 }
 
+// TestLastStateOfADeletion: who deletes may say what the last state looks like, but only of the state that he saw.
+func TestLastStateOfADeletion(t *testing.T) {
+	f := startMemory(t, store.Options{})
+	w, err := f.maps.Watch(t.Context(), store.WatchOptions{FromNow: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Stop()
+	last := func(name string, between func()) store.Event {
+		t.Helper()
+		set(t, f.maps, configMap("a", name, "1"))
+		asked := 0
+		item, err := f.maps.Mutate(t.Context(), "a/"+name, func(cur *store.Item) (store.Mutation, error) {
+			if asked++; asked == 1 && between != nil {
+				between()
+			}
+			if cur == nil {
+				return store.Mutation{}, nil
+			}
+			obj := cur.Object.DeepCopyObject().(*corev1.ConfigMap)
+			obj.Data["k"] += " gone"
+			return store.Mutation{Delete: true, Object: obj}, nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for {
+			events, err := w.Next(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, e := range events {
+				if e.Type != store.Deleted {
+					continue
+				}
+				if item != nil && (item.Revision != e.Revision || item.Object.GetResourceVersion() != e.Item.Object.GetResourceVersion()) {
+					t.Errorf("%s: %v was answered, %v is shown", name, item.Object, e.Item.Object)
+				}
+				return e
+			}
+		}
+	}
+	shown := func(e store.Event) string { return e.Item.Object.(*corev1.ConfigMap).Data["k"] }
+	if got := shown(last("x", nil)); got != "1 gone" {
+		t.Errorf("shown as %q", got)
+	}
+	if got := shown(last("y", func() { set(t, f.maps, configMap("a", "y", "2")) })); got != "2 gone" {
+		t.Errorf("after another writer it is shown as %q", got)
+	}
+	if got := shown(last("z", func() { remove(t, f.maps, "a/z") })); got != "1" {
+		t.Errorf("deleted by another it is shown as %q", got)
+	}
+}
+
 func TestWatchFilterTransitions(t *testing.T) {
 	f := startMemory(t, store.Options{})
 	w, err := f.maps.Watch(t.Context(), store.WatchOptions{FromNow: true, Filter: func(o store.Object) bool {

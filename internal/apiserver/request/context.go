@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apiserver/pkg/authentication/user"
 )
 
@@ -21,6 +22,20 @@ func WithUser(ctx context.Context, u user.Info) context.Context {
 func UserFrom(ctx context.Context) (user.Info, bool) {
 	u, ok := ctx.Value(userKey{}).(user.Info)
 	return u, ok
+}
+
+type parting struct{}
+
+// WithParting has a deletion of a pod change the pod's status in the same step: apply returns a changed copy, as GiveEdit says. Whoever asks must be allowed to patch the
+// status. It is for callers in this process.
+func WithParting(ctx context.Context, apply func(runtime.Object) (runtime.Object, error)) context.Context {
+	return context.WithValue(ctx, parting{}, apply)
+}
+
+// PartingFrom returns what a deletion does to the status, nil for nothing.
+func PartingFrom(ctx context.Context) func(runtime.Object) (runtime.Object, error) {
+	apply, _ := ctx.Value(parting{}).(func(runtime.Object) (runtime.Object, error))
+	return apply
 }
 
 type scopeKey struct{}

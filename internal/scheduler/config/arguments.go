@@ -294,17 +294,19 @@ func (a *Arguments) validateSpread(path *field.Path) field.ErrorList {
 	return errs
 }
 
-func (a *Arguments) completeVolumes() { fill(&a.VolumeBinding.BindTimeoutSeconds, 600) }
+func (a *Arguments) completeVolumes() {
+	fill(&a.VolumeBinding.BindTimeoutSeconds, 600)
+	if len(a.VolumeBinding.Shape) == 0 { // the more is left, the better
+		a.VolumeBinding.Shape = []schedulerv1.UtilizationShapePoint{{Utilization: 0, Score: maxShapeScore}, {Utilization: maxUtilization, Score: 0}}
+	}
+}
 
 func (a *Arguments) validateVolumes(path *field.Path) field.ErrorList {
 	var errs field.ErrorList
 	if n := *a.VolumeBinding.BindTimeoutSeconds; n < 0 {
 		errs = append(errs, field.Invalid(path.Child("bindTimeoutSeconds"), n, "invalid BindTimeoutSeconds, should not be a negative value"))
 	}
-	if a.VolumeBinding.Shape != nil {
-		errs = append(errs, field.Forbidden(path.Child("shape"), "nodes are not scored by the capacity of volumes (feature gate StorageCapacityScoring)"))
-	}
-	return errs
+	return append(errs, validateShape(path.Child("shape"), a.VolumeBinding.Shape)...)
 }
 
 func (a *Arguments) completeDynamic() {
