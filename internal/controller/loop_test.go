@@ -44,6 +44,47 @@ func TestLoopRetriesAndSurvivesPanics(t *testing.T) {
 	})
 }
 
+// The pauses after failures double from the first to the longest one.
+func TestBackOff(t *testing.T) {
+	for _, tt := range []struct {
+		name    string
+		o       Options
+		pauses  []time.Duration // the first ones
+		longest time.Duration
+	}{
+		{"as upstream's queues", Options{}, []time.Duration{5 * time.Millisecond, 10 * time.Millisecond, 20 * time.Millisecond}, 1000 * time.Second},
+		{"as a controller says", Options{MinBackoff: time.Second, MaxBackoff: 5 * time.Second}, []time.Duration{time.Second, 2 * time.Second, 4 * time.Second}, 5 * time.Second},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var at []time.Time
+				tt.o.Workers = 1
+				l := NewLoop("test", func(context.Context, string) error {
+					at = append(at, time.Now())
+					return errors.New("again")
+				}, tt.o)
+				ctx, cancel := context.WithCancel(t.Context())
+				done := make(chan error)
+				l.Add("k")
+				go func() { done <- l.Run(ctx) }()
+				time.Sleep(3 * time.Hour)
+				cancel()
+				if err := <-done; err != nil {
+					t.Error(err)
+				}
+				for i, want := range tt.pauses {
+					if got := at[i+1].Sub(at[i]); got != want {
+						t.Errorf("pause %d: %v, want %v", i, got, want)
+					}
+				}
+				if got := at[len(at)-1].Sub(at[len(at)-2]); got != tt.longest {
+					t.Errorf("at last: %v, want %v", got, tt.longest)
+				}
+			})
+		})
+	}
+}
+
 func TestPending(t *testing.T) {
 	clock := clocktesting.NewFakePassiveClock(time.Unix(1000, 0))
 	created := func(uid types.UID) func() (types.UID, error) {

@@ -48,6 +48,22 @@ func (c *Counter) Add(n float64, values ...string) {
 	}
 }
 
+// Stale counts the looks of a controller that came before its own last writes of pods were seen, and did less because of that.
+type Stale struct{ *Counter }
+
+// Stale registers that counter under upstream's name; subsystem is the controller's.
+func (m *Metrics) Stale(subsystem string) Stale {
+	return Stale{m.Counter(subsystem+"_stale_sync_skips_total", "Looks that came before the controller's own writes were seen, by what was written.", "group", "resource")}
+}
+
+// Look counts a look unless all writes were seen, and returns whether they were.
+func (s Stale) Look(settled bool) bool {
+	if !settled {
+		s.Inc("", "pods")
+	}
+	return settled
+}
+
 // Register registers what a controller, or a library that it uses, counts by itself.
 func (m *Metrics) Register(collectors ...prometheus.Collector) {
 	if m != nil {

@@ -148,10 +148,15 @@ func New(cfg Config) (*Node, error) {
 		},
 		Count: n.counters.probe,
 	})
-	n.puller = imagepull.New(cfg.Images, cfg.Clock, cfg.ParallelPulls)
+	pulls, err := imagepull.OpenRecords(filepath.Join(cfg.RootDir, "image_manager"), cfg.Log)
+	if err != nil {
+		return nil, fmt.Errorf("node: %w", err)
+	}
+	n.puller = imagepull.New(cfg.Images, cfg.Clock, cfg.ParallelPulls, pulls)
 	n.images = imagegc.New(imagegc.Config{
 		Images: cfg.Images, Containers: cfg.Runtime, HighPercent: cfg.ImageGCHighPercent, LowPercent: cfg.ImageGCLowPercent,
 		MinAge: imagegc.DefaultMinAge, Space: imagegc.FileSystem, Clock: cfg.Clock, Log: cfg.Log, Event: n.nodeEvent,
+		Removed: pulls.Forget,
 	})
 	n.rotator = podlog.NewRotator(cfg.LogMaxBytes, cfg.LogMaxFiles, cfg.Clock, cfg.Log, cfg.Runtime.ReopenContainerLog)
 	n.broadcast = record.NewBroadcaster(record.WithContext(context.Background()))

@@ -487,6 +487,28 @@ func TestQuotaOfPods(t *testing.T) {
 	expect(t, "one more", f.create(t, small("d")), `pods "d" is forbidden: exceeded quota: q, requested: pods=1, used: pods=1, limited: pods=1`)
 }
 
+// TestQuotaOfDeadlines: a pod that gets a deadline is charged at once to the quota of pods that end.
+func TestQuotaOfDeadlines(t *testing.T) {
+	f := setup(t)
+	q := quotaOf("q", amounts("pods", "1"), amounts("pods", "0"))
+	q.Spec.Scopes = []corev1.ResourceQuotaScope{corev1.ResourceQuotaScopeTerminating}
+	f.Put(q)
+	ends := func(name string) *corev1.Pod {
+		p := pod(name)
+		p.Spec.ActiveDeadlineSeconds = new(int64(3600))
+		return p
+	}
+	expect(t, "goes on", f.create(t, pod("a")), "")
+	expect(t, "not about it", f.used(t, "q"), "pods=0")
+	expect(t, "changed", f.write(t, Update, pod("a"), pod("a")), "")
+	expect(t, "still not", f.used(t, "q"), "pods=0")
+	expect(t, "gets a deadline", f.write(t, Update, ends("a"), pod("a")), "")
+	expect(t, "charged", f.used(t, "q"), "pods=1")
+	expect(t, "changed again", f.write(t, Update, ends("a"), ends("a")), "")
+	expect(t, "charged once", f.used(t, "q"), "pods=1")
+	expect(t, "another", f.create(t, ends("b")), `pods "b" is forbidden: exceeded quota: q, requested: pods=1, used: pods=1, limited: pods=1`)
+}
+
 func TestQuotaOfObjects(t *testing.T) {
 	f := setup(t)
 	f.Put(quotaOf("q", amounts("configmaps", "1", "count/secrets", "0", "services.loadbalancers", "0", "services.nodeports", "2"), amounts("configmaps", "0", "count/secrets", "0", "services.loadbalancers", "0", "services.nodeports", "0")))

@@ -68,6 +68,7 @@ func Default(d Deps) (Chain, error) {
 		NewClusterTrustBundleAttest(d.Authorizer),
 		NewDefaultIngressClass(d.Objects),
 		NewPodTopologyLabels(d.Objects),
+		NewNodeDeclaredFeatureValidator(d.Objects),
 		NewPodResizeValidator(d.Objects),
 	}
 	chain = append(chain, d.Configured...)

@@ -120,11 +120,18 @@ func charged(a *Attributes) bool {
 	case "namespaces", "bindings", "events", "events.events.k8s.io", "localsubjectaccessreviews.authorization.k8s.io":
 		return false
 	case "pods":
-		return a.Operation == Create && a.Subresource == "" || a.Operation == Update && a.Subresource == "resize"
+		return a.Operation == Create && a.Subresource == "" || a.Operation == Update && (a.Subresource == "resize" || a.Subresource == "" && deadlineCame(a))
 	case "services", "persistentvolumeclaims":
 		return a.Subresource == "" && (a.Operation == Create || a.Operation == Update)
 	}
 	return a.Operation == Create && a.Subresource == ""
+}
+
+// deadlineCame tells whether an update of a pod takes it from the quotas of pods that go on to those of pods that end, or back.
+func deadlineCame(a *Attributes) bool {
+	pod, ok := a.Object.(*corev1.Pod)
+	old, ok2 := a.OldObject.(*corev1.Pod)
+	return ok && ok2 && quota.Terminating(pod) != quota.Terminating(old)
 }
 
 // bill is what one quota is charged.

@@ -3,7 +3,6 @@ package authn
 import (
 	"context"
 	"crypto/sha256"
-	"crypto/subtle"
 	"errors"
 	"fmt"
 	"slices"
@@ -58,6 +57,7 @@ type ServiceAccounts struct {
 	clock   clock.PassiveClock
 	// signed remembers the claims of tokens whose signature was good, by the token's hash.
 	signed *generations[[sha256.Size]byte, *claims]
+	notes  *notes // nil: uses are not noted
 }
 
 // NewServiceAccounts returns a ServiceAccounts; a nil clock is the real one.
@@ -123,7 +123,7 @@ func (s *ServiceAccounts) checkBound(ctx context.Context, c *claims, audiences [
 		return Authenticated{}, fmt.Errorf("token audiences %q is invalid for the target audiences %q", []string(c.Audience), audiences)
 	}
 	k := c.Kubernetes
-	if err := s.checkAccount(ctx, now, k.Namespace, k.ServiceAccount); err != nil {
+	if _, err := s.checkAccount(ctx, now, k.Namespace, k.ServiceAccount); err != nil {
 		return Authenticated{}, err
 	}
 	extra := map[string][]string{}
@@ -168,36 +168,15 @@ func (s *ServiceAccounts) checkBound(ctx context.Context, c *claims, audiences [
 	return Authenticated{User: accountUser(k.Namespace, k.ServiceAccount, extra), Audiences: shared}, nil
 }
 
-// checkLegacy checks a token that lives in a secret: it is good for as long as the secret holds it.
-func (s *ServiceAccounts) checkLegacy(ctx context.Context, c *claims, token string, audiences []string) (Authenticated, error) {
-	secret, err := s.objects.Secret(ctx, c.LegacyNamespace, c.LegacySecret)
-	if err != nil {
-		return Authenticated{}, invalidated(err)
-	}
-	if secret.DeletionTimestamp != nil || subtle.ConstantTimeCompare(secret.Data[corev1.ServiceAccountTokenKey], []byte(token)) != 1 {
-		return Authenticated{}, errBinding
-	}
-	// It says nothing of audiences: it is for this API server.
-	shared := slices.DeleteFunc(slices.Clone(audiences), func(a string) bool { return !slices.Contains(s.issuer.audiences, a) })
-	if len(shared) == 0 {
-		return Authenticated{}, fmt.Errorf("token audiences %q is invalid for the target audiences %q", s.issuer.audiences, audiences)
-	}
-	ref := objectRef{Name: c.LegacyAccount, UID: c.LegacyAccountUID}
-	if err := s.checkAccount(ctx, s.clock.Now(), c.LegacyNamespace, ref); err != nil {
-		return Authenticated{}, err
-	}
-	return Authenticated{User: accountUser(c.LegacyNamespace, ref, nil), Audiences: shared}, nil
-}
-
-func (s *ServiceAccounts) checkAccount(ctx context.Context, now time.Time, namespace string, ref objectRef) error {
+func (s *ServiceAccounts) checkAccount(ctx context.Context, now time.Time, namespace string, ref objectRef) (*corev1.ServiceAccount, error) {
 	obj, err := s.objects.ServiceAccount(ctx, namespace, ref.Name)
 	if err != nil {
-		return invalidated(err)
+		return nil, invalidated(err)
 	}
 	if !alive(obj, ref.UID, now) {
-		return errBinding
+		return nil, errBinding
 	}
-	return nil
+	return obj, nil
 }
 
 func invalidated(err error) error {

@@ -215,6 +215,8 @@ func controllerRoles() []*rbacv1.ClusterRole {
 			allow("create patch update", "core events.k8s.io", "events")),
 		controllerRole("storage-version-migrator-controller",
 			allow("list patch", "*", "*"),
+			allow("get", "apiextensions.k8s.io", "customresourcedefinitions"),
+			allow("patch", "apiextensions.k8s.io", "customresourcedefinitions/status"),
 			allow("update", "storagemigration.k8s.io", "storageversionmigrations/status")),
 		controllerRole("ttl-after-finished-controller",
 			allow("delete get list watch", "batch", "jobs"),

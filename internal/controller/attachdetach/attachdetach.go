@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -67,6 +68,8 @@ type Controller struct {
 	creating map[string]*storagev1.VolumeAttachment
 	since    map[string]time.Time // since when an attachment should go
 	blocked  map[types.UID]string // what was last told to a pod about another node having its volume
+	// left is what nodes that are gone had mounted when they were last heard of.
+	left map[string][]corev1.UniqueVolumeName
 }
 
 // New makes the controller and registers it with the informers, which the caller starts.
@@ -81,6 +84,7 @@ func New(cfg Config) (*Controller, error) {
 		}, []string{"reason"}),
 		pods: pods.Informer().GetIndexer(), attachments: attachments.Informer().GetIndexer(),
 		creating: map[string]*storagev1.VolumeAttachment{}, since: map[string]time.Time{}, blocked: map[types.UID]string{},
+		left: map[string][]corev1.UniqueVolumeName{},
 	}
 	if cfg.Registry != nil {
 		if err := errors.Join(cfg.Registry.Register(c.forced), cfg.Registry.Register(volumeCounts{c})); err != nil {
@@ -117,7 +121,7 @@ func New(cfg Config) (*Controller, error) {
 		controller.Watch(drivers.Informer(), controller.Handlers[*storagev1.CSIDriver]{
 			Changed: func(*storagev1.CSIDriver) { c.queueAll() }, Delete: func(*storagev1.CSIDriver) { c.queueAll() },
 		}),
-		controller.Watch(nodes.Informer(), controller.Handlers[*corev1.Node]{Changed: c.nodeChanged, Delete: c.nodeChanged}),
+		controller.Watch(nodes.Informer(), controller.Handlers[*corev1.Node]{Changed: c.nodeChanged, Delete: c.nodeGone}),
 	)
 	if err != nil {
 		return nil, fmt.Errorf("attachdetach: %w", err)
@@ -202,6 +206,26 @@ func (c *Controller) nodeChanged(n *corev1.Node) {
 	if len(on)+len(pods)+len(n.Status.VolumesAttached) > 0 {
 		c.loop.Add(n.Name)
 	}
+}
+
+// nodeGone remembers what a node had mounted: that its object is gone does not say that it does not run.
+func (c *Controller) nodeGone(n *corev1.Node) {
+	c.mu.Lock()
+	c.left[n.Name] = n.Status.VolumesInUse
+	c.mu.Unlock()
+	c.loop.Add(n.Name)
+}
+
+// used says which volumes a node may have mounted; nothing is known of one that was gone already when this process began.
+func (c *Controller) used(name string, n *corev1.Node) func(corev1.UniqueVolumeName) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	mounted, known := c.left[name]
+	if n != nil {
+		delete(c.left, name)
+		mounted, known = n.Status.VolumesInUse, true
+	}
+	return func(v corev1.UniqueVolumeName) bool { return !known || slices.Contains(mounted, v) }
 }
 
 // queueUsers has the nodes looked at that have pods with the claim.
@@ -345,6 +369,7 @@ func (c *Controller) stateOf(name string) (state, error) {
 			}
 		}
 	}
+	s.used = c.used(name, s.node)
 	found, err := c.attachments.ByIndex(attachmentsByNode, name)
 	if err != nil {
 		return s, fmt.Errorf("attachments of node %s: %w", name, err)
@@ -422,6 +447,9 @@ func (c *Controller) note(s state, p plan) {
 		waiting[name] = true
 	}
 	c.mu.Lock()
+	if len(s.attachments) == 0 {
+		delete(c.left, s.name)
+	}
 	for _, a := range s.attachments {
 		if !waiting[a.Name] {
 			delete(c.since, a.Name)

@@ -192,7 +192,7 @@ func move(t *testing.T, s *stage) {
 		return err
 	})
 	s.pod("q", "n2")
-	s.event(`Warning FailedAttachVolume Multi-Attach error for volume "v" Volume is already used by pod(s) p`)
+	s.event(`Warning FailedAttachVolume Waiting for detach for volume "v" Volume is already used by pod(s) p`)
 	if err := s.Client.CoreV1().Pods("default").Delete(ctx, "p", metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
 	}

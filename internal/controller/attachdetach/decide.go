@@ -30,6 +30,8 @@ type need struct {
 type state struct {
 	name string
 	node *corev1.Node // nil if it is gone
+	// used says that the node has, or may have, a volume mounted: one that is gone may still run.
+	used func(corev1.UniqueVolumeName) bool
 	// needs, of the pods that are bound to the node.
 	needs []need
 	// attachments to this node, with their volumes; those of other makers are left out.
@@ -138,20 +140,21 @@ func decide(s state) plan {
 // leave decides about an attachment that no pod needs, and says whether it stays for now.
 func (s *state) leave(p *plan, a attachment) bool {
 	d := detachment{name: a.Name, uid: string(a.UID)}
-	if s.node != nil && slices.Contains(s.node.Status.VolumesInUse, uniqueName(a.volume)) {
+	if s.used(uniqueName(a.volume)) {
+		unhealthy := s.node == nil || !ready(s.node)
 		since := s.since(a.Name)
 		waited := time.Duration(0)
 		if !since.IsZero() {
 			waited = s.now.Sub(since)
 		}
 		switch {
-		case outOfService(s.node):
-			d.forced = "out-of-service"
-		case !ready(s.node) && waited >= maxUnmount:
+		case unhealthy && waited >= maxUnmount:
 			d.forced = "timeout"
+		case s.node != nil && outOfService(s.node):
+			d.forced = "out-of-service"
 		default:
 			p.waiting = append(p.waiting, a.Name)
-			if left := maxUnmount - waited; !ready(s.node) && (p.again == 0 || left < p.again) {
+			if left := maxUnmount - waited; unhealthy && (p.again == 0 || left < p.again) {
 				p.again = left
 			}
 			return true
@@ -175,7 +178,7 @@ func sameVolumes(want, have []corev1.AttachedVolume) bool {
 
 // blockedText says in an event why a volume cannot be attached yet; users are the pods that have it elsewhere.
 func blockedText(n need, users []*corev1.Pod) string {
-	text := fmt.Sprintf("Multi-Attach error for volume %q ", n.volume.Name)
+	text := fmt.Sprintf("Waiting for detach for volume %q ", n.volume.Name)
 	var names []string
 	others := 0
 	for _, u := range users {
@@ -188,7 +191,7 @@ func blockedText(n need, users []*corev1.Pod) string {
 	slices.Sort(names)
 	switch {
 	case len(names) == 0 && others == 0:
-		return text + "Volume is already exclusively attached to one node and can't be attached to another"
+		return text + "Volume is already exclusively attached to one node, waiting on detach before it can be attached to another node"
 	case len(names) == 0:
 		return text + fmt.Sprintf("Volume is already used by %d pod(s) in different namespaces", others)
 	case others == 0:

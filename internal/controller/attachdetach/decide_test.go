@@ -2,6 +2,7 @@ package attachdetach
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -79,7 +80,9 @@ func TestDecide(t *testing.T) {
 		{"for many nodes", node(), []*corev1.PersistentVolume{w}, nil, true, 0, "create w"},
 		{"a node that attaches itself", node(alien), []*corev1.PersistentVolume{v}, nil, false, 0, ""},
 		{"a node that is gone", nil, []*corev1.PersistentVolume{v}, nil, false, 0, ""},
-		{"of a node that is gone", nil, nil, []attachment{attached(v, "n", true)}, false, 0, "detach v"},
+		{"of a node that is gone", nil, nil, []attachment{attached(v, "n", true)}, false, 0, "waiting v again 6m0s"},
+		{"of a node that is gone for long", nil, nil, []attachment{attached(v, "n", true)}, false, 6 * time.Minute, "detach v by timeout"},
+		{"of a node that is gone and had not mounted it", nil, nil, []attachment{attached(w, "n", true)}, false, 0, "detach w"},
 		{"no longer needed", node(reports(v, w)), []*corev1.PersistentVolume{w}, []attachment{attached(v, "n", true), attached(w, "n", true)}, false, 0, "report [w] detach v"},
 		{"never came, no longer needed", node(), nil, []attachment{attached(v, "n", false)}, false, 0, "detach v"},
 		{"still mounted", node(reports(v), uses), nil, []attachment{attached(v, "n", true)}, false, time.Hour, "waiting v"},
@@ -87,6 +90,8 @@ func TestDecide(t *testing.T) {
 		{"still mounted, the node is down for a while", node(reports(v), uses, down), nil, []attachment{attached(v, "n", true)}, false, 2 * time.Minute, "waiting v again 4m0s"},
 		{"still mounted, the node is down for too long", node(reports(v), uses, down), nil, []attachment{attached(v, "n", true)}, false, 6 * time.Minute, "report [] detach v by timeout"},
 		{"still mounted, out of service", node(reports(v), uses, down, tainted), nil, []attachment{attached(v, "n", true)}, false, 0, "report [] detach v by out-of-service"},
+		{"still mounted, out of service for too long", node(reports(v), uses, down, tainted), nil, []attachment{attached(v, "n", true)}, false, 6 * time.Minute, "report [] detach v by timeout"},
+		{"still mounted, out of service and ready", node(reports(v), uses, tainted), nil, []attachment{attached(v, "n", true)}, false, 6 * time.Minute, "report [] detach v by out-of-service"},
 		{"out of service, but needed", node(reports(v), uses, down, tainted), []*corev1.PersistentVolume{v}, []attachment{attached(v, "n", true)}, false, 0, ""},
 		{"being detached", node(reports(v)), nil, []attachment{going}, false, 0, "report []"},
 		{"being detached, needed again", node(), []*corev1.PersistentVolume{v}, []attachment{going}, false, 0, ""},
@@ -96,6 +101,12 @@ func TestDecide(t *testing.T) {
 			s := state{name: "n", node: tt.node, attachments: tt.attachments, now: now}
 			for _, v := range tt.needs {
 				s.needs = append(s.needs, need{v, pod})
+			}
+			s.used = func(name corev1.UniqueVolumeName) bool {
+				if tt.node == nil {
+					return name == uniqueName(v)
+				}
+				return slices.Contains(tt.node.Status.VolumesInUse, name)
 			}
 			s.elsewhere = func(string) []*storagev1.VolumeAttachment {
 				if tt.elsewhere {
@@ -154,13 +165,13 @@ func TestBlockedText(t *testing.T) {
 		users []*corev1.Pod
 		want  string
 	}{
-		{nil, "Volume is already exclusively attached to one node and can't be attached to another"},
+		{nil, "Volume is already exclusively attached to one node, waiting on detach before it can be attached to another node"},
 		{[]*corev1.Pod{user("ns", "b"), user("ns", "a")}, "Volume is already used by pod(s) a, b"},
 		{[]*corev1.Pod{user("other", "b")}, "Volume is already used by 1 pod(s) in different namespaces"},
 		{[]*corev1.Pod{user("other", "b"), user("ns", "a")}, "Volume is already used by pod(s) a and 1 pod(s) in different namespaces"},
 	}
 	for _, tt := range tests {
-		if got := blockedText(n, tt.users); got != `Multi-Attach error for volume "v" `+tt.want {
+		if got := blockedText(n, tt.users); got != `Waiting for detach for volume "v" `+tt.want {
 			t.Error(got)
 		}
 	}

@@ -4,11 +4,14 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 
 	"go.uber.org/goleak"
 	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	applymetav1 "k8s.io/client-go/applyconfigurations/meta/v1"
+	applyrbacv1 "k8s.io/client-go/applyconfigurations/rbac/v1"
 
 	"github.com/celox/celox/internal/controller/controllertest"
 )
@@ -84,4 +87,49 @@ func TestRolesOfRoles(t *testing.T) {
 	}
 	expect("inner")
 	expect("outer", "list")
+}
+
+// The rules of a role that is made of others have an owner: who applies the role without them does not take them, and who adds some loses these.
+func TestRulesHaveAnOwner(t *testing.T) {
+	t.Parallel()
+	e := controllertest.Start(t)
+	c, err := New(e.Client, e.Informers, nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	e.Run(t, c)
+	ctx, roles := context.Background(), e.Client.RbacV1().ClusterRoles()
+	apply := func(rules ...*applyrbacv1.PolicyRuleApplyConfiguration) {
+		t.Helper()
+		role := applyrbacv1.ClusterRole("w").WithLabels(map[string]string{"mine": "too"}).WithAggregationRule(
+			applyrbacv1.AggregationRule().WithClusterRoleSelectors(applymetav1.LabelSelector().WithMatchLabels(map[string]string{"to-x": "true"}))).WithRules(rules...)
+		if _, err := roles.Apply(ctx, role, metav1.ApplyOptions{FieldManager: "person", Force: true}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	rules := func() {
+		t.Helper()
+		controllertest.Eventually(t, func() error {
+			r, err := roles.Get(ctx, "w", metav1.GetOptions{})
+			if err != nil || !slices.Equal(verbs(r), []string{"get"}) {
+				return fmt.Errorf("%v (%v)", r, err)
+			}
+			owned := slices.ContainsFunc(r.ManagedFields, func(m metav1.ManagedFieldsEntry) bool {
+				return m.Manager == fieldManager && m.Operation == metav1.ManagedFieldsOperationApply && strings.Contains(string(m.FieldsV1.Raw), "f:rules")
+			})
+			if !owned || r.Labels["mine"] != "too" {
+				return fmt.Errorf("managed fields %v", r.ManagedFields)
+			}
+			return nil
+		})
+	}
+	if _, err := roles.Create(ctx, part("a", "x", "get"), metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	apply()
+	rules()
+	apply()
+	rules()
+	apply(applyrbacv1.PolicyRule().WithVerbs("delete").WithAPIGroups("").WithResources("pods"))
+	rules()
 }

@@ -48,6 +48,7 @@ type Controller struct {
 	recorder record.EventRecorder
 	clock    clock.PassiveClock
 	backoff  *flowcontrol.Backoff
+	stale    controller.Stale
 	loop     *controller.Loop
 }
 
@@ -57,7 +58,7 @@ func New(c kubernetes.Interface, f *informers.Factory, recorder record.EventReco
 	ctl := &Controller{
 		client: c, sets: sets.Lister(), nodes: nodes.Lister(), recorder: recorder, clock: clk,
 		history: &revision.History{Client: c, Lister: revisions.Lister(), Kind: kind},
-		backoff: flowcontrol.NewBackOff(minBackoff, maxBackoff),
+		backoff: flowcontrol.NewBackOff(minBackoff, maxBackoff), stale: m.Stale("daemonset_controller"),
 	}
 	ctl.backoff.Clock = clk
 	var err error
@@ -146,7 +147,7 @@ func (c *Controller) Reconcile(ctx context.Context, key string) error {
 	if err != nil {
 		return err
 	}
-	settled := c.pods.Settled(key)
+	settled := c.stale.Look(c.pods.Settled(key))
 	all, err := c.pods.Claim(ctx, ds, selector, pods.All)
 	if err != nil {
 		return err

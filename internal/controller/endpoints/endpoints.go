@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
-	"strings"
+	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -27,6 +27,8 @@ import (
 const (
 	managedByLabel = "endpoints.kubernetes.io/managed-by"
 	managedBy      = "endpoint-controller"
+	// leaderAnnotation is on Endpoints that are somebody's lock, not a service's.
+	leaderAnnotation = "control-plane.alpha.kubernetes.io/leader"
 )
 
 // Controller reconciles the Endpoints of Services; its keys are Services.
@@ -38,6 +40,7 @@ type Controller struct {
 	triggers  *sliceutil.TriggerTimeTracker
 	recorder  record.EventRecorder
 	log       *slog.Logger
+	synced    []cache.InformerSynced
 	loop      *controller.Loop
 }
 
@@ -45,10 +48,8 @@ type Controller struct {
 func New(c kubernetes.Interface, f *informers.Factory, recorder record.EventRecorder, log *slog.Logger, m *controller.Metrics) (*Controller, error) {
 	services, pods, endpoints := f.Core().V1().Services(), f.Core().V1().Pods(), f.Core().V1().Endpoints()
 	ctl := &Controller{client: c, services: services.Lister(), pods: pods.Lister(), endpoints: endpoints.Lister(), triggers: sliceutil.NewTriggerTimeTracker(), recorder: recorder, log: log}
-	ctl.loop = controller.NewLoop("endpoint", ctl.Reconcile, controller.Options{
-		Workers: 5, Log: log, Metrics: m,
-		Synced: []cache.InformerSynced{services.Informer().HasSynced, pods.Informer().HasSynced, endpoints.Informer().HasSynced},
-	})
+	ctl.synced = []cache.InformerSynced{services.Informer().HasSynced, pods.Informer().HasSynced, endpoints.Informer().HasSynced}
+	ctl.loop = controller.NewLoop("endpoint", ctl.Reconcile, controller.Options{Workers: 5, Log: log, Metrics: m, Synced: ctl.synced})
 	queue := func(s *corev1.Service) { ctl.loop.AddObject(s) }
 	if err := errors.Join(
 		controller.Watch(services.Informer(), controller.Handlers[*corev1.Service]{Changed: queue, Delete: queue}),
@@ -67,7 +68,31 @@ func New(c kubernetes.Interface, f *informers.Factory, recorder record.EventReco
 }
 
 // Run reconciles until ctx ends.
-func (c *Controller) Run(ctx context.Context) error { return c.loop.Run(ctx) }
+func (c *Controller) Run(ctx context.Context) error {
+	var leftovers sync.WaitGroup
+	defer leftovers.Wait()
+	leftovers.Go(func() {
+		if cache.WaitForCacheSync(ctx.Done(), c.synced...) {
+			c.queueLeftovers()
+		}
+	})
+	return c.loop.Run(ctx)
+}
+
+// queueLeftovers has the services of all Endpoints looked at, once: a service may have gone while nobody watched. Endpoints that somebody makes later
+// without a service are left alone.
+func (c *Controller) queueLeftovers() {
+	all, err := c.endpoints.List(labels.Everything())
+	if err != nil {
+		c.log.Error("list endpoints", "err", err)
+		return
+	}
+	for _, e := range all {
+		if _, lock := e.Annotations[leaderAnnotation]; !lock {
+			c.loop.AddObject(e)
+		}
+	}
+}
 
 func (c *Controller) podChanged(old, pod *corev1.Pod) {
 	// A nil *Pod in an interface is not a nil interface, and the library asks for the latter.
@@ -166,7 +191,7 @@ func (c *Controller) write(ctx context.Context, service *corev1.Service, want *c
 func wantLabels(service *corev1.Service) map[string]string {
 	l := map[string]string{managedByLabel: managedBy}
 	for k, v := range service.Labels {
-		if !strings.HasPrefix(k, managedByLabel) {
+		if k != managedByLabel {
 			l[k] = v
 		}
 	}

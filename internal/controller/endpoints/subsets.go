@@ -74,14 +74,14 @@ func addressOf(service *corev1.Service, pod *corev1.Pod) (corev1.EndpointAddress
 	if !sliceutil.ShouldPodBeInEndpoints(pod, service.Spec.PublishNotReadyAddresses) {
 		return corev1.EndpointAddress{}, false
 	}
-	v6 := len(service.Spec.IPFamilies) > 0 && service.Spec.IPFamilies[0] == corev1.IPv6Protocol
+	v6 := wantsIPv6(service, pod)
 	for _, ip := range pod.Status.PodIPs {
 		addr, err := netip.ParseAddr(ip.IP)
 		if err != nil || addr.Is6() != v6 {
 			continue
 		}
 		a := corev1.EndpointAddress{
-			IP: ip.IP, NodeName: ptr.To(pod.Spec.NodeName),
+			IP: addr.String(), NodeName: ptr.To(pod.Spec.NodeName),
 			TargetRef: &corev1.ObjectReference{Kind: "Pod", Namespace: pod.Namespace, Name: pod.Name, UID: pod.UID},
 		}
 		if sliceutil.ShouldSetHostname(pod, service) {
@@ -90,6 +90,19 @@ func addressOf(service *corev1.Service, pod *corev1.Pod) (corev1.EndpointAddress
 		return a, true
 	}
 	return corev1.EndpointAddress{}, false
+}
+
+// wantsIPv6 tells the first family of a service; one that does not say it has that of its address, and one without an address that of the pod.
+func wantsIPv6(service *corev1.Service, pod *corev1.Pod) bool {
+	if len(service.Spec.IPFamilies) > 0 {
+		return service.Spec.IPFamilies[0] == corev1.IPv6Protocol
+	}
+	ip := service.Spec.ClusterIP
+	if ip == "" || ip == corev1.ClusterIPNone {
+		ip = pod.Status.PodIP
+	}
+	addr, err := netip.ParseAddr(ip)
+	return err == nil && addr.Is6()
 }
 
 // portsOf resolves the service's ports on a pod; ports whose name the pod does not have are left out. A pod without any is no
@@ -141,25 +154,34 @@ func podPort(pod *corev1.Pod, sp *corev1.ServicePort) (int32, bool) {
 	return 0, false
 }
 
+// truncate leaves maxAddresses. Those that are not ready are left out first; those that are to be cut are cut in every subset in the same proportion.
 func truncate(in []corev1.EndpointSubset) ([]corev1.EndpointSubset, bool) {
 	var ready, notReady int
 	for i := range in {
 		ready += len(in[i].Addresses)
 		notReady += len(in[i].NotReadyAddresses)
 	}
-	if ready+notReady <= maxAddresses {
+	switch {
+	case ready+notReady <= maxAddresses:
 		return in, false
-	}
-	left := maxAddresses
-	for i := range in {
-		n := min(left, len(in[i].Addresses))
-		in[i].Addresses = in[i].Addresses[:n]
-		left -= n
-	}
-	for i := range in {
-		n := min(left, len(in[i].NotReadyAddresses))
-		in[i].NotReadyAddresses = in[i].NotReadyAddresses[:n]
-		left -= n
+	case ready > maxAddresses:
+		for i := range in {
+			in[i].NotReadyAddresses = nil
+		}
+		cut(in, ready, maxAddresses, func(s *corev1.EndpointSubset) *[]corev1.EndpointAddress { return &s.Addresses })
+	default:
+		cut(in, notReady, maxAddresses-ready, func(s *corev1.EndpointSubset) *[]corev1.EndpointAddress { return &s.NotReadyAddresses })
 	}
 	return slices.DeleteFunc(in, func(s corev1.EndpointSubset) bool { return len(s.Addresses)+len(s.NotReadyAddresses) == 0 }), true
+}
+
+// cut leaves room of all addresses of one sort; shares are rounded up, so that the last subsets may get less than theirs.
+func cut(in []corev1.EndpointSubset, all, room int, of func(*corev1.EndpointSubset) *[]corev1.EndpointAddress) {
+	left := room
+	for i := range in {
+		addresses := of(&in[i])
+		share := (len(*addresses)*room + all - 1) / all
+		*addresses = (*addresses)[:min(share, left)]
+		left -= len(*addresses)
+	}
 }

@@ -2,6 +2,7 @@ package endpoints
 
 import (
 	"fmt"
+	"slices"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
@@ -75,12 +76,83 @@ func TestSubsets(t *testing.T) {
 			}
 		})
 	}
-	var many []*corev1.Pod
-	for i := range maxAddresses + 50 {
-		many = append(many, pod(fmt.Sprint(i), fmt.Sprintf("10.1.%d.%d", i/250, i%250), i%20 != 0, 8080))
+}
+
+func TestTruncate(t *testing.T) {
+	addresses := func(n int) []corev1.EndpointAddress { return make([]corev1.EndpointAddress, n) }
+	type set struct{ ready, not int }
+	for _, tt := range []struct {
+		name      string
+		in, want  []set
+		truncated bool
+	}{
+		{"all fit", []set{{600, 0}, {300, 100}}, []set{{600, 0}, {300, 100}}, false},
+		{"some are not ready", []set{{500, 100}, {400, 300}}, []set{{500, 25}, {400, 75}}, true},
+		{"exactly as many are ready", []set{{600, 10}, {400, 0}, {0, 5}}, []set{{600, 0}, {400, 0}}, true},
+		{"too many are ready", []set{{1500, 10}, {500, 0}, {0, 5}}, []set{{750, 0}, {250, 0}}, true},
+		{"shares are rounded up", []set{{334, 0}, {334, 0}, {334, 0}}, []set{{334, 0}, {334, 0}, {332, 0}}, true},
+		{"nothing is left for the last", []set{{1200, 0}, {1, 0}}, []set{{1000, 0}}, true},
+	} {
+		var in []corev1.EndpointSubset
+		for _, s := range tt.in {
+			in = append(in, corev1.EndpointSubset{Addresses: addresses(s.ready), NotReadyAddresses: addresses(s.not)})
+		}
+		out, truncated := truncate(in)
+		var got []set
+		for _, s := range out {
+			got = append(got, set{len(s.Addresses), len(s.NotReadyAddresses)})
+		}
+		if truncated != tt.truncated || !slices.Equal(got, tt.want) {
+			t.Errorf("%s: %v (%v), want %v", tt.name, got, truncated, tt.want)
+		}
 	}
-	got, truncated := subsets(service(nil), many)
-	if !truncated || len(got[0].Addresses)+len(got[0].NotReadyAddresses) != maxAddresses || len(got[0].Addresses) < 997 {
-		t.Errorf("truncated %v to %d ready and %d not ready", truncated, len(got[0].Addresses), len(got[0].NotReadyAddresses))
+}
+
+func TestFamilies(t *testing.T) {
+	two := pod("two", "10.0.0.1", true, 80)
+	two.Status.PodIPs = append(two.Status.PodIPs, corev1.PodIP{IP: "fd00:0::1"})
+	six := pod("six", "fd00::2", true, 80)
+	for _, tt := range []struct {
+		name string
+		spec corev1.ServiceSpec
+		pod  *corev1.Pod
+		want string
+	}{
+		{"said", corev1.ServiceSpec{IPFamilies: []corev1.IPFamily{corev1.IPv6Protocol}}, two, "fd00::1"},
+		{"by its address", corev1.ServiceSpec{ClusterIP: "fd01::1"}, two, "fd00::1"},
+		{"by the pod's", corev1.ServiceSpec{ClusterIP: corev1.ClusterIPNone}, six, "fd00::2"},
+		{"by the pod's first", corev1.ServiceSpec{}, two, "10.0.0.1"},
+		{"none of it", corev1.ServiceSpec{ClusterIP: "10.43.0.1"}, six, ""},
+	} {
+		a, ok := addressOf(&corev1.Service{Spec: tt.spec}, tt.pod)
+		if a.IP != tt.want || ok != (tt.want != "") {
+			t.Errorf("%s: %q (%v), want %q", tt.name, a.IP, ok, tt.want)
+		}
+	}
+}
+
+func TestWhichPods(t *testing.T) {
+	service := &corev1.Service{Spec: corev1.ServiceSpec{ClusterIP: corev1.ClusterIPNone}}
+	for _, tt := range []struct {
+		name       string
+		change     func(*corev1.Pod)
+		usual, all bool // is it there, and when pods that are not ready are published
+	}{
+		{"runs", func(*corev1.Pod) {}, true, true},
+		{"terminating", func(p *corev1.Pod) { p.DeletionTimestamp = &metav1.Time{} }, false, true},
+		{"succeeded", func(p *corev1.Pod) { p.Status.Phase = corev1.PodSucceeded }, false, false},
+		{"failed", func(p *corev1.Pod) { p.Status.Phase = corev1.PodFailed }, false, false},
+		{"failed and would be restarted", func(p *corev1.Pod) {
+			p.Status.Phase, p.Spec.RestartPolicy, p.DeletionTimestamp = corev1.PodFailed, corev1.RestartPolicyAlways, &metav1.Time{}
+		}, false, false},
+	} {
+		p := pod("p", "10.0.0.1", true, 80)
+		tt.change(p)
+		for all, want := range map[bool]bool{false: tt.usual, true: tt.all} {
+			service.Spec.PublishNotReadyAddresses = all
+			if got, _ := subsets(service, []*corev1.Pod{p}); (len(got) > 0) != want {
+				t.Errorf("%s: there %v (with all: %v)", tt.name, len(got) > 0, all)
+			}
+		}
 	}
 }

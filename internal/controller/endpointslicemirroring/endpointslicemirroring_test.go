@@ -123,9 +123,9 @@ func TestMirror(t *testing.T) {
 			want:    []string{"IPv4: 10.0.0.1"},
 		},
 		{
-			name:    "no addresses",
-			subsets: []corev1.EndpointSubset{{Addresses: addresses("a.b.c.d", "::ffff:10.0.0.1", "10.0.0.1"), Ports: ports(80)}},
-			want:    []string{"IPv4 p80/80: 10.0.0.1"}, invalid: 2,
+			name:    "no address, and one written in three ways",
+			subsets: []corev1.EndpointSubset{{Addresses: addresses("a.b.c.d", "::ffff:10.0.0.1", "010.0.0.1", "10.0.0.1"), Ports: ports(80)}},
+			want:    []string{"IPv4 p80/80: 10.0.0.1"}, invalid: 1,
 		},
 		{
 			name:    "too many, of which those that are ready go first",

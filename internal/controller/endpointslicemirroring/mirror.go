@@ -1,13 +1,13 @@
 package endpointslicemirroring
 
 import (
-	"net/netip"
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	sliceutil "k8s.io/endpointslice/util"
+	netutils "k8s.io/utils/net"
 )
 
 const (
@@ -59,8 +59,8 @@ func mirror(e *corev1.Endpoints) mirrored {
 		}{{s.Addresses, true}, {s.NotReadyAddresses, false}} {
 			for j := range list.addresses {
 				a := &list.addresses[j]
-				family, ok := familyOf(a.IP)
-				if !ok {
+				family, ip := familyOf(a.IP)
+				if ip == "" {
 					out.invalid++
 					continue
 				}
@@ -70,12 +70,12 @@ func mirror(e *corev1.Endpoints) mirrored {
 					out.slices[place{family, key}] = c
 				}
 				switch {
-				case c.seen[a.IP]:
+				case c.seen[ip]:
 				case added == maxAddresses || len(c.endpoints) == maxAddresses:
 					out.skipped++
 				default:
-					c.seen[a.IP] = true
-					c.endpoints = append(c.endpoints, endpointOf(a, list.ready))
+					c.seen[ip] = true
+					c.endpoints = append(c.endpoints, endpointOf(a, ip, list.ready))
 					added++
 				}
 			}
@@ -84,20 +84,21 @@ func mirror(e *corev1.Endpoints) mirrored {
 	return out
 }
 
-func familyOf(ip string) (discoveryv1.AddressType, bool) {
-	a, err := netip.ParseAddr(ip)
-	if err != nil || a.Is4In6() {
-		return "", false // no slice may have it
+// familyOf returns an address as it is usually written, and its family; "" is none. Old objects may have other forms: zeros in front, IPv4 within IPv6.
+func familyOf(ip string) (discoveryv1.AddressType, string) {
+	a := netutils.ParseIPSloppy(ip)
+	switch {
+	case a == nil:
+		return "", ""
+	case a.To4() != nil:
+		return discoveryv1.AddressTypeIPv4, a.String()
 	}
-	if a.Is4() {
-		return discoveryv1.AddressTypeIPv4, true
-	}
-	return discoveryv1.AddressTypeIPv6, true
+	return discoveryv1.AddressTypeIPv6, a.String()
 }
 
-func endpointOf(a *corev1.EndpointAddress, ready bool) discoveryv1.Endpoint {
+func endpointOf(a *corev1.EndpointAddress, ip string, ready bool) discoveryv1.Endpoint {
 	out := discoveryv1.Endpoint{
-		Addresses: []string{a.IP}, Conditions: discoveryv1.EndpointConditions{Ready: &ready}, TargetRef: a.TargetRef.DeepCopy(),
+		Addresses: []string{ip}, Conditions: discoveryv1.EndpointConditions{Ready: &ready}, TargetRef: a.TargetRef.DeepCopy(),
 	}
 	if a.NodeName != nil {
 		out.NodeName = new(*a.NodeName)

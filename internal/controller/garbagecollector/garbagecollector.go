@@ -8,8 +8,10 @@ import (
 	"log/slog"
 	"slices"
 	"sync"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -28,6 +30,13 @@ type Resource struct {
 	Kind     string
 	Informer cache.SharedIndexInformer
 }
+
+// unseenPause is how long a dependent waits for another look when one of its owners cannot be judged yet: its kind is not known (its definition may
+// come), or it is there but no watch has told of it, so that none might tell of its end either.
+const unseenPause = 30 * time.Second
+
+// errNever says that an owner reference cannot hold and that no other look will change that: a namespaced owner of an object that is in no namespace.
+var errNever = errors.New("an object in no namespace cannot have an owner in one")
 
 // Config is what a Controller needs.
 type Config struct {
@@ -48,11 +57,12 @@ type Controller struct {
 	graph    *graph
 	remove   *controller.Loop
 	orphan   *controller.Loop
+	pause    time.Duration // unseenPause
 }
 
 // New makes the controller and registers it with the informers, which the caller starts.
 func New(cfg Config) (*Controller, error) {
-	c := &Controller{metadata: cfg.Metadata, recorder: cfg.Recorder, graph: &graph{nodes: map[types.UID]*node{}, resolve: cfg.Resolve}}
+	c := &Controller{metadata: cfg.Metadata, recorder: cfg.Recorder, pause: unseenPause, graph: &graph{nodes: map[types.UID]*node{}, resolve: cfg.Resolve}}
 	var synced []cache.InformerSynced
 	for _, r := range cfg.Resources {
 		synced = append(synced, r.Informer.HasSynced)
@@ -131,15 +141,12 @@ func (c *Controller) Reconcile(ctx context.Context, key string) error {
 	if !known {
 		return nil
 	}
-	obj, err := c.live(ctx, v.identity)
-	if err != nil {
-		return err
+	if v.virtual {
+		return nil // its dependents look for it, each where its own reference says
 	}
-	if obj == nil {
-		if v.virtual {
-			c.queue(c.graph.delete(v.uid)) // its dependents have no owner: look at them
-		}
-		return nil // an informer will say so
+	obj, err := c.live(ctx, v.identity)
+	if err != nil || obj == nil {
+		return err // that it is gone an informer will say
 	}
 	if v.foreground {
 		return c.foreground(ctx, v, obj)
@@ -148,10 +155,17 @@ func (c *Controller) Reconcile(ctx context.Context, key string) error {
 		return nil
 	}
 	owners, err := c.classify(ctx, obj)
-	if err != nil {
+	if errors.Is(err, errNever) {
+		return nil
+	} else if err != nil {
 		return err
 	}
+	if owners.unsure {
+		c.remove.AddAfter(key, c.pause)
+	}
 	switch {
+	case owners.unknown:
+		return nil // nothing is deleted, or forgotten, on a guess
 	case len(owners.solid) > 0:
 		// Somebody still wants it: forget those that are gone or going.
 		if len(owners.dangling)+len(owners.waiting) == 0 {
@@ -169,9 +183,9 @@ func (c *Controller) Reconcile(ctx context.Context, key string) error {
 				break
 			}
 		}
-		return c.delete(ctx, v.identity, metav1.DeletePropagationForeground)
+		return c.delete(ctx, v.identity, obj, metav1.DeletePropagationForeground)
 	default:
-		return c.delete(ctx, v.identity, policyOf(obj))
+		return c.delete(ctx, v.identity, obj, policyOf(obj))
 	}
 }
 
@@ -191,16 +205,24 @@ type classes struct {
 	solid    []types.UID
 	dangling []types.UID // do not exist
 	waiting  []types.UID // are being deleted and wait for their dependents
+	unknown  bool        // one is of a kind that is not known
+	unsure   bool        // one is to be looked for again
 }
 
 func (c *Controller) classify(ctx context.Context, obj *metav1.PartialObjectMetadata) (classes, error) {
 	var out classes
 	for _, ref := range obj.OwnerReferences {
-		gvr, namespaced, ok := c.graph.resolve(schema.FromAPIVersionAndKind(ref.APIVersion, ref.Kind))
-		if !ok || namespaced && obj.Namespace == "" {
-			// A kind that nobody knows (perhaps not yet), or a reference that cannot be: nothing is deleted on a guess.
-			out.solid = append(out.solid, ref.UID)
+		if c.graph.absent.has(ref, obj.Namespace) {
+			out.dangling = append(out.dangling, ref.UID)
 			continue
+		}
+		gvr, namespaced, ok := c.graph.resolve(schema.FromAPIVersionAndKind(ref.APIVersion, ref.Kind))
+		switch {
+		case !ok:
+			out.unknown, out.unsure = true, true
+			continue
+		case namespaced && obj.Namespace == "":
+			return classes{}, errNever
 		}
 		id := identity{gvr: gvr, name: ref.Name, uid: ref.UID}
 		if namespaced {
@@ -211,11 +233,15 @@ func (c *Controller) classify(ctx context.Context, obj *metav1.PartialObjectMeta
 		case err != nil:
 			return classes{}, err
 		case owner == nil:
+			c.graph.absent.add(coordinatesOf(ref, id.namespace))
 			out.dangling = append(out.dangling, ref.UID)
 		case owner.DeletionTimestamp != nil && slices.Contains(owner.Finalizers, metav1.FinalizerDeleteDependents):
 			out.waiting = append(out.waiting, ref.UID)
 		default:
 			out.solid = append(out.solid, ref.UID)
+			if o, known := c.graph.view(ref.UID); known && o.virtual {
+				out.unsure = true
+			}
 		}
 	}
 	return out, nil
@@ -266,13 +292,31 @@ func (c *Controller) reconcileOrphan(ctx context.Context, key string) error {
 	return c.removeFinalizer(ctx, v.identity, obj, metav1.FinalizerOrphanDependents)
 }
 
-func (c *Controller) delete(ctx context.Context, id identity, policy metav1.DeletionPropagation) error {
-	err := c.client(id).Delete(ctx, id.name, metav1.DeleteOptions{Preconditions: metav1.NewUIDPreconditions(string(id.uid)), PropagationPolicy: &policy})
+// delete deletes an object whose owners are still those that obj has: somebody may have given it another one, or cut it loose, since they were judged.
+func (c *Controller) delete(ctx context.Context, id identity, obj *metav1.PartialObjectMetadata, policy metav1.DeletionPropagation) error {
+	del := func(p *metav1.Preconditions) error {
+		return c.client(id).Delete(ctx, id.name, metav1.DeleteOptions{Preconditions: p, PropagationPolicy: &policy})
+	}
+	err := del(&metav1.Preconditions{UID: &id.uid, ResourceVersion: &obj.ResourceVersion})
+	if apierrors.IsConflict(err) {
+		// Changes of everything else, a busy status say, must not keep it alive.
+		now, liveErr := c.live(ctx, id)
+		switch {
+		case liveErr != nil:
+			return liveErr
+		case now == nil:
+			return nil
+		case now.ResourceVersion != obj.ResourceVersion && slices.EqualFunc(now.OwnerReferences, obj.OwnerReferences, sameOwner):
+			err = del(&metav1.Preconditions{UID: &id.uid})
+		}
+	}
 	if err != nil && !apierrors.IsNotFound(err) {
 		return fmt.Errorf("delete %s %s: %w", id.gvr.Resource, id.name, err)
 	}
 	return nil
 }
+
+func sameOwner(a, b metav1.OwnerReference) bool { return apiequality.Semantic.DeepEqual(a, b) }
 
 // patchMeta is a merge patch of metadata; the revision makes it fail when somebody came between.
 type patchMeta struct {

@@ -24,6 +24,13 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func start(t *testing.T) *controllertest.Env {
 	t.Helper()
+	e, _ := startKnowing(t, func(string) bool { return true })
+	return e
+}
+
+// startKnowing starts a collector that knows the kinds that known says, and looks again soon.
+func startKnowing(t *testing.T, known func(kind string) bool) (*controllertest.Env, *Controller) {
+	t.Helper()
 	e := controllertest.Start(t)
 	var resources []Resource
 	for _, s := range e.Sources {
@@ -34,7 +41,7 @@ func start(t *testing.T) *controllertest.Env {
 	}
 	ctl, err := New(Config{Metadata: e.Metadata, Resources: resources, Recorder: e.Recorder, Resolve: func(gvk schema.GroupVersionKind) (schema.GroupVersionResource, bool, bool) {
 		k, _, ok := e.Catalogue.ByKind(gvk)
-		if !ok {
+		if !ok || !known(gvk.Kind) {
 			return schema.GroupVersionResource{}, false, false
 		}
 		return controllertest.Preferred(k), k.Namespaced, true
@@ -42,8 +49,9 @@ func start(t *testing.T) *controllertest.Env {
 	if err != nil {
 		t.Fatal(err)
 	}
+	ctl.pause = 10 * time.Millisecond
 	e.Run(t, ctl)
-	return e
+	return e, ctl
 }
 
 func configMap(name string, owners ...*corev1.ConfigMap) *corev1.ConfigMap {
@@ -59,6 +67,10 @@ func configMap(name string, owners ...*corev1.ConfigMap) *corev1.ConfigMap {
 type stage struct {
 	*testing.T
 	e *controllertest.Env
+}
+
+func secret(name string) *corev1.Secret {
+	return &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: "default"}}
 }
 
 func (s stage) create(name string, owners ...*corev1.ConfigMap) *corev1.ConfigMap {

@@ -34,6 +34,7 @@ type graph struct {
 	nodes map[types.UID]*node
 	// resolve finds the resource of an owner reference, and whether it is namespaced.
 	resolve func(schema.GroupVersionKind) (gvr schema.GroupVersionResource, namespaced, ok bool)
+	absent  absentOwners
 }
 
 // work is what a change asks for, by uid.
@@ -56,8 +57,13 @@ func strays(owner, dependent *node) bool {
 	return !owner.virtual && owner.namespace != "" && owner.namespace != dependent.namespace
 }
 
+// refTo is the place of a reference to an owner, -1 if there is none.
+func refTo(d *node, owner types.UID) int {
+	return slices.IndexFunc(d.owners, func(r metav1.OwnerReference) bool { return r.UID == owner })
+}
+
 func invalid(d *node, owner types.UID) []invalidRef {
-	i := slices.IndexFunc(d.owners, func(r metav1.OwnerReference) bool { return r.UID == owner })
+	i := refTo(d, owner)
 	if i < 0 {
 		return nil
 	}
@@ -76,16 +82,18 @@ func (g *graph) upsert(gvr schema.GroupVersionResource, kind schema.GroupVersion
 		n = &node{identity: id, dependents: map[types.UID]*node{}}
 		g.nodes[uid] = n
 	}
+	if !known || n.virtual {
+		g.absent.appeared((&node{identity: id, kind: kind}).coordinates())
+	}
 	if n.virtual {
 		// It exists after all. Those that named it with other coordinates must not wait for it.
-		n.virtual = false
-		if n.identity != id {
-			n.identity = id
-			for uid, d := range n.dependents {
+		n.virtual, n.identity = false, id
+		for uid, d := range n.dependents {
+			if strays(n, d) {
 				w.remove = append(w.remove, uid)
-				if strays(n, d) {
-					w.invalid = append(w.invalid, invalid(d, n.uid)...)
-				}
+				w.invalid = append(w.invalid, invalid(d, n.uid)...)
+			} else if i := refTo(d, n.uid); i >= 0 && !matches(d.owners[i], kind, n.name) {
+				w.remove = append(w.remove, uid)
 			}
 		}
 	}
@@ -145,6 +153,9 @@ func (g *graph) delete(uid types.UID) work {
 		return w
 	}
 	delete(g.nodes, uid)
+	if len(n.dependents) > 0 {
+		g.absent.add(n.coordinates())
+	}
 	for _, ref := range n.owners {
 		g.unlink(n, ref.UID)
 		if o := g.nodes[ref.UID]; o != nil && o.foreground {
@@ -165,22 +176,20 @@ func blocks(ref metav1.OwnerReference) bool {
 	return ref.BlockOwnerDeletion != nil && *ref.BlockOwnerDeletion
 }
 
-// link makes n a dependent of the object that ref names. It says whether that object is unknown, or being deleted with its dependents: then
-// n must be looked at.
+// link makes n a dependent of the object that ref names. It says whether that object is unknown, has another name or kind than ref says, or is being
+// deleted with its dependents: then n must be looked at.
 func (g *graph) link(n *node, ref metav1.OwnerReference) bool {
 	o, known := g.nodes[ref.UID]
 	if !known {
-		gvr, namespaced, ok := g.resolve(schema.FromAPIVersionAndKind(ref.APIVersion, ref.Kind))
+		gvr, namespaced, _ := g.resolve(schema.FromAPIVersionAndKind(ref.APIVersion, ref.Kind))
 		o = &node{identity: identity{gvr: gvr, name: ref.Name, uid: ref.UID}, dependents: map[types.UID]*node{}, virtual: true}
 		if namespaced {
 			o.namespace = n.namespace
 		}
-		if ok {
-			g.nodes[ref.UID] = o
-		}
+		g.nodes[ref.UID] = o // also one of a kind that is not known yet: the link must be there when it is
 	}
 	o.dependents[n.uid] = n
-	return !known || o.virtual || o.foreground
+	return o.virtual || o.foreground || !matches(ref, o.kind, o.name)
 }
 
 // unlink removes n from the dependents of an owner, and a virtual owner that nobody names any more.
@@ -220,7 +229,7 @@ func (g *graph) view(uid types.UID) (view, bool) {
 	}
 	v := view{identity: n.identity, virtual: n.virtual, deleting: n.deleting, foreground: n.foreground}
 	for _, d := range n.dependents {
-		i := slices.IndexFunc(d.owners, func(r metav1.OwnerReference) bool { return r.UID == uid })
+		i := refTo(d, uid)
 		v.dependents = append(v.dependents, dependent{identity: d.identity, blocking: i >= 0 && blocks(d.owners[i]), deleting: d.deleting})
 	}
 	return v, true

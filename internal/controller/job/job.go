@@ -44,6 +44,7 @@ type Controller struct {
 	pods     *pods.Keeper
 	recorder record.EventRecorder
 	clock    clock.PassiveClock
+	stale    controller.Stale
 	loop     *controller.Loop
 	strays   *controller.Loop // keys of pods with our finalizer whom no Job counts
 
@@ -58,6 +59,7 @@ func New(c kubernetes.Interface, f *informers.Factory, recorder record.EventReco
 	ctl := &Controller{
 		client: c, jobs: jobs.Lister(), allPods: f.Core().V1().Pods().Lister(), recorder: recorder, clock: clk,
 		released: map[types.UID]string{}, written: map[string]uint64{},
+		stale: m.Stale("job_controller"),
 	}
 	var err error
 	ctl.pods, err = pods.New(pods.Config{
@@ -148,7 +150,7 @@ func (c *Controller) Reconcile(ctx context.Context, key string) error {
 	if err != nil {
 		return fmt.Errorf("selector of %s: %w", key, err)
 	}
-	settled := c.pods.Settled(key)
+	settled := c.stale.Look(c.pods.Settled(key))
 	all, err := c.pods.Claim(ctx, cached, selector, pods.All)
 	if err != nil {
 		return err

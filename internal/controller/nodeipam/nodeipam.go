@@ -191,7 +191,7 @@ func (c *Controller) Reconcile(ctx context.Context, name string) error {
 	if err != nil {
 		return fmt.Errorf("get node: %w", err)
 	}
-	if len(networksOf(node)) > 0 {
+	if len(networksOf(node)) > 0 || node.DeletionTimestamp != nil {
 		return nil
 	}
 	networks, ok := c.assign(node)

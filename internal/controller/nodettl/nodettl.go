@@ -22,7 +22,7 @@ import (
 
 // steps are sizes of clusters, in nodes, with the seconds that are told. They overlap, so that a node more or less does not change all others.
 var steps = []struct{ least, most, seconds int }{
-	{0, 100, 0}, {90, 500, 15}, {450, 1000, 30}, {900, 2000, 60}, {1800, 10000, 300}, {9000, 1 << 30, 600},
+	{0, 100, 0}, {90, 500, 15}, {450, 1000, 30}, {900, 2000, 60}, {1800, 1 << 30, 300},
 }
 
 // Controller reconciles nodes.

@@ -16,7 +16,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func TestSteps(t *testing.T) {
 	step := 0
-	for _, c := range []struct{ count, seconds int }{{1, 0}, {100, 0}, {101, 15}, {95, 15}, {89, 0}, {500, 15}, {501, 30}, {450, 30}, {449, 15}, {5000, 300}, {1800, 300}, {1799, 60}, {10001, 600}, {0, 0}} {
+	for _, c := range []struct{ count, seconds int }{{1, 0}, {100, 0}, {101, 15}, {95, 15}, {89, 0}, {500, 15}, {501, 30}, {450, 30}, {449, 15}, {5000, 300}, {1800, 300}, {1799, 60}, {10001, 300}, {0, 0}} {
 		if step = next(step, c.count); steps[step].seconds != c.seconds {
 			t.Errorf("%d nodes: %d seconds, want %d", c.count, steps[step].seconds, c.seconds)
 		}

@@ -51,7 +51,8 @@ type Controller struct {
 	loop  *controller.Loop
 	large sync.Map // by key: how many pods a set had that is large
 
-	ages *controller.Histogram
+	ages  *controller.Histogram
+	stale controller.Stale
 }
 
 const (
@@ -96,6 +97,7 @@ func New(c kubernetes.Interface, f *informers.Factory, recorder record.EventReco
 	}
 	ctl.ages = m.Histogram("replicaset_controller_sorting_deletion_age_ratio", "The age of a pod that is deleted, of all that could be, divided by that of the youngest of them.",
 		prometheus.ExponentialBuckets(0.25, 2, 6))
+	ctl.stale = m.Stale("replicaset_controller")
 	queue := func(rs *appsv1.ReplicaSet) { ctl.loop.AddObject(rs) }
 	return ctl, controller.Watch(informer.Informer(), controller.Handlers[*appsv1.ReplicaSet]{Changed: queue, Delete: queue})
 }
@@ -147,7 +149,7 @@ func (c *Controller) Reconcile(ctx context.Context, key string) error {
 	if err != nil {
 		return fmt.Errorf("selector of %s: %w", key, err)
 	}
-	settled := c.pods.Settled(key)
+	settled := c.stale.Look(c.pods.Settled(key))
 	active, err := c.pods.Claim(ctx, rs, selector, pods.Active)
 	if err != nil {
 		return err

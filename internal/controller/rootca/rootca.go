@@ -105,14 +105,14 @@ func (c *Controller) publish(ctx context.Context, key string) error {
 			Data:       data,
 		}
 		_, err := c.client.CoreV1().ConfigMaps(ns.Name).Create(ctx, cm, metav1.CreateOptions{})
-		if err != nil && !apierrors.IsAlreadyExists(err) && !apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
+		if err != nil && !apierrors.IsAlreadyExists(err) && !apierrors.IsNotFound(err) && !apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
 			return fmt.Errorf("publish root CA: %w", err)
 		}
 		return nil
 	} else if err != nil {
 		return fmt.Errorf("get config map: %w", err)
 	}
-	if maps.Equal(have.Data, data) && have.Annotations[descriptionKey] == description {
+	if maps.Equal(have.Data, data) && have.Annotations[descriptionKey] != "" { // who says it in other words may
 		return nil
 	}
 	mended := have.DeepCopy()

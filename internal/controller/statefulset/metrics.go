@@ -11,6 +11,7 @@ import (
 // metrics are what is shown of each set, under upstream's names. What belongs to a set goes with it.
 type metrics struct {
 	limit, away *controller.Gauge
+	stale       controller.Stale
 
 	mu     sync.Mutex        // guards all below
 	policy map[string]string // of the sets that are shown, by key: a label of what is shown
@@ -21,6 +22,7 @@ func newMetrics(m *controller.Metrics) *metrics {
 	return &metrics{
 		limit:  m.Gauge("statefulset_controller_statefulset_max_unavailable", "Maximum number of unavailable pods allowed during StatefulSet rolling updates", labels...),
 		away:   m.Gauge("statefulset_controller_statefulset_unavailable_replicas", "Current number of unavailable pods in StatefulSet", labels...),
+		stale:  m.Stale("statefulset_controller"),
 		policy: map[string]string{},
 	}
 }

@@ -127,7 +127,7 @@ func (c *Controller) Reconcile(ctx context.Context, key string) error {
 	if err != nil {
 		return nil // the API lets none through; another spec comes as an event
 	}
-	if !c.pods.Settled(key) {
+	if !c.metrics.stale.Look(c.pods.Settled(key)) {
 		return nil // what was created or deleted comes back as an event
 	}
 	all, err := c.pods.Claim(ctx, set, selector, func(p *corev1.Pod) bool {

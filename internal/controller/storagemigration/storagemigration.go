@@ -26,6 +26,8 @@ import (
 
 const (
 	fieldManager = "storage-version-migrator-controller"
+	// runner is the field manager of what is said in the status of definitions.
+	runner = "migration-runner-controller"
 	// page is how many objects are listed at a time.
 	page = 100
 	// grace is how long a migration may be older than the resource that it names: discovery lags behind definitions.
@@ -34,9 +36,10 @@ const (
 
 // Reasons of conditions.
 const (
-	inProgress = "StorageVersionMigrationInProgress"
-	succeeded  = "StorageVersionMigrationSucceeded"
-	failed     = "StorageVersionMigrationFailed"
+	running   = "MigrationRunning"
+	completed = "MigrationCompleted"
+	succeeded = "StorageVersionMigrationSucceeded"
+	failed    = "StorageVersionMigrationFailed"
 )
 
 // Config is what a Controller needs.
@@ -58,6 +61,7 @@ type Controller struct {
 	migrations migrationlisters.StorageVersionMigrationLister
 	resolve    func(schema.GroupResource) (schema.GroupVersionResource, bool)
 	clock      clock.PassiveClock
+	crds       definitions
 	loop       *controller.Loop
 }
 
@@ -65,6 +69,7 @@ type Controller struct {
 func New(cfg Config) (*Controller, error) {
 	migrations := cfg.Informers.Storagemigration().V1().StorageVersionMigrations()
 	c := &Controller{client: cfg.Client, metadata: cfg.Metadata, migrations: migrations.Lister(), resolve: cfg.Resolve, clock: cfg.Clock}
+	c.crds = definitions{cfg.Client.Discovery().RESTClient()}
 	// One worker: a migration is a burst of writes that nobody waits for.
 	c.loop = controller.NewLoop("storage_version_migrator", c.Reconcile, controller.Options{
 		Workers: 1, Synced: []cache.InformerSynced{migrations.Informer().HasSynced}, Log: cfg.Log, Metrics: cfg.Metrics,
@@ -84,13 +89,15 @@ func over(m *migrationv1.StorageVersionMigration) bool {
 		meta.IsStatusConditionTrue(m.Status.Conditions, string(migrationv1.MigrationFailed))
 }
 
-// withCondition returns the conditions after one of them became true. A migration that has ended runs no more.
-func withCondition(have []metav1.Condition, kind migrationv1.MigrationConditionType, reason, message string, now time.Time) []metav1.Condition {
+// withCondition returns the conditions of a migration after one of them became true. One that has ended runs no more.
+func withCondition(have []metav1.Condition, generation int64, kind migrationv1.MigrationConditionType, reason, message string, now time.Time) []metav1.Condition {
 	out := append([]metav1.Condition(nil), have...)
 	at := metav1.NewTime(now)
 	meta.SetStatusCondition(&out, metav1.Condition{Type: string(kind), Status: metav1.ConditionTrue, Reason: reason, Message: message, LastTransitionTime: at})
-	if kind != migrationv1.MigrationRunning {
-		meta.SetStatusCondition(&out, metav1.Condition{Type: string(migrationv1.MigrationRunning), Status: metav1.ConditionFalse, Reason: reason, LastTransitionTime: at})
+	if kind != migrationv1.MigrationRunning && meta.FindStatusCondition(have, string(migrationv1.MigrationRunning)) != nil {
+		meta.SetStatusCondition(&out, metav1.Condition{
+			Type: string(migrationv1.MigrationRunning), Status: metav1.ConditionFalse, Reason: completed, Message: "Migration completed", ObservedGeneration: generation, LastTransitionTime: at,
+		})
 	}
 	return out
 }
@@ -110,7 +117,7 @@ func (c *Controller) Reconcile(ctx context.Context, name string) error {
 			c.loop.AddAfter(name, wait)
 			return nil
 		}
-		_, err := c.set(ctx, m, migrationv1.MigrationFailed, failed, fmt.Sprintf("resource %s does not exist", gr), "")
+		_, err := c.set(ctx, m, migrationv1.MigrationFailed, failed, failure("unable to obtain GVR from discovery"), "")
 		return err
 	}
 	if !meta.IsStatusConditionTrue(m.Status.Conditions, string(migrationv1.MigrationRunning)) {
@@ -118,25 +125,36 @@ func (c *Controller) Reconcile(ctx context.Context, name string) error {
 		if err != nil {
 			return fmt.Errorf("list %s: %w", gr, err)
 		}
-		if m, err = c.set(ctx, m, migrationv1.MigrationRunning, inProgress, "", first.ResourceVersion); err != nil {
+		if err := c.crds.begin(ctx, gr, name); err != nil {
+			return err
+		}
+		if m, err = c.set(ctx, m, migrationv1.MigrationRunning, running, "The migration is running", first.ResourceVersion); err != nil {
 			return err
 		}
 	}
 	err = c.migrate(ctx, gvr)
 	var broken *brokenError
-	switch {
-	case errors.As(err, &broken):
-		_, err = c.set(ctx, m, migrationv1.MigrationFailed, failed, broken.Error(), "")
-	case err == nil:
-		_, err = c.set(ctx, m, migrationv1.MigrationSucceeded, succeeded, "", "")
+	if err != nil && !errors.As(err, &broken) {
+		return err
+	}
+	// The definition first: what a crash leaves undone is done by another migration from the beginning, as long as this one has not ended.
+	if err := c.crds.end(ctx, gr, err == nil); err != nil {
+		return err
+	}
+	if err != nil {
+		_, err = c.set(ctx, m, migrationv1.MigrationFailed, failed, failure(broken.Error()), "")
+	} else {
+		_, err = c.set(ctx, m, migrationv1.MigrationSucceeded, succeeded, "Migration completed", "")
 	}
 	return err
 }
 
+func failure(why string) string { return "migration encountered unhandled error: " + why }
+
 // set writes one condition, and the resource version that the migration starts from unless that is empty.
 func (c *Controller) set(ctx context.Context, m *migrationv1.StorageVersionMigration, kind migrationv1.MigrationConditionType, reason, message, version string) (*migrationv1.StorageVersionMigration, error) {
 	m = m.DeepCopy()
-	m.Status.Conditions = withCondition(m.Status.Conditions, kind, reason, message, c.clock.Now())
+	m.Status.Conditions = withCondition(m.Status.Conditions, m.Generation, kind, reason, message, c.clock.Now())
 	if version != "" {
 		m.Status.ResourceVersion = version
 	}

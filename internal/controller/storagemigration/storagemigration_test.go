@@ -21,9 +21,9 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func TestWithCondition(t *testing.T) {
 	now := time.Unix(1000, 0)
-	c := withCondition(nil, migrationv1.MigrationRunning, inProgress, "", now)
-	c = withCondition(c, migrationv1.MigrationSucceeded, succeeded, "", now)
-	if len(c) != 2 || !meta.IsStatusConditionFalse(c, "Running") || !meta.IsStatusConditionTrue(c, "Succeeded") {
+	c := withCondition(nil, 3, migrationv1.MigrationRunning, running, "", now)
+	c = withCondition(c, 3, migrationv1.MigrationSucceeded, succeeded, "", now)
+	if r := meta.FindStatusCondition(c, "Running"); len(c) != 2 || r == nil || r.Reason != "MigrationCompleted" || r.ObservedGeneration != 3 || !meta.IsStatusConditionFalse(c, "Running") || !meta.IsStatusConditionTrue(c, "Succeeded") {
 		t.Errorf("%+v", c)
 	}
 }
@@ -68,7 +68,9 @@ func TestMigrations(t *testing.T) {
 			}
 			return err
 		})
-		if !meta.IsStatusConditionFalse(m.Status.Conditions, string(migrationv1.MigrationRunning)) || name == "good" && m.Status.ResourceVersion == "" {
+		// One that never ran is not said to have stopped.
+		ran := meta.FindStatusCondition(m.Status.Conditions, string(migrationv1.MigrationRunning))
+		if (name == "good") != (ran != nil && ran.Status == metav1.ConditionFalse) || name == "good" && m.Status.ResourceVersion == "" {
 			t.Errorf("%s: %+v", name, m.Status)
 		}
 	}

@@ -57,6 +57,7 @@ import (
 	"github.com/celox/celox/internal/controller/ingressstatus"
 	"github.com/celox/celox/internal/controller/ipaddress"
 	"github.com/celox/celox/internal/controller/job"
+	"github.com/celox/celox/internal/controller/legacytoken"
 	"github.com/celox/celox/internal/controller/loadbalancer"
 	"github.com/celox/celox/internal/controller/namespace"
 	"github.com/celox/celox/internal/controller/nodeipam"
@@ -241,6 +242,8 @@ func (p *parts) cluster(judge bool) {
 	p.add(servingapproval.New(c, f, nil, log, p.m))
 	p.add(bootstrapsigner.New(c, f, clk, log, p.m))
 	p.add(tokencleaner.New(c, f, clk, log, p.m))
+	p.add(legacytoken.NewTracker(c, f, clk, log, p.m))
+	p.add(legacytoken.NewCleaner(c, f, clk, log, p.m))
 	p.add(policystatus.New(c, f, log, p.m))
 	p.add(servicecidr.New(c, f, log, p.m))
 	p.add(ipaddress.New(c, f, log, p.m))

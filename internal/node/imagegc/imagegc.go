@@ -52,6 +52,8 @@ type Config struct {
 	Log   *slog.Logger
 	// Event records an event about the node.
 	Event func(eventType, reason, message string)
+	// Removed is told of each image that was removed; nil tells nobody.
+	Removed func(id string) error
 }
 
 // Collector collects. Its methods are safe for concurrent use.
@@ -228,6 +230,11 @@ func (c *Collector) free(ctx context.Context, want int64, now time.Time) (int64,
 		}
 		delete(c.seen, i.id)
 		freed += i.bytes
+		if c.Removed != nil {
+			if err := c.Removed(i.id); err != nil {
+				errs = append(errs, err)
+			}
+		}
 	}
 	if len(errs) > 0 {
 		return freed, fmt.Errorf("wanted to free %d bytes, but freed %d bytes space with errors in image deletion: %w", want, freed, errors.Join(errs...))

@@ -42,7 +42,7 @@ func TestMatching(t *testing.T) {
 			if i > 0 {
 				got += " "
 			}
-			got += a.Username + ":" + a.Password
+			got += a.auth.Username + ":" + a.auth.Password
 		}
 		if got != want {
 			t.Errorf("%s: %q, want %q", image, got, want)
@@ -73,7 +73,7 @@ func TestName(t *testing.T) {
 func TestPolicies(t *testing.T) {
 	rt := fakecri.New()
 	rt.AddImage("have:1")
-	p := New(&fakecri.Images{Runtime: rt}, clock.RealClock{}, 2)
+	p := New(&fakecri.Images{Runtime: rt}, clock.RealClock{}, 2, nil)
 	ensure := func(image string, policy corev1.PullPolicy) (Image, *Error, string) {
 		last := ""
 		i, err := p.Ensure(context.Background(), Request{Key: image, Image: image, Policy: policy, Event: func(_, reason, _ string) { last += reason + " " }})
@@ -105,7 +105,7 @@ func TestOnePullForAll(t *testing.T) {
 			time.Sleep(time.Second)
 			return nil
 		}
-		p := New(&fakecri.Images{Runtime: rt}, clock.RealClock{}, 5)
+		p := New(&fakecri.Images{Runtime: rt}, clock.RealClock{}, 5, nil)
 		var wg sync.WaitGroup
 		for range 10 {
 			wg.Go(func() {
@@ -125,7 +125,7 @@ func TestBackOffDoubles(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		rt := fakecri.New()
 		rt.Pull = func(context.Context, string, *runtimeapi.AuthConfig) error { return errors.New("no") }
-		p := New(&fakecri.Images{Runtime: rt}, clock.RealClock{}, 5)
+		p := New(&fakecri.Images{Runtime: rt}, clock.RealClock{}, 5, nil)
 		request := Request{Key: "k", Image: "x:1", Policy: corev1.PullAlways, Event: func(_, _, _ string) {}}
 		for _, want := range []time.Duration{10, 20, 40, 80, 160, 300, 300} {
 			_, err := p.Ensure(t.Context(), request)

@@ -16,6 +16,7 @@ const dockerHub = "index.docker.io"
 type credential struct {
 	pattern string // host[:port][/path], parts of the host may be *
 	auth    *runtimeapi.AuthConfig
+	from    secretID
 }
 
 type dockerAuth struct {
@@ -52,10 +53,8 @@ func credentials(secrets []*corev1.Secret) []credential {
 					user, password = u, strings.TrimRight(p, "\x00")
 				}
 			}
-			out = append(out, credential{normalize(server), &runtimeapi.AuthConfig{
-				Username: user, Password: password, ServerAddress: server,
-				IdentityToken: a.IdentityToken, RegistryToken: a.RegistryToken,
-			}})
+			auth := &runtimeapi.AuthConfig{Username: user, Password: password, ServerAddress: server, IdentityToken: a.IdentityToken, RegistryToken: a.RegistryToken}
+			out = append(out, credential{normalize(server), auth, identify(s, auth)})
 		}
 	}
 	// The most specific pattern is tried first.
@@ -76,16 +75,16 @@ func normalize(server string) string {
 }
 
 // matching lists the credentials for an image, given as registry/path.
-func matching(all []credential, image string) []*runtimeapi.AuthConfig {
+func matching(all []credential, image string) []credential {
 	host, rest, _ := strings.Cut(image, "/")
 	if host == "docker.io" {
 		host = dockerHub
 	}
-	var out []*runtimeapi.AuthConfig
+	var out []credential
 	for _, c := range all {
 		patternHost, patternPath, _ := strings.Cut(c.pattern, "/")
 		if hostMatches(patternHost, host) && (patternPath == "" || rest == patternPath || strings.HasPrefix(rest, patternPath+"/")) {
-			out = append(out, c.auth)
+			out = append(out, c)
 		}
 	}
 	return out

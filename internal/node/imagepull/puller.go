@@ -67,6 +67,7 @@ type Puller struct {
 	clock   clock.Clock
 	backoff *backoff.Backoff
 	slots   chan struct{}
+	records *Records // nil: what is there is for everybody
 
 	mu     sync.Mutex
 	last   map[string]string // the last error by key, for the back-off's message
@@ -76,13 +77,15 @@ type Puller struct {
 type flight struct {
 	done chan struct{}
 	ref  string
+	used int // the place of the credential that was good, -1 if none was needed
 	err  error
 }
 
-// New makes a Puller that pulls at most parallel images at a time.
-func New(images cri.ImageManagerService, c clock.Clock, parallel int) *Puller {
+// New makes a Puller that pulls at most parallel images at a time. Without records, images that are on the node are for everybody.
+func New(images cri.ImageManagerService, c clock.Clock, parallel int, records *Records) *Puller {
 	return &Puller{
-		images: images, clock: c, backoff: backoff.New(firstDelay, maxDelay), slots: make(chan struct{}, max(parallel, 1)),
+		records: records,
+		images:  images, clock: c, backoff: backoff.New(firstDelay, maxDelay), slots: make(chan struct{}, max(parallel, 1)),
 		last: map[string]string{}, flying: map[string]*flight{},
 	}
 }
@@ -107,7 +110,7 @@ func (p *Puller) Ensure(ctx context.Context, r Request) (Image, *Error) {
 		r.Event(corev1.EventTypeWarning, "InspectFailed", err.Error())
 		return Image{}, &Error{Reason: ReasonInvalidName, Message: err.Error()}
 	}
-	have, err := p.lookup(ctx, name, r.Handler)
+	have, err := p.find(ctx, name, r.Handler)
 	if err != nil {
 		message := fmt.Sprintf("Failed to inspect image %q: %v", name, plain(err))
 		r.Event(corev1.EventTypeWarning, "InspectFailed", message)
@@ -115,12 +118,12 @@ func (p *Puller) Ensure(ctx context.Context, r Request) (Image, *Error) {
 	}
 	switch {
 	case r.Policy == corev1.PullNever && have == nil:
-		message := fmt.Sprintf("Container image %q is not present with pull policy of Never", r.Image)
-		r.Event(corev1.EventTypeWarning, ReasonNeverPull, message)
-		return Image{}, &Error{Reason: ReasonNeverPull, Message: message, RetryAt: p.clock.Now().Add(firstDelay)}
-	case have != nil && r.Policy != corev1.PullAlways:
+		return Image{}, p.never(r)
+	case have != nil && r.Policy != corev1.PullAlways && !p.mustPull(r, have):
 		r.Event(corev1.EventTypeNormal, "Pulled", fmt.Sprintf("Container image %q already present on machine and can be accessed by the pod", r.Image))
 		return imageOf(have), nil
+	case r.Policy == corev1.PullNever: // it is there, for others
+		return Image{}, p.never(r)
 	}
 
 	began := p.clock.Now()
@@ -128,8 +131,14 @@ func (p *Puller) Ensure(ctx context.Context, r Request) (Image, *Error) {
 		return Image{}, p.backOff(r, retry)
 	}
 	r.Event(corev1.EventTypeNormal, "Pulling", fmt.Sprintf("Pulling image %q", r.Image))
-	ref, pulling, err := p.pull(ctx, name, r)
+	if p.records != nil {
+		if err := p.records.begin(r.Image); err != nil {
+			return Image{}, p.failed(r, fmt.Errorf("failed to record image pull intent: %w", err))
+		}
+	}
+	ref, used, pulling, err := p.pull(ctx, name, r)
 	if err != nil {
+		p.pulled(r, "", nil)
 		if ctx.Err() != nil {
 			return Image{}, &Error{Reason: ReasonPull, Message: ctx.Err().Error()}
 		}
@@ -140,11 +149,58 @@ func (p *Puller) Ensure(ctx context.Context, r Request) (Image, *Error) {
 	if err != nil || got == nil {
 		got = &runtimeapi.Image{Id: ref}
 	}
+	p.pulled(r, got.Id, used)
 	r.Event(corev1.EventTypeNormal, "Pulled", fmt.Sprintf("Successfully pulled image %q in %v (%v including waiting). Image size: %d bytes.",
 		r.Image, pulling.Truncate(time.Millisecond), p.clock.Since(began).Truncate(time.Millisecond), got.Size))
 	image := imageOf(got)
 	image.Ref = ref
 	return image, nil
+}
+
+// find looks for an image, at the first time after what is recorded of others was put in order.
+func (p *Puller) find(ctx context.Context, name, handler string) (*runtimeapi.Image, error) {
+	if p.records != nil {
+		if err := p.records.recover(ctx, func(ctx context.Context, image string) (string, error) {
+			i, err := p.lookup(ctx, image, "")
+			return i.GetId(), err
+		}); err != nil {
+			return nil, err
+		}
+	}
+	return p.lookup(ctx, name, handler)
+}
+
+// never is the refusal of an image that isn't there, or not for this pod, and that must not be pulled.
+func (p *Puller) never(r Request) *Error {
+	message := fmt.Sprintf("Container image %q is not present with pull policy of Never", r.Image)
+	r.Event(corev1.EventTypeWarning, ReasonNeverPull, message)
+	return &Error{Reason: ReasonNeverPull, Message: message, RetryAt: p.clock.Now().Add(firstDelay)}
+}
+
+// mustPull says that a pod has to show that an image that is on the node is for it.
+func (p *Puller) mustPull(r Request, have *runtimeapi.Image) bool {
+	if p.records == nil {
+		return false
+	}
+	named, err := reference.ParseNormalizedNamed(r.Image)
+	if err != nil {
+		return true
+	}
+	var secrets []secretID
+	for _, c := range matching(credentials(r.Secrets), named.Name()) {
+		secrets = append(secrets, c.from)
+	}
+	return p.records.mustPull(r.Image, have.Id, secrets)
+}
+
+// pulled records the end of a pull. What cannot be written costs another pull.
+func (p *Puller) pulled(r Request, ref string, used *secretID) {
+	if p.records == nil {
+		return
+	}
+	if err := p.records.end(r.Image, ref, used); err != nil {
+		p.records.log.Warn("who may use an image could not be written", "image", r.Image, "err", err)
+	}
 }
 
 func (p *Puller) lookup(ctx context.Context, image, handler string) (*runtimeapi.Image, error) {
@@ -164,16 +220,23 @@ func imageOf(i *runtimeapi.Image) Image {
 	return out
 }
 
-// pull pulls, or waits for somebody who pulls the same image with the same secrets.
-func (p *Puller) pull(ctx context.Context, name string, r Request) (ref string, took time.Duration, err error) {
+// pull pulls, or waits for somebody who pulls the same image with the same secrets. It says which of them was good, nil if none was needed.
+func (p *Puller) pull(ctx context.Context, name string, r Request) (ref string, used *secretID, took time.Duration, err error) {
 	named, err := reference.ParseNormalizedNamed(name)
 	if err != nil {
-		return "", 0, err
+		return "", nil, 0, err
 	}
 	auths := matching(credentials(r.Secrets), named.Name())
 	key := name
-	for _, a := range auths {
+	for _, c := range auths {
+		a := c.auth
 		key += "\x00" + a.ServerAddress + "\x00" + a.Username + "\x00" + a.Password + a.IdentityToken + a.RegistryToken
+	}
+	whose := func(f *flight) *secretID {
+		if f.err != nil || f.used < 0 {
+			return nil
+		}
+		return &auths[f.used].from // who shares a pull has the same credentials in the same order, from secrets of its own
 	}
 	for {
 		p.mu.Lock()
@@ -183,49 +246,53 @@ func (p *Puller) pull(ctx context.Context, name string, r Request) (ref string, 
 			p.flying[key] = f
 			p.mu.Unlock()
 			began := p.clock.Now()
-			f.ref, f.err = p.pullNow(ctx, name, auths, r)
+			f.ref, f.used, f.err = p.pullNow(ctx, name, auths, r)
 			p.mu.Lock()
 			delete(p.flying, key)
 			p.mu.Unlock()
 			close(f.done)
-			return f.ref, p.clock.Since(began), f.err
+			return f.ref, whose(f), p.clock.Since(began), f.err
 		}
 		p.mu.Unlock()
 		select {
 		case <-ctx.Done():
-			return "", 0, ctx.Err()
+			return "", nil, 0, ctx.Err()
 		case <-f.done:
 		}
 		if errors.Is(f.err, context.Canceled) && ctx.Err() == nil {
 			continue // the one who pulled gave up for reasons of its own
 		}
-		return f.ref, 0, f.err
+		return f.ref, whose(f), 0, f.err
 	}
 }
 
-func (p *Puller) pullNow(ctx context.Context, name string, auths []*runtimeapi.AuthConfig, r Request) (string, error) {
+func (p *Puller) pullNow(ctx context.Context, name string, auths []credential, r Request) (ref string, used int, err error) {
 	select {
 	case p.slots <- struct{}{}:
 		defer func() { <-p.slots }()
 	case <-ctx.Done():
-		return "", ctx.Err()
-	}
-	if len(auths) == 0 {
-		auths = []*runtimeapi.AuthConfig{nil}
+		return "", 0, ctx.Err()
 	}
 	spec := &runtimeapi.ImageSpec{Image: name, RuntimeHandler: r.Handler, UserSpecifiedImage: r.Image}
+	if len(auths) == 0 {
+		ref, err := p.images.PullImage(ctx, spec, nil, r.Sandbox)
+		if err != nil && ctx.Err() != nil {
+			err = ctx.Err()
+		}
+		return ref, -1, err
+	}
 	var errs []error
-	for _, a := range auths {
-		ref, err := p.images.PullImage(ctx, spec, a, r.Sandbox)
+	for i, a := range auths {
+		ref, err := p.images.PullImage(ctx, spec, a.auth, r.Sandbox)
 		if err == nil {
-			return ref, nil
+			return ref, i, nil
 		}
 		if ctx.Err() != nil {
-			return "", ctx.Err()
+			return "", 0, ctx.Err()
 		}
 		errs = append(errs, err)
 	}
-	return "", errors.Join(errs...)
+	return "", 0, errors.Join(errs...)
 }
 
 func (p *Puller) succeeded(key string) {
