@@ -249,7 +249,7 @@ func (x *exchange) prepareCreate(obj api.Object) error {
 	if err := x.completeService(obj, nil); err != nil {
 		return err
 	}
-	errs := validateMeta(obj, k.Namespaced, x.nameFunc(), x.res.custom == nil)
+	errs := validateMeta(obj, k.Namespaced, x.nameFunc(), x.res.custom == nil && qualifies(k.GroupResource()))
 	if k.Validate != nil {
 		errs = append(errs, k.Validate(obj)...)
 	}
@@ -259,6 +259,9 @@ func (x *exchange) prepareCreate(obj api.Object) error {
 	errs = append(errs, x.validateInNamespace(obj, nil)...)
 	if len(errs) == 0 {
 		errs = validateMeta(obj, k.Namespaced, segmentName, false)
+	}
+	if x.res.custom == nil && declared(k.Group) {
+		errs = declaredLast(distinct(errs))
 	}
 	if len(errs) > 0 {
 		return x.invalid(obj.GetName(), errs)

@@ -8,6 +8,10 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
 
 // healthChecks are the lines of one health path.
@@ -16,9 +20,42 @@ type healthChecks struct {
 	checks []Check
 }
 
+// outcomes count what health checks said, for /metrics/slis (KEP-3466).
+type outcomes struct {
+	registry *prometheus.Registry
+	last     *prometheus.GaugeVec
+	total    *prometheus.CounterVec
+}
+
+func newOutcomes(started time.Time) *outcomes {
+	o := &outcomes{
+		registry: prometheus.NewRegistry(),
+		last:     prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "kubernetes_healthcheck", Help: "What each health check said last: 1 is that all is well."}, []string{"name", "type"}),
+		total:    prometheus.NewCounterVec(prometheus.CounterOpts{Name: "kubernetes_healthchecks_total", Help: "What health checks said, by how it went."}, []string{"name", "type", "status"}),
+	}
+	start := prometheus.NewGauge(prometheus.GaugeOpts{Name: "process_start_time_seconds", Help: "When this server was started, in seconds since 1970."})
+	start.Set(float64(started.UnixNano()) / 1e9)
+	o.registry.MustRegister(o.last, o.total, start)
+	return o
+}
+
+func (o *outcomes) count(check, path string, err error) {
+	value, status := 1.0, "success"
+	if err != nil {
+		value, status = 0, "error"
+	}
+	o.last.WithLabelValues(check, path).Set(value)
+	o.total.WithLabelValues(check, path, status).Inc()
+}
+
+func (o *outcomes) handler() http.Handler {
+	return promhttp.HandlerFor(o.registry, promhttp.HandlerOpts{})
+}
+
 // health prepares /livez, /readyz and /healthz. Each begins with "ping", which always succeeds, and has the checks of the
 // configuration.
 func (s *Server) health() {
+	s.outcomes = newOutcomes(s.started)
 	ping := Check{Name: "ping", Run: func(context.Context) error { return nil }}
 	s.live = healthChecks{name: "livez", checks: []Check{ping}}
 	s.ready = healthChecks{name: "readyz", checks: []Check{ping}}
@@ -70,7 +107,9 @@ func (h *healthChecks) serve(s *Server, w http.ResponseWriter, r *http.Request) 
 			fmt.Fprintf(&out, "[+]%s excluded: ok\n", c.Name)
 			continue
 		}
-		if err := c.Run(r.Context()); err != nil {
+		err := c.Run(r.Context())
+		s.outcomes.count(c.Name, h.name, err)
+		if err != nil {
 			s.log.Warn("health check failed", "path", r.URL.Path, "check", c.Name, "error", err)
 			failed = append(failed, c.Name)
 			fmt.Fprintf(&out, "[-]%s failed: reason withheld\n", c.Name)

@@ -12,8 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
 
-// validateMeta checks an object's metadata. Names and texts are those that upstream's API server answers with; the library
-// has moved on to others.
+// validateMeta checks an object's metadata.
 func validateMeta(m metav1.Object, namespaced bool, nameFn apivalidation.ValidateNameFunc, finalizersToo bool) field.ErrorList {
 	p := field.NewPath("metadata")
 	var errs field.ErrorList
@@ -55,49 +54,13 @@ func validateMeta(m metav1.Object, namespaced bool, nameFn apivalidation.Validat
 func validateShared(m metav1.Object) field.ErrorList {
 	p := field.NewPath("metadata")
 	var errs field.ErrorList
-	if l := m.GetLabels(); len(l) > 0 {
+	if l := m.GetLabels(); !plainLabels(l) {
 		errs = append(errs, metavalidation.ValidateLabels(l, p.Child("labels"))...)
 	}
 	if a := m.GetAnnotations(); len(a) > 0 {
 		errs = append(errs, apivalidation.ValidateAnnotations(a, p.Child("annotations"))...)
 	}
-	return append(errs, validateOwners(m.GetOwnerReferences(), p.Child("ownerReferences"))...)
-}
-
-func validateOwners(refs []metav1.OwnerReference, p *field.Path) field.ErrorList {
-	var errs field.ErrorList
-	controller := ""
-	for i := range refs {
-		r := &refs[i]
-		gv, err := schema.ParseGroupVersion(r.APIVersion)
-		gvk := gv.WithKind(r.Kind)
-		if gvk.Version == "" || err != nil {
-			errs = append(errs, field.Invalid(p.Child("apiVersion"), r.APIVersion, "version must not be empty"))
-		}
-		if gvk.Kind == "" {
-			errs = append(errs, field.Invalid(p.Child("kind"), r.Kind, "must not be empty"))
-		}
-		if r.Name == "" {
-			errs = append(errs, field.Invalid(p.Child("name"), r.Name, "must not be empty"))
-		}
-		if r.UID == "" {
-			errs = append(errs, field.Invalid(p.Child("uid"), r.UID, "must not be empty"))
-		}
-		if gvk == (schema.GroupVersionKind{Version: "v1", Kind: "Event"}) {
-			errs = append(errs, field.Invalid(p, *r, gvk.String()+" is disallowed from being an owner"))
-		}
-	}
-	for i := range refs {
-		if r := &refs[i]; r.Controller != nil && *r.Controller {
-			who := r.Kind + "/" + r.Name
-			if controller != "" {
-				errs = append(errs, field.Invalid(p, refs, `Only one reference can have Controller set to true. Found "true" in references for `+controller+" and "+who))
-			} else {
-				controller = who
-			}
-		}
-	}
-	return errs
+	return append(errs, apivalidation.ValidateOwnerReferences(m.GetOwnerReferences(), p.Child("ownerReferences"))...)
 }
 
 func validateFinalizers(finalizers []string, p *field.Path) field.ErrorList {
@@ -162,31 +125,48 @@ func validateMetaUpdate(m, old metav1.Object) field.ErrorList {
 	return append(errs, metavalidation.ValidateManagedFields(m.GetManagedFields(), p.Child("managedFields"))...)
 }
 
-// finalizersOnUpdate says whether the kinds of a built-in group want qualified finalizers of updated objects too: those that are
-// made of others' definitions do not.
-func finalizersOnUpdate(group string) bool {
+// declared says whether upstream's declarations have a say in the kinds of a built-in group. What else there is to complain of is told
+// once then, however many checks say so.
+func declared(group string) bool {
 	return group != "apiextensions.k8s.io" && group != "apiregistration.k8s.io"
 }
 
-// checksAll says whether upstream checks all of an updated object of the kind again, metadata included; clients see the
-// complaints once more then.
+// distinct leaves out complaints that were made before.
+func distinct(errs field.ErrorList) field.ErrorList {
+	if len(errs) < 2 {
+		return errs
+	}
+	seen := make(map[string]bool, len(errs))
+	return slices.DeleteFunc(errs, func(e *field.Error) bool {
+		text := e.Error()
+		again := seen[text]
+		seen[text] = true
+		return again
+	})
+}
+
+// checksAll says whether upstream checks all of an updated object of the kind again, its metadata with the kind's own rule for names
+// included.
 func checksAll(gr schema.GroupResource) bool {
 	switch gr.Group {
 	case "":
 		switch gr.Resource {
-		case "configmaps", "secrets", "services", "serviceaccounts", "replicationcontrollers", "persistentvolumes", "persistentvolumeclaims",
-			"nodes", "namespaces":
+		case "configmaps", "endpoints", "limitranges", "namespaces", "nodes", "persistentvolumes", "persistentvolumeclaims", "pods", "secrets",
+			"serviceaccounts":
 			return true
 		}
 	case "apps":
-		return gr.Resource == "replicasets" || gr.Resource == "daemonsets"
-	case "batch":
-		return gr.Resource == "jobs"
+		return gr.Resource == "controllerrevisions"
 	case "networking.k8s.io":
-		return gr.Resource == "servicecidrs" || gr.Resource == "ipaddresses"
+		return gr.Resource != "servicecidrs" && gr.Resource != "networkpolicies"
 	case "storage.k8s.io":
 		return gr.Resource != "csidrivers"
-	case "rbac.authorization.k8s.io", "node.k8s.io", "discovery.k8s.io", "certificates.k8s.io":
+	case "certificates.k8s.io":
+		return gr.Resource == "clustertrustbundles"
+	case "resource.k8s.io":
+		return gr.Resource == "resourceclaims" || gr.Resource == "resourceclaimtemplates"
+	case "admissionregistration.k8s.io", "apiregistration.k8s.io", "discovery.k8s.io", "flowcontrol.apiserver.k8s.io", "node.k8s.io",
+		"storagemigration.k8s.io":
 		return true
 	}
 	return false

@@ -24,11 +24,12 @@ func notFoundPage(w http.ResponseWriter) {
 // plainPaths collects what is served beside the resources, by exact path.
 func (s *Server) plainPaths() {
 	s.plain = map[string]http.Handler{
-		"/version":  http.HandlerFunc(s.version),
-		"/version/": http.HandlerFunc(s.version),
-		"/metrics":  s.metrics.handler(),
-		"/statusz":  http.HandlerFunc(s.serveStatusz),
-		"/":         http.HandlerFunc(s.index),
+		"/version":      http.HandlerFunc(s.version),
+		"/version/":     http.HandlerFunc(s.version),
+		"/metrics":      s.metrics.handler(),
+		"/metrics/slis": s.outcomes.handler(),
+		"/statusz":      http.HandlerFunc(s.serveStatusz),
+		"/":             http.HandlerFunc(s.index),
 	}
 	if s.cfg.Flags != nil {
 		s.plain["/flagz"] = http.HandlerFunc(s.serveFlagz)
@@ -56,7 +57,7 @@ func (s *Server) servePlain(x *exchange) {
 	first, rest, _ := strings.Cut(strings.TrimPrefix(p, "/"), "/")
 	switch first {
 	case "healthz":
-		s.ready.named("healthz").serve(s, x.w, x.r)
+		s.live.named("healthz").serve(s, x.w, x.r)
 		return
 	case "livez":
 		s.live.serve(s, x.w, x.r)
@@ -159,7 +160,7 @@ func (s *Server) version(w http.ResponseWriter, r *http.Request) {
 // index lists the paths that there are.
 func (s *Server) index(w http.ResponseWriter, _ *http.Request) {
 	paths := []string{"/apis", "/healthz", "/livez", "/readyz", "/metrics", "/version", "/openapi/v2", "/openapi/v3", "/openapi/v3/", "/api", "/apis/"}
-	for _, h := range [...]*healthChecks{s.live.named("livez"), s.ready.named("readyz"), s.ready.named("healthz")} {
+	for _, h := range [...]*healthChecks{s.live.named("livez"), s.ready.named("readyz"), s.live.named("healthz")} {
 		for _, c := range h.checks {
 			paths = append(paths, "/"+h.name+"/"+c.Name)
 		}

@@ -309,11 +309,11 @@ func (x *exchange) prepareUpdate(up *updating, obj, live api.Object) error {
 	// Upstream checks the change of metadata in general and again with each kind, and clients see both.
 	change := validateMetaUpdate(obj, live)
 	errs = append(append(errs, change...), change...)
-	if x.res.custom == nil && finalizersOnUpdate(k.Group) {
+	if x.res.custom == nil && qualifies(k.GroupResource()) {
 		errs = append(errs, validateQualified(obj.GetFinalizers(), field.NewPath("metadata", "finalizers"))...)
 	}
-	if len(errs) > 0 && up.sub == "" && checksAll(k.GroupResource()) {
-		errs = append(errs, validateMeta(obj, k.Namespaced, x.nameFunc(), true)...)
+	if up.sub == "" && (len(errs) > 0 || obj.GetGenerateName() != live.GetGenerateName()) && x.res.custom == nil && checksAll(k.GroupResource()) {
+		errs = append(errs, validateMeta(obj, k.Namespaced, x.nameFunc(), qualifies(k.GroupResource()))...)
 	}
 	switch {
 	case x.res.custom != nil:
@@ -339,6 +339,9 @@ func (x *exchange) prepareUpdate(up *updating, obj, live api.Object) error {
 		}
 	}
 	errs = append(errs, x.validateInNamespace(obj, live)...)
+	if x.res.custom == nil && declared(k.Group) {
+		errs = declaredLast(distinct(errs))
+	}
 	if len(errs) > 0 {
 		return x.invalid(obj.GetName(), errs)
 	}

@@ -28,6 +28,9 @@ func TestWebhooks(t *testing.T) {
 			{"side effects", hook("name: a.b.c, sideEffects: Some, admissionReviewVersions: [v1]" + url), `sideEffects: Unsupported value: "Some": supported values: "None", "NoneOnDryRun"`},
 			{"no versions", hook("name: a.b.c, sideEffects: None" + url), "admissionReviewVersions: Required value: must specify one of v1, v1beta1"},
 			{"versions of the future", hook("name: a.b.c, sideEffects: None, admissionReviewVersions: [v9]" + url), "must include at least one of v1, v1beta1"},
+			{"a version twice", hook("name: a.b.c, sideEffects: None, admissionReviewVersions: [v1, v1]" + url), "admissionReviewVersions[1]: Invalid value: \"v1\": duplicate version"},
+			{"a bad version alone", hook("name: a.b.c, sideEffects: None, admissionReviewVersions: [V_1]" + url), "admissionReviewVersions[0]: Invalid value\nmust include at least one of v1, v1beta1"},
+			{"no name of a service", hook(base + ", clientConfig: {service: {namespace: n1}}"), "clientConfig.service.namespace: Required value"},
 			{"slow", hook(base + url + ", timeoutSeconds: 31"), "the timeout value must be between 1 and 30 seconds"},
 			{"policies", hook(base + url + ", failurePolicy: Panic, matchPolicy: Guess"), "failurePolicy: Unsupported value\nmatchPolicy: Unsupported value"},
 			{"rules", hook(base + url + ", rules: [{" + rule + "resources: [pods, pods/status]}]"), ""},
@@ -42,6 +45,15 @@ func TestWebhooks(t *testing.T) {
 				"matchConditions: Too many: 65: must have at most 64 items" + strings.Repeat("\nname: Duplicate value: \"a\"", 64)},
 			{"conditions", hook(base + url + ", matchConditions: [{name: x1, expression: 'true'}, {name: x1, expression: ' '}]"), "expression: Required value\nname: Duplicate value: \"x1\""},
 			{"twice", "metadata: {name: a}\nwebhooks: [{" + base + url + "}, {" + base + url + "}]", "webhooks[1].name: Duplicate value: \"a.b.c\""},
+		})
+	}
+	old := "name: a.b.c, sideEffects: Some, admissionReviewVersions: [v9]" + url
+	twice := "metadata: {name: a}\nwebhooks: [{" + old + "}, {" + old + "}]"
+	for _, kind := range []string{"MutatingWebhookConfiguration", "ValidatingWebhookConfiguration"} {
+		apitest.CheckChanges(t, admissionregistration.Kinds(), kind, "", []apitest.Change{
+			{"what is stored may stay", twice, twice, ""},
+			{"no new side effects", hook(base + url), hook("name: a.b.c, sideEffects: Some, admissionReviewVersions: [v1]" + url), `sideEffects: Unsupported value: "Some"`},
+			{"no new names", hook(old), twice, "webhooks[1].name: Duplicate value"},
 		})
 	}
 	apitest.Check(t, admissionregistration.Kinds(), "MutatingWebhookConfiguration", []apitest.Case{
@@ -75,6 +87,18 @@ func TestPolicies(t *testing.T) {
 		{"a long kind of parameters", policy(match + ", validations: [{expression: 'true'}], paramKind: {apiVersion: v1, kind: -" + strings.Repeat("K", 63) + "}"),
 			"spec.paramKind.kind: Invalid value: \"-" + strings.Repeat("K", 63) + "\": may have mixed case, but should otherwise match: must be no more than 63 characters,a DNS-1035 label"},
 		{"parameters", policy(match + ", validations: [{expression: 'true'}], paramKind: {apiVersion: a/b/c}"), "spec.paramKind.apiVersion: Invalid value\nspec.paramKind.kind: Required value"},
+	})
+	apitest.Check(t, admissionregistration.Kinds(), "ValidatingAdmissionPolicy", []apitest.Case{
+		{"variables of a policy without any", policy(match + ", validations: [{expression: 'variables.a > 0'}]"), "undeclared reference to 'variables'"},
+	})
+	deletions := strings.Replace(match, "CREATE", "DELETE", 1)
+	const mutations = ", reinvocationPolicy: Never, mutations: [{patchType: JSONPatch, jsonPatch: {expression: '[JSONPatch{op: \"remove\", path: \"/a\"}]'}}]"
+	const unsupported = `resourceRules.operations: Unsupported value: "DELETE": supported values: "*", "CONNECT", "CREATE", "UPDATE"`
+	apitest.Check(t, admissionregistration.Kinds(), "MutatingAdmissionPolicy", []apitest.Case{
+		{"a deletion changes nothing", policy(deletions + mutations), unsupported},
+	})
+	apitest.Check(t, admissionregistration.Kinds(), "MutatingAdmissionPolicyBinding", []apitest.Case{
+		{"a deletion changes nothing", policy("policyName: p, " + strings.Replace(deletions, "matchConstraints", "matchResources", 1)), unsupported},
 	})
 	apitest.Check(t, admissionregistration.Kinds(), "ValidatingAdmissionPolicyBinding", []apitest.Case{
 		{"minimal", policy("policyName: p, validationActions: [Deny]"), ""},

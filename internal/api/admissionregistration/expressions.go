@@ -22,8 +22,14 @@ type checker struct {
 	stored map[string]bool
 }
 
-func newChecker(params bool, stored map[string]bool) *checker {
-	return &checker{plain: expression.Plain(), policy: expression.Composed(), params: params, stored: stored}
+// newChecker makes a checker for a policy with or without parameters and variables; without, none is known.
+func newChecker(params, variables bool, stored map[string]bool) *checker {
+	c := &checker{plain: expression.Plain(), params: params, stored: stored}
+	c.policy = c.plain
+	if variables {
+		c.policy = expression.Composed()
+	}
+	return c
 }
 
 func (c *checker) mode(text string) expression.Mode {

@@ -55,10 +55,11 @@ func validateMutatingPolicy(o *admissionregistrationv1.MutatingAdmissionPolicy, 
 	if old != nil {
 		stored = mutationsOf(old)
 	}
-	c := newChecker(s.ParamKind != nil, stored)
+	c := newChecker(s.ParamKind != nil, len(s.Variables) > 0, stored)
 	errs := validateFailurePolicy(s.FailurePolicy, p.Child("failurePolicy"))
 	errs = append(errs, validateParamKind(s.ParamKind, p.Child("paramKind"))...)
 	errs = append(errs, validateConstraints(s.MatchConstraints, p.Child("matchConstraints"))...)
+	errs = append(errs, validateMutable(s.MatchConstraints, p.Child("matchConstraints"))...)
 	if old == nil || !slices.Equal(s.MatchConditions, old.MatchConditions) || !apiequality.Semantic.DeepEqual(s.ParamKind, old.ParamKind) {
 		errs = append(errs, validateMatchConditions(s.MatchConditions, c, p.Child("matchConditions"))...)
 	}
@@ -83,7 +84,7 @@ func validateMutation(m *admissionregistrationv1.Mutation, c *checker, p *field.
 	}
 	expression := func(at *field.Path, text string, returns *cel.Type) field.ErrorList {
 		if strings.TrimSpace(text) == "" {
-			return field.ErrorList{field.Required(at.Child("expression"), "expression is not specified")}
+			return field.ErrorList{field.Required(at.Child("expression"), "")}
 		}
 		sees := c.sees()
 		sees.Patch = true

@@ -49,5 +49,6 @@ func validateMutatingAdmissionPolicyBinding(b *admissionregistrationv1.MutatingA
 	}
 	errs = append(errs, validateParamRef(s.ParamRef, p.Child("paramRef"))...)
 	errs = append(errs, validateMatch(s.MatchResources, p.Child("matchResources"))...)
+	errs = append(errs, validateMutable(s.MatchResources, p.Child("matchResources"))...)
 	return errs
 }

@@ -1,6 +1,7 @@
 package admissionregistration
 
 import (
+	"reflect"
 	"time"
 
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
@@ -21,6 +22,10 @@ func mutatingWebhookConfiguration() *api.Kind {
 		Versions:      []api.Version{api.NewVersion[admissionregistrationv1.MutatingWebhookConfiguration, admissionregistrationv1.MutatingWebhookConfigurationList]("v1")},
 		Hub:           "v1",
 		HasGeneration: true,
+		// As upstream, which takes no list for another than an empty one.
+		GenerationChanged: api.Changed(func(c, old *admissionregistrationv1.MutatingWebhookConfiguration) bool {
+			return !reflect.DeepEqual(c.Webhooks, old.Webhooks)
+		}),
 		Default: api.On(func(c *admissionregistrationv1.MutatingWebhookConfiguration) {
 			for i, h := range mutatingHooks(c) {
 				h.setDefaults()

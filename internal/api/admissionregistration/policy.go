@@ -78,6 +78,21 @@ func validateMatch(m *admissionregistrationv1.MatchResources, p *field.Path) fie
 	return errs
 }
 
+// validateMutable wants operations with objects that can be changed.
+func validateMutable(m *admissionregistrationv1.MatchResources, p *field.Path) field.ErrorList {
+	if m == nil {
+		return nil
+	}
+	var errs field.ErrorList
+	for i := range m.ResourceRules {
+		for _, o := range m.ResourceRules[i].Operations {
+			errs = append(errs, check.OneOf(o, p.Child("resourceRules", "operations"), admissionregistrationv1.OperationAll,
+				admissionregistrationv1.Create, admissionregistrationv1.Update, admissionregistrationv1.Connect)...)
+		}
+	}
+	return errs
+}
+
 func validateNamedRule(r *admissionregistrationv1.NamedRuleWithOperations, p *field.Path) field.ErrorList {
 	var errs field.ErrorList
 	seen := map[string]bool{}
@@ -219,12 +234,12 @@ func paramRef(r *admissionregistrationv1.ParamRef) string {
 	switch {
 	case r == nil:
 		return table.Unset
-	case r.Selector != nil:
-		return metav1.FormatLabelSelector(r.Selector)
-	case r.Namespace != "":
+	case r.Name != "" && r.Namespace != "":
 		return r.Namespace + "/" + r.Name
 	case r.Name != "":
 		return "*/" + r.Name
+	case r.Selector != nil:
+		return r.Selector.String()
 	}
 	return table.Unset
 }

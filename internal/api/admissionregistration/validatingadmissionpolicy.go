@@ -74,7 +74,7 @@ func validateValidatingPolicy(o *admissionregistrationv1.ValidatingAdmissionPoli
 	if old != nil {
 		stored = expressionsOf(old)
 	}
-	c := newChecker(s.ParamKind != nil, stored)
+	c := newChecker(s.ParamKind != nil, len(s.Variables) > 0, stored)
 	errs := validateFailurePolicy(s.FailurePolicy, p.Child("failurePolicy"))
 	errs = append(errs, validateParamKind(s.ParamKind, p.Child("paramKind"))...)
 	errs = append(errs, validateConstraints(s.MatchConstraints, p.Child("matchConstraints"))...)
@@ -175,7 +175,7 @@ func validatePolicyStatus(s *admissionregistrationv1.ValidatingAdmissionPolicySt
 // validateActions checks what a binding does about a violation.
 func validateActions(list []admissionregistrationv1.ValidationAction, p *field.Path) field.ErrorList {
 	if len(list) == 0 {
-		return field.ErrorList{field.Required(p, "at least one validation action is required")}
+		return check.Missing(p)
 	}
 	var errs field.ErrorList
 	seen := map[admissionregistrationv1.ValidationAction]bool{}

@@ -43,7 +43,7 @@ func validateValidatingAdmissionPolicyBinding(b *admissionregistrationv1.Validat
 	p, s := field.NewPath("spec"), &b.Spec
 	var errs field.ErrorList
 	if s.PolicyName == "" {
-		errs = append(errs, field.Required(p.Child("policyName"), ""))
+		errs = append(errs, check.Missing(p.Child("policyName"))...)
 	} else {
 		errs = append(errs, check.DNSSubdomain(s.PolicyName, p.Child("policyName"))...)
 	}

@@ -1,6 +1,7 @@
 package admissionregistration
 
 import (
+	"reflect"
 	"time"
 
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
@@ -21,6 +22,10 @@ func validatingWebhookConfiguration() *api.Kind {
 		Versions:      []api.Version{api.NewVersion[admissionregistrationv1.ValidatingWebhookConfiguration, admissionregistrationv1.ValidatingWebhookConfigurationList]("v1")},
 		Hub:           "v1",
 		HasGeneration: true,
+		// As upstream, which takes no list for another than an empty one.
+		GenerationChanged: api.Changed(func(c, old *admissionregistrationv1.ValidatingWebhookConfiguration) bool {
+			return !reflect.DeepEqual(c.Webhooks, old.Webhooks)
+		}),
 		Default: api.On(func(c *admissionregistrationv1.ValidatingWebhookConfiguration) {
 			for _, h := range validatingHooks(c) {
 				h.setDefaults()

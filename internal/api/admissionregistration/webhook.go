@@ -71,15 +71,15 @@ func validateWebhooks(hooks, old []webhook) field.ErrorList {
 		unchanged = unchanged && slices.Equal(hooks[i].conditions, old[i].conditions)
 		maps.Copy(stored, conditionsOf(old[i].conditions))
 	}
-	c := newChecker(false, stored)
+	c, may := newChecker(false, false, stored), allow(old)
 	for i, h := range hooks {
 		p := field.NewPath("webhooks").Index(i)
-		errs = append(errs, h.validate(p)...)
+		errs = append(errs, h.validate(may, p)...)
 		if !unchanged {
 			errs = append(errs, validateMatchConditions(h.conditions, c, p.Child("matchConditions"))...)
 		}
-		errs = append(errs, validateVersions(h.versions, p.Child("admissionReviewVersions"))...)
-		if h.name != "" && names[h.name] {
+		errs = append(errs, validateVersions(h.versions, may, p.Child("admissionReviewVersions"))...)
+		if h.name != "" && names[h.name] && !may.sameNames {
 			errs = append(errs, field.Duplicate(p.Child("name"), h.name))
 		}
 		names[h.name] = true
@@ -87,7 +87,34 @@ func validateWebhooks(hooks, old []webhook) field.ErrorList {
 	return errs
 }
 
-func (w webhook) validate(p *field.Path) field.ErrorList {
+// allowances are faults that an update may leave or make, because the stored configuration is from a time when they were none.
+type allowances struct{ anySideEffects, unknownVersions, sameNames, badSelectors bool }
+
+func allow(old []webhook) allowances {
+	var may allowances
+	names := map[string]bool{}
+	for _, h := range old {
+		may.sameNames = may.sameNames || names[h.name]
+		names[h.name] = true
+		may.unknownVersions = may.unknownVersions || len(h.versions) > 0 && !slices.ContainsFunc(h.versions, acceptedVersion)
+		may.anySideEffects = may.anySideEffects || h.sideEffects == nil || !slices.Contains(allowances{}.sideEffects(), string(*h.sideEffects))
+		for _, s := range []*metav1.LabelSelector{*h.namespaceSelector, *h.objectSelector} {
+			may.badSelectors = may.badSelectors || s != nil && len(check.Selector(s, nil, false)) > 0
+		}
+	}
+	return may
+}
+
+// sideEffects are the classes that may be named.
+func (a allowances) sideEffects() []string {
+	if a.anySideEffects {
+		return []string{string(admissionregistrationv1.SideEffectClassNone), string(admissionregistrationv1.SideEffectClassNoneOnDryRun),
+			string(admissionregistrationv1.SideEffectClassSome), string(admissionregistrationv1.SideEffectClassUnknown)}
+	}
+	return []string{string(admissionregistrationv1.SideEffectClassNone), string(admissionregistrationv1.SideEffectClassNoneOnDryRun)}
+}
+
+func (w webhook) validate(may allowances, p *field.Path) field.ErrorList {
 	errs := validation.IsFullyQualifiedName(p.Child("name"), w.name)
 	for i := range w.rules {
 		errs = append(errs, validateRule(&w.rules[i], p.Child("rules").Index(i))...)
@@ -99,18 +126,18 @@ func (w webhook) validate(p *field.Path) field.ErrorList {
 		errs = append(errs, check.OneOf(*m, p.Child("matchPolicy"), admissionregistrationv1.Equivalent, admissionregistrationv1.Exact)...)
 	}
 	if w.sideEffects == nil {
-		errs = append(errs, field.Required(p.Child("sideEffects"), fmt.Sprintf("must specify one of %s, %s", admissionregistrationv1.SideEffectClassNone, admissionregistrationv1.SideEffectClassNoneOnDryRun)))
+		errs = append(errs, field.Required(p.Child("sideEffects"), "must specify one of "+strings.Join(may.sideEffects(), ", ")))
 	} else {
-		errs = append(errs, check.OneOf(*w.sideEffects, p.Child("sideEffects"), admissionregistrationv1.SideEffectClassNone, admissionregistrationv1.SideEffectClassNoneOnDryRun)...)
+		errs = append(errs, check.OneOf(string(*w.sideEffects), p.Child("sideEffects"), may.sideEffects()...)...)
 	}
 	if t := *w.timeoutSeconds; t != nil && (*t < 1 || *t > maxTimeoutSeconds) {
 		errs = append(errs, field.Invalid(p.Child("timeoutSeconds"), *t, "the timeout value must be between 1 and 30 seconds"))
 	}
 	if s := *w.namespaceSelector; s != nil {
-		errs = append(errs, check.Selector(s, p.Child("namespaceSelector"), false)...)
+		errs = append(errs, check.Selector(s, p.Child("namespaceSelector"), may.badSelectors)...)
 	}
 	if s := *w.objectSelector; s != nil {
-		errs = append(errs, check.Selector(s, p.Child("objectSelector"), false)...)
+		errs = append(errs, check.Selector(s, p.Child("objectSelector"), may.badSelectors)...)
 	}
 	if w.reinvocation != nil {
 		errs = append(errs, check.OneOf(*w.reinvocation, p.Child("reinvocationPolicy"), admissionregistrationv1.IfNeededReinvocationPolicy, admissionregistrationv1.NeverReinvocationPolicy)...)
@@ -127,7 +154,9 @@ func (w webhook) validate(p *field.Path) field.ErrorList {
 	return errs
 }
 
-func validateVersions(versions []string, p *field.Path) field.ErrorList {
+func acceptedVersion(v string) bool { return v == "v1" || v == "v1beta1" }
+
+func validateVersions(versions []string, may allowances, p *field.Path) field.ErrorList {
 	if len(versions) == 0 {
 		return field.ErrorList{field.Required(p, "must specify one of "+admissionReviewVersion)}
 	}
@@ -135,14 +164,14 @@ func validateVersions(versions []string, p *field.Path) field.ErrorList {
 	seen, known := map[string]bool{}, false
 	for i, v := range versions {
 		if seen[v] {
-			errs = append(errs, field.Duplicate(p.Index(i), v))
+			errs = append(errs, field.Invalid(p.Index(i), v, "duplicate version"))
 			continue
 		}
 		seen[v] = true
 		errs = append(errs, check.Each(validation.IsDNS1035Label(v), p.Index(i), v)...)
-		known = known || v == "v1" || v == "v1beta1"
+		known = known || acceptedVersion(v)
 	}
-	if len(errs) == 0 && !known {
+	if !known && !may.unknownVersions {
 		errs = append(errs, field.Invalid(p, versions, "must include at least one of "+admissionReviewVersion))
 	}
 	return errs
@@ -175,10 +204,11 @@ func validateURL(text string, p *field.Path) field.ErrorList {
 
 func validateService(s *admissionregistrationv1.ServiceReference, p *field.Path) field.ErrorList {
 	var errs field.ErrorList
-	if s.Name == "" {
+	// Upstream takes the one for the other.
+	if s.Namespace == "" {
 		errs = append(errs, field.Required(p.Child("name"), ""))
 	}
-	if s.Namespace == "" {
+	if s.Name == "" {
 		errs = append(errs, field.Required(p.Child("namespace"), ""))
 	}
 	if s.Port != nil {

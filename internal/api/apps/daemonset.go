@@ -1,6 +1,7 @@
 package apps
 
 import (
+	"encoding/json"
 	"slices"
 	"strconv"
 	"time"
@@ -150,7 +151,6 @@ func validateDaemonSet(d, old *appsv1.DaemonSet) field.ErrorList {
 	}
 	errs = append(errs, podspec.ValidatePodTemplateSpec(&s.Template, template, w.options)...)
 	errs = append(errs, w.validateForever(template)...)
-	errs = append(errs, validateSharedDisks(s.Template.Spec.Volumes, template.Child("spec", "volumes"))...)
 	errs = append(errs, check.NonNegative(int64(s.MinReadySeconds), p.Child("minReadySeconds"))...)
 	errs = append(errs, validateDaemonSetStrategy(&s.UpdateStrategy, p.Child("updateStrategy"))...)
 	if s.RevisionHistoryLimit != nil {
@@ -169,7 +169,7 @@ func validateDaemonSetStrategy(s *appsv1.DaemonSetUpdateStrategy, p *field.Path)
 			return field.ErrorList{field.Required(rolling, "")}
 		}
 	default:
-		return field.ErrorList{field.NotSupported(p, check.Rendered(*s), []string{
+		return field.ErrorList{field.NotSupported(p, shownStrategy(s), []string{
 			string(appsv1.RollingUpdateDaemonSetStrategyType), string(appsv1.OnDeleteDaemonSetStrategyType),
 		})}
 	}
@@ -187,9 +187,23 @@ func validateDaemonSetStrategy(s *appsv1.DaemonSetUpdateStrategy, p *field.Path)
 	return errs
 }
 
+// shownStrategy is a strategy as messages show it: its steps are numbers there, 0 where they are absent.
+func shownStrategy(s *appsv1.DaemonSetUpdateStrategy) json.Marshaler {
+	out := *s
+	if s.RollingUpdate != nil {
+		r := *s.RollingUpdate
+		for _, step := range []**intstr.IntOrString{&r.MaxUnavailable, &r.MaxSurge} {
+			if *step == nil {
+				*step = &intstr.IntOrString{}
+			}
+		}
+		out.RollingUpdate = &r
+	}
+	return check.Rendered(out)
+}
+
 func validateDaemonSetUpdate(d, old *appsv1.DaemonSet) field.ErrorList {
-	errs := check.Twice(validateDaemonSet(d, old))
-	return append(errs, check.Immutable(d.Spec.Selector, old.Spec.Selector, field.NewPath("spec", "selector"))...)
+	return append(check.Immutable(d.Spec.Selector, old.Spec.Selector, field.NewPath("spec", "selector")), validateDaemonSet(d, old)...)
 }
 
 func validateDaemonSetStatus(d, old *appsv1.DaemonSet) field.ErrorList {

@@ -119,11 +119,7 @@ func validateDeployment(d, old *appsv1.Deployment) field.ErrorList {
 		errs = append(errs, check.NonNegative(int64(*s.Replicas), p.Child("replicas"))...)
 	}
 	errs = append(errs, validateSelector(s.Selector, "deployment", p.Child("selector"))...)
-	template := w.validateTemplate(p, "invalid label selector")
-	if s.Replicas != nil && *s.Replicas > 1 {
-		template = append(template, validateSharedDisks(s.Template.Spec.Volumes, p.Child("template", "spec", "volumes"))...)
-	}
-	errs = append(errs, template...)
+	errs = append(errs, w.validateTemplate(p, "invalid label selector")...)
 	errs = append(errs, validateDeploymentStrategy(&s.Strategy, p.Child("strategy"))...)
 	errs = append(errs, check.NonNegative(int64(s.MinReadySeconds), p.Child("minReadySeconds"))...)
 	if s.RevisionHistoryLimit != nil {

@@ -89,16 +89,11 @@ func validateReplicaSet(r, old *appsv1.ReplicaSet) field.ErrorList {
 	}
 	errs = append(errs, check.NonNegative(int64(s.MinReadySeconds), p.Child("minReadySeconds"))...)
 	errs = append(errs, validateSelector(s.Selector, "deployment", p.Child("selector"))...)
-	template := w.validateTemplate(p, "invalid label selector")
-	if s.Replicas != nil && *s.Replicas > 1 {
-		template = append(template, validateSharedDisks(s.Template.Spec.Volumes, p.Child("template", "spec", "volumes"))...)
-	}
-	return append(errs, template...)
+	return append(errs, w.validateTemplate(p, "invalid label selector")...)
 }
 
 func validateReplicaSetUpdate(r, old *appsv1.ReplicaSet) field.ErrorList {
-	errs := check.Twice(validateReplicaSet(r, old))
-	return append(errs, check.Immutable(r.Spec.Selector, old.Spec.Selector, field.NewPath("spec", "selector"))...)
+	return append(validateReplicaSet(r, old), check.Immutable(r.Spec.Selector, old.Spec.Selector, field.NewPath("spec", "selector"))...)
 }
 
 func validateReplicaSetStatus(r, _ *appsv1.ReplicaSet) field.ErrorList {

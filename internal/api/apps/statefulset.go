@@ -49,7 +49,7 @@ func statefulSet() *api.Kind {
 		Default:                api.On(defaultStatefulSet),
 		// The name becomes a part of the pods' host names.
 		ValidateName:             apivalidation.NameIsDNSLabel,
-		Validate:                 api.Check(func(s *appsv1.StatefulSet) field.ErrorList { return validateStatefulSet(s, nil) }),
+		Validate:                 api.Check(validateStatefulSet),
 		ValidateUpdate:           api.CheckUpdate(validateStatefulSetUpdate),
 		ValidateStatusUpdate:     api.CheckUpdate(validateStatefulSetStatus),
 		Warnings:                 api.Warn(warnStatefulSet),
@@ -111,14 +111,15 @@ func defaultStatefulSet(s *appsv1.StatefulSet) {
 	}
 }
 
-func validateStatefulSet(s, old *appsv1.StatefulSet) field.ErrorList {
-	p, spec := field.NewPath("spec"), &s.Spec
-	w := workload{owner: "StatefulSet", selector: spec.Selector, template: &spec.Template}
-	if old != nil {
-		w.options = podspec.OptionsForTemplate(&spec.Template, &old.Spec.Template)
-	} else {
-		w.options = podspec.OptionsForTemplate(&spec.Template, nil)
-	}
+func validateStatefulSet(s *appsv1.StatefulSet) field.ErrorList {
+	return validateStatefulSetSpec(&s.Spec, true, false, podspec.OptionsForTemplate(&s.Spec.Template, nil))
+}
+
+// validateStatefulSetSpec checks a spec. What never changes and may be wrong since long ago, from before there was a check of it, is
+// checked of a fresh one only; a template is not looked into where the old spec, which is kept, was wrong.
+func validateStatefulSetSpec(spec *appsv1.StatefulSetSpec, fresh, kept bool, options podspec.Options) field.ErrorList {
+	p := field.NewPath("spec")
+	w := workload{owner: "StatefulSet", selector: spec.Selector, template: asRun(spec), options: options, kept: kept}
 	var errs field.ErrorList
 	switch spec.PodManagementPolicy {
 	case appsv1.OrderedReadyPodManagement, appsv1.ParallelPodManagement:
@@ -133,41 +134,49 @@ func validateStatefulSet(s, old *appsv1.StatefulSet) field.ErrorList {
 		errs = append(errs, validateRetention(r.WhenDeleted, at.Child("whenDeleted"))...)
 		errs = append(errs, validateRetention(r.WhenScaled, at.Child("whenScaled"))...)
 	}
+	if fresh {
+		for i := range spec.VolumeClaimTemplates {
+			errs = append(errs, podspec.ValidateClaimSpec(&spec.VolumeClaimTemplates[i].Spec, p.Child("volumeClaimTemplates").Index(i).Child("spec"))...)
+		}
+	}
 	if spec.Replicas != nil {
 		errs = append(errs, check.NonNegative(int64(*spec.Replicas), p.Child("replicas"))...)
 	}
 	errs = append(errs, check.NonNegative(int64(spec.MinReadySeconds), p.Child("minReadySeconds"))...)
 	if spec.Ordinals != nil {
-		errs = append(errs, check.NonNegative(int64(spec.Ordinals.Start), p.Child("ordinals", "start"))...)
+		errs = append(errs, check.NonNegative(int64(spec.Ordinals.Start), p.Child("ordinals.start"))...)
 	}
-	if spec.ServiceName != "" && (old == nil || old.Spec.ServiceName != spec.ServiceName) {
+	if spec.ServiceName != "" && fresh {
 		errs = append(errs, check.DNSLabel(spec.ServiceName, p.Child("serviceName"))...)
 	}
 	errs = append(errs, validateSelector(spec.Selector, "statefulset", p.Child("selector"))...)
-	w.template = withClaims(spec)
-	errs = append(errs, w.validateTemplate(p, "")...)
-	if old == nil {
-		for i := range spec.VolumeClaimTemplates {
-			errs = append(errs, podspec.ValidateClaimSpec(&spec.VolumeClaimTemplates[i].Spec, p.Child("volumeClaimTemplates").Index(i).Child("spec"))...)
-		}
-	}
-	return errs
+	return append(errs, w.validateTemplate(p, "")...)
 }
 
-// withClaims is the template with the volumes that its pods get from the claim templates; they win over volumes of the same name.
-func withClaims(s *appsv1.StatefulSetSpec) *corev1.PodTemplateSpec {
-	if len(s.VolumeClaimTemplates) == 0 {
-		return &s.Template
-	}
+// asRun is the template as its pods are made of it: host name and subdomain are the controller's to set, and there are volumes for the
+// claim templates, which win over volumes of the same name.
+func asRun(s *appsv1.StatefulSetSpec) *corev1.PodTemplateSpec {
 	out := s.Template
-	out.Spec.Volumes = slices.DeleteFunc(slices.Clone(s.Template.Spec.Volumes), func(v corev1.Volume) bool {
-		return slices.ContainsFunc(s.VolumeClaimTemplates, func(c corev1.PersistentVolumeClaim) bool { return c.Name == v.Name })
-	})
+	out.Spec.Hostname, out.Spec.Subdomain = "", ""
+	if len(s.VolumeClaimTemplates) == 0 {
+		return &out
+	}
+	seen := map[string]bool{}
+	out.Spec.Volumes = nil
 	for i := range s.VolumeClaimTemplates {
 		name := s.VolumeClaimTemplates[i].Name
+		if seen[name] {
+			continue
+		}
+		seen[name] = true
 		out.Spec.Volumes = append(out.Spec.Volumes, corev1.Volume{
 			Name: name, VolumeSource: corev1.VolumeSource{PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: name}},
 		})
+	}
+	for i := range s.Template.Spec.Volumes {
+		if v := &s.Template.Spec.Volumes[i]; !seen[v.Name] {
+			out.Spec.Volumes = append(out.Spec.Volumes, *v)
+		}
 	}
 	return &out
 }
@@ -214,16 +223,15 @@ func validateRetention(v appsv1.PersistentVolumeClaimRetentionPolicyType, p *fie
 }
 
 func validateStatefulSetUpdate(s, old *appsv1.StatefulSet) field.ErrorList {
-	errs := validateStatefulSet(s, old)
-	was := old.Spec.DeepCopy()
-	was.Replicas, was.Ordinals, was.Template = s.Spec.Replicas, s.Spec.Ordinals, s.Spec.Template
-	was.UpdateStrategy, was.RevisionHistoryLimit = s.Spec.UpdateStrategy, s.Spec.RevisionHistoryLimit
-	was.PersistentVolumeClaimRetentionPolicy, was.MinReadySeconds = s.Spec.PersistentVolumeClaimRetentionPolicy, s.Spec.MinReadySeconds
-	if !apiequality.Semantic.DeepEqual(s.Spec, *was) {
-		errs = append(errs, field.Forbidden(field.NewPath("spec"), "updates to statefulset spec for fields other than 'replicas', 'ordinals', "+
-			"'template', 'updateStrategy', 'revisionHistoryLimit', 'persistentVolumeClaimRetentionPolicy' and 'minReadySeconds' are forbidden"))
+	p, now, was := field.NewPath("spec"), &s.Spec, &old.Spec
+	options := podspec.OptionsForTemplate(&now.Template, &was.Template)
+	errs := validateStatefulSetSpec(now, false, len(validateStatefulSetSpec(was, false, false, options)) > 0, options)
+	errs = append(errs, check.Immutable(now.Selector, was.Selector, p.Child("selector"))...)
+	if !apiequality.Semantic.DeepEqual(now.VolumeClaimTemplates, was.VolumeClaimTemplates) {
+		errs = append(errs, field.Invalid(p.Child("volumeClaimTemplates"), check.Rendered(now.VolumeClaimTemplates), check.ImmutableText))
 	}
-	return errs
+	errs = append(errs, check.Immutable(now.ServiceName, was.ServiceName, p.Child("serviceName"))...)
+	return append(errs, check.Immutable(now.PodManagementPolicy, was.PodManagementPolicy, p.Child("podManagementPolicy"))...)
 }
 
 func validateStatefulSetStatus(n, old *appsv1.StatefulSet) field.ErrorList {

@@ -21,6 +21,8 @@ type workload struct {
 	selector *metav1.LabelSelector
 	template *corev1.PodTemplateSpec
 	options  podspec.Options
+	// kept says that the template may be as bad as the stored one was.
+	kept bool
 }
 
 // validateSelector wants a selector that is there, well formed and not empty; owner in the message is lower case.
@@ -50,7 +52,9 @@ func (w workload) validateTemplate(spec *field.Path, badSelector string) field.E
 	if !selector.Empty() && !selector.Matches(labels.Set(w.template.Labels)) {
 		errs = append(errs, field.Invalid(p.Child("metadata", "labels"), w.template.Labels, check.LabelsMismatchText))
 	}
-	errs = append(errs, podspec.ValidatePodTemplateSpec(w.template, p, w.options)...)
+	if !w.kept {
+		errs = append(errs, podspec.ValidatePodTemplateSpec(w.template, p, w.options)...)
+	}
 	return append(errs, w.validateForever(p)...)
 }
 
@@ -63,18 +67,6 @@ func (w workload) validateForever(template *field.Path) field.ErrorList {
 	}
 	if w.template.Spec.ActiveDeadlineSeconds != nil {
 		errs = append(errs, field.Forbidden(spec.Child("activeDeadlineSeconds"), "activeDeadlineSeconds in "+w.owner+" is not Supported"))
-	}
-	return errs
-}
-
-// validateSharedDisks wants disks that several pods would share to be read-only.
-func validateSharedDisks(volumes []corev1.Volume, p *field.Path) field.ErrorList {
-	var errs field.ErrorList
-	for i := range volumes {
-		if d := volumes[i].GCEPersistentDisk; d != nil && !d.ReadOnly {
-			errs = append(errs, field.Invalid(p.Index(i).Child("gcePersistentDisk", "readOnly"), false,
-				"must be true for replicated pods > 1; GCE PD can only be mounted on multiple machines if it is read-only"))
-		}
 	}
 	return errs
 }

@@ -20,12 +20,16 @@ func TestHorizontalPodAutoscaler(t *testing.T) {
 	minimal := target + "\n  maxReplicas: 3"
 	apitest.Check(t, autoscaling.Kinds(), "HorizontalPodAutoscaler", []apitest.Case{
 		{"minimal", minimal, ""},
-		{"nothing", "spec: {}", "spec.maxReplicas: Required value: must be set and greater than 0\nspec.maxReplicas: Invalid value: 0: must be greater than or equal to `minReplicas`\n" +
-			"spec.scaleTargetRef.kind: Required value\nspec.scaleTargetRef.name: Required value\nspec.scaleTargetRef.apiVersion: Invalid value: \"\": apiVersion must specify API group"},
+		{"nothing", "spec: {}", "spec.maxReplicas: Invalid value: 0: must be greater than or equal to `minReplicas`\n" +
+			"spec.scaleTargetRef.kind: Required value\nspec.scaleTargetRef.name: Required value\nspec.scaleTargetRef.apiVersion: Invalid value: \"\": apiVersion must specify API group\n" +
+			"spec.maxReplicas: Required value"},
+		{"fewer than none", target + "\n  maxReplicas: -1", "spec.maxReplicas: Invalid value: -1: must be greater than or equal to `minReplicas`\nspec.maxReplicas: Invalid value: -1: must be greater than or equal to 1"},
+		{"no container's name", minimal + "\n  metrics: [{type: ContainerResource, containerResource: {name: odd, container: A, target: {type: Utilization, averageUtilization: 1}}}]",
+			"must be a standard resource type or fully qualified\ncontainerResource.name: Invalid value: \"odd\": must be a standard resource for containers\ncontainerResource.container: Invalid value: \"A\""},
 		{"to nothing", minimal + "\n  minReplicas: 0", "spec.metrics: Forbidden: must specify at least one Object or External metric"},
 		{"less than nothing", minimal + "\n  minReplicas: -1", "spec.minReplicas: Invalid value: -1: must be greater than or equal to 0"},
 		{"upside down", target + "\n  maxReplicas: 3\n  minReplicas: 5", "spec.maxReplicas: Invalid value: 3: must be greater than or equal to `minReplicas`"},
-		{"no type", minimal + "\n  metrics: [{}]", "spec.metrics[0].type: Required value: must specify a metric source type\nUnsupported value: \"\"\nUnsupported value: \"\""},
+		{"no type", minimal + "\n  metrics: [{}]", "spec.metrics[0].type: Required value: must specify a metric source type\nUnsupported value: \"\""},
 		{"no source", minimal + "\n  metrics: [{type: Resource}]", "spec.metrics[0].resource: Required value: must populate information for the given metric source"},
 		{"another source", minimal + "\n  metrics: [{type: Resource, resource: {name: cpu, target: {type: Utilization, averageUtilization: 5}}, pods: {metric: {name: a}, target: {type: AverageValue, averageValue: 1}}}]",
 			"must populate the given metric source only"},

@@ -4,6 +4,7 @@ import (
 	"slices"
 
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/validation/path"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -20,12 +21,6 @@ const (
 func validateAutoscaler(h, old *autoscalingv2.HorizontalPodAutoscaler) field.ErrorList {
 	p, s := field.NewPath("spec"), &h.Spec
 	var errs field.ErrorList
-	if s.MinReplicas != nil && *s.MinReplicas < 0 { // none at all is possible since v1.37 (KEP-2021)
-		errs = append(errs, field.Invalid(p.Child("minReplicas"), *s.MinReplicas, "must be greater than or equal to 0"))
-	}
-	if s.MaxReplicas < 1 {
-		errs = append(errs, field.Required(p.Child("maxReplicas"), "must be set and greater than 0"))
-	}
 	if s.MinReplicas != nil && s.MaxReplicas < *s.MinReplicas {
 		errs = append(errs, field.Invalid(p.Child("maxReplicas"), s.MaxReplicas, "must be greater than or equal to `minReplicas`"))
 	}
@@ -38,6 +33,16 @@ func validateAutoscaler(h, old *autoscalingv2.HorizontalPodAutoscaler) field.Err
 	if b := s.Behavior; b != nil {
 		errs = append(errs, validateRules(b.ScaleUp, p.Child("behavior", "scaleUp"))...)
 		errs = append(errs, validateRules(b.ScaleDown, p.Child("behavior", "scaleDown"))...)
+	}
+	// Upstream says last what its declarations demand.
+	if s.MinReplicas != nil { // none at all is possible since v1.37 (KEP-2021)
+		errs = append(errs, check.NonNegative(int64(*s.MinReplicas), p.Child("minReplicas"))...)
+	}
+	switch {
+	case s.MaxReplicas == 0:
+		errs = append(errs, field.Required(p.Child("maxReplicas"), ""))
+	case s.MaxReplicas < 0:
+		errs = append(errs, field.Invalid(p.Child("maxReplicas"), s.MaxReplicas, "must be greater than or equal to 1"))
 	}
 	return errs
 }
@@ -115,7 +120,7 @@ func validateMetric(m *autoscalingv2.MetricSpec, p *field.Path) field.ErrorList 
 		{autoscalingv2.PodsMetricSourceType, "pods", m.Pods != nil, func(p *field.Path) field.ErrorList {
 			s := m.Pods
 			errs := append(validateIdentifier(s.Metric, p.Child("metric")), validateTarget(s.Target, p.Child("target"))...)
-			if v := s.Target.AverageValue; v == nil || v.Sign() != 1 {
+			if s.Target.AverageValue == nil {
 				errs = append(errs, field.Required(p.Child("target", "averageValue"), "must specify a positive target averageValue"))
 			}
 			return errs
@@ -140,7 +145,6 @@ func validateMetric(m *autoscalingv2.MetricSpec, p *field.Path) field.ErrorList 
 			extra = append(extra, s.name)
 		}
 	}
-	errs = append(errs, unknown...) // upstream says so before and after it looks at the sources
 	for _, s := range sources {
 		if s.kind == m.Type && !s.set {
 			errs = append(errs, field.Required(p.Child(s.name), "must populate information for the given metric source"))
@@ -160,9 +164,13 @@ func validateResourceMetric(name string, container *string, t autoscalingv2.Metr
 	var errs field.ErrorList
 	if name == "" {
 		errs = append(errs, field.Required(p.Child("name"), "must specify a resource name"))
+	} else if container != nil {
+		errs = append(errs, check.ContainerResourceName(corev1.ResourceName(name), p.Child("name"))...)
 	}
 	if container != nil && *container == "" {
 		errs = append(errs, field.Required(p.Child("container"), "must specify a container"))
+	} else if container != nil {
+		errs = append(errs, check.DNSLabel(*container, p.Child("container"))...)
 	}
 	errs = append(errs, validateTarget(t, p.Child("target"))...)
 	switch {
@@ -183,9 +191,10 @@ func validateIdentifier(m autoscalingv2.MetricIdentifier, p *field.Path) field.E
 
 func validateTarget(t autoscalingv2.MetricTarget, p *field.Path) field.ErrorList {
 	var errs field.ErrorList
-	switch t.Type {
-	case "":
+	if t.Type == "" {
 		errs = append(errs, field.Required(p.Child("type"), "must specify a metric target type"))
+	}
+	switch t.Type {
 	case autoscalingv2.UtilizationMetricType, autoscalingv2.ValueMetricType, autoscalingv2.AverageValueMetricType:
 	default:
 		errs = append(errs, field.Invalid(p.Child("type"), t.Type, "must be either Utilization, Value, or AverageValue"))

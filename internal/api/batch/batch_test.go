@@ -15,7 +15,7 @@ import (
 const template = "\n  template: {spec: {restartPolicy: Never, containers: [{name: c, image: nginx}]}}"
 
 func TestJob(t *testing.T) {
-	indexed := "spec:\n  completionMode: Indexed\n  completions: 5" + template
+	indexed := "metadata: {name: a}\nspec:\n  completionMode: Indexed\n  completions: 5" + template
 	apitest.Check(t, batch.Kinds(), "Job", []apitest.Case{
 		{"minimal", "metadata: {name: a}\nspec:" + template, ""},
 		{"pods that never end", "metadata: {name: a}\nspec:\n  template: {spec: {containers: [{name: c, image: nginx}]}}",
@@ -35,6 +35,12 @@ func TestJob(t *testing.T) {
 			"containerName: Invalid value: \"x\": must be one of the container\nvalues[0]: Invalid value: 0: must not be 0 for the In operator\nvalues[2]: Duplicate value: 7\nvalues: Invalid value: [0,7,7,3]: must be ordered"},
 		{"a rule of nothing", "spec:\n  podFailurePolicy: {rules: [{action: Count}]}" + template, "specifying one of OnExitCodes and OnPodConditions is required"},
 		{"a failed index of no limit", "spec:\n  podFailurePolicy: {rules: [{action: FailIndex, onPodConditions: [{type: A}]}]}" + template, "requires the backoffLimitPerIndex to be set"},
+		{"no host names", "metadata: {name: a.b}\nspec:\n  completionMode: Indexed\n  completions: 11" + template,
+			`metadata.name: Invalid value: "a.b": will not able to create pod with invalid DNS label: a.b-10`},
+		{"an action that is missing", "spec:\n  podFailurePolicy: {rules: [{onPodConditions: [{type: A, status: \"\"}]}]}" + template,
+			`action: Required value: valid values: ["Count" "FailIndex" "FailJob" "Ignore"]`},
+		{"more than no success", indexed + "\n  successPolicy: {rules: [{succeededIndexes: '9', succeededCount: 1}]}",
+			"too large index: \"9\"\nsucceededCount: Invalid value: 1: must be less than or equal to 0 (the number of indexes"},
 		{"success", indexed + "\n  successPolicy: {rules: [{succeededIndexes: '0,2-4', succeededCount: 3}]}", ""},
 		{"success of no index", "spec:\n  successPolicy: {rules: [{succeededCount: 1}]}" + template, "requires indexed completion mode"},
 		{"too much success", indexed + "\n  successPolicy: {rules: [{succeededIndexes: '1-2', succeededCount: 3}]}", "must be less than or equal to 2 (the number of indexes"},

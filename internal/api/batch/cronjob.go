@@ -100,18 +100,13 @@ func defaultCronJob(c *batchv1.CronJob) {
 
 func validateCronJob(c, old *batchv1.CronJob) field.ErrorList {
 	var errs field.ErrorList
-	if old == nil && len(c.Name) > maxCronJobName {
-		errs = append(errs, field.Invalid(field.NewPath("metadata", "name"), c.Name, fmt.Sprintf("must be no more than %d characters", maxCronJobName)))
-	}
 	p, s := field.NewPath("spec"), &c.Spec
 	options := podspec.OptionsForTemplate(&s.JobTemplate.Spec.Template, nil)
 	if old != nil {
 		options = podspec.OptionsForTemplate(&s.JobTemplate.Spec.Template, &old.Spec.JobTemplate.Spec.Template)
 	}
-	if s.Schedule == "" {
-		errs = append(errs, field.Required(p.Child("schedule"), ""))
-	} else {
-		errs = append(errs, validateSchedule(s.Schedule, old == nil || old.Spec.Schedule != s.Schedule, s.TimeZone != nil, p.Child("schedule"))...)
+	if s.Schedule != "" {
+		errs = append(errs, validateSchedule(s.Schedule, old != nil && strings.Contains(old.Spec.Schedule, "TZ"), s.TimeZone != nil, p.Child("schedule"))...)
 	}
 	if s.StartingDeadlineSeconds != nil {
 		errs = append(errs, check.NonNegative(*s.StartingDeadlineSeconds, p.Child("startingDeadlineSeconds"))...)
@@ -122,8 +117,6 @@ func validateCronJob(c, old *batchv1.CronJob) field.ErrorList {
 	errs = append(errs, check.Enum(s.ConcurrencyPolicy, p.Child("concurrencyPolicy"), batchv1.AllowConcurrent, batchv1.ForbidConcurrent, batchv1.ReplaceConcurrent)...)
 
 	job := p.Child("jobTemplate", "spec")
-	errs = append(errs, check.Labels(s.JobTemplate.Labels, p.Child("jobTemplate", "metadata", "labels"))...)
-	errs = append(errs, check.Annotations(s.JobTemplate.Annotations, p.Child("jobTemplate", "metadata", "annotations"))...)
 	errs = append(errs, validateJobSpec(&s.JobTemplate.Spec, job, options)...)
 	if made := s.JobTemplate.Spec.Selector; made != nil {
 		errs = append(errs, field.Invalid(job.Child("selector"), made, "`selector` will be auto-generated"))
@@ -137,26 +130,34 @@ func validateCronJob(c, old *batchv1.CronJob) field.ErrorList {
 	if n := s.FailedJobsHistoryLimit; n != nil {
 		errs = append(errs, check.NonNegative(int64(*n), p.Child("failedJobsHistoryLimit"))...)
 	}
+	if old == nil && len(c.Name) > maxCronJobName {
+		errs = append(errs, field.Invalid(field.NewPath("metadata", "name"), c.Name, fmt.Sprintf("must be no more than %d characters", maxCronJobName)))
+	}
+	if s.Schedule == "" { // upstream says this last, as it does of all that its declarations require
+		errs = append(errs, field.Required(p.Child("schedule"), ""))
+	}
 	return errs
 }
 
-// validateSchedule checks a schedule. Old objects may keep a time zone in it.
-func validateSchedule(text string, changed, hasZone bool, p *field.Path) field.ErrorList {
-	if strings.Contains(text, "TZ") {
-		if changed {
-			return field.ErrorList{field.Invalid(p, text, "cannot use TZ or CRON_TZ in schedule, use timeZone field instead")}
-		}
-		if hasZone {
-			return field.ErrorList{field.Invalid(p, text, "cannot use both timeZone field and TZ or CRON_TZ in schedule")}
-		}
+// validateSchedule checks a schedule. There may be a time zone in it where there was one before.
+func validateSchedule(text string, zones, hasZone bool, p *field.Path) field.ErrorList {
+	when, zoned := text, strings.Contains(text, "TZ")
+	if strings.HasPrefix(text, "TZ=") || strings.HasPrefix(text, "CRON_TZ=") {
 		if _, rest, ok := strings.Cut(text, " "); ok {
-			text = strings.TrimSpace(rest)
+			when = strings.TrimSpace(rest)
 		}
 	}
-	if _, err := cron.Parse(text); err != nil {
-		return field.ErrorList{field.Invalid(p, text, err.Error())}
+	var errs field.ErrorList
+	if _, err := cron.Parse(when); err != nil {
+		errs = append(errs, field.Invalid(p, text, err.Error()))
 	}
-	return nil
+	switch {
+	case zoned && !zones:
+		errs = append(errs, field.Invalid(p, text, "cannot use TZ or CRON_TZ in schedule, use timeZone field instead"))
+	case zoned && hasZone:
+		errs = append(errs, field.Invalid(p, text, "cannot use both timeZone field and TZ or CRON_TZ in schedule"))
+	}
+	return errs
 }
 
 func validateTimeZone(zone string, p *field.Path) field.ErrorList {

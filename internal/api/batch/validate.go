@@ -1,7 +1,6 @@
 package batch
 
 import (
-	"encoding/json"
 	"fmt"
 	"slices"
 	"strconv"
@@ -36,12 +35,23 @@ func validateJob(j, old *batchv1.Job) field.ErrorList {
 		before = &old.Spec.Template
 	}
 	options := podspec.OptionsForTemplate(&j.Spec.Template, before)
-	errs := append(validateGenerated(j), validateSelected(j, options)...)
 	if old != nil {
-		// Upstream's check of the change checks all of the new spec once more, and clients see its complaints twice.
-		errs = append(errs, validateSelected(j, options)...)
+		return validateSelected(j, options)
 	}
-	return errs
+	return slices.Concat(validateGenerated(j), validateSelected(j, options), validateLastPod(j))
+}
+
+// validateLastPod wants the host name of the last pod of an indexed job, the longest, to be one.
+func validateLastPod(j *batchv1.Job) field.ErrorList {
+	s := &j.Spec
+	if s.CompletionMode == nil || *s.CompletionMode != batchv1.IndexedCompletion || s.Completions == nil || *s.Completions <= 0 {
+		return nil
+	}
+	last := fmt.Sprintf("%s-%d", j.Name, *s.Completions-1)
+	if len(validation.IsDNS1123Label(last)) == 0 {
+		return nil
+	}
+	return field.ErrorList{field.Invalid(field.NewPath("metadata", "name"), j.Name, "will not able to create pod with invalid DNS label: "+last)}
 }
 
 // validateSelected checks the spec of a job, which unlike that of a cron job's template has a selector.
@@ -116,13 +126,13 @@ func validateJobSpec(s *batchv1.JobSpec, p *field.Path, options podspec.Options)
 		}
 	}
 	errs = append(errs, validateMode(s, p)...)
-	errs = append(errs, validateReplacement(s, p.Child("podReplacementPolicy"))...)
 	if s.PodFailurePolicy != nil {
 		errs = append(errs, validateFailurePolicy(s, p.Child("podFailurePolicy"))...)
 	}
 	if s.SuccessPolicy != nil {
 		errs = append(errs, validateSuccessPolicy(s, p.Child("successPolicy"))...)
 	}
+	errs = append(errs, validateReplacement(s, p.Child("podReplacementPolicy"))...)
 	errs = append(errs, podspec.ValidatePodTemplateSpec(&s.Template, p.Child("template"), options)...)
 	restart := p.Child("template", "spec", "restartPolicy")
 	switch r := s.Template.Spec.RestartPolicy; {
@@ -197,9 +207,6 @@ func validateReplacement(s *batchv1.JobSpec, p *field.Path) field.ErrorList {
 
 func validateFailurePolicy(s *batchv1.JobSpec, p *field.Path) field.ErrorList {
 	rules := p.Child("rules")
-	if n := len(s.PodFailurePolicy.Rules); n > maxRules {
-		return field.ErrorList{field.TooMany(rules, n, maxRules)}
-	}
 	var containers []string
 	for i := range s.Template.Spec.InitContainers {
 		containers = append(containers, s.Template.Spec.InitContainers[i].Name)
@@ -208,6 +215,9 @@ func validateFailurePolicy(s *batchv1.JobSpec, p *field.Path) field.ErrorList {
 		containers = append(containers, s.Template.Spec.Containers[i].Name)
 	}
 	var errs field.ErrorList
+	if n := len(s.PodFailurePolicy.Rules); n > maxRules {
+		errs = append(errs, field.TooMany(rules, n, maxRules))
+	}
 	for i := range s.PodFailurePolicy.Rules {
 		errs = append(errs, validateFailureRule(s, &s.PodFailurePolicy.Rules[i], containers, rules.Index(i))...)
 	}
@@ -215,7 +225,7 @@ func validateFailurePolicy(s *batchv1.JobSpec, p *field.Path) field.ErrorList {
 }
 
 func validateFailureRule(s *batchv1.JobSpec, r *batchv1.PodFailurePolicyRule, containers []string, p *field.Path) field.ErrorList {
-	errs := check.Enum(r.Action, p.Child("action"), batchv1.PodFailurePolicyActionCount, batchv1.PodFailurePolicyActionFailIndex,
+	errs := oneOfListed(r.Action, p.Child("action"), batchv1.PodFailurePolicyActionCount, batchv1.PodFailurePolicyActionFailIndex,
 		batchv1.PodFailurePolicyActionFailJob, batchv1.PodFailurePolicyActionIgnore)
 	if r.Action == batchv1.PodFailurePolicyActionFailIndex && s.BackoffLimitPerIndex == nil {
 		errs = append(errs, field.Invalid(p.Child("action"), r.Action, "requires the backoffLimitPerIndex to be set"))
@@ -229,7 +239,7 @@ func validateFailureRule(s *batchv1.JobSpec, r *batchv1.PodFailurePolicyRule, co
 	for i, c := range r.OnPodConditions {
 		at := p.Child("onPodConditions").Index(i)
 		errs = append(errs, check.QualifiedName(string(c.Type), at.Child("type"))...)
-		errs = append(errs, check.Enum(c.Status, at.Child("status"), corev1.ConditionFalse, corev1.ConditionTrue, corev1.ConditionUnknown)...)
+		errs = append(errs, oneOfListed(c.Status, at.Child("status"), corev1.ConditionFalse, corev1.ConditionTrue, corev1.ConditionUnknown)...)
 	}
 	switch {
 	case r.OnExitCodes != nil && len(r.OnPodConditions) > 0:
@@ -240,15 +250,23 @@ func validateFailureRule(s *batchv1.JobSpec, r *batchv1.PodFailurePolicyRule, co
 	return errs
 }
 
+// oneOfListed wants one of some values; it lists them also where there is none.
+func oneOfListed[T ~string](v T, p *field.Path, sorted ...T) field.ErrorList {
+	if v == "" {
+		return field.ErrorList{field.Required(p, fmt.Sprintf("valid values: %q", sorted))}
+	}
+	return check.OneOf(v, p, sorted...)
+}
+
 func validateExitCodes(c *batchv1.PodFailurePolicyOnExitCodesRequirement, containers []string, p *field.Path) field.ErrorList {
-	errs := check.Enum(c.Operator, p.Child("operator"), batchv1.PodFailurePolicyOnExitCodesOpIn, batchv1.PodFailurePolicyOnExitCodesOpNotIn)
+	errs := oneOfListed(c.Operator, p.Child("operator"), batchv1.PodFailurePolicyOnExitCodesOpIn, batchv1.PodFailurePolicyOnExitCodesOpNotIn)
 	if c.ContainerName != nil && !slices.Contains(containers, *c.ContainerName) {
 		errs = append(errs, field.Invalid(p.Child("containerName"), *c.ContainerName, "must be one of the container or initContainer names in the pod template"))
 	}
 	values := p.Child("values")
 	switch n := len(c.Values); {
 	case n == 0:
-		return append(errs, field.Invalid(values, c.Values, "at least one value is required"))
+		errs = append(errs, field.Invalid(values, c.Values, "at least one value is required"))
 	case n > maxExitCodes:
 		errs = append(errs, field.TooMany(values, n, maxExitCodes))
 	}
@@ -291,7 +309,6 @@ func validateSuccessRule(s *batchv1.JobSpec, r *batchv1.SuccessPolicyRule, p *fi
 	}
 	var errs field.ErrorList
 	var total int32
-	known := false
 	if x := r.SucceededIndexes; x != nil {
 		at := p.Child("succeededIndexes")
 		if len(*x) > maxSucceededIndexes {
@@ -304,9 +321,8 @@ func validateSuccessRule(s *batchv1.JobSpec, r *batchv1.SuccessPolicyRule, p *fi
 		n, err := countIndexes(*x, limit)
 		if err != nil {
 			errs = append(errs, field.Invalid(at, *x, fmt.Sprintf("error parsing succeededIndexes: %v", err)))
-		} else {
-			total, known = n, true
 		}
+		total = n
 	}
 	if c := r.SucceededCount; c != nil {
 		at := p.Child("succeededCount")
@@ -314,7 +330,7 @@ func validateSuccessRule(s *batchv1.JobSpec, r *batchv1.SuccessPolicyRule, p *fi
 		if s.Completions != nil && *c > *s.Completions {
 			errs = append(errs, field.Invalid(at, *c, fmt.Sprintf("must be less than or equal to %d (the number of specified completions)", *s.Completions)))
 		}
-		if known && *c > total {
+		if r.SucceededIndexes != nil && *c > total {
 			errs = append(errs, field.Invalid(at, *c, fmt.Sprintf("must be less than or equal to %d (the number of indexes in the specified succeededIndexes field)", total)))
 		}
 	}
@@ -324,11 +340,14 @@ func validateSuccessRule(s *batchv1.JobSpec, r *batchv1.SuccessPolicyRule, p *fi
 // countIndexes counts what a text like "0,2-5" lists: growing indexes below completions.
 func countIndexes(text string, completions int32) (int32, error) {
 	list, err := intervals(text, completions)
+	if err != nil {
+		return 0, err
+	}
 	var total int32
 	for _, x := range list {
 		total += int32(x[1] - x[0] + 1)
 	}
-	return total, err
+	return total, nil
 }
 
 // intervals reads such a text into the first and the last index of each of its parts.
@@ -394,7 +413,7 @@ func validateJobUpdate(j, old *batchv1.Job) field.ErrorList {
 			errs = append(errs, field.Invalid(p.Child(f.name), check.Rendered(f.now), check.ImmutableText))
 		}
 	}
-	return errs
+	return append(errs, validateLastPod(j)...)
 }
 
 // validateCompletions lets an indexed job grow and shrink only together with its parallelism (KEP-3715).
@@ -420,11 +439,7 @@ func validateTemplateUpdate(j, old *batchv1.Job, p *field.Path) field.ErrorList 
 		if apiequality.Semantic.DeepEqual(now, before) {
 			return nil
 		}
-		shown := struct {
-			metav1.ObjectMeta
-			Spec json.Marshaler
-		}{now.ObjectMeta, check.Rendered(now.Spec)}
-		return field.ErrorList{field.Invalid(p, shown, check.ImmutableText)}
+		return field.ErrorList{field.Invalid(p, check.Rendered(now), check.ImmutableText)}
 	}
 	before.Annotations, before.Labels = now.Annotations, now.Labels
 	was, is := &before.Spec, &now.Spec

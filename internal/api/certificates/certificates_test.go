@@ -149,6 +149,39 @@ func anchor(t *testing.T, isCA bool) *pem.Block {
 	return &pem.Block{Type: "CERTIFICATE", Bytes: der}
 }
 
+// TestStoredFaults: what is wrong with a stored request may stay, and what is wrong besides may not come.
+func TestStoredFaults(t *testing.T) {
+	r := request(t)
+	doc := func(usages, conditions string) string {
+		return "metadata: {name: a}\nspec: {request: " + r + ", signerName: kubernetes.io/legacy-unknown, usages: [" + usages + "]}\nstatus: {conditions: [" + conditions + "]}"
+	}
+	const approved, denied = `{type: Approved, status: "True"}`, `{type: Denied, status: "True"}`
+	apitest.CheckChanges(t, certificates.Kinds(), "CertificateSigningRequest", "status", []apitest.Change{
+		{"all of them", doc("x, x", `{status: "True"}, `+approved+", "+denied+", "+denied), doc("x, x", `{status: "True"}, `+approved+", "+denied+", "+denied), ""},
+		{"another type twice", doc("x", approved), doc("x", approved+`, {type: A, status: "True"}, {type: A, status: "True"}`), `status.conditions[2].type: Duplicate value: "A"`},
+		{"no type", doc("x", approved), doc("x", approved+`, {status: "True"}`), "status.conditions[1].type: Required value"},
+		{"both", doc("x", approved), doc("x", approved+", "+denied),
+			"Approved and Denied conditions are mutually exclusive\nupdates may not add a condition of type \"Denied\""},
+	})
+}
+
+// TestSignature: who asks must have the key.
+func TestSignature(t *testing.T) {
+	der, err := base64.StdEncoding.DecodeString(request(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	block, _ := pem.Decode(der)
+	block.Bytes[len(block.Bytes)-1] ^= 1
+	forged := base64.StdEncoding.EncodeToString(pem.EncodeToMemory(block))
+	c := apitest.Catalogue(t, certificates.Kinds())
+	k := apitest.Kind(t, c.Kinds(), "CertificateSigningRequest")
+	_, errs := apitest.Create(t, c, k, "metadata: {name: a}\nspec: {request: "+forged+", signerName: a.b/c, usages: [client auth]}")
+	if len(errs) != 1 || errs[0].Field != "spec.request" {
+		t.Errorf("a forged request: %v", errs)
+	}
+}
+
 func TestClusterTrustBundle(t *testing.T) {
 	c := apitest.Catalogue(t, certificates.Kinds())
 	k := apitest.Kind(t, c.Kinds(), "ClusterTrustBundle")

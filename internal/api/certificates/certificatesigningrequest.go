@@ -5,12 +5,12 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	certificatesv1 "k8s.io/api/certificates/v1"
 	certificatesv1beta1 "k8s.io/api/certificates/v1beta1"
 	corev1 "k8s.io/api/core/v1"
-	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/util/duration"
@@ -65,10 +65,10 @@ func certificateSigningRequest() *api.Kind {
 		}),
 		Validate: api.Check(validateRequest),
 		ValidateUpdate: api.CheckUpdate(func(r, old *certificatesv1.CertificateSigningRequest) field.ErrorList {
-			return validateStatus(r, old, decisions())
+			return validateRequestUpdate(r, old, decisions())
 		}),
 		ValidateStatusUpdate: api.CheckUpdate(func(r, old *certificatesv1.CertificateSigningRequest) field.ErrorList {
-			return validateStatus(r, old, decisions())
+			return validateRequestUpdate(r, old, decisions())
 		}),
 		AllowUnconditionalUpdate: true,
 		FieldNames:               []string{"spec.signerName"},
@@ -138,7 +138,7 @@ func prepareApproval(r, old *certificatesv1.CertificateSigningRequest) {
 
 // validateApproval checks what prepareApproval left.
 func validateApproval(r, old *certificatesv1.CertificateSigningRequest) field.ErrorList {
-	return validateStatus(r, old, nil)
+	return validateRequestUpdate(r, old, nil)
 }
 
 // keepDecisions puts decisions back as they were. Where some were added or taken away they stay: validation complains.
@@ -180,12 +180,44 @@ func stampConditions(r, old *certificatesv1.CertificateSigningRequest) {
 		for _, was := range old.Status.Conditions {
 			if was.Type == c.Type && was.Status == c.Status && !was.LastTransitionTime.IsZero() {
 				c.LastTransitionTime = was.LastTransitionTime
+				break
 			}
 		}
 	}
 }
 
 func validateRequest(r *certificatesv1.CertificateSigningRequest) field.ErrorList {
+	return validateWith(r, tolerated{})
+}
+
+// tolerated are faults that an update may leave as they are, because the stored object has them already.
+type tolerated struct {
+	unknownUsages, repeatedUsages         bool
+	legacySigner                          bool
+	contradiction, repeatedTypes, noTypes bool
+	anyCertificate                        bool
+}
+
+// tolerate says what an update of old to r may leave.
+func tolerate(r, old *certificatesv1.CertificateSigningRequest) tolerated {
+	t := tolerated{legacySigner: old.Spec.SignerName == legacySigner}
+	for i, u := range old.Spec.Usages {
+		t.unknownUsages = t.unknownUsages || !slices.Contains(usages(), u)
+		t.repeatedUsages = t.repeatedUsages || slices.Contains(old.Spec.Usages[:i], u)
+	}
+	seen := map[certificatesv1.RequestConditionType]bool{}
+	for _, c := range old.Status.Conditions {
+		t.noTypes = t.noTypes || c.Type == ""
+		t.repeatedTypes = t.repeatedTypes || seen[c.Type]
+		seen[c.Type] = true
+	}
+	t.contradiction = seen[certificatesv1.CertificateApproved] && seen[certificatesv1.CertificateDenied]
+	was := old.Status.Certificate
+	t.anyCertificate = string(was) == string(r.Status.Certificate) || len(was) > 0 && parseCertificates(was) != nil
+	return t
+}
+
+func validateWith(r *certificatesv1.CertificateSigningRequest, t tolerated) field.ErrorList {
 	p, s := field.NewPath("spec"), &r.Spec
 	var errs field.ErrorList
 	if err := parseRequest(s.Request); err != nil {
@@ -194,8 +226,8 @@ func validateRequest(r *certificatesv1.CertificateSigningRequest) field.ErrorLis
 	if len(s.Usages) == 0 {
 		errs = append(errs, field.Required(p.Child("usages"), ""))
 	}
-	errs = append(errs, validateUsages(s.Usages, p.Child("usages"))...)
-	if s.SignerName == legacySigner {
+	errs = append(errs, validateUsages(s.Usages, t, p.Child("usages"))...)
+	if s.SignerName == legacySigner && !t.legacySigner {
 		errs = append(errs, field.Invalid(p.Child("signerName"), s.SignerName, "the legacy signerName is not allowed via this API version"))
 	} else {
 		errs = append(errs, check.SignerName(s.SignerName, p.Child("signerName"))...)
@@ -203,7 +235,14 @@ func validateRequest(r *certificatesv1.CertificateSigningRequest) field.ErrorLis
 	if n := s.ExpirationSeconds; n != nil && *n < minSeconds {
 		errs = append(errs, field.Invalid(p.Child("expirationSeconds"), *n, "may not specify a duration less than 600 seconds (10 minutes)"))
 	}
-	return append(errs, validateStatus(r, nil, nil)...)
+	status := field.NewPath("status")
+	errs = append(errs, validateConditions(r.Status.Conditions, t, status.Child("conditions"))...)
+	if len(r.Status.Certificate) > 0 && !t.anyCertificate {
+		if err := parseCertificates(r.Status.Certificate); err != nil {
+			errs = append(errs, field.Invalid(status.Child("certificate"), "<certificate data>", err.Error()))
+		}
+	}
+	return errs
 }
 
 func parseRequest(data []byte) error {
@@ -211,8 +250,11 @@ func parseRequest(data []byte) error {
 	if block == nil || block.Type != requestBlock {
 		return errors.New("PEM block type must be " + requestBlock)
 	}
-	_, err := x509.ParseCertificateRequest(block.Bytes)
-	return err
+	request, err := x509.ParseCertificateRequest(block.Bytes)
+	if err != nil {
+		return err
+	}
+	return request.CheckSignature() // who asks has the key
 }
 
 // usages are all that a certificate may be asked for (RFC 5280, sections 4.2.1.3 and 4.2.1.12).
@@ -227,36 +269,25 @@ func usages() []certificatesv1.KeyUsage {
 	}
 }
 
-func validateUsages(list []certificatesv1.KeyUsage, p *field.Path) field.ErrorList {
+func validateUsages(list []certificatesv1.KeyUsage, t tolerated, p *field.Path) field.ErrorList {
 	var errs field.ErrorList
 	for i, u := range list {
-		errs = append(errs, check.OneOf(u, p.Index(i), usages()...)...)
+		if !t.unknownUsages {
+			errs = append(errs, check.OneOf(u, p.Index(i), usages()...)...)
+		}
 	}
-	seen := map[certificatesv1.KeyUsage]bool{}
 	for i, u := range list {
-		if seen[u] {
+		if !t.repeatedUsages && slices.Contains(list[:i], u) {
 			errs = append(errs, field.Duplicate(p.Index(i), u))
 		}
-		seen[u] = true
 	}
 	return errs
 }
 
-// validateStatus checks a status against the stored one; guarded conditions may not be added at this door.
-func validateStatus(r, old *certificatesv1.CertificateSigningRequest, guarded []certificatesv1.RequestConditionType) field.ErrorList {
+// validateRequestUpdate checks a change; guarded conditions may not be added at this door.
+func validateRequestUpdate(r, old *certificatesv1.CertificateSigningRequest, guarded []certificatesv1.RequestConditionType) field.ErrorList {
+	errs := validateWith(r, tolerate(r, old))
 	p, s := field.NewPath("status"), &r.Status
-	var errs field.ErrorList
-	if old == nil || !apiequality.Semantic.DeepEqual(s.Conditions, old.Status.Conditions) {
-		errs = append(errs, validateConditions(s.Conditions, p.Child("conditions"))...)
-	}
-	if len(s.Certificate) > 0 && (old == nil || string(old.Status.Certificate) != string(s.Certificate)) {
-		if err := parseCertificates(s.Certificate); err != nil {
-			errs = append(errs, field.Invalid(p.Child("certificate"), "<certificate data>", err.Error()))
-		}
-	}
-	if old == nil {
-		return errs
-	}
 	count := func(list []certificatesv1.CertificateSigningRequestCondition, t certificatesv1.RequestConditionType) int {
 		n := 0
 		for _, c := range list {
@@ -282,29 +313,28 @@ func validateStatus(r, old *certificatesv1.CertificateSigningRequest, guarded []
 	return errs
 }
 
-func validateConditions(list []certificatesv1.CertificateSigningRequestCondition, p *field.Path) field.ErrorList {
+func validateConditions(list []certificatesv1.CertificateSigningRequestCondition, t tolerated, p *field.Path) field.ErrorList {
 	var errs field.ErrorList
 	seen := map[certificatesv1.RequestConditionType]bool{}
 	for i, c := range list {
 		at := p.Index(i)
-		switch c.Type {
-		case "":
+		if c.Type == "" && !t.noTypes {
 			errs = append(errs, field.Required(at.Child("type"), ""))
+		}
+		switch c.Type {
 		case certificatesv1.CertificateApproved, certificatesv1.CertificateDenied, certificatesv1.CertificateFailed:
-			if c.Status != corev1.ConditionTrue {
-				errs = append(errs, check.Enum(c.Status, at.Child("status"), corev1.ConditionTrue)...)
-			}
-			other := certificatesv1.CertificateDenied
-			if c.Type == certificatesv1.CertificateDenied {
-				other = certificatesv1.CertificateApproved
-			}
-			if c.Type != certificatesv1.CertificateFailed && seen[other] {
-				errs = append(errs, field.Invalid(p, c.Type, fmt.Sprintf("%s and %s conditions are mutually exclusive", certificatesv1.CertificateApproved, certificatesv1.CertificateDenied)))
-			}
+			errs = append(errs, check.Enum(c.Status, at.Child("status"), corev1.ConditionTrue)...)
 		default:
 			errs = append(errs, check.Enum(c.Status, at.Child("status"), corev1.ConditionTrue, corev1.ConditionFalse, corev1.ConditionUnknown)...)
 		}
-		if seen[c.Type] {
+		other := certificatesv1.CertificateDenied
+		if c.Type == certificatesv1.CertificateDenied {
+			other = certificatesv1.CertificateApproved
+		}
+		if slices.Contains(decisions(), c.Type) && seen[other] && !t.contradiction {
+			errs = append(errs, field.Invalid(p, c.Type, fmt.Sprintf("%s and %s conditions are mutually exclusive", certificatesv1.CertificateApproved, certificatesv1.CertificateDenied)))
+		}
+		if seen[c.Type] && !t.repeatedTypes {
 			errs = append(errs, field.Duplicate(at.Child("type"), c.Type))
 		}
 		seen[c.Type] = true

@@ -6,7 +6,7 @@ import (
 	"reflect"
 	"sort"
 
-	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
 // Rendered makes v print in messages as upstream's server prints its unversioned types: Go field names, nothing omitted, nil
@@ -24,33 +24,6 @@ func (r rendered) MarshalJSON() ([]byte, error) {
 	}
 	return b.Bytes(), nil
 }
-
-// fieldOrders lists the fields of those types whose unversioned form has another order than the versioned one.
-func fieldOrder(t reflect.Type) []string {
-	switch t {
-	case reflect.TypeFor[corev1.PodSpec]():
-		return []string{"Volumes", "InitContainers", "Containers", "EphemeralContainers", "RestartPolicy", "TerminationGracePeriodSeconds",
-			"ActiveDeadlineSeconds", "DNSPolicy", "NodeSelector", "ServiceAccountName", "AutomountServiceAccountToken", "NodeName", "SecurityContext",
-			"ImagePullSecrets", "Hostname", "Subdomain", "SetHostnameAsFQDN", "Affinity", "SchedulerName", "Tolerations", "HostAliases",
-			"PriorityClassName", "Priority", "PreemptionPolicy", "DNSConfig", "ReadinessGates", "RuntimeClassName", "Overhead", "EnableServiceLinks",
-			"TopologySpreadConstraints", "OS", "SchedulingGates", "ResourceClaims", "Resources", "HostnameOverride", "SchedulingGroup"}
-	case reflect.TypeFor[corev1.PodSecurityContext]():
-		return []string{"SELinuxOptions", "WindowsOptions", "RunAsUser", "RunAsGroup", "RunAsNonRoot", "SupplementalGroups",
-			"SupplementalGroupsPolicy", "FSGroup", "FSGroupChangePolicy", "Sysctls", "SeccompProfile", "AppArmorProfile", "SELinuxChangePolicy"}
-	case reflect.TypeFor[corev1.VolumeSource]():
-		return []string{"HostPath", "EmptyDir", "GCEPersistentDisk", "AWSElasticBlockStore", "GitRepo", "Secret", "NFS", "ISCSI", "Glusterfs",
-			"PersistentVolumeClaim", "RBD", "Quobyte", "FlexVolume", "Cinder", "CephFS", "Flocker", "DownwardAPI", "FC", "AzureFile", "ConfigMap",
-			"VsphereVolume", "AzureDisk", "PhotonPersistentDisk", "Projected", "PortworxVolume", "ScaleIO", "StorageOS", "CSI", "Ephemeral", "Image"}
-	case reflect.TypeFor[corev1.PersistentVolumeSource]():
-		return []string{"GCEPersistentDisk", "AWSElasticBlockStore", "HostPath", "Glusterfs", "NFS", "RBD", "Quobyte", "ISCSI", "FlexVolume", "Cinder",
-			"CephFS", "FC", "Flocker", "AzureFile", "VsphereVolume", "AzureDisk", "PhotonPersistentDisk", "PortworxVolume", "ScaleIO", "Local",
-			"StorageOS", "CSI"}
-	}
-	return nil
-}
-
-// hostFields are fields of the pod spec that the unversioned form keeps at the head of its security context.
-var hostFields = [...]string{"HostNetwork", "HostPID", "HostIPC", "ShareProcessNamespace", "HostUsers"}
 
 var marshalerType = reflect.TypeFor[json.Marshaler]()
 
@@ -154,26 +127,20 @@ func (w *members) member(name string, v reflect.Value) error {
 
 func (w *members) structure(v reflect.Value) error {
 	t := v.Type()
-	if order := fieldOrder(t); order != nil {
-		for _, name := range order {
-			if name == "SecurityContext" && t == reflect.TypeFor[corev1.PodSpec]() {
-				if err := w.podSecurityContext(v); err != nil {
-					return err
-				}
-				continue
-			}
-			if err := w.member(name, v.FieldByName(name)); err != nil {
-				return err
-			}
-		}
-		return nil
-	}
 	for i := range t.NumField() {
 		f := t.Field(i)
 		if !f.IsExported() {
 			continue
 		}
-		if f.Anonymous && f.Type.Kind() == reflect.Struct {
+		switch {
+		case f.Type == reflect.TypeFor[metav1.TypeMeta](): // lost on the way to the unversioned form
+			continue
+		case f.Anonymous && f.Type == reflect.TypeFor[metav1.ObjectMeta]():
+			if err := w.inline(v.Field(i)); err != nil {
+				return err
+			}
+			continue
+		case f.Anonymous && f.Type.Kind() == reflect.Struct:
 			if err := w.structure(v.Field(i)); err != nil {
 				return err
 			}
@@ -186,24 +153,16 @@ func (w *members) structure(v reflect.Value) error {
 	return nil
 }
 
-func (w *members) podSecurityContext(spec reflect.Value) error {
-	sc := spec.FieldByName("SecurityContext")
-	if err := w.name("SecurityContext"); err != nil {
+// inline writes what v has as members, without braces.
+func (w *members) inline(v reflect.Value) error {
+	data, err := json.Marshal(v.Interface())
+	if data = bytes.TrimSuffix(bytes.TrimPrefix(data, []byte("{")), []byte("}")); err != nil || len(data) == 0 {
 		return err
 	}
-	w.b.WriteByte('{')
-	inner := members{b: w.b}
-	for _, name := range hostFields {
-		if err := inner.member(name, spec.FieldByName(name)); err != nil {
-			return err
-		}
+	if w.some {
+		w.b.WriteByte(',')
 	}
-	if sc.IsNil() {
-		sc = reflect.ValueOf(&corev1.PodSecurityContext{})
-	}
-	if err := inner.structure(sc.Elem()); err != nil {
-		return err
-	}
-	w.b.WriteByte('}')
+	w.some = true
+	w.b.Write(data)
 	return nil
 }

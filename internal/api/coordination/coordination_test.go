@@ -25,6 +25,17 @@ func TestLease(t *testing.T) {
 	if l.Spec.Strategy != nil || l.Spec.PreferredHolder != nil {
 		t.Errorf("fields behind a gate stayed: %+v", l.Spec)
 	}
+	stored := l.DeepCopy()
+	stored.Spec.Strategy = new(coordinationv1.OldestEmulationVersion)
+	changed := stored.DeepCopy()
+	changed.Spec.Strategy, changed.Spec.PreferredHolder = new(coordinationv1.CoordinatedLeaseStrategy("Youngest")), new("you")
+	k.PrepareForUpdate(changed, stored)
+	if got := apitest.Text(k.ValidateUpdate(changed, stored)); got != `spec.strategy.strategy: Unsupported value: "Youngest": supported values: "OldestEmulationVersion"` {
+		t.Error(got)
+	}
+	if changed.Spec.PreferredHolder != nil {
+		t.Error("a preferred holder came with a stored strategy")
+	}
 	if got := apitest.Row(k, l, time.Now()); got != "a|me|<unknown>" {
 		t.Error(got)
 	}

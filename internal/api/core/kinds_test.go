@@ -93,7 +93,7 @@ func TestNode(t *testing.T) {
 	})
 	checkUpdates(t, "Node", []change{
 		{"range", `spec: {podCIDR: 1.2.3.0/24}`, `spec: {podCIDR: 1.2.4.0/24}`, `spec.podCIDRs: Forbidden: node updates may not change podCIDR except from "" to valid`},
-		{"provider", `spec: {providerID: a}`, `spec: {providerID: b}`, `spec.providerID: Forbidden: node updates may not change providerID except from "" to valid`},
+		{"provider", `spec: {providerID: a}`, `spec: {providerID: b}`, `spec.providerID: Invalid value: null: field cannot be modified once set`},
 		{"external id", `{}`, `spec: {externalID: b}`, `spec.externalID: Forbidden: may not be updated`},
 		{"addresses", `{}`, `status: {addresses: [{type: A, address: b}, {type: A, address: b}]}`, `status.addresses[1]: Duplicate value: {"Type":"A","Address":"b"}`},
 	})
@@ -104,6 +104,28 @@ func TestNode(t *testing.T) {
 	n, _ := apitest.Create(t, c, k, `spec: {podCIDR: 1.2.3.0/24, podCIDRs: [1.2.4.0/24], configSource: {configMap: {name: a}}}`)
 	if s := n.(*corev1.Node).Spec; s.PodCIDRs[0] != "1.2.3.0/24" || s.ConfigSource != nil {
 		t.Errorf("spec %+v", s)
+	}
+}
+
+// TestNodeDetails: amounts and names that only v1.37 looks at.
+func TestNodeDetails(t *testing.T) {
+	apitest.Check(t, Kinds(), "Node", []apitest.Case{
+		{"no swap", "metadata: {name: a}\nstatus: {nodeInfo: {swap: {capacity: 0}}}", "metadata.nodeSwapStatus.capacity: Invalid value: 0: must be greater than zero"},
+		{"three networks, one of them none", "metadata: {name: a}\nspec: {podCIDRs: [10.0.0.0/24, 'fd00::/64', ten]}",
+			"spec.podCIDRs[2]: Invalid value\nspec.podCIDRs: Internal error: invalid PodCIDRs\nmay specify no more than one CIDR for each IP family"},
+		{"a long feature", "metadata: {name: a}\nstatus: {declaredFeatures: [A" + strings.Repeat("a", 253) + "]}", "must be no more than 253 characters"},
+	})
+	apitest.CheckChanges(t, Kinds(), "Node", "", []apitest.Change{
+		{"no provider any more", "spec: {providerID: a}", "{}", "spec.providerID: Invalid value: null: field cannot be cleared once set"},
+	})
+	c := apitest.Catalogue(t, Kinds())
+	n := apitest.Read(t, c, apitest.Kind(t, c.Kinds(), "Node"), "status: {capacity: {cpu: 1}, allocatable: {}}").(*corev1.Node)
+	if len(n.Status.Allocatable) != 1 {
+		t.Errorf("allocatable %v", n.Status.Allocatable)
+	}
+	l, _ := apitest.Create(t, c, apitest.Kind(t, c.Kinds(), "LimitRange"), "spec: {limits: []}")
+	if l.GetName() == "" {
+		t.Error("a limit range without a name gets none")
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/apimachinery/pkg/util/sets"
+	"k8s.io/apimachinery/pkg/util/uuid"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/celox/celox/internal/api"
@@ -17,7 +18,12 @@ func limitRange() *api.Kind {
 	return &api.Kind{
 		Kind: "LimitRange", Resource: "limitranges", Singular: "limitrange", ShortNames: []string{"limits"}, Namespaced: true, Prefix: "limitranges",
 		Versions: []api.Version{api.NewVersion[corev1.LimitRange, corev1.LimitRangeList]("v1")}, Hub: "v1",
-		Default:                  api.On(defaultLimitRange),
+		Default: api.On(defaultLimitRange),
+		PrepareForCreate: api.On(func(l *corev1.LimitRange) {
+			if l.Name == "" {
+				l.Name = string(uuid.NewUUID())
+			}
+		}),
 		Validate:                 api.Check(validateLimitRange),
 		ValidateUpdate:           api.CheckUpdate(func(l, _ *corev1.LimitRange) field.ErrorList { return validateLimitRange(l) }),
 		AllowCreateOnUpdate:      true,

@@ -61,7 +61,7 @@ func node() *api.Kind {
 }
 
 func defaultNode(n *corev1.Node) {
-	if n.Status.Allocatable == nil && n.Status.Capacity != nil {
+	if len(n.Status.Allocatable) == 0 && n.Status.Capacity != nil {
 		n.Status.Allocatable = n.Status.Capacity.DeepCopy()
 	}
 	// podCIDR and podCIDRs[0] are the same thing under an old and a new name.
@@ -90,6 +90,10 @@ func validateNode(n *corev1.Node) field.ErrorList {
 	errs := validateNodeAnnotations(n)
 	errs = append(errs, validateTaints(n.Spec.Taints, field.NewPath("metadata", "taints"))...)
 	errs = append(errs, validateNodeResources(n)...)
+	if s := n.Status.NodeInfo.Swap; s != nil && s.Capacity != nil {
+		errs = append(errs, check.Positive(*s.Capacity, field.NewPath("metadata", "nodeSwapStatus", "capacity"))...) // upstream's name for it
+	}
+	errs = append(errs, validateDeclaredFeatures(n.Status.DeclaredFeatures, field.NewPath("status", "declaredFeatures"))...)
 	return append(errs, validatePodCIDRs(n.Spec.PodCIDRs, field.NewPath("spec", "podCIDRs"))...)
 }
 
@@ -115,10 +119,10 @@ func validatePodCIDRs(cidrs []string, p *field.Path) field.ErrorList {
 	}
 	if len(cidrs) > 1 {
 		dual, err := netutils.IsDualStackCIDRStrings(cidrs)
-		switch {
-		case err != nil:
+		if err != nil {
 			errs = append(errs, field.InternalError(p, fmt.Errorf("invalid PodCIDRs. failed to check with dual stack with error:%w", err)))
-		case !dual || len(cidrs) > 2:
+		}
+		if !dual || len(cidrs) > 2 {
 			errs = append(errs, field.Invalid(p, cidrs, "may specify no more than one CIDR for each IP family"))
 		}
 	}
@@ -196,7 +200,10 @@ var featureName = regexp.MustCompile(`^[A-Z][a-zA-Z0-9]*(/[a-zA-Z][a-zA-Z0-9]*)*
 func validateDeclaredFeatures(names []string, p *field.Path) field.ErrorList {
 	var errs field.ErrorList
 	for i, name := range names {
-		if !featureName.MatchString(name) {
+		switch {
+		case len(name) > validation.DNS1123SubdomainMaxLength:
+			errs = append(errs, field.Invalid(p.Index(i), name, fmt.Sprintf("invalid feature name %q: must be no more than %d characters", name, validation.DNS1123SubdomainMaxLength)))
+		case !featureName.MatchString(name):
 			errs = append(errs, field.Invalid(p.Index(i), name, fmt.Sprintf("invalid feature name %q: must start with an UpperCamelCase segment, with subsequent segments separated by '/' (e.g., MyFeature or MyFeature/mySubFeature), and contain only alphanumeric characters and slashes", name)))
 		}
 		if i+1 == len(names) {
@@ -222,12 +229,13 @@ func validateNodeResources(n *corev1.Node) field.ErrorList {
 			errs = append(errs, check.ResourceQuantity(name, list.of[name], field.NewPath("status", list.name, string(name)))...)
 		}
 	}
-	return append(errs, validateDeclaredFeatures(n.Status.DeclaredFeatures, field.NewPath("status", "declaredFeatures"))...)
+	return errs
 }
 
 func validateNodeUpdate(n, old *corev1.Node) field.ErrorList {
 	errs := validateNodeAnnotations(n)
 	errs = append(errs, validateNodeResources(n)...)
+	errs = append(errs, validateDeclaredFeatures(n.Status.DeclaredFeatures, field.NewPath("status", "declaredFeatures"))...)
 	spec, seen := field.NewPath("spec"), sets.New[corev1.NodeAddress]()
 	for i, a := range n.Status.Addresses {
 		if seen.Has(a) {
@@ -245,7 +253,11 @@ func validateNodeUpdate(n, old *corev1.Node) field.ErrorList {
 		}
 	}
 	if old.Spec.ProviderID != "" && old.Spec.ProviderID != n.Spec.ProviderID {
-		errs = append(errs, field.Forbidden(spec.Child("providerID"), "node updates may not change providerID except from \"\" to valid"))
+		text := "field cannot be modified once set"
+		if n.Spec.ProviderID == "" {
+			text = "field cannot be cleared once set"
+		}
+		errs = append(errs, check.Declared(field.ErrorList{field.Invalid(spec.Child("providerID"), nil, text)})...)
 	}
 	errs = append(errs, validateTaints(n.Spec.Taints, field.NewPath("metadata", "taints"))...)
 	if old.Spec.DoNotUseExternalID != n.Spec.DoNotUseExternalID {

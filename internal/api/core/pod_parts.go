@@ -59,22 +59,37 @@ func ValidatePodEphemeralContainersUpdate(obj, old api.Object) field.ErrorList {
 func PreparePodResize(obj, old api.Object) {
 	p, was := obj.(*corev1.Pod), old.(*corev1.Pod)
 	sent := keepPod(p, was)
-	takeResources(p.Spec.Containers, sent.Spec.Containers)
-	takeResources(p.Spec.InitContainers, sent.Spec.InitContainers)
+	p.Spec.Containers = takeResources(p.Spec.Containers, sent.Spec.Containers)
+	p.Spec.InitContainers = takeResources(p.Spec.InitContainers, sent.Spec.InitContainers)
 	p.Spec.Resources = sent.Spec.Resources
 	keepPodLevelResources(p, was)
 	podspec.SetPodLevelResources(p)
 	podspec.DropDisabled(&p.Spec, &was.Spec)
 }
 
-func takeResources(list, from []corev1.Container) {
+// takeResources returns list with the resources that were sent. Other containers than there are, or in another order, are left as sent: they are refused.
+func takeResources(list, sent []corev1.Container) []corev1.Container {
+	if !slices.EqualFunc(list, sent, func(a, b corev1.Container) bool { return a.Name == b.Name }) {
+		return sent
+	}
 	for i := range list {
-		for j := range from {
-			if from[j].Name == list[i].Name {
-				list[i].Resources, list[i].ResizePolicy = from[j].Resources, from[j].ResizePolicy
-			}
+		list[i].Resources, list[i].ResizePolicy = sent[i].Resources, sent[i].ResizePolicy
+	}
+	return list
+}
+
+// sameContainers wants those of a pod to be what they were, in their order.
+func sameContainers(list, old []corev1.Container, p *field.Path, what string) field.ErrorList {
+	if len(list) != len(old) {
+		return field.ErrorList{field.Forbidden(p, what+" may not be added or removed on resize")}
+	}
+	var errs field.ErrorList
+	for i := range list {
+		if list[i].Name != old[i].Name {
+			errs = append(errs, field.Forbidden(p.Index(i).Child("name"), what+" may not be renamed or reordered on resize"))
 		}
 	}
+	return errs
 }
 
 // ValidatePodResize checks such an update: processor and memory may change within the pod's class of service.
@@ -94,6 +109,10 @@ func ValidatePodResize(obj, old api.Object) field.ErrorList {
 	}
 	if podQOS(was) != podspec.QOSClass(&p.Spec) {
 		errs = append(errs, field.Invalid(spec, p.Status.QOSClass, "Pod QOS Class may not change as a result of resizing"))
+	}
+	if others := append(sameContainers(p.Spec.Containers, was.Spec.Containers, spec.Child("containers"), "containers"),
+		sameContainers(p.Spec.InitContainers, was.Spec.InitContainers, spec.Child("initContainers"), "initContainers")...); len(others) > 0 {
+		return append(errs, others...) // the rest compares containers by their places
 	}
 	may := p.Spec.DeepCopy()
 	for i := range may.Containers {

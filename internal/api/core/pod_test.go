@@ -145,7 +145,7 @@ func TestPodUpdateShowsTheDifference(t *testing.T) {
 	p := old.DeepCopy()
 	p.Spec.HostNetwork = true
 	errs := validatePodUpdate(p, old)
-	if len(errs) != 1 || !strings.HasSuffix(errs[0].Detail, "\n@@ -44,7 +44,7 @@\n  \"AutomountServiceAccountToken\": null,\n  \"NodeName\": \"\",\n  \"SecurityContext\": {\n-  \"HostNetwork\": false,\n+  \"HostNetwork\": true,\n   \"HostPID\": false,\n   \"HostIPC\": false,\n   \"ShareProcessNamespace\": null,\n") {
+	if len(errs) != 1 || !strings.HasSuffix(errs[0].Detail, "\n@@ -44,7 +44,7 @@\n  \"DeprecatedServiceAccount\": \"\",\n  \"AutomountServiceAccountToken\": null,\n  \"NodeName\": \"\",\n- \"HostNetwork\": false,\n+ \"HostNetwork\": true,\n  \"HostPID\": false,\n  \"HostIPC\": false,\n  \"ShareProcessNamespace\": null,\n") {
 		t.Errorf("got %v", errs)
 	}
 }
@@ -215,6 +215,15 @@ func TestPodResize(t *testing.T) {
 	}{
 		{"more", func(p *corev1.Pod) { quantity(p, "cpu", "2"); quantity(p, "memory", "2Gi") }, nil},
 		{"another image", func(p *corev1.Pod) { p.Spec.Containers[0].Image = "j"; p.Labels = map[string]string{"a": "b"} }, nil},
+		{"another name", func(p *corev1.Pod) { p.Spec.Containers[0].Name = "d"; p.Spec.Containers[0].Image = "i" }, []string{
+			`spec.containers[0].name: Forbidden: containers may not be renamed or reordered on resize`}},
+		{"one more", func(p *corev1.Pod) {
+			one := p.Spec.Containers[0].DeepCopy()
+			one.Name = "d"
+			p.Spec.Containers = append(p.Spec.Containers, *one)
+		}, []string{`spec.containers: Forbidden: containers may not be added or removed on resize`}},
+		{"no init container", func(p *corev1.Pod) { p.Spec.InitContainers = nil }, []string{
+			`spec.initContainers: Forbidden: initContainers may not be added or removed on resize`}},
 		{"a request less", func(p *corev1.Pod) { delete(p.Spec.Containers[0].Resources.Requests, "memory") }, []string{
 			`spec.containers[0].resources.requests: Forbidden: resource requests cannot be removed`}},
 		{"a limit less", func(p *corev1.Pod) { p.Spec.Containers[0].Resources.Limits = nil }, []string{

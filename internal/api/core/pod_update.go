@@ -158,9 +158,13 @@ func validateGatesUpdate(now, was []corev1.PodSchedulingGate, p *field.Path) fie
 	for _, g := range was {
 		before.Insert(g.Name)
 	}
+	last := map[string]int{} // of gates with one name, the last is told of
+	for i, g := range now {
+		last[g.Name] = i
+	}
 	var errs field.ErrorList
 	for i, g := range now {
-		if !before.Has(g.Name) {
+		if !before.Has(g.Name) && last[g.Name] == i {
 			errs = append(errs, field.Forbidden(p.Index(i).Child("name"), fmt.Sprintf("only deletion is allowed, but found new scheduling gate '%s'", g.Name)))
 		}
 	}

@@ -42,12 +42,10 @@ func replicationController() *api.Kind {
 			r.Status = old.Status
 			podspec.DropDisabledTemplate(r.Spec.Template, old.Spec.Template)
 		}),
-		PrepareForStatusUpdate: api.OnUpdate(func(r, old *corev1.ReplicationController) { r.Spec = old.Spec }),
-		Default:                api.On(defaultReplicationController),
-		Validate:               api.Check(func(r *corev1.ReplicationController) field.ErrorList { return validateReplicationController(r, nil) }),
-		ValidateUpdate: api.CheckUpdate(func(c, old *corev1.ReplicationController) field.ErrorList {
-			return check.Twice(validateReplicationController(c, old))
-		}),
+		PrepareForStatusUpdate:   api.OnUpdate(func(r, old *corev1.ReplicationController) { r.Spec = old.Spec }),
+		Default:                  api.On(defaultReplicationController),
+		Validate:                 api.Check(func(r *corev1.ReplicationController) field.ErrorList { return validateReplicationController(r, nil) }),
+		ValidateUpdate:           api.CheckUpdate(validateReplicationController),
 		Warnings:                 api.Warn(warnReplicationController),
 		ValidateStatusUpdate:     api.CheckUpdate(validateReplicationControllerStatus),
 		AllowUnconditionalUpdate: true,
@@ -98,24 +96,26 @@ func defaultReplicationController(r *corev1.ReplicationController) {
 
 func warnReplicationController(r, old *corev1.ReplicationController) []string {
 	var out []string
-	var before *corev1.PodTemplateSpec
+	p := field.NewPath("spec", "template")
 	if old == nil {
 		if texts := validation.IsDNS1123Label(r.Name); len(texts) > 0 {
 			out = append(out, fmt.Sprintf("metadata.name: this is used in Pod names and hostnames, which can result in surprising behavior; a DNS label is recommended: %v", texts))
 		}
-	} else if before = old.Spec.Template; r.Generation == old.Generation {
-		return nil
-	}
-	if r.Spec.Template == nil {
+		if r.Spec.Template != nil {
+			out = append(out, podspec.Warnings(r.Spec.Template, nil, p)...)
+		}
 		return out
 	}
-	return append(out, podspec.Warnings(r.Spec.Template, before, field.NewPath("template"))...)
+	if r.Generation == old.Generation || old.Spec.Template == nil {
+		return nil
+	}
+	return podspec.Warnings(old.Spec.Template, r.Spec.Template, p) // upstream looks at the template that was there
 }
 
 func validateReplicationController(r, old *corev1.ReplicationController) field.ErrorList {
 	var errs field.ErrorList
 	p := field.NewPath("spec")
-	errs = append(errs, check.NonNegative(int64(r.Spec.MinReadySeconds), p.Child("minReadySeconds"))...)
+	errs = append(errs, check.Declared(check.NonNegative(int64(r.Spec.MinReadySeconds), p.Child("minReadySeconds")))...)
 	selector := labels.SelectorFromSet(r.Spec.Selector)
 	if selector.Empty() {
 		errs = append(errs, field.Required(p.Child("selector"), ""))
@@ -123,7 +123,7 @@ func validateReplicationController(r, old *corev1.ReplicationController) field.E
 	if r.Spec.Replicas == nil {
 		errs = append(errs, field.Required(p.Child("replicas"), ""))
 	} else {
-		errs = append(errs, check.NonNegative(int64(*r.Spec.Replicas), p.Child("replicas"))...)
+		errs = append(errs, check.Declared(check.NonNegative(int64(*r.Spec.Replicas), p.Child("replicas")))...)
 	}
 	t := r.Spec.Template
 	if t == nil {

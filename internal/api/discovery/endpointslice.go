@@ -51,6 +51,10 @@ func endpointSlice() *api.Kind {
 		}),
 		PrepareForCreate: api.On(dropTopology),
 		PrepareForUpdate: api.OnUpdate(func(s, old *discoveryv1.EndpointSlice) {
+			// What is dropped counts as a change all the same.
+			if !apiequality.Semantic.DeepEqual(s.Endpoints, old.Endpoints) {
+				s.Generation = old.Generation + 1
+			}
 			if !slices.ContainsFunc(old.Endpoints, func(e discoveryv1.Endpoint) bool { return len(e.DeprecatedTopology) > 0 }) {
 				dropTopology(s)
 			}
@@ -58,7 +62,7 @@ func endpointSlice() *api.Kind {
 		Default:  api.On(defaultEndpointSlice),
 		Validate: api.Check(func(s *discoveryv1.EndpointSlice) field.ErrorList { return validateEndpointSlice(s, nil) }),
 		ValidateUpdate: api.CheckUpdate(func(s, old *discoveryv1.EndpointSlice) field.ErrorList {
-			return append(validateEndpointSlice(s, old), check.Immutable(s.AddressType, old.AddressType, field.NewPath("addressType"))...)
+			return append(validateEndpointSlice(s, old), check.Unchanged(s.AddressType, old.AddressType, field.NewPath("addressType"))...)
 		}),
 		Warnings:                 api.Warn(warnEndpointSlice),
 		AllowUnconditionalUpdate: true,
@@ -153,7 +157,7 @@ func validateEndpoints(endpoints []discoveryv1.Endpoint, kind discoveryv1.Addres
 		addresses := at.Child("addresses")
 		switch n := len(e.Addresses); {
 		case n == 0:
-			errs = append(errs, field.Required(addresses, "must contain at least 1 address"))
+			errs = append(errs, check.Missing(addresses)...)
 		case n > maxAddresses:
 			errs = append(errs, field.TooMany(addresses, n, maxAddresses))
 		}
@@ -270,8 +274,11 @@ func validatePorts(ports []discoveryv1.EndpointPort, p *field.Path) field.ErrorL
 	return errs
 }
 
-func warnEndpointSlice(s, _ *discoveryv1.EndpointSlice) []string {
+func warnEndpointSlice(s, old *discoveryv1.EndpointSlice) []string {
 	if s.AddressType == discoveryv1.AddressTypeFQDN {
+		if old != nil {
+			return nil // said when it was made
+		}
 		return []string{"spec.addressType: FQDN endpoints are deprecated"}
 	}
 	var out []string

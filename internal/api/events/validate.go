@@ -5,6 +5,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
@@ -108,10 +109,15 @@ func validateUpdate(e, old *corev1.Event) field.ErrorList {
 	keep := func(now, was any, name string) {
 		errs = append(errs, check.Immutable(now, was, field.NewPath(name))...)
 	}
-	keep(e.InvolvedObject, old.InvolvedObject, "involvedObject")
+	keepAll := func(now, was any, name string) {
+		if !apiequality.Semantic.DeepEqual(now, was) {
+			keep(check.Rendered(now), nil, name)
+		}
+	}
+	keepAll(e.InvolvedObject, old.InvolvedObject, "involvedObject")
 	keep(e.Reason, old.Reason, "reason")
 	keep(e.Message, old.Message, "message")
-	keep(e.Source, old.Source, "source")
+	keepAll(e.Source, old.Source, "source")
 	keep(e.FirstTimestamp, old.FirstTimestamp, "firstTimestamp")
 	keep(e.LastTimestamp, old.LastTimestamp, "lastTimestamp")
 	keep(e.Count, old.Count, "count")
@@ -122,7 +128,7 @@ func validateUpdate(e, old *corev1.Event) field.ErrorList {
 		keep(e.EventTime, old.EventTime, "eventTime")
 	}
 	keep(e.Action, old.Action, "action")
-	keep(e.Related, old.Related, "related")
+	keepAll(e.Related, old.Related, "related")
 	keep(e.ReportingController, old.ReportingController, "reportingController")
 	keep(e.ReportingInstance, old.ReportingInstance, "reportingInstance")
 	return errs

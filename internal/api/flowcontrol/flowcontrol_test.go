@@ -40,7 +40,7 @@ func TestStatus(t *testing.T) {
 		apitest.CheckChanges(t, flowcontrol.Kinds(), kind, "status", []apitest.Change{
 			{"a condition", spec, spec + "status: {conditions: [{type: Dangling, status: 'False'}]}", ""},
 			{"twice, and without a name", spec, spec + "status: {conditions: [{type: a}, {type: a}, {}]}",
-				"status.conditions[1].type: Duplicate value: \"a\"\nstatus.conditions[2].type: Required value: must not be empty"},
+				"status.conditions[1].type: Duplicate value: \"a\"\nstatus.conditions[2].type: Required value"},
 		})
 	}
 }
@@ -55,7 +55,7 @@ func TestPriorityLevelConfiguration(t *testing.T) {
 		{"rejects and queues", "metadata: {name: a}\nspec: {type: Limited, limited: {limitResponse: {type: Reject, queuing: {}}}}", "spec.limited.limitResponse.queuing: Forbidden"},
 		{"exempt", "metadata: {name: exempt}\nspec: {type: Exempt}", ""},
 		{"exempts more", "metadata: {name: a}\nspec: {type: Exempt}", "must be 'Exempt' if and only if `name` is 'exempt'"},
-		{"limits nothing", "metadata: {name: a}\nspec: {type: Limited}", "spec.limited: Required value: must not be empty when type is Limited"},
+		{"limits nothing", "metadata: {name: a}\nspec: {type: Limited}", "spec.limited: Required value"},
 		{"unknown", "metadata: {name: a}\nspec: {type: Some}", `spec.type: Unsupported value: "Some": supported values: "Exempt", "Limited"`},
 		{"a large hand", queues("queues: 4, handSize: 5"), "should not be greater than queues (4)"},
 		{"too many queues", queues("queues: 10000001, handSize: 1"), "must not be greater than 10000000"},

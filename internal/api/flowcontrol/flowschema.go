@@ -119,7 +119,7 @@ func validateConditions[T ~string](types []T) field.ErrorList {
 			errs = append(errs, field.Duplicate(at, t))
 		}
 		if t == "" {
-			errs = append(errs, field.Required(at, "must not be empty"))
+			errs = append(errs, check.Missing(at)...)
 		}
 	}
 	return errs

@@ -108,28 +108,21 @@ func validateLevel(l *flowcontrolv1.PriorityLevelConfiguration) field.ErrorList 
 	p, s := field.NewPath("spec"), &l.Spec
 	var errs field.ErrorList
 	exempt := l.Name == flowcontrolv1.PriorityLevelConfigurationNameExempt
-	known := s.Type == flowcontrolv1.PriorityLevelEnablementExempt || s.Type == flowcontrolv1.PriorityLevelEnablementLimited
-	if known && exempt != (s.Type == flowcontrolv1.PriorityLevelEnablementExempt) {
+	if exempt != (s.Type == flowcontrolv1.PriorityLevelEnablementExempt) {
 		errs = append(errs, field.Invalid(p.Child("type"), s.Type, "must be 'Exempt' if and only if `name` is 'exempt'"))
 	}
+	errs = append(errs, declareLevel(s, p)...)
 	switch s.Type {
 	case flowcontrolv1.PriorityLevelEnablementExempt:
-		if s.Limited != nil {
-			errs = append(errs, field.Forbidden(p.Child("limited"), "must be nil if the type is not Limited"))
-		}
 		if e := s.Exempt; e != nil {
 			errs = append(errs, validateShares(e.NominalConcurrencyShares, p.Child("exempt", "nominalConcurrencyShares"))...)
 			errs = append(errs, validatePercent(e.LendablePercent, p.Child("exempt", "lendablePercent"))...)
 		}
 	case flowcontrolv1.PriorityLevelEnablementLimited:
-		if s.Exempt != nil {
-			errs = append(errs, field.Forbidden(p.Child("exempt"), "must be nil if the type is Limited"))
-		}
-		if s.Limited == nil {
-			errs = append(errs, field.Required(p.Child("limited"), "must not be empty when type is Limited"))
-		} else {
+		if s.Limited != nil {
 			errs = append(errs, validateLimited(s.Limited, p.Child("limited"))...)
 		}
+	case "":
 	default:
 		errs = append(errs, check.OneOf(s.Type, p.Child("type"), flowcontrolv1.PriorityLevelEnablementExempt, flowcontrolv1.PriorityLevelEnablementLimited)...)
 	}
@@ -145,6 +138,38 @@ func validateLevel(l *flowcontrolv1.PriorityLevelConfiguration) field.ErrorList 
 		}
 	}
 	return errs
+}
+
+// declareLevel wants the parts that go with the type, and no others.
+func declareLevel(s *flowcontrolv1.PriorityLevelConfigurationSpec, p *field.Path) field.ErrorList {
+	var errs field.ErrorList
+	limited := s.Type == flowcontrolv1.PriorityLevelEnablementLimited
+	if s.Exempt != nil && s.Type != flowcontrolv1.PriorityLevelEnablementExempt {
+		errs = append(errs, field.Forbidden(p.Child("exempt"), ""))
+	}
+	switch {
+	case limited && s.Limited == nil:
+		errs = append(errs, field.Required(p.Child("limited"), ""))
+	case !limited && s.Limited != nil:
+		errs = append(errs, field.Forbidden(p.Child("limited"), ""))
+	}
+	if s.Type == "" {
+		errs = append(errs, field.Required(p.Child("type"), ""))
+	}
+	if s.Limited != nil {
+		r, response := &s.Limited.LimitResponse, p.Child("limited", "limitResponse")
+		queue := r.Type == flowcontrolv1.LimitResponseTypeQueue
+		switch {
+		case queue && r.Queuing == nil:
+			errs = append(errs, field.Required(response.Child("queuing"), ""))
+		case !queue && r.Queuing != nil:
+			errs = append(errs, field.Forbidden(response.Child("queuing"), ""))
+		}
+		if r.Type == "" {
+			errs = append(errs, field.Required(response.Child("type"), ""))
+		}
+	}
+	return check.Declared(errs)
 }
 
 func validateLevelStatus(l *flowcontrolv1.PriorityLevelConfiguration) field.ErrorList {
@@ -195,14 +220,9 @@ func validateLimited(x *flowcontrolv1.LimitedPriorityLevelConfiguration, p *fiel
 	errs := validateShares(x.NominalConcurrencyShares, p.Child("nominalConcurrencyShares"))
 	response := p.Child("limitResponse")
 	switch queuing := response.Child("queuing"); x.LimitResponse.Type {
-	case flowcontrolv1.LimitResponseTypeReject:
-		if x.LimitResponse.Queuing != nil {
-			errs = append(errs, field.Forbidden(queuing, "must be nil if limited.limitResponse.type is not Limited"))
-		}
+	case flowcontrolv1.LimitResponseTypeReject, "":
 	case flowcontrolv1.LimitResponseTypeQueue:
-		if x.LimitResponse.Queuing == nil {
-			errs = append(errs, field.Required(queuing, "must not be empty if limited.limitResponse.type is Limited"))
-		} else {
+		if x.LimitResponse.Queuing != nil {
 			errs = append(errs, validateQueuing(x.LimitResponse.Queuing, queuing)...)
 		}
 	default:

@@ -71,8 +71,13 @@ func validateIngressClass(c *networkingv1.IngressClass) field.ErrorList {
 	if p.APIGroup != nil {
 		errs = append(errs, check.DNSSubdomain(*p.APIGroup, at.Child("apiGroup"))...)
 	}
-	errs = append(errs, validateSegment(p.Kind, at.Child("kind"))...)
-	errs = append(errs, validateSegment(p.Name, at.Child("name"))...)
+	for _, f := range []struct{ name, value string }{{"kind", p.Kind}, {"name", p.Name}} {
+		if f.value == "" {
+			errs = append(errs, check.Missing(at.Child(f.name))...)
+		} else {
+			errs = append(errs, validateSegment(f.value, at.Child(f.name))...)
+		}
+	}
 	if p.Scope == nil {
 		return append(errs, field.Required(at.Child("scope"), ""))
 	}

@@ -4,7 +4,6 @@ import (
 	"time"
 
 	networkingv1 "k8s.io/api/networking/v1"
-	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/api/validation/path"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -34,11 +33,7 @@ func ipAddress() *api.Kind {
 		},
 		Validate: api.Check(validateIPAddress),
 		ValidateUpdate: api.CheckUpdate(func(a, old *networkingv1.IPAddress) field.ErrorList {
-			errs := validateIPAddress(a)
-			if !apiequality.Semantic.DeepEqual(a.Spec.ParentRef, old.Spec.ParentRef) {
-				errs = append(errs, field.Invalid(field.NewPath("spec", "parentRef"), check.Rendered(a.Spec.ParentRef), check.ImmutableText))
-			}
-			return errs
+			return append(validateIPAddress(a), check.Unchanged(a.Spec.ParentRef, old.Spec.ParentRef, field.NewPath("spec", "parentRef"))...)
 		}),
 		AllowUnconditionalUpdate: true,
 		Columns: api.Columns(

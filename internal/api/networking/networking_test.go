@@ -146,6 +146,22 @@ func TestRows(t *testing.T) {
 	}
 }
 
+// TestUnchanged: the addresses of a cluster stay where they are.
+func TestUnchanged(t *testing.T) {
+	cidrs := func(s string) string { return "metadata: {name: a}\nspec: {cidrs: [" + s + "]}" }
+	apitest.CheckChanges(t, networking.Kinds(), "ServiceCIDR", "", []apitest.Change{
+		{"another", cidrs("10.0.0.0/16"), cidrs("ten"), "spec.cidrs[0]: Invalid value: \"ten\": field is immutable"},
+		{"a second", cidrs("10.0.0.0/16"), cidrs("10.0.0.0/16, ten"), "spec.cidrs[1]: Invalid value: \"ten\": must be a valid CIDR value"},
+		{"one less", cidrs("10.0.0.0/16, 'fd00::/112'"), cidrs("10.0.0.0/16"), "spec.cidrs: Invalid value: [\"10.0.0.0/16\"]: field is immutable"},
+	})
+	parent := func(name string) string {
+		return "metadata: {name: 10.0.0.1}\nspec: {parentRef: {resource: services, namespace: n, name: " + name + "}}"
+	}
+	apitest.CheckChanges(t, networking.Kinds(), "IPAddress", "", []apitest.Change{
+		{"another owner", parent("a"), parent("b"), "spec.parentRef: Invalid value: null: field is immutable"},
+	})
+}
+
 // TestStoredBefore: what an older server took does not stand in the way of other changes, but comes in no more.
 func TestStoredBefore(t *testing.T) {
 	const rules = "rules: [{host: a.b}]"

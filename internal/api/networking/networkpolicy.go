@@ -1,6 +1,7 @@
 package networking
 
 import (
+	"reflect"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -29,8 +30,10 @@ func networkPolicy() *api.Kind {
 			api.NewVersion[networkingv1.NetworkPolicy, networkingv1.NetworkPolicyList]("v1"),
 			api.Legacy[*networkingv1.NetworkPolicy, extensionsv1beta1.NetworkPolicy, extensionsv1beta1.NetworkPolicyList]("extensions", "v1beta1", nil, nil),
 		},
-		Hub:                      "v1",
-		HasGeneration:            true,
+		Hub:           "v1",
+		HasGeneration: true,
+		// As upstream, which takes no list for another than an empty one.
+		GenerationChanged:        api.Changed(func(n, old *networkingv1.NetworkPolicy) bool { return !reflect.DeepEqual(n.Spec, old.Spec) }),
 		Default:                  api.On(defaultNetworkPolicy),
 		Validate:                 api.Check(func(n *networkingv1.NetworkPolicy) field.ErrorList { return validateNetworkPolicy(n, nil) }),
 		ValidateUpdate:           api.CheckUpdate(validateNetworkPolicy),
@@ -133,7 +136,7 @@ func validatePolicyPorts(ports []networkingv1.NetworkPolicyPort, p *field.Path) 
 			errs = append(errs, check.Port(port.Port.IntVal, at.Child("port"))...)
 			if port.EndPort != nil {
 				if *port.EndPort < port.Port.IntVal {
-					errs = append(errs, field.Invalid(end, port.Port.IntVal, "must be greater than or equal to `port`"))
+					errs = append(errs, field.Invalid(end, *port.EndPort, "must be greater than or equal to `port`"))
 				}
 				errs = append(errs, check.Port(*port.EndPort, end)...)
 			}
@@ -176,7 +179,7 @@ func validatePeers(peers []networkingv1.NetworkPolicyPeer, p *field.Path, known 
 
 func validateBlock(b *networkingv1.IPBlock, p *field.Path, known []string) field.ErrorList {
 	if b.CIDR == "" {
-		return field.ErrorList{field.Required(p.Child("cidr"), "")}
+		return check.Missing(p.Child("cidr"))
 	}
 	errs := check.CIDR(b.CIDR, p.Child("cidr"), known...)
 	_, outer, err := netutils.ParseCIDRSloppy(b.CIDR)

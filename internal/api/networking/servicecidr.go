@@ -29,7 +29,7 @@ func serviceCIDR() *api.Kind {
 		PrepareForStatusUpdate: api.OnUpdate(func(c, old *networkingv1.ServiceCIDR) { c.Spec = old.Spec }),
 		Validate:               api.Check(func(c *networkingv1.ServiceCIDR) field.ErrorList { return validateCIDRs(c.Spec.CIDRs) }),
 		ValidateUpdate: api.CheckUpdate(func(c, old *networkingv1.ServiceCIDR) field.ErrorList {
-			return append(validateCIDRs(c.Spec.CIDRs), unchangedCIDRs(c.Spec.CIDRs, old.Spec.CIDRs)...)
+			return unchangedCIDRs(c.Spec.CIDRs, old.Spec.CIDRs)
 		}),
 		AllowUnconditionalUpdate: true,
 		Columns: api.Columns(
@@ -47,7 +47,7 @@ func serviceCIDR() *api.Kind {
 func unchangedCIDRs(cidrs, old []string) field.ErrorList {
 	p := field.NewPath("spec", "cidrs")
 	if len(old) == 1 && len(cidrs) == 2 {
-		return check.Immutable(cidrs[0], old[0], p.Index(0))
+		return append(check.Immutable(cidrs[0], old[0], p.Index(0)), validateCIDRs(cidrs)...)
 	}
 	if len(old) != len(cidrs) {
 		return check.Immutable(cidrs, old, p)

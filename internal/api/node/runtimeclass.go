@@ -26,7 +26,10 @@ func runtimeClass() *api.Kind {
 		Validate: api.Check(validateRuntimeClass),
 		Warnings: api.Warn(warnRuntimeClass),
 		ValidateUpdate: api.CheckUpdate(func(c, old *nodev1.RuntimeClass) field.ErrorList {
-			return append(validateRuntimeClass(c), check.Immutable(c.Handler, old.Handler, field.NewPath("handler"))...)
+			if errs := check.Unchanged(c.Handler, old.Handler, field.NewPath("handler")); len(errs) > 0 {
+				return append(errs, validateRuntimeClass(c)...)
+			}
+			return validateRuntimeClass(c)
 		}),
 		Columns: api.Columns(
 			table.Name(),
@@ -56,9 +59,9 @@ func warnRuntimeClass(c, _ *nodev1.RuntimeClass) []string {
 func validateRuntimeClass(c *nodev1.RuntimeClass) field.ErrorList {
 	var errs field.ErrorList
 	if c.Handler == "" {
-		errs = append(errs, field.Required(field.NewPath("handler"), ""))
+		errs = append(errs, check.Missing(field.NewPath("handler"))...)
 	} else {
-		errs = append(errs, check.DNSLabel(c.Handler, field.NewPath("handler"))...)
+		errs = append(errs, check.ShortName(c.Handler, field.NewPath("handler"))...)
 	}
 	if c.Overhead != nil {
 		errs = append(errs, podspec.ValidateOverhead(c.Overhead.PodFixed, field.NewPath("overhead"))...)

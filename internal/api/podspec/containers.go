@@ -34,7 +34,7 @@ func (v *specValidation) validateCommon(c *corev1.Container, p *field.Path) fiel
 		}))
 	}
 	errs = append(errs, validatePorts(c.Ports, p.Child("ports"))...)
-	errs = append(errs, v.validateEnv(c.Env, p.Child("env"))...)
+	errs = append(errs, validateEnv(c.Env, p.Child("env"))...)
 	errs = append(errs, validateEnvFrom(c.EnvFrom, p.Child("envFrom"))...)
 	errs = append(errs, v.validateMounts(c, p.Child("volumeMounts"))...)
 	errs = append(errs, v.validateDevices(c, p.Child("volumeDevices"))...)
@@ -88,6 +88,11 @@ func (v *specValidation) validateInitContainers(p *field.Path) field.ErrorList {
 	for i := range v.spec.InitContainers {
 		c, at := &v.spec.InitContainers[i], p.Index(i)
 		errs = append(errs, v.validateCommon(c, at)...)
+		restart := v.validateContainerRestart(c, at)
+		if c.RestartPolicy == nil && len(restart) > 1 {
+			restart = restart[:1] // rules are not looked at where there is no policy
+		}
+		errs = append(errs, restart...)
 		if seen.Has(c.Name) {
 			errs = append(errs, field.Duplicate(at.Child("name"), c.Name))
 		} else if c.Name != "" {
@@ -102,7 +107,6 @@ func (v *specValidation) validateInitContainers(p *field.Path) field.ErrorList {
 				errs = append(errs, forbidRestartOnResize(c, at)...)
 			}
 		}
-		errs = append(errs, v.validateContainerRestart(c, at)...)
 	}
 	return errs
 }

@@ -1,8 +1,7 @@
 package podspec
 
 import (
-	"strings"
-
+	"github.com/distribution/reference"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/component-helpers/resource"
 
@@ -231,14 +230,14 @@ func RoundResources(list corev1.ResourceList) {
 	}
 }
 
-// pullPolicy is Always for images that may change under their name, which are those with the tag "latest" or none.
+// pullPolicy is Always for images that may change under their name, which are those with the tag "latest" or none. Of what is no name
+// of an image nobody knows.
 func pullPolicy(image string) corev1.PullPolicy {
-	name, _, digested := strings.Cut(image, "@")
-	tag := ""
-	if i := strings.LastIndexByte(name, ':'); i >= 0 && !strings.Contains(name[i:], "/") {
-		tag = name[i+1:]
+	name, err := reference.ParseNormalizedNamed(image)
+	if err != nil {
+		return corev1.PullIfNotPresent
 	}
-	if tag == "latest" || (tag == "" && !digested) {
+	if tagged, ok := name.(reference.Tagged); reference.IsNameOnly(name) || ok && tagged.Tag() == "latest" {
 		return corev1.PullAlways
 	}
 	return corev1.PullIfNotPresent

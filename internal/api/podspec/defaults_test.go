@@ -49,15 +49,15 @@ func TestSetPodDefaults(t *testing.T) {
 func TestContainerDefaults(t *testing.T) {
 	for name, c := range map[string]struct{ in, want string }{
 		"probes": {
-			in: `{"livenessProbe":{"httpGet":{"port":1}},"readinessProbe":{"grpc":{"port":2},"periodSeconds":5},"startupProbe":{"tcpSocket":{"port":3}}}`,
-			want: `{"livenessProbe":{"httpGet":{"port":1,"path":"/","scheme":"HTTP"},"timeoutSeconds":1,"periodSeconds":10,"successThreshold":1,"failureThreshold":3},
+			in: `{"image":"x","livenessProbe":{"httpGet":{"port":1}},"readinessProbe":{"grpc":{"port":2},"periodSeconds":5},"startupProbe":{"tcpSocket":{"port":3}}}`,
+			want: `{"image":"x","livenessProbe":{"httpGet":{"port":1,"path":"/","scheme":"HTTP"},"timeoutSeconds":1,"periodSeconds":10,"successThreshold":1,"failureThreshold":3},
 				"readinessProbe":{"grpc":{"port":2,"service":""},"timeoutSeconds":1,"periodSeconds":5,"successThreshold":1,"failureThreshold":3},
 				"startupProbe":{"tcpSocket":{"port":3},"timeoutSeconds":1,"periodSeconds":10,"successThreshold":1,"failureThreshold":3}}`,
 		},
 		"ports, environment, hooks": {
-			in: `{"ports":[{"containerPort":1},{"containerPort":2,"protocol":"UDP"}],"env":[{"name":"a","valueFrom":{"fieldRef":{"fieldPath":"metadata.uid"}}},
+			in: `{"image":"x","ports":[{"containerPort":1},{"containerPort":2,"protocol":"UDP"}],"env":[{"name":"a","valueFrom":{"fieldRef":{"fieldPath":"metadata.uid"}}},
 				{"name":"b","valueFrom":{"fileKeyRef":{"volumeName":"v","path":"p","key":"k"}}}],"lifecycle":{"preStop":{"httpGet":{"port":9,"path":"/x"}}}}`,
-			want: `{"ports":[{"containerPort":1,"protocol":"TCP"},{"containerPort":2,"protocol":"UDP"}],
+			want: `{"image":"x","ports":[{"containerPort":1,"protocol":"TCP"},{"containerPort":2,"protocol":"UDP"}],
 				"env":[{"name":"a","valueFrom":{"fieldRef":{"apiVersion":"v1","fieldPath":"metadata.uid"}}},{"name":"b","valueFrom":{"fileKeyRef":{"volumeName":"v","path":"p","key":"k","optional":false}}}],
 				"lifecycle":{"preStop":{"httpGet":{"port":9,"path":"/x","scheme":"HTTP"}}}}`,
 		},
@@ -103,6 +103,7 @@ func TestPullPolicy(t *testing.T) {
 	for image, want := range map[string]corev1.PullPolicy{
 		"a": "Always", "a:latest": "Always", "a:1": "IfNotPresent", "h:5000/a": "Always", "h:5000/a:1": "IfNotPresent",
 		"a" + digest: "IfNotPresent", "a:1" + digest: "IfNotPresent", "a:latest" + digest: "Always",
+		"": "IfNotPresent", "A": "IfNotPresent", "a:": "IfNotPresent", "/abs": "IfNotPresent", " a ": "IfNotPresent", "$(X)": "IfNotPresent", "a@sha256:x": "IfNotPresent",
 	} {
 		if got := pullPolicy(image); got != want {
 			t.Errorf("%s: %s, want %s", image, got, want)

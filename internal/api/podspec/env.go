@@ -33,7 +33,7 @@ const (
 	noEnvSource    = "must specify one of: `fieldRef`, `resourceFieldRef`, `configMapKeyRef`, `secretKeyRef` or `fileKeyRef`"
 )
 
-func (v *specValidation) validateEnv(env []corev1.EnvVar, p *field.Path) field.ErrorList {
+func validateEnv(env []corev1.EnvVar, p *field.Path) field.ErrorList {
 	var errs field.ErrorList
 	for i := range env {
 		if env[i].Name == "" {
@@ -42,13 +42,13 @@ func (v *specValidation) validateEnv(env []corev1.EnvVar, p *field.Path) field.E
 			errs = append(errs, check.Each(wrong, p.Index(i).Child("name"), env[i].Name)...)
 		}
 		if env[i].ValueFrom != nil {
-			errs = append(errs, v.validateEnvSource(&env[i], p.Index(i).Child("valueFrom"))...)
+			errs = append(errs, validateEnvSource(&env[i], p.Index(i).Child("valueFrom"))...)
 		}
 	}
 	return errs
 }
 
-func (v *specValidation) validateEnvSource(e *corev1.EnvVar, p *field.Path) field.ErrorList {
+func validateEnvSource(e *corev1.EnvVar, p *field.Path) field.ErrorList {
 	var errs field.ErrorList
 	from, n := e.ValueFrom, 0
 	if f := from.FieldRef; f != nil {
@@ -69,7 +69,7 @@ func (v *specValidation) validateEnvSource(e *corev1.EnvVar, p *field.Path) fiel
 	}
 	if f := from.FileKeyRef; f != nil {
 		n++
-		errs = append(errs, v.validateFileKeyRef(f, p.Child("fileKeyRef"))...)
+		errs = append(errs, validateFileKeyRef(f, p.Child("fileKeyRef"))...)
 	}
 	switch {
 	case n == 0:
@@ -90,8 +90,35 @@ func validateKeyRef(name, key string, p *field.Path) field.ErrorList {
 	return append(errs, check.Each(validation.IsConfigMapKey(key), p.Child("key"), key)...)
 }
 
+// validateFileVolumes wants the volumes whose files variables come from to be there and empty at first, valid or not.
+func (v *specValidation) validateFileVolumes(p *field.Path) field.ErrorList {
+	var errs field.ErrorList
+	for _, c := range v.all(p) {
+		for i := range c.Env {
+			from := c.Env[i].ValueFrom
+			if from == nil || from.FileKeyRef == nil {
+				continue
+			}
+			name, at := from.FileKeyRef.VolumeName, c.path.Child("env").Index(i).Child("valueFrom", "fileKeyRef", "volumeName")
+			var source *corev1.VolumeSource
+			for j := range v.spec.Volumes {
+				if v.spec.Volumes[j].Name == name {
+					source = &v.spec.Volumes[j].VolumeSource
+				}
+			}
+			switch {
+			case source == nil:
+				errs = append(errs, field.NotFound(at, name))
+			case source.EmptyDir == nil:
+				errs = append(errs, field.Invalid(at, name, "referenced volume must be of type emptyDir"))
+			}
+		}
+	}
+	return errs
+}
+
 // validateFileKeyRef checks a reference to a variable in a file of a volume of the pod (KEP-3721).
-func (v *specValidation) validateFileKeyRef(f *corev1.FileKeySelector, p *field.Path) field.ErrorList {
+func validateFileKeyRef(f *corev1.FileKeySelector, p *field.Path) field.ErrorList {
 	var errs field.ErrorList
 	if f.Key == "" {
 		errs = append(errs, field.Required(p.Child("key"), ""))
@@ -103,11 +130,6 @@ func (v *specValidation) validateFileKeyRef(f *corev1.FileKeySelector, p *field.
 		errs = append(errs, field.Required(volume, ""))
 	} else {
 		errs = append(errs, check.DNSLabel(f.VolumeName, volume)...)
-		if source, ok := v.volumes[f.VolumeName]; !ok {
-			errs = append(errs, field.NotFound(volume, f.VolumeName))
-		} else if source.EmptyDir == nil {
-			errs = append(errs, field.Invalid(volume, f.VolumeName, "referenced volume must be of type emptyDir"))
-		}
 	}
 	if f.Path == "" {
 		return append(errs, field.Required(p.Child("path"), ""))

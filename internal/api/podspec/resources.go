@@ -2,6 +2,7 @@ package podspec
 
 import (
 	"fmt"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/sets"
@@ -76,10 +77,15 @@ func (v *specValidation) validateClaimNames(claims []corev1.ResourceClaim, p *fi
 		}
 		before := used[c.Name]
 		switch {
-		case before.Has("") || (c.Request == "" && before.Len() > 0):
+		case before.Has(""):
 			errs = append(errs, field.Duplicate(at, c.Name))
-		case before.Has(c.Request):
-			errs = append(errs, field.Duplicate(at, c.Name+"/"+c.Request))
+		case c.Request != "":
+			errs = append(errs, check.DNSLabel(c.Request, at.Child("request"))...)
+			if before.Has(c.Request) {
+				errs = append(errs, field.Duplicate(at, c.Name+"/"+c.Request))
+			}
+		case before.Len() > 0:
+			errs = append(errs, field.Duplicate(at, c.Name))
 		}
 		if before == nil {
 			used[c.Name] = sets.New(c.Request)
@@ -91,6 +97,8 @@ func (v *specValidation) validateClaimNames(claims []corev1.ResourceClaim, p *fi
 			err.Detail = "must be one of the names in pod.spec.resourceClaims"
 			if v.claims.Len() == 0 {
 				err.Detail += " which is empty"
+			} else {
+				err.Detail += ": " + strings.Join(sets.List(v.claims), ", ")
 			}
 			errs = append(errs, err)
 		}
@@ -162,7 +170,7 @@ func (v *specValidation) validateResizePolicy(list []corev1.ContainerResizePolic
 		errs = append(errs, check.Enum(r.ResourceName, p, corev1.ResourceCPU, corev1.ResourceMemory)...)
 		errs = append(errs, check.Enum(r.RestartPolicy, p, corev1.NotRequired, corev1.RestartContainer)...)
 		if v.spec.RestartPolicy == corev1.RestartPolicyNever && r.RestartPolicy != corev1.NotRequired {
-			errs = append(errs, field.Invalid(p, r.RestartPolicy, "must be 'NotRequired' when `restartPolicy` is 'Never'"))
+			errs = append(errs, field.Invalid(p, r.RestartPolicy, "must be 'NotRequired' when pod `restartPolicy` is 'Never'"))
 		}
 	}
 	return errs

@@ -61,13 +61,15 @@ func ValidatePodSpec(spec *corev1.PodSpec, meta *metav1.ObjectMeta, p *field.Pat
 	errs = append(errs, v.validateSpread(p.Child("topologySpreadConstraints"))...)
 	errs = append(errs, v.validateHostProcess(p)...)
 	errs = append(errs, v.validateHostUsers(p)...)
+	errs = append(errs, v.validateHostnameOverride(p.Child("hostnameOverride"))...)
 	errs = append(errs, v.validateNames(p)...)
 	if len(spec.Tolerations) > 0 {
 		errs = append(errs, ValidateTolerations(spec.Tolerations, p.Child("tolerations"))...)
 	}
 	errs = append(errs, v.validateHostAliases(p.Child("hostAliases"))...)
 	errs = append(errs, v.validateClasses(p)...)
-	return append(errs, v.validateOS(p)...)
+	errs = append(errs, v.validateOS(p)...)
+	return append(errs, v.validateFileVolumes(p)...)
 }
 
 // validateNames covers the names and the deadline of the pod.
@@ -87,7 +89,7 @@ func (v *specValidation) validateNames(p *field.Path) field.ErrorList {
 	if s.Subdomain != "" {
 		errs = append(errs, check.DNSLabel(s.Subdomain, p.Child("subdomain"))...)
 	}
-	return append(errs, v.validateHostnameOverride(p.Child("hostnameOverride"))...)
+	return errs
 }
 
 // maxHostname is how long a Linux host name may be.

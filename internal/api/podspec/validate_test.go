@@ -106,7 +106,7 @@ func TestValidateContainers(t *testing.T) {
 			`spec.containers[0].lifecycle.preStop: Required value: must specify a handler type`,
 		}},
 		{name: "resize policies", spec: `{"restartPolicy":"Never","containers":[{"name":"c","image":"i","resizePolicy":[{"resourceName":"cpu","restartPolicy":"RestartContainer"}]}]}`, want: []string{
-			"spec.containers[0].resizePolicy: Invalid value: \"RestartContainer\": must be 'NotRequired' when `restartPolicy` is 'Never'",
+			"spec.containers[0].resizePolicy: Invalid value: \"RestartContainer\": must be 'NotRequired' when pod `restartPolicy` is 'Never'",
 		}},
 	})
 }
@@ -158,7 +158,7 @@ func TestValidateResources(t *testing.T) {
 		{name: "claims", spec: `{"resourceClaims":[{"name":"a","resourceClaimName":"x"}],"containers":[{"name":"c","image":"i","resources":{"claims":[{"name":"a","request":"r"},{"name":"a","request":"r"},{"name":"a"},{"name":"b"}]}}]}`, want: []string{
 			`spec.containers[0].resources.claims[1]: Duplicate value: "a/r"`,
 			`spec.containers[0].resources.claims[2]: Duplicate value: "a"`,
-			`spec.containers[0].resources.claims[3]: Not found: "b": must be one of the names in pod.spec.resourceClaims`,
+			`spec.containers[0].resources.claims[3]: Not found: "b": must be one of the names in pod.spec.resourceClaims: a`,
 		}},
 		{name: "the pod's own", spec: `{"resources":{"requests":{"cpu":"1"},"limits":{"cpu":"2","memory":"1Gi"}},"containers":[{"name":"c","image":"i","resources":{"requests":{"cpu":"1500m"},"limits":{"memory":"2Gi"}}}]}`, want: []string{
 			`spec.resources.requests: Invalid value: "2Gi": must be less than or equal to memory limit of 1Gi`,

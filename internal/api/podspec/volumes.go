@@ -2,6 +2,7 @@ package podspec
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -21,6 +22,12 @@ func (v *specValidation) validateVolumes(p *field.Path) field.ErrorList {
 	for i := range v.spec.Volumes {
 		vol, at := &v.spec.Volumes[i], p.Index(i)
 		own := validateVolumeSource(vol, at)
+		if vol.Ephemeral != nil && vol.Name != "" && !v.opts.Template && v.meta != nil && v.meta.Name != "" {
+			name := v.meta.Name + "-" + vol.Name
+			for _, text := range validation.IsDNS1123Subdomain(name) {
+				own = append(own, field.Invalid(at.Child("name"), vol.Name, fmt.Sprintf("PVC name %q: %s", name, text)))
+			}
+		}
 		if vol.Name == "" {
 			own = append(own, field.Required(at.Child("name"), ""))
 		} else {
@@ -33,7 +40,7 @@ func (v *specValidation) validateVolumes(p *field.Path) field.ErrorList {
 			v.volumes[vol.Name] = &vol.VolumeSource
 		}
 		errs = append(errs, own...)
-		if vol.Ephemeral != nil && v.meta != nil && v.meta.Name != "" {
+		if vol.Ephemeral != nil && !v.opts.Template && v.meta != nil && v.meta.Name != "" {
 			made.Insert(v.meta.Name + "-" + vol.Name)
 		}
 	}
@@ -73,6 +80,10 @@ func validateVolumeSource(vol *corev1.Volume, p *field.Path) field.ErrorList {
 			at = s.path
 		}
 		errs = append(errs, s.validate(vol, p.Child(at))...)
+		if i := vol.ISCSI; s.name == "iscsi" && i.InitiatorName != nil && len(vol.Name)+1+len(i.TargetPortal) > maxISCSIName {
+			errs = append(errs, field.Invalid(p.Child("name"), vol.Name,
+				"Total length of <volume name>:<iscsi.targetPortal> must be under 64 characters if iscsi.initiatorName is specified."))
+		}
 	}
 	if !some {
 		errs = append(errs, field.Required(p, "must specify a volume type"))
@@ -93,7 +104,7 @@ var sources = [...]source{
 	}},
 	{set: func(s *corev1.VolumeSource) bool { return s.Secret != nil }, name: "secret", validate: func(vol *corev1.Volume, p *field.Path) field.ErrorList { return validateSecretVolume(vol.Secret, p) }},
 	{set: func(s *corev1.VolumeSource) bool { return s.NFS != nil }, name: "nfs", validate: func(vol *corev1.Volume, p *field.Path) field.ErrorList { return ValidateNFS(vol.NFS, p) }},
-	{set: func(s *corev1.VolumeSource) bool { return s.ISCSI != nil }, name: "iscsi", validate: func(vol *corev1.Volume, p *field.Path) field.ErrorList { return validateISCSI(vol.ISCSI, vol.Name, p) }},
+	{set: func(s *corev1.VolumeSource) bool { return s.ISCSI != nil }, name: "iscsi", validate: func(vol *corev1.Volume, p *field.Path) field.ErrorList { return validateISCSI(vol.ISCSI, p) }},
 	{set: func(s *corev1.VolumeSource) bool { return s.Glusterfs != nil }, name: "glusterfs", validate: func(vol *corev1.Volume, p *field.Path) field.ErrorList {
 		return required(p, "endpoints", vol.Glusterfs.EndpointsName, "path", vol.Glusterfs.Path)
 	}},
@@ -103,11 +114,11 @@ var sources = [...]source{
 	}},
 	{set: func(s *corev1.VolumeSource) bool { return s.RBD != nil }, name: "rbd", validate: func(vol *corev1.Volume, p *field.Path) field.ErrorList { return validateRBD(vol.RBD, p) }},
 	{set: func(s *corev1.VolumeSource) bool { return s.Cinder != nil }, name: "cinder", validate: func(vol *corev1.Volume, p *field.Path) field.ErrorList { return validateCinder(vol.Cinder, p) }},
-	{set: func(s *corev1.VolumeSource) bool { return s.CephFS != nil }, name: "cephfs", validate: func(vol *corev1.Volume, p *field.Path) field.ErrorList {
+	{set: func(s *corev1.VolumeSource) bool { return s.CephFS != nil }, name: "cephFS", path: "cephfs", validate: func(vol *corev1.Volume, p *field.Path) field.ErrorList {
 		return validateMonitors(vol.CephFS.Monitors, p)
 	}},
 	{set: func(s *corev1.VolumeSource) bool { return s.Quobyte != nil }, name: "quobyte", validate: func(vol *corev1.Volume, p *field.Path) field.ErrorList { return ValidateQuobyte(vol.Quobyte, p) }},
-	{set: func(s *corev1.VolumeSource) bool { return s.DownwardAPI != nil }, name: "downwardAPI", validate: func(vol *corev1.Volume, p *field.Path) field.ErrorList {
+	{set: func(s *corev1.VolumeSource) bool { return s.DownwardAPI != nil }, name: "downwarAPI", path: "downwardAPI", validate: func(vol *corev1.Volume, p *field.Path) field.ErrorList {
 		return validateDownwardVolume(vol.DownwardAPI, p)
 	}},
 	{set: func(s *corev1.VolumeSource) bool { return s.FC != nil }, name: "fc", validate: func(vol *corev1.Volume, p *field.Path) field.ErrorList { return ValidateFC(vol.FC, p) }},
@@ -274,14 +285,10 @@ func validateProjected(v *corev1.ProjectedVolumeSource, p *field.Path) field.Err
 
 // validate checks one source at its path; p is the volume's.
 func (j *projection) validate(s *corev1.VolumeProjection, p, at *field.Path) {
-	some := false
+	n := 0
 	one := func(set bool, name string, f func(*field.Path)) {
-		switch {
-		case !set:
-		case some:
-			j.errs = append(j.errs, field.Forbidden(at, "may not specify more than 1 volume type per source"))
-		default:
-			some = true
+		if set {
+			n++
 			f(at.Child(name))
 		}
 	}
@@ -316,11 +323,10 @@ func (j *projection) validate(s *corev1.VolumeProjection, p, at *field.Path) {
 		} else {
 			add(validateFilePath(t.Path, p.Child("path")))
 		}
-		j.claim(t.Path, t.Path, p)
 	})
 	one(s.ClusterTrustBundle != nil, "clusterTrustBundle", func(at *field.Path) {
 		add(validateTrustBundle(s.ClusterTrustBundle, at))
-		j.claim(s.ClusterTrustBundle.Path, s.ClusterTrustBundle.Path, at.Child("path"))
+		j.claim(s.ClusterTrustBundle.Path, s.ClusterTrustBundle.Path, p)
 	})
 	one(s.PodCertificate != nil, "podCertificate", func(at *field.Path) {
 		c := s.PodCertificate
@@ -328,9 +334,12 @@ func (j *projection) validate(s *corev1.VolumeProjection, p, at *field.Path) {
 		for _, f := range [][2]string{
 			{"credentialBundlePath", c.CredentialBundlePath}, {"keyPath", c.KeyPath}, {"certificateChainPath", c.CertificateChainPath},
 		} {
-			j.claim(f[1], f[1], at.Child(f[0]))
+			j.claim(f[1], f[1], p)
 		}
 	})
+	if n > 1 {
+		add(field.ErrorList{field.Forbidden(at, "may not specify more than 1 volume type per source")})
+	}
 }
 
 func (j *projection) files(items []corev1.KeyToPath, name string, p, at *field.Path) {
@@ -391,7 +400,9 @@ func validatePodCertificate(c *corev1.PodCertificateProjection, p *field.Path) f
 	if apivalidation.ValidateAnnotationsSize(c.UserAnnotations) != nil {
 		errs = append(errs, field.TooLong(at, "", apivalidation.TotalAnnotationSizeLimitB))
 	}
-	errs = append(errs, check.OneOf(c.KeyType, p.Child("keyType"), "RSA3072", "RSA4096", "ECDSAP256", "ECDSAP384", "ECDSAP521", "ED25519")...)
+	if types := []string{"RSA3072", "RSA4096", "ECDSAP256", "ECDSAP384", "ECDSAP521", "ED25519"}; !slices.Contains(types, c.KeyType) {
+		errs = append(errs, field.NotSupported(p.Child("keyType"), c.KeyType, types))
+	}
 	if n := c.MaxExpirationSeconds; n != nil {
 		most := maxCertificateSeconds
 		if check.OwnSigner(c.SignerName) {

@@ -53,7 +53,7 @@ var (
 // maxISCSIName is how long the name of a session may get.
 const maxISCSIName = 64
 
-func validateISCSI(s *corev1.ISCSIVolumeSource, volume string, p *field.Path) field.ErrorList {
+func validateISCSI(s *corev1.ISCSIVolumeSource, p *field.Path) field.ErrorList {
 	errs := required(p, "targetPortal", s.TargetPortal)
 	errs = append(errs, ValidateISCSITarget(s.IQN, s.Lun, p)...)
 	if (s.DiscoveryCHAPAuth || s.SessionCHAPAuth) && s.SecretRef == nil {
@@ -61,10 +61,6 @@ func validateISCSI(s *corev1.ISCSIVolumeSource, volume string, p *field.Path) fi
 	}
 	if s.InitiatorName != nil {
 		errs = append(errs, ValidateISCSIName(*s.InitiatorName, p.Child("initiatorname"))...)
-		if name := volume + ":" + s.TargetPortal; len(name) > maxISCSIName {
-			errs = append(errs, field.Invalid(p.Child("targetportal"), name,
-				"Total length of <volume name>:<iscsi.targetPortal> must be under 64 characters if iscsi.initiatorName is specified."))
-		}
 	}
 	return errs
 }
@@ -239,7 +235,7 @@ func validateCSI(c *corev1.CSIVolumeSource, p *field.Path) field.ErrorList {
 		if ref.Name == "" {
 			errs = append(errs, field.Required(at, ""))
 		} else {
-			errs = append(errs, check.DNSSubdomain(ref.Name, at)...)
+			errs = append(errs, check.DNSSubdomain(ref.Name, p.Child("name"))...) // where upstream says it is
 		}
 	}
 	return errs

@@ -46,10 +46,11 @@ func TestValidateVolumes(t *testing.T) {
 			`azureDisk.diskURI: Unsupported value: "u": supported values: "/subscriptions/{sub-id}/resourcegroups/{group-name}/providers/microsoft.compute/disks/{disk-id}"`},
 		`"cinder":{"volumeID":"v","secretRef":{}}`:                             {`cinder.secretRef.name: Required value`},
 		`"storageos":{"volumeName":"v","volumeNamespace":"N"}`:                 {`storageos.volumeNamespace: Invalid value: "N": ` + badLabel},
-		`"csi":{"driver":"d.example.com","nodePublishSecretRef":{"name":"S"}}`: {`csi.nodePublishSecretRef.name: Invalid value: "S": ` + badSubdomain},
+		`"csi":{"driver":"d.example.com","nodePublishSecretRef":{"name":"S"}}`: {`csi.name: Invalid value: "S": ` + badSubdomain},
 		`"image":{}`:     {`image.reference: Required value`},
 		`"projected":{}`: nil,
 		`"projected":{"sources":[{"configMap":{},"secret":{"name":"s"}},{"serviceAccountToken":{"path":"/t","expirationSeconds":599}}]}`: {
+			`projected.sources[0].configMap.name: Required value`,
 			`projected.sources[0]: Forbidden: may not specify more than 1 volume type per source`,
 			`projected.sources[1].serviceAccountToken.expirationSeconds: Invalid value: 599: may not specify a duration less than 10 minutes`,
 			`projected.path: Invalid value: "/t": must be a relative path`},
@@ -67,12 +68,12 @@ func TestValidateVolumes(t *testing.T) {
 		`"projected":{"sources":[{"podCertificate":{"signerName":"example.com/s","keyType":"ED25519","keyPath":"k","certificateChainPath":"c","maxExpirationSeconds":7862400,"userAnnotations":{"example.com/A":"x"}}}]}`: nil,
 		`"projected":{"sources":[{"podCertificate":{"signerName":"example.com/s","keyType":"DSA","maxExpirationSeconds":3599,"userAnnotations":{"a":"x"}}},{"podCertificate":{"signerName":"example.com/s","keyType":"RSA4096","keyPath":"k","maxExpirationSeconds":7862401}},{"podCertificate":{"signerName":"kubernetes.io/s","keyType":"RSA3072","credentialBundlePath":"k","maxExpirationSeconds":86401}}]}`: {
 			`projected.sources[0].podCertificate.userAnnotations: Invalid value: "a": must be a domain-prefixed key (such as "acme.io/foo")`,
-			`projected.sources[0].podCertificate.keyType: Unsupported value: "DSA": supported values: "ECDSAP256", "ECDSAP384", "ECDSAP521", "ED25519", "RSA3072", "RSA4096"`,
+			`projected.sources[0].podCertificate.keyType: Unsupported value: "DSA": supported values: "RSA3072", "RSA4096", "ECDSAP256", "ECDSAP384", "ECDSAP521", "ED25519"`,
 			`projected.sources[0].podCertificate.maxExpirationSeconds: Invalid value: 3599: if provided, maxExpirationSeconds must be >= 3600`,
 			`projected.sources[0].podCertificate: Required value: specify at least one of credentialBundlePath, keyPath, and certificateChainPath`,
 			`projected.sources[1].podCertificate.maxExpirationSeconds: Invalid value: 7862401: if provided, maxExpirationSeconds must be <= 7862400`,
 			`projected.sources[2].podCertificate.maxExpirationSeconds: Invalid value: 86401: if provided, maxExpirationSeconds must be <= 86400`,
-			`projected.sources[2].podCertificate.credentialBundlePath: Invalid value: "k": conflicting duplicate paths`},
+			`projected: Invalid value: "k": conflicting duplicate paths`},
 		`"ephemeral":{"volumeClaimTemplate":{"spec":{"accessModes":["ReadWriteOncePod","ReadOnlyMany","x"],"resources":{"requests":{"storage":"0"}}}}}`: {
 			`ephemeral.volumeClaimTemplate.spec.accessModes: Unsupported value: "x": supported values: "ReadOnlyMany", "ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod"`,
 			`ephemeral.volumeClaimTemplate.spec.accessModes: Forbidden: may not use ReadWriteOncePod with other access modes`,
@@ -157,12 +158,12 @@ func TestValidateSecurity(t *testing.T) {
 			"spec.HostIPC: Forbidden: when `hostUsers` is false",
 		}},
 		{name: "linux", spec: `{"os":{"name":"linux"},"containers":[{"name":"c","image":"i","securityContext":{"windowsOptions":{}}}]}`, want: []string{
-			`spec.containers[0].securityContext.windowsOptions: Forbidden: cannot be set for a linux pod`,
+			`spec.containers[0].securityContext.windowsOptions: Forbidden: windows options cannot be set for a linux pod`,
 		}},
 		{name: "windows", spec: `{"os":{"name":"windows"},"hostUsers":true,"shareProcessNamespace":true,"securityContext":{"sysctls":[{"name":"a"}]},
 			"initContainers":[{"name":"i","image":"i","securityContext":{"runAsUser":1}}]}`, want: []string{
-			`spec.hostUsers: Forbidden: cannot be set for a windows pod`,
 			`spec.securityContext.sysctls: Forbidden: cannot be set for a windows pod`,
+			`spec.hostUsers: Forbidden: cannot be set for a windows pod`,
 			`spec.shareProcessNamespace: Forbidden: cannot be set for a windows pod`,
 			`spec.initContainers[0].securityContext.runAsUser: Forbidden: cannot be set for a windows pod`,
 		}},
@@ -181,7 +182,7 @@ func TestWindowsUsers(t *testing.T) {
 		`a\b\c`:                  "runAsUserName cannot contain more than one backslash",
 		`d\`:                     "runAsUserName's User cannot be empty",
 		" . ":                    "runAsUserName's User cannot contain only periods or spaces",
-		`a_b*c..\u`:              "runAsUserName's Domain doesn't match the NetBIOS nor the DNS format",
+		`a_b*c..\u`:              "runAsUserName's Domain doesn't match the NetBios nor the DNS format",
 		strings.Repeat("x", 105): "runAsUserName's User length must not be longer than 104 characters",
 	} {
 		errs := validateWindowsUser(name, nil)

@@ -228,9 +228,8 @@ func (w *warnings) volumes() {
 // ClaimWarnings tells of sizes of claims that are no whole number of bytes.
 func ClaimWarnings(s *corev1.PersistentVolumeClaimSpec, p *field.Path) []string {
 	w := &warnings{}
-	if q, ok := s.Resources.Requests[corev1.ResourceStorage]; ok && q.MilliValue()%1000 != 0 {
-		w.add(p.Child("resources", "requests").Key(string(corev1.ResourceStorage)), "fractional byte value %q is invalid, must be an integer", q.String())
-	}
+	w.fraction(s.Resources.Requests, corev1.ResourceStorage, p.Child("resources", "requests"))
+	w.fraction(s.Resources.Limits, corev1.ResourceStorage, p.Child("resources", "limits"))
 	return w.out
 }
 

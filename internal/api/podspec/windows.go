@@ -73,7 +73,7 @@ func validateWindowsUser(name string, p *field.Path) field.ErrorList {
 			bad(fmt.Sprintf("runAsUserName's Domain length must be under %d characters", maxWindowsDNSName+1))
 		}
 		if !netBIOSRegexp.MatchString(domain) && !dnsDomainRegexp.MatchString(domain) {
-			bad("runAsUserName's Domain doesn't match the NetBIOS nor the DNS format")
+			bad("runAsUserName's Domain doesn't match the NetBios nor the DNS format")
 		}
 	}
 	switch {
@@ -168,7 +168,7 @@ func (v *specValidation) validateOS(p *field.Path) field.ErrorList {
 	case corev1.Windows:
 		return v.validateWindows(p)
 	case "":
-		return field.ErrorList{field.Required(p.Child("os", "name"), "cannot be empty")}
+		return field.ErrorList{field.Required(p.Child("os", "name"), "")}
 	default:
 		return check.OneOf(name, p.Child("os"), corev1.Linux, corev1.Windows)
 	}
@@ -181,7 +181,7 @@ func (v *specValidation) validateLinux(p *field.Path) field.ErrorList {
 	}
 	for _, c := range v.all(p) {
 		if c.SecurityContext != nil && c.SecurityContext.WindowsOptions != nil {
-			errs = append(errs, field.Forbidden(c.path.Child("securityContext", "windowsOptions"), "cannot be set for a linux pod"))
+			errs = append(errs, field.Forbidden(c.path.Child("securityContext", "windowsOptions"), "windows options cannot be set for a linux pod"))
 		}
 	}
 	return errs
@@ -201,18 +201,19 @@ func (v *specValidation) validateWindows(p *field.Path) field.ErrorList {
 	at := p.Child("securityContext")
 	forbid(s.AppArmorProfile != nil, at.Child("appArmorProfile"))
 	forbid(s.SELinuxOptions != nil, at.Child("seLinuxOptions"))
-	forbid(v.spec.HostUsers != nil, p.Child("hostUsers"))
-	forbid(v.spec.HostPID, p.Child("hostPID"))
-	forbid(v.spec.HostIPC, p.Child("hostIPC"))
 	forbid(s.SeccompProfile != nil, at.Child("seccompProfile"))
 	forbid(s.FSGroup != nil, at.Child("fsGroup"))
 	forbid(s.FSGroupChangePolicy != nil, at.Child("fsGroupChangePolicy"))
 	forbid(len(s.Sysctls) > 0, at.Child("sysctls"))
-	forbid(v.spec.ShareProcessNamespace != nil, p.Child("shareProcessNamespace"))
 	forbid(s.RunAsUser != nil, at.Child("runAsUser"))
 	forbid(s.RunAsGroup != nil, at.Child("runAsGroup"))
 	forbid(s.SupplementalGroups != nil, at.Child("supplementalGroups"))
 	forbid(s.SupplementalGroupsPolicy != nil, at.Child("supplementalGroupsPolicy"))
+	forbid(s.SELinuxChangePolicy != nil, at.Child("seLinuxChangePolicy"))
+	forbid(v.spec.HostUsers != nil, p.Child("hostUsers"))
+	forbid(v.spec.HostPID, p.Child("hostPID"))
+	forbid(v.spec.HostIPC, p.Child("hostIPC"))
+	forbid(v.spec.ShareProcessNamespace != nil, p.Child("shareProcessNamespace"))
 	for _, c := range v.all(p) {
 		s := c.SecurityContext
 		if s == nil {

@@ -4,6 +4,7 @@ import (
 	"time"
 
 	policyv1 "k8s.io/api/policy/v1"
+	"k8s.io/apimachinery/pkg/api/validation/path"
 	metav1validation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -29,6 +30,7 @@ func podDisruptionBudget() *api.Kind {
 		PrepareForCreate:       api.On(func(b *policyv1.PodDisruptionBudget) { b.Status = policyv1.PodDisruptionBudgetStatus{} }),
 		PrepareForUpdate:       api.OnUpdate(func(b, old *policyv1.PodDisruptionBudget) { b.Status = old.Status }),
 		PrepareForStatusUpdate: api.OnUpdate(func(b, old *policyv1.PodDisruptionBudget) { b.Spec = old.Spec }),
+		ValidateName:           path.ValidatePathSegmentName, // upstream never asked for more
 		Validate:               api.Check(validateBudget),
 		ValidateUpdate:         api.CheckUpdate(func(b, _ *policyv1.PodDisruptionBudget) field.ErrorList { return validateBudget(b) }),
 		ValidateStatusUpdate:   api.CheckUpdate(validateBudgetStatus),

@@ -22,7 +22,7 @@ func clusterRole() *api.Kind {
 		Hub:                      "v1",
 		ValidateName:             path.ValidatePathSegmentName,
 		Validate:                 api.Check(validateClusterRole),
-		ValidateUpdate:           api.CheckUpdate(func(r, _ *rbacv1.ClusterRole) field.ErrorList { return check.Twice(validateClusterRole(r)) }),
+		ValidateUpdate:           api.CheckUpdate(func(r, _ *rbacv1.ClusterRole) field.ErrorList { return validateClusterRole(r) }),
 		AllowCreateOnUpdate:      true,
 		AllowUnconditionalUpdate: true,
 	}

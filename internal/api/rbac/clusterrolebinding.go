@@ -9,7 +9,6 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/celox/celox/internal/api"
-	"github.com/celox/celox/internal/api/check"
 	"github.com/celox/celox/internal/api/table"
 )
 
@@ -27,7 +26,7 @@ func clusterRoleBinding() *api.Kind {
 		ValidateName: path.ValidatePathSegmentName,
 		Validate:     api.Check(validateClusterRoleBinding),
 		ValidateUpdate: api.CheckUpdate(func(b, old *rbacv1.ClusterRoleBinding) field.ErrorList {
-			return append(check.Twice(validateClusterRoleBinding(b)), validateSameRole(b.RoleRef, old.RoleRef)...)
+			return append(validateClusterRoleBinding(b), validateSameRole(b.RoleRef, old.RoleRef)...)
 		}),
 		AllowCreateOnUpdate:      true,
 		AllowUnconditionalUpdate: true,

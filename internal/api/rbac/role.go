@@ -6,7 +6,6 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/celox/celox/internal/api"
-	"github.com/celox/celox/internal/api/check"
 )
 
 func role() *api.Kind {
@@ -21,7 +20,7 @@ func role() *api.Kind {
 		Hub:                      "v1",
 		ValidateName:             path.ValidatePathSegmentName,
 		Validate:                 api.Check(validateRole),
-		ValidateUpdate:           api.CheckUpdate(func(r, _ *rbacv1.Role) field.ErrorList { return check.Twice(validateRole(r)) }),
+		ValidateUpdate:           api.CheckUpdate(func(r, _ *rbacv1.Role) field.ErrorList { return validateRole(r) }),
 		AllowCreateOnUpdate:      true,
 		AllowUnconditionalUpdate: true,
 	}

@@ -9,7 +9,6 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/celox/celox/internal/api"
-	"github.com/celox/celox/internal/api/check"
 	"github.com/celox/celox/internal/api/table"
 )
 
@@ -27,7 +26,7 @@ func roleBinding() *api.Kind {
 		ValidateName: path.ValidatePathSegmentName,
 		Validate:     api.Check(validateRoleBinding),
 		ValidateUpdate: api.CheckUpdate(func(b, old *rbacv1.RoleBinding) field.ErrorList {
-			return append(check.Twice(validateRoleBinding(b)), validateSameRole(b.RoleRef, old.RoleRef)...)
+			return append(validateRoleBinding(b), validateSameRole(b.RoleRef, old.RoleRef)...)
 		}),
 		AllowCreateOnUpdate:      true,
 		AllowUnconditionalUpdate: true,

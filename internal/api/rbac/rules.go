@@ -3,6 +3,8 @@ package rbac
 import (
 	rbacv1 "k8s.io/api/rbac/v1"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"github.com/celox/celox/internal/api/check"
 )
 
 // validateRules checks what a role allows. Namespaced roles know no URLs.
@@ -17,7 +19,7 @@ func validateRules(rules []rbacv1.PolicyRule, namespaced bool) field.ErrorList {
 func validateRule(r *rbacv1.PolicyRule, namespaced bool, p *field.Path) field.ErrorList {
 	var errs field.ErrorList
 	if len(r.Verbs) == 0 {
-		errs = append(errs, field.Required(p.Child("verbs"), "verbs must contain at least one value"))
+		errs = append(errs, check.Missing(p.Child("verbs"))...)
 	}
 	if len(r.NonResourceURLs) > 0 {
 		urls := p.Child("nonResourceURLs")

@@ -50,7 +50,7 @@ func validateReferences(subjects []rbacv1.Subject, role rbacv1.RoleRef, namespac
 func validateSubject(s rbacv1.Subject, namespaced bool, p *field.Path) field.ErrorList {
 	var errs field.ErrorList
 	if s.Name == "" {
-		errs = append(errs, field.Required(p.Child("name"), ""))
+		errs = append(errs, check.Missing(p.Child("name"))...)
 	}
 	group := ""
 	switch s.Kind {
@@ -77,7 +77,7 @@ func validateSameRole(now, before rbacv1.RoleRef) field.ErrorList {
 	if now == before {
 		return nil
 	}
-	return field.ErrorList{field.Invalid(field.NewPath("roleRef"), check.Rendered(now), "cannot change roleRef")}
+	return field.ErrorList{field.Invalid(field.NewPath("roleRef"), check.Rendered(now), check.ImmutableText)}
 }
 
 // columns splits subjects by kind for the Table.

@@ -89,44 +89,40 @@ func validateBindingConditions(ready, failed []string, p *field.Path) field.Erro
 	return errs
 }
 
+const attributeValues = "`int`, `bool`, `string`, `version`, `ints`, `bools`, `strings`, `versions`"
+
 // validateAttribute wants one value, of one type.
 func validateAttribute(a resourcev1.DeviceAttribute, p *field.Path) field.ErrorList {
 	var errs field.ErrorList
-	set := 0
-	count := func(is bool) {
-		if is {
-			set++
+	var set []string
+	for _, f := range []struct {
+		name string
+		is   bool
+	}{
+		{"int", a.IntValue != nil}, {"bool", a.BoolValue != nil}, {"string", a.StringValue != nil}, {"version", a.VersionValue != nil},
+		{"ints", a.IntValues != nil}, {"bools", a.BoolValues != nil}, {"strings", a.StringValues != nil}, {"versions", a.VersionValues != nil},
+	} {
+		if f.is {
+			set = append(set, f.name)
 		}
 	}
-	count(a.BoolValue != nil)
-	count(a.IntValue != nil)
 	if a.StringValue != nil {
-		set++
 		errs = append(errs, validateText(*a.StringValue, p.Child("string"))...)
 	}
 	if a.VersionValue != nil {
-		set++
 		errs = append(errs, validateVersion(*a.VersionValue, p.Child("version"))...)
 	}
-	count(a.IntValues != nil)
-	count(a.BoolValues != nil)
-	if a.StringValues != nil {
-		set++
-		for i, s := range a.StringValues {
-			errs = append(errs, validateText(s, p.Child("strings").Index(i))...)
-		}
+	for i, s := range a.StringValues {
+		errs = append(errs, validateText(s, p.Child("strings").Index(i))...)
 	}
-	if a.VersionValues != nil {
-		set++
-		for i, s := range a.VersionValues {
-			errs = append(errs, validateVersion(s, p.Child("versions").Index(i))...)
-		}
+	for i, s := range a.VersionValues {
+		errs = append(errs, validateVersion(s, p.Child("versions").Index(i))...)
 	}
 	switch {
-	case set == 0:
-		errs = append(errs, field.Invalid(p, "", "exactly one value must be specified"))
-	case set > 1:
-		errs = append(errs, field.Invalid(p, check.Rendered(a), "exactly one value must be specified"))
+	case len(set) == 0:
+		errs = append(errs, check.Declared(field.ErrorList{field.Invalid(p, "", "must specify one of: "+attributeValues)})...)
+	case len(set) > 1:
+		errs = append(errs, check.Declared(field.ErrorList{field.Invalid(p, "{"+strings.Join(set, ", ")+"}", "must specify exactly one of: "+attributeValues)})...)
 	}
 	return errs
 }
@@ -182,7 +178,7 @@ func validateValues(values []resource.Quantity, byDefault, capacity resource.Qua
 		}
 	}
 	known := false
-	errs = append(errs, validateUnique(values, maxValidValues, p,
+	errs = append(errs, validateNamed(values, maxValidValues, p,
 		func(q *resource.Quantity) string { return strconv.FormatInt(q.Value(), 10) },
 		func(q *resource.Quantity, p *field.Path) field.ErrorList {
 			known = known || q.Cmp(byDefault) == 0
@@ -257,7 +253,7 @@ func validateCounterName(name string, p *field.Path) field.ErrorList {
 	if name == "" {
 		return field.ErrorList{field.Required(p, "")}
 	}
-	return check.DNSLabel(name, p)
+	return check.ShortName(name, p)
 }
 
 func validateCounters(m map[string]resourcev1.Counter, most int, p *field.Path) field.ErrorList {
@@ -269,7 +265,7 @@ func validateCounters(m map[string]resourcev1.Counter, most int, p *field.Path) 
 	}
 	var errs field.ErrorList
 	for _, k := range check.Keys(m) {
-		errs = append(errs, check.DNSLabel(k, p)...)
+		errs = append(errs, check.ShortName(k, p)...)
 	}
 	return errs
 }

@@ -1,11 +1,13 @@
 package resource
 
 import (
+	"context"
 	"time"
 
-	corev1 "k8s.io/api/core/v1"
 	resourcev1 "k8s.io/api/resource/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/api/operation"
+	"k8s.io/apimachinery/pkg/api/validate"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/apiserver/pkg/cel/environment"
 
@@ -48,8 +50,5 @@ func validateDeviceClass(c, old *resourcev1.DeviceClass) field.ErrorList {
 		func(c *resourcev1.DeviceClassConfiguration, p *field.Path) field.ErrorList {
 			return validateConfiguration(&c.DeviceConfiguration, stored, p)
 		})...)
-	if n := s.ExtendedResourceName; n != nil && !check.IsExtendedResource(corev1.ResourceName(*n)) {
-		errs = append(errs, field.Invalid(p.Child("extendedResourceName"), *n, "must be a valid extended resource name"))
-	}
-	return errs
+	return append(errs, check.Declared(validate.ExtendedResourceName(context.Background(), operation.Operation{}, p.Child("extendedResourceName"), s.ExtendedResourceName, nil))...)
 }

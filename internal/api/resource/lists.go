@@ -2,6 +2,8 @@ package resource
 
 import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"github.com/celox/celox/internal/api/check"
 )
 
 // Lists of this group are judged in one way: one that is too long is not looked at, whatever is wrong inside it; else each item is
@@ -19,8 +21,31 @@ func validateEach[T any](list []T, most int, p *field.Path, validate func(item *
 	return errs
 }
 
-// validateUnique is validateEach for items with a key.
+// validateUnique is validateEach for items with a key. Upstream declares that, and shows the item.
 func validateUnique[T any, K comparable](list []T, most int, p *field.Path, key func(*T) K, validate func(item *T, p *field.Path) field.ErrorList) field.ErrorList {
+	errs := validateEach(list, most, p, validate)
+	if len(list) > most {
+		return errs
+	}
+	return append(errs, repeated(list, p, key)...)
+}
+
+// repeated complains of items whose keys were there before.
+func repeated[T any, K comparable](list []T, p *field.Path, key func(*T) K) field.ErrorList {
+	var errs field.ErrorList
+	seen := make(map[K]bool, len(list))
+	for i := range list {
+		k := key(&list[i])
+		if seen[k] {
+			errs = append(errs, field.Duplicate(p.Index(i), list[i]))
+		}
+		seen[k] = true
+	}
+	return check.Declared(errs)
+}
+
+// validateNamed is validateUnique where upstream declares nothing, and shows the key.
+func validateNamed[T any, K comparable](list []T, most int, p *field.Path, key func(*T) K, validate func(item *T, p *field.Path) field.ErrorList) field.ErrorList {
 	errs := validateEach(list, most, p, validate)
 	if len(list) > most {
 		return errs

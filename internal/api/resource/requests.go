@@ -2,12 +2,15 @@ package resource
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
 	"math"
 	"strings"
 
 	resourcev1 "k8s.io/api/resource/v1"
+	"k8s.io/apimachinery/pkg/api/operation"
+	"k8s.io/apimachinery/pkg/api/validate"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/apiserver/pkg/cel/environment"
@@ -74,7 +77,8 @@ func validateRequest(r *resourcev1.DeviceRequest, p *field.Path) field.ErrorList
 	case e == nil && len(r.FirstAvailable) == 0:
 		return append(errs, field.Required(p, one))
 	case e != nil && len(r.FirstAvailable) > 0:
-		return append(errs, field.Invalid(p, nil, one+", but multiple fields are set"))
+		errs = append(errs, field.Invalid(p, nil, one+", but multiple fields are set"))
+		return append(errs, declareRequest(r, p)...)
 	case e != nil:
 		return append(errs, wanted{e.DeviceClassName, e.Selectors, e.AllocationMode, e.Count, e.Tolerations}.validate(p.Child("exactly"))...)
 	}
@@ -84,6 +88,22 @@ func validateRequest(r *resourcev1.DeviceRequest, p *field.Path) field.ErrorList
 			errs := validateRequestName(s.Name, p.Child("name"))
 			return append(errs, wanted{s.DeviceClassName, s.Selectors, s.AllocationMode, s.Count, s.Tolerations}.validate(p)...)
 		})...)
+}
+
+// declareRequest is what is said of the parts of a request that has one too many.
+func declareRequest(r *resourcev1.DeviceRequest, p *field.Path) field.ErrorList {
+	var errs field.ErrorList
+	if r.Exactly.DeviceClassName == "" {
+		errs = append(errs, check.Missing(p.Child("exactly", "deviceClassName"))...)
+	}
+	at := p.Child("firstAvailable")
+	errs = append(errs, repeated(r.FirstAvailable, at, func(s *resourcev1.DeviceSubRequest) string { return s.Name })...)
+	for i := range r.FirstAvailable {
+		if r.FirstAvailable[i].DeviceClassName == "" {
+			errs = append(errs, check.Missing(at.Index(i).Child("deviceClassName"))...)
+		}
+	}
+	return errs
 }
 
 // validateRequestName wants a label, which "" is not.
@@ -118,7 +138,7 @@ func (w wanted) validate(p *field.Path) field.ErrorList {
 		errs = append(errs, check.OneOf(w.mode, p.Child("allocationMode"), resourcev1.DeviceAllocationModeAll, resourcev1.DeviceAllocationModeExactCount)...)
 	}
 	// The names in capacity.requests are not checked: one that no device has is never satisfied.
-	return append(errs, validateEach(w.tolerations, resourcev1.DeviceTolerationsMaxLength, p.Child("tolerations"), validateToleration)...)
+	return append(errs, validateEach(w.tolerations, math.MaxInt, p.Child("tolerations"), validateToleration)...)
 }
 
 func validateSelectors(list []resourcev1.DeviceSelector, mode environment.Type, p *field.Path) field.ErrorList {
@@ -164,16 +184,21 @@ func validateTaint(t *resourcev1.DeviceTaint, known bool, p *field.Path) field.E
 	if known {
 		return errs
 	}
-	return append(errs, validateEffect(t.Effect, p.Child("effect"))...)
+	return append(errs, check.Declared(validateEffect(t.Effect, p.Child("effect")))...)
 }
 
 func validateConstraint(c *resourcev1.DeviceConstraint, names map[string]bool, p *field.Path) field.ErrorList {
 	errs := validateReferences(c.Requests, names, p.Child("requests"))
-	switch {
-	case c.MatchAttribute != nil:
-		return append(errs, validateFullName(string(*c.MatchAttribute), p.Child("matchAttribute"))...)
-	case c.DistinctAttribute != nil:
-		return append(errs, validateFullName(string(*c.DistinctAttribute), p.Child("distinctAttribute"))...)
+	for _, f := range []struct {
+		name  string
+		value *resourcev1.FullyQualifiedName
+	}{{"matchAttribute", c.MatchAttribute}, {"distinctAttribute", c.DistinctAttribute}} {
+		if f.value != nil {
+			errs = append(errs, check.Declared(validate.ResourceFullyQualifiedName(context.Background(), operation.Operation{}, p.Child(f.name), f.value, nil))...)
+		}
+	}
+	if c.MatchAttribute != nil || c.DistinctAttribute != nil {
+		return errs
 	}
 	return append(errs, field.Required(p, `exactly one of "matchAttribute" or "distinctAttribute" is required, but multiple fields are set`))
 }
@@ -198,15 +223,6 @@ func validateReference(name string, names map[string]bool, p *field.Path) field.
 	}
 	if !names[name] {
 		errs = append(errs, field.Invalid(p, name, notARequest))
-	}
-	return errs
-}
-
-// validateFullName wants a domain and an identifier.
-func validateFullName(name string, p *field.Path) field.ErrorList {
-	errs := validateName(name, p)
-	if !strings.Contains(name, "/") {
-		errs = append(errs, field.Invalid(p, name, "a fully qualified name must be a domain and a name separated by a slash"))
 	}
 	return errs
 }
@@ -260,7 +276,7 @@ func validateConfiguration(c *resourcev1.DeviceConfiguration, stored bool, p *fi
 	if c.Opaque == nil {
 		return field.ErrorList{field.Required(at, "")}
 	}
-	errs := validateDriver(c.Opaque.Driver, at.Child("driver"))
+	errs := check.Driver(c.Opaque.Driver, resourcev1.DriverNameMaxLength, at.Child("driver"))
 	most := resourcev1.OpaqueParametersMaxLength
 	if stored {
 		most = math.MaxInt

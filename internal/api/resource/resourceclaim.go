@@ -85,10 +85,7 @@ func state(c *resourcev1.ResourceClaim) string {
 }
 
 func validateClaimUpdate(c, old *resourcev1.ResourceClaim) field.ErrorList {
-	if apiequality.Semantic.DeepEqual(c.Spec, old.Spec) {
-		return nil
-	}
-	return field.ErrorList{field.Invalid(field.NewPath("spec"), check.Rendered(c.Spec), check.ImmutableText)}
+	return check.Unchanged(c.Spec, old.Spec, field.NewPath("spec"))
 }
 
 func validateClaimStatus(c, old *resourcev1.ResourceClaim) field.ErrorList {

@@ -56,10 +56,10 @@ func validateTemplate(t *resourcev1.ResourceClaimTemplate) field.ErrorList {
 		name string
 		set  bool
 	}{
-		{"name", meta.Name != ""}, {"generateName", meta.GenerateName != ""}, {"namespace", meta.Namespace != ""}, {"uid", meta.UID != ""},
+		{"name", meta.Name != ""}, {"generateName", meta.GenerateName != ""}, {"namespace", meta.Namespace != ""}, {"uID", meta.UID != ""},
 		{"selfLink", meta.SelfLink != ""}, {"resourceVersion", meta.ResourceVersion != ""}, {"generation", meta.Generation != 0}, {"creationTimestamp", !meta.CreationTimestamp.IsZero()},
-		{"deletionTimestamp", meta.DeletionTimestamp != nil}, {"deletionGracePeriodSeconds", meta.DeletionGracePeriodSeconds != nil}, {"managedFields", len(meta.ManagedFields) > 0},
-		{"ownerReferences", len(meta.OwnerReferences) > 0}, {"finalizers", len(meta.Finalizers) > 0},
+		{"deletionTimestamp", meta.DeletionTimestamp != nil}, {"deletionGracePeriodSeconds", meta.DeletionGracePeriodSeconds != nil}, {"managedFields", meta.ManagedFields != nil},
+		{"ownerReferences", meta.OwnerReferences != nil}, {"finalizers", meta.Finalizers != nil},
 	} {
 		if f.set {
 			errs = append(errs, field.Forbidden(at.Child(f.name), "cannot be set"))
@@ -69,12 +69,13 @@ func validateTemplate(t *resourcev1.ResourceClaimTemplate) field.ErrorList {
 }
 
 func validateTemplateUpdate(t, old *resourcev1.ResourceClaimTemplate) field.ErrorList {
+	errs := validateTemplate(t)
 	if apiequality.Semantic.DeepEqual(t.Spec, old.Spec) {
-		return nil
+		return errs
 	}
 	shown := struct {
 		metav1.ObjectMeta
 		Spec json.Marshaler
 	}{t.Spec.ObjectMeta, check.Rendered(t.Spec.Spec)}
-	return field.ErrorList{field.Invalid(field.NewPath("spec"), shown, check.ImmutableText)}
+	return append(errs, field.Invalid(field.NewPath("spec"), shown, check.ImmutableText))
 }

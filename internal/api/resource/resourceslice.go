@@ -33,6 +33,10 @@ func resourceSlice() *api.Kind {
 			stampAll(s)
 		}),
 		PrepareForUpdate: api.OnUpdate(func(s, old *resourcev1.ResourceSlice) {
+			// What is dropped counts as a change all the same.
+			if !apiequality.Semantic.DeepEqual(s.Spec, old.Spec) {
+				s.Generation = old.Generation + 1
+			}
 			dropFromSlice(&s.Spec, &old.Spec)
 			stampAll(s)
 		}),
@@ -100,7 +104,7 @@ func validateSliceUpdate(o, old *resourcev1.ResourceSlice) field.ErrorList {
 		errs = append(errs, field.Invalid(p, "", "only one of `sharedCounters` or `devices` is allowed"))
 	}
 	perDevice := s.PerDeviceNodeSelection != nil && *s.PerDeviceNodeSelection
-	errs = append(errs, validateUnique(s.Devices, maxDevices(s.Devices), p.Child("devices"),
+	errs = append(errs, validateNamed(s.Devices, maxDevices(s.Devices), p.Child("devices"),
 		func(d *resourcev1.Device) string { return d.Name },
 		func(d *resourcev1.Device, p *field.Path) field.ErrorList {
 			was, ok := taints[d.Name]

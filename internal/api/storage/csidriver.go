@@ -91,7 +91,7 @@ func defaultCSIDriver(d *storagev1.CSIDriver) {
 	for _, f := range []struct {
 		field **bool
 		value bool
-	}{{&s.AttachRequired, true}, {&s.PodInfoOnMount, false}, {&s.StorageCapacity, false}, {&s.RequiresRepublish, false}, {&s.SELinuxMount, false}} {
+	}{{&s.AttachRequired, true}, {&s.PodInfoOnMount, false}, {&s.StorageCapacity, false}, {&s.RequiresRepublish, false}, {&s.SELinuxMount, false}, {&s.PreventPodSchedulingIfMissing, false}} {
 		if *f.field == nil {
 			v := f.value
 			*f.field = &v

@@ -5,6 +5,7 @@ import (
 
 	storagev1 "k8s.io/api/storage/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/celox/celox/internal/api"
@@ -17,19 +18,28 @@ const maxNodeID = 256
 
 func csiNode() *api.Kind {
 	return &api.Kind{
-		Group:    "storage.k8s.io",
-		Kind:     "CSINode",
-		Resource: "csinodes",
-		Singular: "csinode",
-		Prefix:   "csinodes",
-		Versions: []api.Version{api.NewVersion[storagev1.CSINode, storagev1.CSINodeList]("v1")},
-		Hub:      "v1",
-		// The health of storage (status.storageHealth) is behind a feature gate and has no door yet.
+		Group:            "storage.k8s.io",
+		Kind:             "CSINode",
+		Resource:         "csinodes",
+		Singular:         "csinode",
+		Prefix:           "csinodes",
+		Versions:         []api.Version{api.NewVersion[storagev1.CSINode, storagev1.CSINodeList]("v1")},
+		Hub:              "v1",
+		Subresources:     []api.Subresource{api.Status()},
+		Resets:           map[string][]string{"": {"status"}, "status": {"metadata", "spec"}},
 		PrepareForCreate: api.On(func(n *storagev1.CSINode) { n.Status = storagev1.CSINodeStatus{} }),
 		PrepareForUpdate: api.OnUpdate(func(n, old *storagev1.CSINode) { n.Status = old.Status }),
-		Validate:         api.Check(validateCSINode),
-		ValidateUpdate:   api.CheckUpdate(validateCSINodeUpdate),
-		ReturnDeleted:    true,
+		// The health of storage is behind a feature gate (CSIVolumeHealth): it is kept where it already is.
+		PrepareForStatusUpdate: api.OnUpdate(func(n, old *storagev1.CSINode) {
+			n.Spec = old.Spec
+			metav1.ResetObjectMetaForStatus(&n.ObjectMeta, &old.ObjectMeta)
+			if len(old.Status.StorageHealth) == 0 {
+				n.Status.StorageHealth = nil
+			}
+		}),
+		Validate:       api.Check(validateCSINode),
+		ValidateUpdate: api.CheckUpdate(validateCSINodeUpdate),
+		ReturnDeleted:  true,
 		Columns: api.Columns(
 			table.Name(),
 			table.Column("Drivers", table.Integer, "Drivers indicates the number of CSI drivers registered on the node"),

@@ -5,7 +5,6 @@ import (
 	"time"
 
 	storagev1 "k8s.io/api/storage/v1"
-	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
@@ -35,10 +34,12 @@ func volumeAttachment() *api.Kind {
 		PrepareForCreate:       api.On(func(a *storagev1.VolumeAttachment) { a.Status = storagev1.VolumeAttachmentStatus{} }),
 		PrepareForUpdate:       api.OnUpdate(func(a, old *storagev1.VolumeAttachment) { a.Status = old.Status }),
 		PrepareForStatusUpdate: api.OnUpdate(func(a, old *storagev1.VolumeAttachment) { a.Spec = old.Spec }),
-		Validate:               api.Check(validateAttachment),
-		ValidateUpdate:         api.CheckUpdate(validateAttachmentUpdate),
-		ValidateStatusUpdate:   api.CheckUpdate(validateAttachmentUpdate),
-		ReturnDeleted:          true,
+		Validate: api.Check(func(a *storagev1.VolumeAttachment) field.ErrorList {
+			return append(validateAttachment(a), check.Driver(a.Spec.Attacher, maxDriverName, field.NewPath("spec", "attacher"))...)
+		}),
+		ValidateUpdate:       api.CheckUpdate(validateAttachmentUpdate),
+		ValidateStatusUpdate: api.CheckUpdate(validateAttachmentUpdate),
+		ReturnDeleted:        true,
 		Columns: api.Columns(
 			table.Name(),
 			named(table.Column("Attacher", table.String, doc["attacher"])),
@@ -59,7 +60,7 @@ func volumeAttachment() *api.Kind {
 
 func validateAttachment(a *storagev1.VolumeAttachment) field.ErrorList {
 	p, s := field.NewPath("spec"), &a.Spec
-	errs := validateDriverName(s.Attacher, p.Child("attacher"))
+	var errs field.ErrorList
 	const one = "must specify exactly one of inlineVolumeSpec and persistentVolumeName"
 	source := p.Child("source")
 	switch v, inline := s.Source.PersistentVolumeName, s.Source.InlineVolumeSpec; {
@@ -80,7 +81,7 @@ func validateAttachment(a *storagev1.VolumeAttachment) field.ErrorList {
 }
 
 func validateAttachmentUpdate(a, old *storagev1.VolumeAttachment) field.ErrorList {
-	errs := validateAttachment(a)
+	errs := append(validateDriverName(a.Spec.Attacher, field.NewPath("spec", "attacher")), validateAttachment(a)...)
 	p := field.NewPath("status")
 	size := 0
 	for k, v := range a.Status.AttachmentMetadata {
@@ -104,8 +105,5 @@ func validateAttachmentUpdate(a, old *storagev1.VolumeAttachment) field.ErrorLis
 			errs = append(errs, field.Invalid(p.Child(f.name, "errorCode"), *code, validation.InclusiveRangeError(0, math.MaxInt32)))
 		}
 	}
-	if !apiequality.Semantic.DeepEqual(a.Spec, old.Spec) {
-		errs = append(errs, field.Invalid(field.NewPath("spec"), check.Rendered(a.Spec), check.ImmutableText))
-	}
-	return errs
+	return append(errs, check.Unchanged(a.Spec, old.Spec, field.NewPath("spec"))...)
 }

@@ -20,16 +20,15 @@ import (
 
 func storageVersionMigration() *api.Kind {
 	return &api.Kind{
-		Group:         "storagemigration.k8s.io",
-		Kind:          "StorageVersionMigration",
-		Resource:      "storageversionmigrations",
-		Singular:      "storageversionmigration",
-		Prefix:        "storageversionmigrations",
-		Versions:      []api.Version{api.NewVersion[storagemigrationv1.StorageVersionMigration, storagemigrationv1.StorageVersionMigrationList]("v1")},
-		Hub:           "v1",
-		Subresources:  []api.Subresource{api.Status()},
-		HasGeneration: true,
-		Resets:        map[string][]string{"": {"status"}, "status": {"metadata", "spec"}},
+		Group:        "storagemigration.k8s.io",
+		Kind:         "StorageVersionMigration",
+		Resource:     "storageversionmigrations",
+		Singular:     "storageversionmigration",
+		Prefix:       "storageversionmigrations",
+		Versions:     []api.Version{api.NewVersion[storagemigrationv1.StorageVersionMigration, storagemigrationv1.StorageVersionMigrationList]("v1")},
+		Hub:          "v1",
+		Subresources: []api.Subresource{api.Status()},
+		Resets:       map[string][]string{"": {"status"}, "status": {"metadata", "spec"}},
 		PrepareForCreate: api.On(func(m *storagemigrationv1.StorageVersionMigration) {
 			m.Status = storagemigrationv1.StorageVersionMigrationStatus{}
 		}),

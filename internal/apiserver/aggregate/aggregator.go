@@ -67,6 +67,8 @@ type Aggregator struct {
 
 	table    atomic.Pointer[map[schema.GroupVersion]*backend] // those of other servers
 	revision atomic.Uint64
+	// registered is set once the APIServices of all local groups are there.
+	registered atomic.Bool
 
 	mu       sync.Mutex // guards backends and groups
 	backends map[string]*backend

@@ -41,7 +41,11 @@ func automatic(gv schema.GroupVersion, group, version int32, managed string) *ap
 func (a *Aggregator) register(ctx context.Context) {
 	for wait := pause; ctx.Err() == nil; wait = min(2*wait, time.Minute) {
 		err := a.registerOnce(ctx)
-		if err == nil || ctx.Err() != nil {
+		if err == nil {
+			a.registered.Store(true)
+			return
+		}
+		if ctx.Err() != nil {
 			return
 		}
 		a.log.Warn("making the APIServices of the built-in groups", "error", err)
@@ -51,6 +55,9 @@ func (a *Aggregator) register(ctx context.Context) {
 		}
 	}
 }
+
+// Registered reports whether the APIServices of the groups that are served here have been made.
+func (a *Aggregator) Registered() bool { return a.registered.Load() }
 
 func (a *Aggregator) registerOnce(ctx context.Context) error {
 	l, err := a.cfg.APIServices.List(ctx, store.ListOptions{})

@@ -48,9 +48,11 @@ func sameWord[T ~string](a, b *T) bool { return a != nil && b != nil && *a == *b
 // Complete fills in what follows from the old service (nil on create) and from the families that the cluster has, before the
 // service is validated. What can't be right either way is left for validation to complain about.
 func (p *Pool) Complete(s, old *corev1.Service) field.ErrorList {
-	keepInStep(s, old)
 	if old != nil {
 		carry(s, old)
+	}
+	keepInStep(s, old)
+	if old != nil {
 		dropUnused(s, old)
 	}
 	if external(s) {
@@ -90,7 +92,7 @@ func carry(s, old *corev1.Service) {
 		if s.Spec.ClusterIP == "" {
 			s.Spec.ClusterIP = old.Spec.ClusterIP
 		}
-		if len(s.Spec.ClusterIPs) == 0 && s.Spec.ClusterIP == old.Spec.ClusterIP {
+		if len(s.Spec.ClusterIPs) == 0 {
 			s.Spec.ClusterIPs = slices.Clone(old.Spec.ClusterIPs)
 		}
 	}

@@ -25,17 +25,28 @@ var (
 // document; obj is then of no use.
 func (t *Types) Read(data []byte, obj any) bool {
 	v := reflect.ValueOf(obj)
-	if v.Kind() != reflect.Pointer || v.IsNil() || v.Elem().Kind() != reflect.Struct || ownReader(v.Type().Elem()) {
+	if v.Kind() != reflect.Pointer || v.IsNil() || v.Elem().Kind() != reflect.Struct {
 		return false
 	}
-	typ := v.Type().Elem()
-	r, ok := t.readers.Load(typ)
-	if !ok {
-		made := (&readerBuilder{seen: map[reflect.Type]*read{}}).of(typ)
-		r, _ = t.readers.LoadOrStore(typ, made)
+	r := t.reader(v.Type().Elem())
+	if r == nil {
+		return false
 	}
 	d := document{data: data}
-	return d.next() == '{' && r.(read)(&d, v.UnsafePointer()) && d.next() == 0 && d.at == len(data) //nolint:forcetypeassert // nothing else is stored
+	return d.next() == '{' && r(&d, v.UnsafePointer()) && d.next() == 0 && d.at == len(data)
+}
+
+// reader returns how a type is read; nil if it has its own way.
+func (t *Types) reader(typ reflect.Type) read {
+	r, ok := t.readers.Load(typ)
+	if !ok {
+		var made read
+		if !ownReader(typ) {
+			made = (&readerBuilder{seen: map[reflect.Type]*read{}}).of(typ)
+		}
+		r, _ = t.readers.LoadOrStore(typ, made)
+	}
+	return r.(read) //nolint:forcetypeassert // nothing else is stored
 }
 
 // ownReader says whether a type has its own way of being read.

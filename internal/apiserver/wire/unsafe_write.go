@@ -51,17 +51,12 @@ const maxKept = 256 << 10
 // Write returns what json.Marshal(obj) returns; beyond its end may be a newline, see Line. Obj is a pointer to a struct, and must not change meanwhile.
 func (t *Types) Write(obj any) ([]byte, error) {
 	v := reflect.ValueOf(obj)
-	if v.Kind() != reflect.Pointer || v.IsNil() || custom(v.Type().Elem()) {
+	w := t.writer(v)
+	if w == nil {
 		return json.Marshal(obj)
 	}
-	typ := v.Type().Elem()
-	w, ok := t.writers.Load(typ)
-	if !ok {
-		made := (&writerBuilder{types: t, seen: map[reflect.Type]*write{}}).of(typ)
-		w, _ = t.writers.LoadOrStore(typ, made)
-	}
-	kept := buffers.Get().(*[]byte)                     //nolint:forcetypeassert // nothing else is in the pool
-	b, err := w.(write)((*kept)[:0], v.UnsafePointer()) //nolint:forcetypeassert // nothing else is stored
+	kept := buffers.Get().(*[]byte) //nolint:forcetypeassert // nothing else is in the pool
+	b, err := w((*kept)[:0], v.UnsafePointer())
 	if err != nil {
 		return nil, err
 	}
@@ -77,17 +72,29 @@ func (t *Types) Write(obj any) ([]byte, error) {
 // Append appends what Write returns to b.
 func (t *Types) Append(b []byte, obj any) ([]byte, error) {
 	v := reflect.ValueOf(obj)
-	if v.Kind() != reflect.Pointer || v.IsNil() || custom(v.Type().Elem()) {
+	w := t.writer(v)
+	if w == nil {
 		data, err := json.Marshal(obj)
 		return append(b, data...), err
+	}
+	return w(b, v.UnsafePointer())
+}
+
+// writer returns how what v points to is written; nil if its type has its own way.
+func (t *Types) writer(v reflect.Value) write {
+	if v.Kind() != reflect.Pointer || v.IsNil() {
+		return nil
 	}
 	typ := v.Type().Elem()
 	w, ok := t.writers.Load(typ)
 	if !ok {
-		made := (&writerBuilder{types: t, seen: map[reflect.Type]*write{}}).of(typ)
+		var made write
+		if !custom(typ) {
+			made = (&writerBuilder{types: t, seen: map[reflect.Type]*write{}}).of(typ)
+		}
 		w, _ = t.writers.LoadOrStore(typ, made)
 	}
-	return w.(write)(b, v.UnsafePointer()) //nolint:forcetypeassert // nothing else is stored
+	return w.(write) //nolint:forcetypeassert // nothing else is stored
 }
 
 // Line returns JSON with a newline at its end. The result may share its memory with data, and must not be changed.

@@ -228,3 +228,22 @@ func BenchmarkPod(b *testing.B) {
 		}
 	})
 }
+
+// A type that has its own way of being read and written is left to it, the second time as the first.
+func TestOwnWays(t *testing.T) {
+	var types Types
+	fields := &metav1.FieldsV1{Raw: []byte(`{"f:data":{}}`)}
+	for range 2 {
+		got, err := types.Write(fields)
+		if err != nil || string(got) != `{"f:data":{}}` {
+			t.Errorf("written as %q, %v", got, err)
+		}
+		got, err = types.Append([]byte("x"), fields)
+		if err != nil || string(got) != `x{"f:data":{}}` {
+			t.Errorf("appended as %q, %v", got, err)
+		}
+		if types.Read([]byte(`{"f:data":{}}`), new(metav1.FieldsV1)) {
+			t.Error("it was read without its own way")
+		}
+	}
+}

@@ -1,0 +1,34 @@
+package apiserver
+
+import (
+	"slices"
+
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+)
+
+// qualifies says whether finalizers of a built-in kind must be qualified names, or ones of Kubernetes' own: upstream asks that of the
+// kinds that are checked with the core group's rules for metadata, and of others not.
+func qualifies(gr schema.GroupResource) bool {
+	switch gr.Group {
+	case "":
+		return gr.Resource != "events"
+	case "admissionregistration.k8s.io", "apiextensions.k8s.io", "apiregistration.k8s.io", "coordination.k8s.io", "node.k8s.io", "policy":
+		return false
+	}
+	return true
+}
+
+// declaredLast moves complaints that check.Declared marked behind the others; both stay in their order.
+func declaredLast(errs field.ErrorList) field.ErrorList {
+	slices.SortStableFunc(errs, func(a, b *field.Error) int {
+		switch {
+		case a.IsBeta() == b.IsBeta():
+			return 0
+		case b.IsBeta():
+			return -1
+		}
+		return 1
+	})
+	return errs
+}
