@@ -68,7 +68,7 @@ func TestRepair(t *testing.T) {
 	for _, err := range []error{
 		c.RbacV1().ClusterRoles().Delete(ctx, "view", metav1.DeleteOptions{}),
 		update(t, c, "system:kube-scheduler", func(r *rbacv1.ClusterRole) {
-			r.Rules = append(r.Rules[1:], allow("get", "example.com", "things"))
+			r.Rules = append(r.Rules[1:], policies([]rule{allow("get", "example.com", "things")})...)
 			delete(r.Labels, "kubernetes.io/bootstrapping")
 		}),
 		update(t, c, "system:discovery", func(r *rbacv1.ClusterRole) {
@@ -110,7 +110,7 @@ func TestRepair(t *testing.T) {
 		if r.Name != scheduler.Name {
 			continue
 		}
-		if ok, missing := validation.Covers(scheduler.Rules, append(r.Rules, allow("get", "example.com", "things"))); !ok {
+		if ok, missing := validation.Covers(scheduler.Rules, append(r.Rules, policies([]rule{allow("get", "example.com", "things")})...)); !ok {
 			t.Errorf("missing %v", missing)
 		}
 	}

@@ -21,7 +21,7 @@ func EnsureMetricsReader(ctx context.Context, client kubernetes.Interface) error
 	if apierrors.IsNotFound(err) {
 		r := &rbacv1.ClusterRole{
 			ObjectMeta: metav1.ObjectMeta{Name: metricsReader, Labels: map[string]string{}},
-			Rules:      []rbacv1.PolicyRule{allow("get list watch", "metrics.k8s.io", "pods nodes")},
+			Rules:      policies([]rule{allow("get list watch", "metrics.k8s.io", "pods nodes")}),
 		}
 		for _, to := range []string{"admin", "edit", "view"} {
 			addTo(to, r)

@@ -26,11 +26,11 @@ func defaultsMeta(namespace, name string) metav1.ObjectMeta {
 	}
 }
 
-func clusterRole(name string, rules ...rbacv1.PolicyRule) *rbacv1.ClusterRole {
-	return &rbacv1.ClusterRole{ObjectMeta: defaultsMeta("", name), Rules: rules}
+func clusterRole(name string, rules ...rule) *rbacv1.ClusterRole {
+	return &rbacv1.ClusterRole{ObjectMeta: defaultsMeta("", name), Rules: policies(rules)}
 }
 
-func controllerRole(name string, rules ...rbacv1.PolicyRule) *rbacv1.ClusterRole {
+func controllerRole(name string, rules ...rule) *rbacv1.ClusterRole {
 	return clusterRole(controllerRun+name, rules...)
 }
 
@@ -47,20 +47,39 @@ func addTo(aggregated string, r *rbacv1.ClusterRole) *rbacv1.ClusterRole {
 	return r
 }
 
-// allow is a rule for resources; its parts are separated by spaces, and "core" is the group without a name.
-func allow(verbs, groups, resources string, names ...string) rbacv1.PolicyRule {
-	g := strings.Fields(groups)
-	for i := range g {
-		if g[i] == "core" {
-			g[i] = ""
-		}
-	}
-	return rbacv1.PolicyRule{Verbs: strings.Fields(verbs), APIGroups: g, Resources: strings.Fields(resources), ResourceNames: names}
+// rule is a policy rule in few words; its parts are separated by spaces. Hundreds of complete rules as literals would be 100 KB of instructions.
+type rule struct {
+	verbs, groups, resources string
+	names                    []string
+	urls                     string // of what is no resource
+}
+
+// allow is a rule for resources; "core" is the group without a name.
+func allow(verbs, groups, resources string, names ...string) rule {
+	return rule{verbs: verbs, groups: groups, resources: resources, names: names}
 }
 
 // paths is a rule for what is no resource.
-func paths(verbs, urls string) rbacv1.PolicyRule {
-	return rbacv1.PolicyRule{Verbs: strings.Fields(verbs), NonResourceURLs: strings.Fields(urls)}
+func paths(verbs, urls string) rule { return rule{verbs: verbs, urls: urls} }
+
+// policies spells rules out. With none the answer is nil.
+func policies(rules []rule) []rbacv1.PolicyRule {
+	var out []rbacv1.PolicyRule
+	for _, r := range rules {
+		p := rbacv1.PolicyRule{Verbs: strings.Fields(r.verbs), ResourceNames: slices.Clone(r.names)}
+		if r.urls != "" {
+			p.NonResourceURLs = strings.Fields(r.urls)
+		} else {
+			p.APIGroups, p.Resources = strings.Fields(r.groups), strings.Fields(r.resources)
+			for i, g := range p.APIGroups {
+				if g == "core" {
+					p.APIGroups[i] = ""
+				}
+			}
+		}
+		out = append(out, p)
+	}
+	return out
 }
 
 func group(name string) rbacv1.Subject {
@@ -106,8 +125,8 @@ func clusterRoleBindings() []*rbacv1.ClusterRoleBinding {
 	return out
 }
 
-func role(namespace, name string, rules ...rbacv1.PolicyRule) *rbacv1.Role {
-	return &rbacv1.Role{ObjectMeta: defaultsMeta(namespace, name), Rules: rules}
+func role(namespace, name string, rules ...rule) *rbacv1.Role {
+	return &rbacv1.Role{ObjectMeta: defaultsMeta(namespace, name), Rules: policies(rules)}
 }
 
 func binding(namespace, name, role string, subjects ...rbacv1.Subject) *rbacv1.RoleBinding {
