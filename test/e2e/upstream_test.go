@@ -140,6 +140,8 @@ func upstreamObjects() map[string]runtime.Object {
 		"/registry/services/specs/prod/web": &corev1.Service{ObjectMeta: meta("prod", "web"), Spec: corev1.ServiceSpec{
 			Type: corev1.ServiceTypeClusterIP, ClusterIP: "10.96.7.7", Selector: labels, SessionAffinity: corev1.ServiceAffinityNone,
 			Ports: []corev1.ServicePort{{Port: 80, Protocol: corev1.ProtocolTCP, TargetPort: intstr.FromInt32(8080)}}}},
+		"/registry/services/specs/prod/by-hand": &corev1.Service{ObjectMeta: meta("prod", "by-hand"), Spec: corev1.ServiceSpec{
+			Type: corev1.ServiceTypeClusterIP, ClusterIP: corev1.ClusterIPNone, SessionAffinity: corev1.ServiceAffinityNone, Ports: []corev1.ServicePort{{Port: 5432, Protocol: corev1.ProtocolTCP, TargetPort: intstr.FromInt32(5432)}}}},
 		"/registry/services/endpoints/prod/by-hand": &corev1.Endpoints{ObjectMeta: meta("prod", "by-hand"), //nolint:staticcheck // deprecated, and stored
 			Subsets: []corev1.EndpointSubset{{Addresses: []corev1.EndpointAddress{{IP: "192.0.2.9"}}, Ports: []corev1.EndpointPort{{Port: 5432, Protocol: corev1.ProtocolTCP}}}}}, //nolint:staticcheck // as above
 		"/registry/deployments/prod/web": &appsv1.Deployment{ObjectMeta: meta("prod", "web"), Spec: appsv1.DeploymentSpec{

@@ -188,11 +188,11 @@ func warnService(s, _ *corev1.Service) []string {
 			}
 		}
 	}
-	if len(s.Spec.ExternalIPs) > 0 {
-		out = append(out, "spec.externalIPs is deprecated and may no longer be implemented in some clusters")
-	}
 	for i, ip := range s.Spec.ExternalIPs {
 		out = append(out, validation.GetWarningsForIP(spec.Child("externalIPs").Index(i), ip)...)
+	}
+	if len(s.Spec.ExternalIPs) > 0 && !headless(s) && s.Spec.Type != corev1.ServiceTypeExternalName {
+		out = append(out, "spec.externalIPs is deprecated and may no longer be implemented in some clusters")
 	}
 	if ip := s.Spec.LoadBalancerIP; ip != "" && len(validation.IsValidIPForLegacyField(spec, ip, false, nil)) == 0 {
 		out = append(out, validation.GetWarningsForIP(spec.Child("loadBalancerIP"), ip)...)

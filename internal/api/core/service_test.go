@@ -92,6 +92,7 @@ func TestServiceWarnings(t *testing.T) {
 		"spec.externalIPs is deprecated and may no longer be implemented in some clusters",
 		`spec.externalName is ignored when spec.type is not "ExternalName"`, `spec.trafficDistribution: "PreferClose" is deprecated; use "PreferSameZone"`)
 	checkWarnings(t, "Service", `spec: {clusterIP: None, clusterIPs: [None], sessionAffinity: ClientIP}`, "spec.SessionAffinity is ignored for headless services")
+	checkWarnings(t, "Service", `spec: {clusterIP: None, clusterIPs: [None], externalIPs: ["5.5.5.5"]}`, "spec.externalIPs is ignored for headless services")
 }
 
 func TestServiceRow(t *testing.T) {
