@@ -22,6 +22,9 @@ func Unchanged(now, before any, p *field.Path) field.ErrorList {
 	return Declared(field.ErrorList{field.Invalid(p, nil, ImmutableText)})
 }
 
+// OnceText is what is said of a field that may be set, but not be changed then.
+const OnceText = "field cannot be modified once set"
+
 // ShortName is the declared complaint about what is no RFC 1123 label.
 func ShortName(v string, p *field.Path) field.ErrorList {
 	return Declared(Each(content.IsDNS1123Label(v), p, v))

@@ -170,7 +170,7 @@ func TestReplicationController(t *testing.T) {
 		{"defaults", `spec: {` + template + `}`, ""},
 		{"empty", `spec: {}`, "spec.selector: Required value\nspec.template: Required value"},
 		{"numbers", `spec: {replicas: -1, minReadySeconds: -1, selector: {a: c}, ` + template + `}`,
-			"spec.minReadySeconds: Invalid value: -1\nspec.replicas: Invalid value: -1\nspec.template.metadata.labels: Invalid value: {\"a\":\"b\"}: `selector` does not match template `labels`"},
+			"spec.replicas: Invalid value: -1\nspec.minReadySeconds: Invalid value: -1\nspec.template.metadata.labels: Invalid value: {\"a\":\"b\"}: `selector` does not match template `labels`"},
 	})
 	checkRow(t, "ReplicationController", `{metadata: {name: r}, spec: {`+template+`}}`, "r|1|0|0|<unknown>|c|i|a=b")
 	checkWarnings(t, "ReplicationController", `{metadata: {name: a.b}, spec: {`+template+`}}`, "metadata.name: this is used in Pod names and hostnames, which can result in surprising behavior; a DNS label is recommended: [must not contain dots]")

@@ -253,7 +253,7 @@ func validateNodeUpdate(n, old *corev1.Node) field.ErrorList {
 		}
 	}
 	if old.Spec.ProviderID != "" && old.Spec.ProviderID != n.Spec.ProviderID {
-		text := "field cannot be modified once set"
+		text := check.OnceText
 		if n.Spec.ProviderID == "" {
 			text = "field cannot be cleared once set"
 		}

@@ -115,7 +115,6 @@ func warnReplicationController(r, old *corev1.ReplicationController) []string {
 func validateReplicationController(r, old *corev1.ReplicationController) field.ErrorList {
 	var errs field.ErrorList
 	p := field.NewPath("spec")
-	errs = append(errs, check.Declared(check.NonNegative(int64(r.Spec.MinReadySeconds), p.Child("minReadySeconds")))...)
 	selector := labels.SelectorFromSet(r.Spec.Selector)
 	if selector.Empty() {
 		errs = append(errs, field.Required(p.Child("selector"), ""))
@@ -125,6 +124,7 @@ func validateReplicationController(r, old *corev1.ReplicationController) field.E
 	} else {
 		errs = append(errs, check.Declared(check.NonNegative(int64(*r.Spec.Replicas), p.Child("replicas")))...)
 	}
+	errs = append(errs, check.Declared(check.NonNegative(int64(r.Spec.MinReadySeconds), p.Child("minReadySeconds")))...)
 	t := r.Spec.Template
 	if t == nil {
 		return append(errs, field.Required(p.Child("template"), ""))

@@ -111,7 +111,7 @@ func validateClaimStatus(c, old *resourcev1.ResourceClaim) field.ErrorList {
 	case was == nil:
 		errs = append(errs, validateAllocation(s.Allocation, requestNames(&c.Spec), allocation)...)
 	case !apiequality.Semantic.DeepEqual(*was, *s.Allocation):
-		errs = append(errs, field.Invalid(allocation, check.Rendered(*s.Allocation), check.ImmutableText))
+		errs = append(errs, check.Declared(field.ErrorList{field.Invalid(allocation, nil, check.OnceText)})...)
 	}
 	return errs
 }
