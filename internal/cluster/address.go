@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/celox/celox/internal/cluster/config"
+	"github.com/celox/celox/internal/network/dump"
 )
 
 // nodeIPs finds the addresses of the server's machine, one of each family that pods have: as configured, else the address that agents are told or that the
@@ -88,7 +89,7 @@ func machineAddress(v6 bool, not []netip.Prefix) (netip.Addr, error) {
 	if v6 {
 		family = netlink.FAMILY_V6
 	}
-	routes, err := netlink.RouteList(nil, family)
+	routes, err := dump.Whole(func() ([]netlink.Route, error) { return netlink.RouteList(nil, family) })
 	if err != nil {
 		return netip.Addr{}, fmt.Errorf("read routes: %w", err)
 	}
@@ -100,7 +101,7 @@ func machineAddress(v6 bool, not []netip.Prefix) (netip.Addr, error) {
 			}
 		}
 	}
-	list, err := netlink.AddrList(nil, family)
+	list, err := dump.Whole(func() ([]netlink.Addr, error) { return netlink.AddrList(nil, family) })
 	if err != nil {
 		return netip.Addr{}, fmt.Errorf("read addresses: %w", err)
 	}
@@ -131,7 +132,7 @@ func maskOf(n *net.IPNet) (ones, bits int) {
 
 // isOwn says whether an interface of this machine has an address.
 func isOwn(a netip.Addr) bool {
-	list, err := netlink.AddrList(nil, netlink.FAMILY_ALL)
+	list, err := dump.Whole(func() ([]netlink.Addr, error) { return netlink.AddrList(nil, netlink.FAMILY_ALL) })
 	return err == nil && slices.ContainsFunc(list, func(x netlink.Addr) bool {
 		ip, ok := netip.AddrFromSlice(x.IP)
 		return ok && ip.Unmap() == a

@@ -16,6 +16,8 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 	"pgregory.net/rapid"
+
+	"github.com/celox/celox/internal/network/dump"
 )
 
 // few has rapid try a property that needs the kernel less often.
@@ -141,7 +143,7 @@ func TestNoLeaks(t *testing.T) {
 		}
 		h := handle(t, host)
 		for end := time.Now().Add(time.Minute); ; time.Sleep(5 * time.Millisecond) {
-			links, err := h.LinkList()
+			links, err := dump.Whole(h.LinkList)
 			if err != nil {
 				rt.Fatal(err)
 			}

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/vishvananda/netlink"
+
+	"github.com/celox/celox/internal/network/dump"
 )
 
 func TestBandwidthOf(t *testing.T) {
@@ -174,7 +176,7 @@ func TestLimits(t *testing.T) {
 	}
 	check()
 	ifbs := func() (names []string) {
-		links, err := h.LinkList()
+		links, err := dump.Whole(h.LinkList)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -13,6 +13,8 @@ import (
 	"github.com/vishvananda/netlink/nl"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
+
+	"github.com/celox/celox/internal/network/dump"
 )
 
 // listenPause is how long to wait before listening again to a kernel that had more to tell than we took.
@@ -21,7 +23,9 @@ const listenPause = time.Second
 // routeMTU is the MTU of the interface that the default route leaves by, and its index; both are 0 if there is no such route.
 func routeMTU(h *netlink.Handle) (mtu, index int) {
 	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
-		routes, err := h.RouteListFiltered(family, &netlink.Route{Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_TABLE)
+		routes, err := dump.Whole(func() ([]netlink.Route, error) {
+			return h.RouteListFiltered(family, &netlink.Route{Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_TABLE)
+		})
 		if err != nil {
 			continue
 		}

@@ -17,6 +17,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/celox/celox/internal/network/dump"
 	"github.com/celox/celox/internal/network/records"
 	"github.com/celox/celox/internal/network/shortcut"
 )
@@ -153,7 +154,7 @@ func (n *Network) open() error {
 
 // sweep removes what sandboxes that are gone have left: what the kernel doesn't remove with a namespace, and what an earlier process would have cut off. n.mu must be held.
 func (n *Network) sweep() error {
-	links, err := n.h.LinkList()
+	links, err := dump.Whole(n.h.LinkList)
 	if err != nil {
 		return fmt.Errorf("list interfaces: %w", err)
 	}
@@ -215,7 +216,7 @@ func (n *Network) leadAll() error {
 	if len(n.sandboxes) == 0 {
 		return nil
 	}
-	links, err := n.h.LinkList()
+	links, err := dump.Whole(n.h.LinkList)
 	if err != nil {
 		return fmt.Errorf("list interfaces: %w", err)
 	}
@@ -659,7 +660,7 @@ func Reset(ctx context.Context, cfg Config) error {
 	case err != nil:
 		errs = append(errs, err)
 	case bridge.Type() == "bridge":
-		links, err := h.LinkList()
+		links, err := dump.Whole(h.LinkList)
 		errs = append(errs, err)
 		for _, l := range links {
 			if ctx.Err() != nil {

@@ -16,6 +16,8 @@ import (
 	"github.com/google/nftables"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/celox/celox/internal/network/dump"
 )
 
 type pod struct {
@@ -223,7 +225,7 @@ func TestReuse(t *testing.T) {
 	// Those that linger are cut off in the end.
 	h := handle(t, host)
 	for end := time.Now().Add(time.Minute); ; time.Sleep(50 * time.Millisecond) {
-		links, err := h.LinkList()
+		links, err := dump.Whole(h.LinkList)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -385,7 +387,7 @@ func TestReset(t *testing.T) {
 		if err := within(host, func() error { return Reset(t.Context(), cfg) }); err != nil {
 			t.Fatal(err)
 		}
-		links, err := handle(t, host).LinkList()
+		links, err := dump.Whole(handle(t, host).LinkList)
 		if err != nil || len(links) != 1 {
 			t.Errorf("left: %v %v", links, err)
 		}

@@ -6,6 +6,8 @@ import (
 	"testing"
 
 	"github.com/vishvananda/netlink"
+
+	"github.com/celox/celox/internal/network/dump"
 )
 
 func TestServiceAddresses(t *testing.T) {
@@ -43,7 +45,7 @@ func TestServiceAddresses(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	links, err := h.LinkList()
+	links, err := dump.Whole(h.LinkList)
 	if err != nil || len(links) != 1 {
 		t.Errorf("left: %v %v", links, err)
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/celox/celox/internal/network/dump"
 	"github.com/celox/celox/internal/network/wireguard"
 )
 
@@ -119,7 +120,9 @@ func (k kernel) encrypt(self Self, s spec, links map[way]int) error {
 
 // routes makes ours those that are wanted.
 func (k kernel) routes(s spec, links map[way]int) error {
-	have, err := k.h.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{Protocol: protocol}, netlink.RT_FILTER_PROTOCOL)
+	have, err := dump.Whole(func() ([]netlink.Route, error) {
+		return k.h.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{Protocol: protocol}, netlink.RT_FILTER_PROTOCOL)
+	})
 	if err != nil {
 		return fmt.Errorf("list routes: %w", err)
 	}
@@ -228,7 +231,7 @@ func (k kernel) linkMTU(own netip.Addr) (int, error) {
 	if own.Is6() {
 		fam = netlink.FAMILY_V6
 	}
-	addrs, err := k.h.AddrList(nil, fam)
+	addrs, err := dump.Whole(func() ([]netlink.Addr, error) { return k.h.AddrList(nil, fam) })
 	if err != nil {
 		return 0, fmt.Errorf("list addresses: %w", err)
 	}
@@ -281,7 +284,7 @@ func missing(err error) bool {
 
 // addresses gives a device exactly its own, besides those of the link.
 func (k kernel) addresses(link netlink.Link, wanted []netip.Addr) error {
-	have, err := k.h.AddrList(link, netlink.FAMILY_ALL)
+	have, err := dump.Whole(func() ([]netlink.Addr, error) { return k.h.AddrList(link, netlink.FAMILY_ALL) })
 	if err != nil {
 		return fmt.Errorf("tunnel: list addresses: %w", err)
 	}
@@ -327,7 +330,7 @@ func (k kernel) entries(link int, ends []entry) error {
 	}
 	var errs []error
 	for _, family := range []int{unix.AF_INET, unix.AF_INET6, unix.AF_BRIDGE} {
-		have, err := k.h.NeighList(link, family)
+		have, err := dump.Whole(func() ([]netlink.Neigh, error) { return k.h.NeighList(link, family) })
 		if err != nil {
 			return fmt.Errorf("tunnel: list neighbours: %w", err)
 		}

@@ -18,6 +18,7 @@ import (
 	"go.uber.org/goleak"
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/celox/celox/internal/network/dump"
 	"github.com/celox/celox/internal/network/networktest"
 	"github.com/celox/celox/internal/network/proxy"
 )
@@ -435,7 +436,7 @@ func TestEnds(t *testing.T) {
 	s.check(s.d.Close())
 	reset(client)
 	reset(endpoint)
-	if links, err := s.node.Link.LinkList(); err != nil || strings.Contains(fmt.Sprint(links), linkName) {
+	if links, err := dump.Whole(s.node.Link.LinkList); err != nil || strings.Contains(fmt.Sprint(links), linkName) {
 		t.Errorf("left: %v %v", links, err)
 	}
 	s.d, err = New(s.d.cfg) // for the cleanup

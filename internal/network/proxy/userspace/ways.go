@@ -13,6 +13,8 @@ import (
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
+
+	"github.com/celox/celox/internal/network/dump"
 )
 
 const (
@@ -176,14 +178,16 @@ func (w *ways) intact() (bool, error) {
 			number = netlink.FAMILY_V6
 		}
 		node, _ := ends(six)
-		addrs, err := w.node.AddrList(l, number)
+		addrs, err := dump.Whole(func() ([]netlink.Addr, error) { return w.node.AddrList(l, number) })
 		if err != nil {
 			return false, fmt.Errorf("addresses of %s: %w", linkName, err)
 		}
 		if !slices.ContainsFunc(addrs, func(a netlink.Addr) bool { return a.IP.Equal(node.Addr().AsSlice()) }) {
 			return false, nil
 		}
-		routes, err := w.node.RouteListFiltered(number, &netlink.Route{LinkIndex: w.link, Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_OIF|netlink.RT_FILTER_TABLE)
+		routes, err := dump.Whole(func() ([]netlink.Route, error) {
+			return w.node.RouteListFiltered(number, &netlink.Route{LinkIndex: w.link, Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_OIF|netlink.RT_FILTER_TABLE)
+		})
 		if err != nil {
 			return false, fmt.Errorf("routes by %s: %w", linkName, err)
 		}
