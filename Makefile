@@ -58,6 +58,8 @@ test-vm: build ## the built binary on cgroup v2, in a virtual machine
 
 bench: build ## the figures of docs/benchmarks.md
 	@CELOX_BIN=$(CURDIR)/bin/celox $(GO) run ./test/bench
+	@$(GO) test -run '^$$' -bench '^Benchmark(Attach|Detach)$$' ./internal/network
+	@$(GO) test -run '^$$' -bench '^BenchmarkPolicy(Change|Comes)$$' ./internal/network/policy
 
 generate: ## files that are made from others (the OpenAPI documents, docs/api.md)
 	@$(GO) generate ./...

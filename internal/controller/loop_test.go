@@ -67,7 +67,7 @@ func TestBackOff(t *testing.T) {
 				done := make(chan error)
 				l.Add("k")
 				go func() { done <- l.Run(ctx) }()
-				time.Sleep(3 * time.Hour)
+				time.Sleep(3 * time.Hour) // of the bubble's clock: what is counted is how often the loop tries meanwhile
 				cancel()
 				if err := <-done; err != nil {
 					t.Error(err)

@@ -28,7 +28,12 @@ import (
 )
 
 // policyTables counts a machine's tables with the rules of policies, and may remove them.
-func policyTables(m *machine.Machine, remove bool) (n int, err error) {
+func policyTables(m *machine.Machine, remove bool) (int, error) {
+	return tablesOf(m, "celox-policy-", remove)
+}
+
+// tablesOf counts a machine's tables whose names begin so, and may remove them.
+func tablesOf(m *machine.Machine, prefix string, remove bool) (n int, err error) {
 	err = m.NS.Do(func() error {
 		c, err := nftables.New()
 		if err != nil {
@@ -36,7 +41,7 @@ func policyTables(m *machine.Machine, remove bool) (n int, err error) {
 		}
 		all, err := c.ListTables()
 		for _, table := range all {
-			if strings.HasPrefix(table.Name, "celox-policy-") {
+			if strings.HasPrefix(table.Name, prefix) {
 				n++
 				if remove {
 					c.DelTable(table)

@@ -11,7 +11,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/nftables"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -189,28 +188,12 @@ func (s *fleet) hinted(t *testing.T, good func(*discoveryv1.EndpointHints) bool)
 }
 
 // serviceTables are the tables of the service proxy on a machine; they are removed if that is wanted.
-func (s *fleet) serviceTables(on int, remove bool) (n int, err error) {
-	err = s.machines[on].NS.Do(func() error {
-		conn, err := nftables.New()
-		if err != nil {
-			return err
-		}
-		tables, err := conn.ListTables()
-		if err != nil {
-			return err
-		}
-		for _, table := range tables {
-			if strings.HasPrefix(table.Name, "celox-services") {
-				n++
-				if remove {
-					conn.DelTable(table)
-				}
-			}
-		}
-		return conn.Flush()
-	})
-	return n, err
+func (s *fleet) serviceTables(on int, remove bool) (int, error) {
+	return tablesOf(s.machines[on], serviceTables, remove)
 }
+
+// serviceTables begin the names of the service proxy's tables.
+const serviceTables = "celox-services-"
 
 func (s *fleet) tablesReturn(t *testing.T) {
 	svc, err := s.client.CoreV1().Services("default").Get(t.Context(), "everywhere", metav1.GetOptions{})

@@ -74,6 +74,7 @@ func TestListens(t *testing.T) {
 	}()
 	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
 	var body []byte
+	// Nothing tells that a port is open but that it answers.
 	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
 		res, err := client.Get("http://" + address + "/proxyMode")
 		if err != nil {

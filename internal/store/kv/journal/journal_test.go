@@ -147,6 +147,7 @@ func TestCrash(t *testing.T) {
 	}
 }
 
+// Sleeping in a bubble of synctest, here and below, moves the engine's clock on: what happens by the clock (the pace of writing, the ends of leases) is what is looked at.
 func TestPace(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		path := filepath.Join(t.TempDir(), "j")

@@ -1,4 +1,3 @@
-// Command gen writes the schema of package builtin: it runs in that package's directory (see there).
 package main
 
 import (
