@@ -167,10 +167,12 @@ func (e *Engine) start(ctx context.Context, cfg Config) (err error) {
 	if err := e.elect(ctx); err != nil {
 		return err
 	}
-	e.api = &gathering{api: struct {
+	if e.api, err = newGathering(server, struct {
 		pb.KVServer
 		pb.LeaseServer
-	}{v3rpc.NewQuotaKVServer(server), v3rpc.NewQuotaLeaseServer(server)}}
+	}{v3rpc.NewQuotaKVServer(server), v3rpc.NewQuotaLeaseServer(server)}); err != nil {
+		return err
+	}
 	// The database may have been full, and the quota is another one now.
 	if err := e.Reclaim(ctx); err != nil {
 		return err

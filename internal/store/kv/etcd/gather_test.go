@@ -2,6 +2,7 @@ package etcd
 
 import (
 	"context"
+	"errors"
 	"math/rand/v2"
 	"sync"
 	"sync/atomic"
@@ -10,59 +11,123 @@ import (
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	"go.etcd.io/etcd/pkg/v3/idutil"
+	"go.etcd.io/etcd/pkg/v3/wait"
+	"go.etcd.io/etcd/server/v3/etcdserver/apply"
+	etcderrors "go.etcd.io/etcd/server/v3/etcdserver/errors"
+	"go.etcd.io/raft/v3/raftpb"
+	"google.golang.org/protobuf/proto"
 )
 
-// slowLog takes a millisecond for what comes together.
+// slowLog takes a millisecond for what comes together. It says of what it was given how it went: err.
 type slowLog struct {
-	api
-	now, most, all atomic.Int32
+	results wait.Wait
+	err     error
+	ended   bool
+
+	wg                   sync.WaitGroup
+	proposals, all, most atomic.Int64
 }
 
-func (s *slowLog) Txn(ctx context.Context, _ *pb.TxnRequest) (*pb.TxnResponse, error) {
-	n := s.now.Add(1)
-	defer s.now.Add(-1)
-	s.all.Add(1)
-	for {
-		most := s.most.Load()
-		if n <= most || s.most.CompareAndSwap(most, n) {
+func (s *slowLog) propose(entries []*raftpb.Entry) error {
+	if s.ended {
+		return errors.New("it is over")
+	}
+	s.proposals.Add(1)
+	s.all.Add(int64(len(entries)))
+	for n := int64(len(entries)); ; {
+		if most := s.most.Load(); n <= most || s.most.CompareAndSwap(most, n) {
 			break
 		}
 	}
-	select {
-	case <-time.After(time.Millisecond):
-		return &pb.TxnResponse{}, nil
-	case <-ctx.Done():
-		return nil, ctx.Err()
+	s.wg.Go(func() {
+		time.Sleep(time.Millisecond)
+		for _, e := range entries {
+			var r pb.InternalRaftRequest
+			if err := proto.Unmarshal(e.Data, &r); err != nil {
+				panic(err)
+			}
+			s.results.Trigger(r.Header.ID, &apply.Result{Resp: &pb.TxnResponse{Succeeded: string(r.Txn.Success[0].GetRequestPut().Key) == "key"}, Err: s.err})
+		}
+	})
+	return nil
+}
+
+func gatheringOver(log *slowLog) *gathering {
+	log.results = wait.New()
+	return &gathering{
+		log: log, results: log.results, ids: idutil.NewGenerator(1, time.Now()), limit: 1000, timeout: time.Minute,
+		quota: func(context.Context, *pb.TxnRequest) error { return nil },
 	}
 }
 
+func put(key, value string) *pb.TxnRequest {
+	return &pb.TxnRequest{Success: []*pb.RequestOp{{Request: &pb.RequestOp_RequestPut{RequestPut: &pb.PutRequest{Key: []byte(key), Value: []byte(value)}}}}}
+}
+
+// idle fails unless nobody is left behind.
+func idle(t *testing.T, g *gathering, log *slowLog) {
+	t.Helper()
+	log.wg.Wait()
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.present != 0 || len(g.waiting) != 0 {
+		t.Errorf("%d are there, %d wait", g.present, len(g.waiting))
+	}
+}
+
+// TestGathering: few go at once, many together.
 func TestGathering(t *testing.T) {
-	for _, tt := range []struct{ writers, milliseconds, most int }{
-		{1, 1, 1},
-		{freeWriters, 1, freeWriters},
-		{freeWriters + 1, 2, freeWriters},
-		{freeWriters + maxCohort, 2, maxCohort},
-		{freeWriters + 3*maxCohort, 4, 2 * maxCohort},
+	for _, tt := range []struct {
+		writers, each int
+		think         time.Duration // between two writes of one, at most
+		together      int           // how many go together on average, at least
+		takes         time.Duration // at most
+	}{
+		{1, 50, 0, 1, 50 * time.Millisecond},
+		{freeWriters, 50, 0, 1, 50 * time.Millisecond},
+		{8, 50, time.Millisecond, 3, 200 * time.Millisecond},
+		{30, 100, 4 * time.Millisecond, 10, 800 * time.Millisecond},
+		{200, 100, 4 * time.Millisecond, 30, 800 * time.Millisecond},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			log := &slowLog{}
-			g := &gathering{api: log}
+			g := gatheringOver(log)
 			began := time.Now()
 			var wg sync.WaitGroup
 			for range tt.writers {
 				wg.Go(func() {
-					if _, err := g.Txn(t.Context(), nil); err != nil {
-						t.Error(err)
+					for range tt.each {
+						if r, err := g.Txn(t.Context(), put("key", "")); err != nil || !r.Succeeded {
+							t.Errorf("%v, %v", r, err)
+						}
+						if tt.think > 0 {
+							time.Sleep(rand.N(tt.think))
+						}
 					}
 				})
 			}
 			wg.Wait()
-			if took := time.Since(began); took != time.Duration(tt.milliseconds)*time.Millisecond {
-				t.Errorf("%d writers took %v", tt.writers, took)
+			took := time.Since(began)
+			idle(t, g, log)
+			if n := log.all.Load(); n != int64(tt.writers*tt.each) || log.most.Load() > maxCohort {
+				t.Errorf("%d writers: %d in all, %d together", tt.writers, n, log.most.Load())
 			}
-			if most := int(log.most.Load()); most > tt.most || int(log.all.Load()) != tt.writers {
-				t.Errorf("%d writers: %d at once, %d in all", tt.writers, most, log.all.Load())
+			if n := log.all.Load() / log.proposals.Load(); n < int64(tt.together) || took > tt.takes {
+				t.Errorf("%d writers: %d together on average in %v", tt.writers, n, took)
 			}
+			// A writer who is alone afterwards soon doesn't wait for the others any more.
+			for range 8 {
+				if _, err := g.Txn(t.Context(), put("key", "")); err != nil {
+					t.Error(err)
+				}
+			}
+			began = time.Now()
+			if _, err := g.Txn(t.Context(), put("key", "")); err != nil || time.Since(began) != time.Millisecond {
+				t.Errorf("alone after %d writers: %v after %v", tt.writers, err, time.Since(began))
+			}
+			idle(t, g, log)
 		})
 	}
 }
@@ -71,7 +136,7 @@ func TestGathering(t *testing.T) {
 func TestGatheringGivesUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log := &slowLog{}
-		g := &gathering{api: log}
+		g := gatheringOver(log)
 		var wg sync.WaitGroup
 		for range 300 {
 			wg.Go(func() {
@@ -80,19 +145,50 @@ func TestGatheringGivesUp(t *testing.T) {
 				ctx, cancel := context.WithTimeout(t.Context(), patience)
 				defer cancel()
 				began := time.Now()
-				_, err := g.Txn(ctx, nil)
+				_, err := g.Txn(ctx, put("key", ""))
 				if took := time.Since(began); took > patience || (err != nil) != (ctx.Err() != nil) && took != patience {
 					t.Errorf("%v after %v with a patience of %v", err, took, patience)
 				}
 			})
 		}
 		wg.Wait()
-		if g.underWay != 0 || len(g.waiting) != 0 {
-			t.Errorf("%d under way, %d wait", g.underWay, len(g.waiting))
-		}
-		began := time.Now()
-		if _, err := g.Txn(t.Context(), nil); err != nil || time.Since(began) != time.Millisecond {
-			t.Errorf("%v after %v", err, time.Since(began))
-		}
+		idle(t, g, log)
 	})
+}
+
+func TestGatheringFails(t *testing.T) {
+	for _, tt := range []struct {
+		name    string
+		log     *slowLog
+		request *pb.TxnRequest
+		change  func(*gathering)
+		want    error
+	}{
+		{"the log has ended", &slowLog{ended: true}, put("key", ""), nil, rpctypes.ErrGRPCStopped},
+		{"the server stops meanwhile", &slowLog{}, put("key", ""), func(g *gathering) {
+			c := make(chan struct{})
+			close(c)
+			g.stopped = c
+		}, rpctypes.ErrGRPCStopped},
+		{"nothing comes", &slowLog{}, put("key", ""), func(g *gathering) { g.timeout = time.Microsecond }, rpctypes.ErrGRPCTimeout},
+		{"too large", &slowLog{}, put("key", string(make([]byte, 1000))), nil, rpctypes.ErrGRPCRequestTooLarge},
+		{"no room", &slowLog{}, put("key", ""), func(g *gathering) {
+			g.quota = func(context.Context, *pb.TxnRequest) error { return rpctypes.ErrGRPCNoSpace }
+		}, rpctypes.ErrGRPCNoSpace},
+		{"no room when it is applied", &slowLog{err: etcderrors.ErrNoSpace}, put("key", ""), nil, rpctypes.ErrGRPCNoSpace},
+		{"another error", &slowLog{err: context.DeadlineExceeded}, put("key", ""), nil, context.DeadlineExceeded},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				g := gatheringOver(tt.log)
+				if tt.change != nil {
+					tt.change(g)
+				}
+				if _, err := g.Txn(t.Context(), tt.request); !errors.Is(err, tt.want) {
+					t.Errorf("%v instead of %v", err, tt.want)
+				}
+				idle(t, g, tt.log)
+			})
+		})
+	}
 }

@@ -7,6 +7,7 @@ import (
 	"time"
 	"unsafe" // also for go:linkname
 
+	"go.etcd.io/etcd/pkg/v3/wait"
 	"go.etcd.io/etcd/server/v3/etcdserver"
 	"go.etcd.io/raft/v3"
 )
@@ -32,4 +33,14 @@ func raftStatusOf(s *etcdserver.EtcdServer) (func() raft.Status, error) {
 		}
 	}
 	return nil, errors.New("this version of etcd keeps its Raft elsewhere")
+}
+
+// resultsOf returns where a server waits for what becomes of its requests. The field is set when the server is made and never again.
+func resultsOf(s *etcdserver.EtcdServer) (wait.Wait, error) {
+	if f := reflect.ValueOf(s).Elem().FieldByName("w"); f.IsValid() {
+		if w, ok := reflect.NewAt(f.Type(), unsafe.Pointer(f.UnsafeAddr())).Interface().(*wait.Wait); ok && *w != nil {
+			return *w, nil
+		}
+	}
+	return nil, errors.New("this version of etcd waits for its requests elsewhere")
 }
