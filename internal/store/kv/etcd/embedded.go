@@ -73,6 +73,7 @@ type Config struct {
 // Engine is an embedded etcd.
 type Engine struct {
 	operations
+	writes *gathering
 	server *etcdserver.EtcdServer
 	grpc   *grpc.Server
 	lock   *os.File
@@ -167,10 +168,11 @@ func (e *Engine) start(ctx context.Context, cfg Config) (err error) {
 	if err := e.elect(ctx); err != nil {
 		return err
 	}
-	if e.api, err = newGathering(server, struct {
+	e.api = struct {
 		pb.KVServer
 		pb.LeaseServer
-	}{v3rpc.NewQuotaKVServer(server), v3rpc.NewQuotaLeaseServer(server)}); err != nil {
+	}{v3rpc.NewQuotaKVServer(server), v3rpc.NewQuotaLeaseServer(server)}
+	if e.writes, err = newGathering(server); err != nil {
 		return err
 	}
 	// The database may have been full, and the quota is another one now.
@@ -270,6 +272,18 @@ func listenUnix(path string) (net.Listener, error) {
 		return nil, err
 	}
 	return l, nil
+}
+
+// Txn applies ops if all guards hold; else it reads the guarded keys in the same transaction.
+func (e *Engine) Txn(ctx context.Context, guards []kv.Guard, ops []kv.Op) (kv.TxnResponse, error) {
+	if len(guards) != 1 || len(ops) != 1 || guards[0].Key == "" || ops[0].Key == "" {
+		return e.operations.Txn(ctx, guards, ops)
+	}
+	resp, err := e.writes.write(ctx, guards[0], ops[0])
+	if err != nil {
+		return kv.TxnResponse{}, translate(ctx, err)
+	}
+	return txnResponse(resp), nil
 }
 
 // Compact forgets the history before revision. If the database had outgrown its quota and now fits again, writes are allowed again.

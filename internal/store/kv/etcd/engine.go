@@ -58,11 +58,14 @@ func keyValue(item *mvccpb.KeyValue) kv.KeyValue {
 
 // Txn applies ops if all guards hold; else it reads the guarded keys in the same transaction.
 func (o operations) Txn(ctx context.Context, guards []kv.Guard, ops []kv.Op) (kv.TxnResponse, error) {
-	req := request(guards, ops)
-	resp, err := o.api.Txn(ctx, req)
+	resp, err := o.api.Txn(ctx, request(guards, ops))
 	if err != nil {
 		return kv.TxnResponse{}, translate(ctx, err)
 	}
+	return txnResponse(resp), nil
+}
+
+func txnResponse(resp *pb.TxnResponse) kv.TxnResponse {
 	out := kv.TxnResponse{Succeeded: resp.Succeeded, Revision: resp.Header.Revision}
 	if !resp.Succeeded {
 		for _, r := range resp.Responses {
@@ -71,43 +74,11 @@ func (o operations) Txn(ctx context.Context, guards []kv.Guard, ops []kv.Op) (kv
 			}
 		}
 	}
-	return out, nil
-}
-
-// write has the parts of a request with one guard and one put, as nearly all are, so that they are one piece of memory.
-type write struct {
-	request  pb.TxnRequest
-	compare  pb.Compare
-	revision pb.Compare_ModRevision
-	compares [1]*pb.Compare
-	failure  pb.RequestOp
-	read     pb.RequestOp_RequestRange
-	reads    pb.RangeRequest
-	failures [1]*pb.RequestOp
-	success  pb.RequestOp
-	put      pb.RequestOp_RequestPut
-	puts     pb.PutRequest
-	succeeds [1]*pb.RequestOp
+	return out
 }
 
 // request is a transaction in etcd's words.
 func request(guards []kv.Guard, ops []kv.Op) *pb.TxnRequest {
-	if len(guards) == 1 && len(ops) == 1 && !ops[0].Delete && ops[0].Key == guards[0].Key {
-		key := []byte(ops[0].Key)
-		w := &write{}
-		w.compare.Result, w.compare.Target, w.compare.Key = pb.Compare_EQUAL, pb.Compare_MOD, key
-		w.revision.ModRevision = guards[0].ModRevision
-		w.compare.TargetUnion = &w.revision
-		w.reads.Key = key
-		w.read.RequestRange = &w.reads
-		w.failure.Request = &w.read
-		w.puts.Key, w.puts.Value, w.puts.Lease = key, ops[0].Value, int64(ops[0].Lease)
-		w.put.RequestPut = &w.puts
-		w.success.Request = &w.put
-		w.compares[0], w.failures[0], w.succeeds[0] = &w.compare, &w.failure, &w.success
-		w.request.Compare, w.request.Failure, w.request.Success = w.compares[:], w.failures[:], w.succeeds[:]
-		return &w.request
-	}
 	req := &pb.TxnRequest{
 		Compare: make([]*pb.Compare, len(guards)),
 		Success: make([]*pb.RequestOp, len(ops)),

@@ -17,7 +17,8 @@ import (
 	"go.etcd.io/etcd/server/v3/lease"
 	"go.etcd.io/etcd/server/v3/storage"
 	"go.etcd.io/raft/v3/raftpb"
-	"google.golang.org/protobuf/proto"
+
+	"github.com/celox/celox/internal/store/kv"
 )
 
 const (
@@ -27,6 +28,8 @@ const (
 	maxCohort = 48
 	// window is how long the first of those who wait does so at most.
 	window = 2 * time.Millisecond
+	// overhead is what etcd reckons a key takes besides itself and its value.
+	overhead = 256
 )
 
 // gathering has transactions wait for each other when many write at once, and hands them to Raft in one message, as a follower forwards several: they are synced to the log
@@ -34,18 +37,16 @@ const (
 // one is under way. How many to wait for is learnt from how many there are: as many as two thirds of those who were writing at once lately, since the others wait for
 // something else just now. Nothing is promised earlier or in another order: a transaction that waits hasn't been proposed.
 type gathering struct {
-	api     // what isn't a simple write goes here
 	log     raftLog
 	results wait.Wait // etcd's own: what became of an entry is told here, by its request's number
 	ids     *idutil.Generator
-	quota   func(ctx context.Context, r *pb.TxnRequest) error
-	limit   int           // of a request, in bytes
-	timeout time.Duration // after which nobody knows what became of a request
+	room    func(ctx context.Context, bytes int) error // fails when the database is full
+	limit   int                                        // of a request, in bytes
+	timeout time.Duration                              // after which nobody knows what became of a request
 	stopped <-chan struct{}
 
 	mu      sync.Mutex
 	waiting []*proposal // guarded by mu
-	late    *time.Timer // runs out when the first of them has waited for long enough; guarded by mu
 	present int         // how many write, those who wait included; guarded by mu
 	most    int         // how many that were at most since the last went; guarded by mu
 	usual   float64     // how many that are lately; guarded by mu
@@ -63,19 +64,19 @@ type proposal struct {
 }
 
 // newGathering is the way to a running server.
-func newGathering(s *etcdserver.EtcdServer, otherwise api) (*gathering, error) {
+func newGathering(s *etcdserver.EtcdServer) (*gathering, error) {
 	results, err := resultsOf(s)
 	if err != nil {
 		return nil, err
 	}
 	quota := storage.NewBackendQuota(s.Logger(), s.Cfg.QuotaBackendBytes, s.Backend(), "kv")
 	return &gathering{
-		api: otherwise, log: member{s}, results: results,
+		log: member{s}, results: results,
 		// The server's own numbers begin with the number of the member.
 		ids:   idutil.NewGenerator(uint16(s.MemberID())+1, time.Now()),
 		limit: int(s.Cfg.MaxRequestBytes), timeout: s.Cfg.ReqTimeout(), stopped: s.StopNotify(),
-		quota: func(ctx context.Context, r *pb.TxnRequest) error {
-			if quota.Available(r) {
+		room: func(ctx context.Context, bytes int) error {
+			if quota.Remaining() > int64(bytes) {
 				return nil
 			}
 			if _, err := s.Alarm(ctx, &pb.AlarmRequest{MemberID: uint64(s.MemberID()), Action: pb.AlarmRequest_ACTIVATE, Alarm: pb.AlarmType_NOSPACE}); err != nil {
@@ -95,49 +96,49 @@ func (m member) propose(entries []*raftpb.Entry) error {
 	return m.server.Process(context.Background(), &raftpb.Message{Type: raftpb.MsgProp.Enum(), To: &id, Entries: entries})
 }
 
-// Txn carries out a transaction.
-func (g *gathering) Txn(ctx context.Context, r *pb.TxnRequest) (*pb.TxnResponse, error) {
-	if !isSimple(r) {
-		return g.api.Txn(ctx, r)
-	}
-	if err := g.quota(ctx, r); err != nil {
-		return nil, err
+// write carries out a transaction of one guard and one op, neither of them with an empty key: one that etcd's server would find nothing wrong with before it proposes it.
+func (g *gathering) write(ctx context.Context, guard kv.Guard, op kv.Op) (*pb.TxnResponse, error) {
+	if !op.Delete {
+		if err := g.room(ctx, len(op.Key)+len(op.Value)+overhead); err != nil {
+			return nil, err
+		}
 	}
 	p := &proposal{id: g.ids.Next()}
-	var err error
-	if p.entry.Data, err = proto.Marshal(&pb.InternalRaftRequest{Header: &pb.RequestHeader{ID: p.id}, Txn: r}); err != nil {
-		return nil, err
-	}
+	p.entry.Data = appendEntry(make([]byte, 0, 3*len(op.Key)+len(op.Value)+64), p.id, guard, op)
 	if len(p.entry.Data) > g.limit {
 		return nil, rpctypes.ErrGRPCRequestTooLarge
 	}
 	result := g.results.Register(p.id)
-	g.enter(p)
-	timeout := time.NewTimer(g.timeout)
-	defer timeout.Stop()
-	select {
-	case r := <-result:
-		g.leave()
-		return answer(r.(*apply.Result))
-	case <-ctx.Done():
-		err = ctx.Err()
-	case <-timeout.C:
-		err = rpctypes.ErrGRPCTimeout
-	case <-g.stopped:
-		err = rpctypes.ErrGRPCStopped
+	patience := g.timeout
+	leads := g.enter(p)
+	if leads {
+		patience = window
+	}
+	timer := time.NewTimer(patience)
+	defer timer.Stop()
+	var err error
+	for err == nil {
+		select {
+		case r := <-result:
+			g.leave()
+			return answer(r.(*apply.Result))
+		case <-ctx.Done():
+			err = ctx.Err()
+		case <-g.stopped:
+			err = rpctypes.ErrGRPCStopped
+		case <-timer.C:
+			if !leads {
+				err = rpctypes.ErrGRPCTimeout
+				break
+			}
+			leads = false
+			g.waitedEnough(p)
+			timer.Reset(g.timeout)
+		}
 	}
 	g.giveUp(p)
 	g.results.Trigger(p.id, nil) // nobody waits for it
 	return nil, err
-}
-
-// isSimple says that a transaction is one that etcd's server would find nothing wrong with before it proposes it: at most one guard, and one write.
-func isSimple(r *pb.TxnRequest) bool {
-	if len(r.GetCompare()) > 1 || len(r.GetSuccess()) != 1 || len(r.GetFailure()) > 1 {
-		return false
-	}
-	op := r.Success[0]
-	return len(op.GetRequestPut().GetKey()) > 0 || len(op.GetRequestDeleteRange().GetKey()) > 0
 }
 
 // answer is what became of a transaction, with errors as etcd's API has them.
@@ -153,8 +154,8 @@ func answer(r *apply.Result) (*pb.TxnResponse, error) {
 	return r.Resp.(*pb.TxnResponse), nil
 }
 
-// enter proposes a transaction with those that wait, or has it wait with them.
-func (g *gathering) enter(p *proposal) {
+// enter proposes a transaction with those that wait, or has it wait with them. It says whether it is the first of them, which has to call waitedEnough.
+func (g *gathering) enter(p *proposal) (leads bool) {
 	g.mu.Lock()
 	g.present++
 	g.most = max(g.most, g.present)
@@ -162,22 +163,17 @@ func (g *gathering) enter(p *proposal) {
 	g.waiting = append(g.waiting, p)
 	if g.usual <= freeWriters || len(g.waiting) >= min(maxCohort, int(g.usual*2/3)) {
 		g.letGo()
-		return
+		return false
 	}
-	if len(g.waiting) == 1 {
-		if g.late == nil {
-			g.late = time.AfterFunc(window, g.waitedEnough)
-		} else {
-			g.late.Reset(window)
-		}
-	}
+	leads = len(g.waiting) == 1
 	g.mu.Unlock()
+	return leads
 }
 
-// waitedEnough lets those go who wait, and expects fewer from now on.
-func (g *gathering) waitedEnough() {
+// waitedEnough lets those go who still wait with the first of them, and expects fewer from now on.
+func (g *gathering) waitedEnough(first *proposal) {
 	g.mu.Lock()
-	if len(g.waiting) == 0 {
+	if len(g.waiting) == 0 || g.waiting[0] != first {
 		g.mu.Unlock()
 		return
 	}
@@ -202,12 +198,17 @@ func (g *gathering) leave() {
 	g.mu.Unlock()
 }
 
-// giveUp is the end of a transaction of which nobody wants to know what becomes. It isn't proposed if it hasn't been.
+// giveUp is the end of a transaction of which nobody wants to know what becomes. It isn't proposed if it hasn't been; if others wait for it to say when they may go, they go.
 func (g *gathering) giveUp(p *proposal) {
 	g.mu.Lock()
 	g.present--
-	if i := slices.Index(g.waiting, p); i >= 0 {
+	i := slices.Index(g.waiting, p)
+	if i >= 0 {
 		g.waiting = slices.Delete(g.waiting, i, i+1)
+	}
+	if i == 0 && len(g.waiting) > 0 {
+		g.letGo()
+		return
 	}
 	g.mu.Unlock()
 }

@@ -18,6 +18,9 @@ import (
 	etcderrors "go.etcd.io/etcd/server/v3/etcdserver/errors"
 	"go.etcd.io/raft/v3/raftpb"
 	"google.golang.org/protobuf/proto"
+	"pgregory.net/rapid"
+
+	"github.com/celox/celox/internal/store/kv"
 )
 
 // slowLog takes a millisecond for what comes together. It says of what it was given how it went: err.
@@ -58,12 +61,8 @@ func gatheringOver(log *slowLog) *gathering {
 	log.results = wait.New()
 	return &gathering{
 		log: log, results: log.results, ids: idutil.NewGenerator(1, time.Now()), limit: 1000, timeout: time.Minute,
-		quota: func(context.Context, *pb.TxnRequest) error { return nil },
+		room: func(context.Context, int) error { return nil },
 	}
-}
-
-func put(key, value string) *pb.TxnRequest {
-	return &pb.TxnRequest{Success: []*pb.RequestOp{{Request: &pb.RequestOp_RequestPut{RequestPut: &pb.PutRequest{Key: []byte(key), Value: []byte(value)}}}}}
 }
 
 // idle fails unless nobody is left behind.
@@ -99,7 +98,7 @@ func TestGathering(t *testing.T) {
 			for range tt.writers {
 				wg.Go(func() {
 					for range tt.each {
-						if r, err := g.Txn(t.Context(), put("key", "")); err != nil || !r.Succeeded {
+						if r, err := g.write(t.Context(), kv.Guard{Key: "key"}, kv.Op{Key: "key"}); err != nil || !r.Succeeded {
 							t.Errorf("%v, %v", r, err)
 						}
 						if tt.think > 0 {
@@ -119,12 +118,12 @@ func TestGathering(t *testing.T) {
 			}
 			// A writer who is alone afterwards soon doesn't wait for the others any more.
 			for range 8 {
-				if _, err := g.Txn(t.Context(), put("key", "")); err != nil {
+				if _, err := g.write(t.Context(), kv.Guard{Key: "key"}, kv.Op{Key: "key"}); err != nil {
 					t.Error(err)
 				}
 			}
 			began = time.Now()
-			if _, err := g.Txn(t.Context(), put("key", "")); err != nil || time.Since(began) != time.Millisecond {
+			if _, err := g.write(t.Context(), kv.Guard{Key: "key"}, kv.Op{Key: "key"}); err != nil || time.Since(began) != time.Millisecond {
 				t.Errorf("alone after %d writers: %v after %v", tt.writers, err, time.Since(began))
 			}
 			idle(t, g, log)
@@ -145,7 +144,7 @@ func TestGatheringGivesUp(t *testing.T) {
 				ctx, cancel := context.WithTimeout(t.Context(), patience)
 				defer cancel()
 				began := time.Now()
-				_, err := g.Txn(ctx, put("key", ""))
+				_, err := g.write(ctx, kv.Guard{Key: "key"}, kv.Op{Key: "key"})
 				if took := time.Since(began); took > patience || (err != nil) != (ctx.Err() != nil) && took != patience {
 					t.Errorf("%v after %v with a patience of %v", err, took, patience)
 				}
@@ -158,25 +157,25 @@ func TestGatheringGivesUp(t *testing.T) {
 
 func TestGatheringFails(t *testing.T) {
 	for _, tt := range []struct {
-		name    string
-		log     *slowLog
-		request *pb.TxnRequest
-		change  func(*gathering)
-		want    error
+		name   string
+		log    *slowLog
+		value  []byte
+		change func(*gathering)
+		want   error
 	}{
-		{"the log has ended", &slowLog{ended: true}, put("key", ""), nil, rpctypes.ErrGRPCStopped},
-		{"the server stops meanwhile", &slowLog{}, put("key", ""), func(g *gathering) {
+		{"the log has ended", &slowLog{ended: true}, nil, nil, rpctypes.ErrGRPCStopped},
+		{"the server stops meanwhile", &slowLog{}, nil, func(g *gathering) {
 			c := make(chan struct{})
 			close(c)
 			g.stopped = c
 		}, rpctypes.ErrGRPCStopped},
-		{"nothing comes", &slowLog{}, put("key", ""), func(g *gathering) { g.timeout = time.Microsecond }, rpctypes.ErrGRPCTimeout},
-		{"too large", &slowLog{}, put("key", string(make([]byte, 1000))), nil, rpctypes.ErrGRPCRequestTooLarge},
-		{"no room", &slowLog{}, put("key", ""), func(g *gathering) {
-			g.quota = func(context.Context, *pb.TxnRequest) error { return rpctypes.ErrGRPCNoSpace }
+		{"nothing comes", &slowLog{}, nil, func(g *gathering) { g.timeout = time.Microsecond }, rpctypes.ErrGRPCTimeout},
+		{"too large", &slowLog{}, make([]byte, 1000), nil, rpctypes.ErrGRPCRequestTooLarge},
+		{"no room", &slowLog{}, nil, func(g *gathering) {
+			g.room = func(context.Context, int) error { return rpctypes.ErrGRPCNoSpace }
 		}, rpctypes.ErrGRPCNoSpace},
-		{"no room when it is applied", &slowLog{err: etcderrors.ErrNoSpace}, put("key", ""), nil, rpctypes.ErrGRPCNoSpace},
-		{"another error", &slowLog{err: context.DeadlineExceeded}, put("key", ""), nil, context.DeadlineExceeded},
+		{"no room when it is applied", &slowLog{err: etcderrors.ErrNoSpace}, nil, nil, rpctypes.ErrGRPCNoSpace},
+		{"another error", &slowLog{err: context.DeadlineExceeded}, nil, nil, context.DeadlineExceeded},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -184,11 +183,50 @@ func TestGatheringFails(t *testing.T) {
 				if tt.change != nil {
 					tt.change(g)
 				}
-				if _, err := g.Txn(t.Context(), tt.request); !errors.Is(err, tt.want) {
+				if _, err := g.write(t.Context(), kv.Guard{Key: "key"}, kv.Op{Key: "key", Value: tt.value}); !errors.Is(err, tt.want) {
 					t.Errorf("%v instead of %v", err, tt.want)
 				}
 				idle(t, g, tt.log)
 			})
 		})
 	}
+}
+
+// TestEntry: what is encoded here is what etcd's own library makes of the transaction.
+func TestEntry(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		guard := kv.Guard{Key: rapid.StringN(1, -1, 300).Draw(t, "guard"), ModRevision: rapid.Int64Min(0).Draw(t, "revision")}
+		op := kv.Op{Key: rapid.StringN(1, -1, 300).Draw(t, "key"), Delete: rapid.Bool().Draw(t, "delete")}
+		if !op.Delete {
+			op.Value = []byte(rapid.StringN(0, -1, 20_000).Draw(t, "value"))
+			op.Lease = kv.LeaseID(rapid.Int64().Draw(t, "lease"))
+		}
+		id := rapid.Uint64Min(1).Draw(t, "id")
+		var got pb.InternalRaftRequest
+		if err := proto.Unmarshal(appendEntry(nil, id, guard, op), &got); err != nil {
+			t.Fatal(err)
+		}
+		want := &pb.InternalRaftRequest{Header: &pb.RequestHeader{ID: id}, Txn: request([]kv.Guard{guard}, []kv.Op{op})}
+		if !proto.Equal(&got, want) {
+			t.Fatalf("got %v\nwant %v", &got, want)
+		}
+	})
+}
+
+func BenchmarkEntry(b *testing.B) {
+	guard, op := kv.Guard{Key: "/registry/pods/default/web-0", ModRevision: 123456}, kv.Op{Key: "/registry/pods/default/web-0", Value: make([]byte, 1500)}
+	b.Run("here", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			appendEntry(make([]byte, 0, 3*len(op.Key)+len(op.Value)+64), 1<<60, guard, op)
+		}
+	})
+	b.Run("library", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			if _, err := proto.Marshal(&pb.InternalRaftRequest{Header: &pb.RequestHeader{ID: 1 << 60}, Txn: request([]kv.Guard{guard}, []kv.Op{op})}); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
 }
