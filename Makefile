@@ -9,6 +9,8 @@ BUNDLE := internal/runtime/bundle/bin
 KUBERNETES := $(shell sed -n 's/^\tKubernetes *= "\(.*\)"$$/\1/p' internal/cluster/version/version.go)
 KUBECTL_LDFLAGS := $(foreach v,gitVersion=$(KUBERNETES)+celox gitMajor=$(word 1,$(subst ., ,$(KUBERNETES:v%=%))) gitMinor=$(word 2,$(subst ., ,$(KUBERNETES))) gitCommit=$(VERSION) gitTreeState=clean,-X k8s.io/component-base/version.$(v))
 LDFLAGS := -s -w -X github.com/celox/celox/internal/cluster/version.Build=$(VERSION) $(KUBECTL_LDFLAGS)
+# What only kubectl uses is in no hurry: without inlining the file is 0.9 MB smaller.
+COLD := $(foreach p,k8s.io/kubectl sigs.k8s.io/kustomize k8s.io/cli-runtime,-gcflags '$(p)/...=-l')
 
 .PHONY: help deps build runtime run test test-vm lint unit ecosystem e2e skew bench generate clean
 
@@ -25,7 +27,7 @@ runtime: deps ## the small binary that holds the containers, embedded in celox
 
 build: runtime ## bin/celox, one file that holds everything
 	@echo "[2/2] building celox (the first build compiles the Kubernetes libraries and takes minutes)"
-	@CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/celox ./cmd/celox
+	@CGO_ENABLED=0 $(GO) build -trimpath $(COLD) -ldflags '$(LDFLAGS)' -o bin/celox ./cmd/celox
 	@ls -l bin/celox | awk '{printf "bin/celox: %.1f MB\n", $$5/1e6}'
 
 run: build ## a one-node cluster with a sample app, its pages shown
