@@ -11,6 +11,9 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -342,5 +345,40 @@ func BenchmarkStart(b *testing.B) {
 		b.StopTimer()
 		e.Close()
 		b.StartTimer()
+	}
+}
+
+// BenchmarkTxn has callers write one thing after another, all at once.
+func BenchmarkTxn(b *testing.B) {
+	for _, writers := range []int{1, 16, 128} {
+		b.Run(fmt.Sprint(writers), func(b *testing.B) {
+			e := open(b, etcd.Config{})
+			value := make([]byte, 1024)
+			var before, after syscall.Rusage
+			if err := syscall.Getrusage(syscall.RUSAGE_SELF, &before); err != nil {
+				b.Fatal(err)
+			}
+			b.ReportAllocs()
+			b.ResetTimer()
+			var next atomic.Int64
+			var wg sync.WaitGroup
+			for range writers {
+				wg.Go(func() {
+					for i := next.Add(1); i <= int64(b.N); i = next.Add(1) {
+						key := fmt.Sprint("/registry/configmaps/default/", i)
+						if r, err := e.Txn(b.Context(), []kv.Guard{{Key: key}}, []kv.Op{{Key: key, Value: value}}); err != nil || !r.Succeeded {
+							b.Errorf("%+v, %v", r, err)
+							return
+						}
+					}
+				})
+			}
+			wg.Wait()
+			if err := syscall.Getrusage(syscall.RUSAGE_SELF, &after); err != nil {
+				b.Fatal(err)
+			}
+			cpu := after.Utime.Nano() + after.Stime.Nano() - before.Utime.Nano() - before.Stime.Nano()
+			b.ReportMetric(float64(cpu)/1000/float64(b.N), "cpu-µs/op")
+		})
 	}
 }
