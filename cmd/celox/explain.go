@@ -30,7 +30,7 @@ The verdicts are those of the scheduler's own core, over what the API says now. 
 (What fields mean is "celox kubectl explain".)`,
 		Example: `  celox explain pod web-0
   celox explain pod web-0 -n shop -o json`,
-		Args: cobra.ExactArgs(2),
+		Args: takes("pod", "NAME"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if args[0] != "pod" && args[0] != "pods" && args[0] != "po" {
 				return fmt.Errorf("%q can't be explained: use celox explain pod NAME (what fields mean is celox kubectl explain)", args[0])

@@ -88,7 +88,7 @@ func newImageImport() *cobra.Command {
 		Short: "Import images from a docker archive or an OCI layout in a tar file",
 		Example: `  celox image import app.tar
   docker save app:1 other:2 | celox image import -`,
-		Args: cobra.ExactArgs(1),
+		Args: takes("FILE|-"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			in := cmd.InOrStdin()
 			if args[0] != "-" {
@@ -140,7 +140,7 @@ func newImagePull() *cobra.Command {
 		Long: `Pull an image from a registry. On a terminal a bar shows how much of its layers is there; elsewhere each layer is a line on standard error
 when it is complete, and with -o json nothing but the image is printed.`,
 		Example: "  celox image pull nginx\n  celox image pull --login user:password registry.example.com/app:1",
-		Args:    cobra.ExactArgs(1),
+		Args:    takes("REF"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var auth *images.Auth
 			if login != "" {
@@ -177,7 +177,7 @@ func newImageList() *cobra.Command {
 		Aliases: []string{"ls"},
 		Short:   "List the images of this node",
 		Example: "  celox image list\n  celox image list -o json",
-		Args:    cobra.NoArgs,
+		Args:    takes(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return withImages(cmd, func(ctx context.Context, i control.Images) error {
 				list, err := i.List(ctx)
@@ -206,13 +206,13 @@ func newImageList() *cobra.Command {
 type outputFormat struct{ json bool }
 
 func (o *outputFormat) bind(cmd *cobra.Command) {
-	cmd.Flags().VarP(o, "output", "o", "json for a machine")
+	cmd.Flags().VarP(o, "output", "o", "text or json")
 }
 
 // Set implements pflag.Value.
 func (o *outputFormat) Set(s string) error {
-	if o.json = s == "json"; !o.json && s != "" {
-		return errors.New("only json is known")
+	if o.json = s == "json"; !o.json && s != "text" && s != "" {
+		return errors.New("use text or json")
 	}
 	return nil
 }
@@ -224,7 +224,7 @@ func (o *outputFormat) String() string {
 	if o.json {
 		return "json"
 	}
-	return ""
+	return "text"
 }
 
 func writeJSON(w io.Writer, what any) error {
@@ -239,7 +239,7 @@ func newImageRemove() *cobra.Command {
 		Aliases: []string{"rm"},
 		Short:   "Remove images by name or id",
 		Example: "  celox image remove app:1",
-		Args:    cobra.MinimumNArgs(1),
+		Args:    takes("REF..."),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return withImages(cmd, func(ctx context.Context, i control.Images) error {
 				var errs []error
@@ -287,7 +287,7 @@ func newImagePrune() *cobra.Command {
 		Use:     "prune",
 		Short:   "Remove the images that no container uses",
 		Example: "  celox image prune",
-		Args:    cobra.NoArgs,
+		Args:    takes(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return withImages(cmd, func(ctx context.Context, i control.Images) error {
 				gone, err := i.Prune(ctx)

@@ -50,6 +50,7 @@ A link to celox that is named kubectl is kubectl.`,
 				IOStreams:     genericiooptions.IOStreams{In: os.Stdin, Out: os.Stdout, ErrOut: os.Stderr},
 			})
 			k.SetArgs(args)
+			k.SilenceErrors = true // they are told below
 			if err := k.ExecuteContext(cmd.Context()); err != nil {
 				kubectlutil.CheckErr(err) // prints as kubectl does, and exits with its code
 			}

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"strings"
 	"syscall"
 	_ "time/tzdata" // cron jobs name time zones, and not every machine knows them
 
@@ -60,5 +61,19 @@ func newRoot() *cobra.Command {
 		SilenceErrors: true,
 	}
 	root.AddCommand(newServer(), newAgent(), newToken(), newNode(), newKubectl(), newImage(), newExplain(), newSimulate(), newReset(), newVersion())
+	root.InitDefaultCompletionCmd()
+	root.SetFlagErrorFunc(wrongFlag)
+	for _, c := range append(root.Commands(), root) {
+		if c.HasSubCommands() {
+			asGroup(c)
+		}
+		if c.Name() == "completion" {
+			for _, shell := range c.Commands() {
+				shell.Args = takes()
+			}
+		}
+	}
+	// A group can be run, to say which commands it has, but that is no way to use it.
+	root.SetUsageTemplate(strings.Replace(root.UsageTemplate(), "{{if .Runnable}}", "{{if and .Runnable (not .HasAvailableSubCommands)}}", 1))
 	return root
 }

@@ -72,7 +72,7 @@ func newNodeDrain() *cobra.Command {
 go now is tried again every 5 s, until --timeout. What pods have in emptyDir volumes is lost with them. Pods that no controller makes anew are a reason to stop,
 unless --force says that they may be lost.`,
 		Example: "  celox node drain rack7-2\n  celox node drain rack7-2 --timeout 5m --force",
-		Args:    cobra.ExactArgs(1),
+		Args:    takes("NAME"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, node, err := nodeOf(cmd, args[0])
 			if err != nil {
@@ -98,7 +98,7 @@ func newNodeRemove() *cobra.Command {
 
 Stop the agent before, or right after: an agent that runs on makes its node anew.`,
 		Example: "  celox node remove rack7-2",
-		Args:    cobra.ExactArgs(1),
+		Args:    takes("NAME"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, node, err := nodeOf(cmd, args[0])
 			if err != nil {

@@ -46,7 +46,7 @@ type settings interface {
 // inForeground completes such a command: its flags, and before it runs its configuration, its log and its voice.
 func inForeground(cmd *cobra.Command, cfg settings, run func(context.Context, *slog.Logger, cluster.Say) error) *cobra.Command {
 	var file string
-	cmd.Args = cobra.NoArgs
+	cmd.Args = takes()
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if file == "" {
 			file = os.Getenv(config.EnvPrefix + "CONFIG")
@@ -82,7 +82,7 @@ func newReset() *cobra.Command {
 		Long: `Stop and remove everything that the cluster of a data directory ever made on this machine: containers, mounts, network
 namespaces, bridge, cgroups, and the data directory itself. Other clusters are not touched.`,
 		Example: "  celox reset\n  celox reset --data-dir /srv/celox --yes",
-		Args:    cobra.NoArgs,
+		Args:    takes(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := config.Apply(cmd.Flags(), os.Environ(), ""); err != nil {
 				return err

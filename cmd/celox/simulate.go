@@ -60,7 +60,7 @@ operations (createNodes, createPods, churn, failNodes, barrier, deletePods, crea
 		Example: `  celox simulate --scenario SchedulingBasic --nodes 500
   celox simulate --scenario ControlPlane --nodes 1000 --svg report.svg -o json > report.json
   celox simulate --scenario my.yaml --scheduler-config scheduler.yaml`,
-		Args: cobra.NoArgs,
+		Args: takes(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return runSimulation(cmd.Context(), f, cmd.OutOrStdout(), cmd.ErrOrStderr())
 		},

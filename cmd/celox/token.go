@@ -98,7 +98,7 @@ It is shown this once. Who has it can join nodes until it expires or is removed;
 		Example: `  celox token create
   celox token create --ttl 10m -o json
   ssh node-2 celox agent --server https://10.0.0.1:6443 --token $(celox token create)`,
-		Args: cobra.NoArgs,
+		Args: takes(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := checkOutput(output); err != nil {
 				return err
@@ -160,7 +160,7 @@ func newTokenList() *cobra.Command {
 		Aliases: []string{"ls"},
 		Short:   "List the tokens that are good",
 		Example: "  celox token list\n  celox token list -o json",
-		Args:    cobra.NoArgs,
+		Args:    takes(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := checkOutput(output); err != nil {
 				return err
@@ -203,7 +203,7 @@ func newTokenDelete() *cobra.Command {
 		Aliases: []string{"rm"},
 		Short:   "Remove tokens, named by their ids or as a whole",
 		Example: "  celox token delete abcdef",
-		Args:    cobra.MinimumNArgs(1),
+		Args:    takes("TOKEN..."),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, _, err := clusterClient(cmd)
 			if err != nil {

@@ -45,6 +45,8 @@ type exchange struct {
 	claim *claim
 	// unasked says that admission has no say: the objects of a definition go with it, as in upstream.
 	unasked bool
+	// applied says that the object comes from server-side apply.
+	applied bool
 	// parting is what a deletion does to the status of what it deletes; nil is nothing.
 	parting func(runtime.Object) (runtime.Object, error)
 	// waited is how long others took: webhooks.

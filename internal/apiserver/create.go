@@ -106,6 +106,7 @@ func (x *exchange) create() error {
 		return err
 	}
 	wipeSystemMeta(obj)
+	x.dedupOwners(obj, asSent)
 	obj, err = x.track(nil, obj, "", o)
 	if err != nil {
 		return err
@@ -115,7 +116,7 @@ func (x *exchange) create() error {
 	if err := x.s.cfg.Admission.Admit(x.ctx, a); err != nil {
 		return err
 	}
-	x.dedupOwners(obj)
+	x.dedupOwners(obj, asAdmitted)
 	result, err := x.createObject(obj, a)
 	if err != nil {
 		return err
@@ -249,8 +250,11 @@ func (x *exchange) prepareCreate(obj api.Object) error {
 	if err := x.completeService(obj, nil); err != nil {
 		return err
 	}
-	errs := validateMeta(obj, k.Namespaced, x.nameFunc(), x.res.custom == nil && qualifies(k.GroupResource()))
-	if k.Validate != nil {
+	errs := validateMeta(obj, k.Namespaced, x.nameFunc(), x.qualifies(""))
+	switch {
+	case x.res.custom != nil:
+		errs = append(errs, x.validateCustom("", obj, nil, errs)...)
+	case k.Validate != nil:
 		errs = append(errs, k.Validate(obj)...)
 	}
 	if x.res.version.Validate != nil {
@@ -274,8 +278,7 @@ func (x *exchange) prepareCreate(obj api.Object) error {
 	if k.Canonicalize != nil {
 		k.Canonicalize(obj)
 	}
-	x.s.empties.clean(obj)
-	return nil
+	return x.settle(obj)
 }
 
 // validateInNamespace checks what depends on the namespace's labels; a namespace that is not there has none.
@@ -365,15 +368,23 @@ func (x *exchange) track(live, obj api.Object, sub string, o writeOptions) (api.
 	return m.Update(live, obj, x.manager(o))
 }
 
-// dedupOwners drops owner references that come twice, and says so.
-func (x *exchange) dedupOwners(obj metav1.Object) {
+// stage is how far an object has come whose owner references are looked at, in the words of warnings.
+type stage string
+
+const (
+	asSent     stage = ""
+	asAdmitted stage = " after mutating admission happens"
+)
+
+// dedupOwners drops owner references that come twice, and says so. It is done before their owners are recorded, and again when admission has changed the object; a
+// patch makes an object for admission, so all that is wrong with it is found there.
+func (x *exchange) dedupOwners(obj metav1.Object, at stage) {
 	refs := obj.GetOwnerReferences()
 	if len(refs) < 2 {
 		return
 	}
 	var twice []string
 	kept := make([]metav1.OwnerReference, 0, len(refs))
-	seen := map[types.UID]int{}
 	for _, r := range refs {
 		same := false
 		for i := range kept {
@@ -383,16 +394,14 @@ func (x *exchange) dedupOwners(obj metav1.Object) {
 			}
 		}
 		if same {
-			if seen[r.UID]++; seen[r.UID] == 1 {
-				twice = append(twice, string(r.UID))
-			}
+			twice = append(twice, string(r.UID))
 			continue
 		}
 		kept = append(kept, r)
 	}
 	if len(twice) > 0 {
 		obj.SetOwnerReferences(kept)
-		request.Warn(x.ctx, ".metadata.ownerReferences contains duplicate entries; API server dedups owner references in 1.20+, and may reject such requests as early as 1.24; please fix your requests; duplicate UID(s) observed: "+strings.Join(twice, ", "))
+		request.Warn(x.ctx, ".metadata.ownerReferences contains duplicate entries"+string(at)+"; API server dedups owner references in 1.20+, and may reject such requests as early as 1.24; please fix your requests; duplicate UID(s) observed: "+strings.Join(twice, ", "))
 	}
 }
 

@@ -196,18 +196,41 @@ func (x *exchange) decodeCustom(validation string) (api.Object, error) {
 	return obj, nil
 }
 
-// validateCustom checks a changed custom object. Rules that it broke before already are told as warnings.
-func (x *exchange) validateCustom(sub string, obj, live api.Object) field.ErrorList {
+// validateCustom checks a custom object, new (live is nil) or changed; meta are the complaints about its metadata. Rules that it broke before already are told
+// as warnings.
+func (x *exchange) validateCustom(sub string, obj, live api.Object, meta field.ErrorList) field.ErrorList {
 	o, ok := obj.(*custom.Object)
-	old, ok2 := live.(*custom.Object)
-	if !ok || !ok2 {
+	if !ok {
 		return field.ErrorList{field.InternalError(nil, fmt.Errorf("checking a %T", obj))}
+	}
+	if live == nil {
+		return x.res.custom.Validate(x.ctx, o, meta)
+	}
+	old, ok := live.(*custom.Object)
+	if !ok {
+		return field.ErrorList{field.InternalError(nil, fmt.Errorf("comparing with a %T", live))}
 	}
 	ctx := warning.WithWarningRecorder(x.ctx, warnings{x.ctx})
 	if sub == "status" {
-		return x.res.custom.ValidateStatusUpdate(ctx, o, old)
+		return x.res.custom.ValidateStatusUpdate(ctx, o, old, meta)
 	}
-	return x.res.custom.ValidateUpdate(ctx, o, old)
+	return x.res.custom.ValidateUpdate(ctx, o, old, meta)
+}
+
+// settle gives a valid object the form in which it is stored.
+func (x *exchange) settle(obj api.Object) error {
+	x.s.empties.clean(obj)
+	o, ok := obj.(*custom.Object)
+	if !ok || x.res.custom == nil {
+		return nil
+	}
+	if x.applied {
+		if err := x.res.custom.Settle(o); err != nil {
+			return apierrors.NewInternalError(err)
+		}
+	}
+	negotiate.Integers(o.Fields)
+	return nil
 }
 
 // warnings takes what the libraries warn of.

@@ -19,6 +19,19 @@ func qualifies(gr schema.GroupResource) bool {
 	return true
 }
 
+// qualifies says whether finalizers need a domain at a door of the exchange's resource. Events need one by their newer name only, and the
+// status of cron jobs is not checked at all.
+func (x *exchange) qualifies(sub string) bool {
+	gr := x.res.kind.GroupResource()
+	switch {
+	case x.res.custom != nil, gr.Resource == "cronjobs" && sub == "status":
+		return false
+	case x.res.gvr.Group == "events.k8s.io":
+		return true
+	}
+	return qualifies(gr)
+}
+
 // declaredLast moves complaints that check.Declared marked behind the others; both stay in their order.
 func declaredLast(errs field.ErrorList) field.ErrorList {
 	slices.SortStableFunc(errs, func(a, b *field.Error) int {

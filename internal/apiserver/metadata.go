@@ -80,15 +80,21 @@ func validateFinalizers(finalizers []string, p *field.Path) field.ErrorList {
 func validateQualified(finalizers []string, p *field.Path) field.ErrorList {
 	var errs field.ErrorList
 	for i, f := range finalizers {
-		switch f {
-		case "kubernetes", metav1.FinalizerOrphanDependents, metav1.FinalizerDeleteDependents:
-			continue
-		}
-		if !strings.Contains(f, "/") {
-			errs = append(errs, field.Invalid(p.Index(i), f, "name is neither a standard finalizer name nor is it fully qualified"))
-		}
+		errs = append(errs, validateOwn(f, p.Index(i))...)
 	}
 	return errs
+}
+
+// validateOwn demands a domain of a finalizer that is not the system's own.
+func validateOwn(f string, p *field.Path) field.ErrorList {
+	switch f {
+	case "kubernetes", metav1.FinalizerOrphanDependents, metav1.FinalizerDeleteDependents:
+		return nil
+	}
+	if strings.Contains(f, "/") {
+		return nil
+	}
+	return field.ErrorList{field.Invalid(p, f, "name is neither a standard finalizer name nor is it fully qualified")}
 }
 
 // validateMetaUpdate checks how an object's metadata changed.

@@ -52,7 +52,8 @@ func (x *exchange) readPatch() (*apply.Patch, writeOptions, error) {
 	if v == "" {
 		v = metav1.FieldValidationWarn
 	}
-	return &apply.Patch{Type: t, Data: data, Validation: v, Warn: func(text string) { request.Warn(x.ctx, text) }}, o, nil
+	p := &apply.Patch{Type: t, Data: data, Validation: v, Warn: func(text string) { request.Warn(x.ctx, text) }}
+	return p, o, p.Check()
 }
 
 // patch changes a part of an object, or with server-side apply makes it what a configuration says.
@@ -129,6 +130,14 @@ func (x *exchange) patched(p *apply.Patch, live api.Object) (api.Object, error) 
 	return hub, x.checkPatched(hub)
 }
 
+// unchanged says whether server-side apply left a custom object as it was. It then has no defaults that it did not have: those of another version than the stored
+// one would come and go with every apply. Objects of built-in kinds always have theirs.
+func unchanged(obj, live api.Object) bool {
+	o, ok := obj.(*custom.Object)
+	before, ok2 := live.(*custom.Object)
+	return ok && ok2 && o.Unchanged(before)
+}
+
 // currentJSON is the live object's JSON, from the cache if the object is the stored one.
 func (x *exchange) currentJSON(live store.Object) ([]byte, error) {
 	if x.live != nil && x.live.Object == live {
@@ -147,10 +156,11 @@ func (x *exchange) checkPatched(obj api.Object) error {
 
 // prepareApply makes up a server-side apply.
 func (x *exchange) prepareApply(up *updating, p *apply.Patch, o writeOptions) error {
-	config, twice, err := p.Configuration()
+	config, done, err := p.Configuration()
 	if err != nil {
 		return err
 	}
+	x.applied = true
 	up.create, up.always, up.tracked = true, x.info.Subresource == "" && x.res.verbs["create"], true
 	force := o.force != nil && *o.force
 	up.change = func(live api.Object) (api.Object, error) {
@@ -172,14 +182,11 @@ func (x *exchange) prepareApply(up *updating, p *apply.Patch, o writeOptions) er
 		if err != nil {
 			return nil, err
 		}
-		if twice != nil {
-			return nil, twice
+		if err := done(); err != nil {
+			return nil, err
 		}
-		if x.res.kind.Default != nil {
+		if x.res.kind.Default != nil && !unchanged(obj, live) {
 			x.res.kind.Default(obj)
-		}
-		if obj.GetName() == "" {
-			obj.SetName(x.info.Name)
 		}
 		return obj, x.checkPatched(obj)
 	}

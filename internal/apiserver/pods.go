@@ -10,11 +10,13 @@ import (
 	policyv1 "k8s.io/api/policy/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	metavalidation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
+	"github.com/celox/celox/internal/api/check"
 	"github.com/celox/celox/internal/apiserver/admission"
 	"github.com/celox/celox/internal/apiserver/negotiate"
 	"github.com/celox/celox/internal/store"
@@ -63,7 +65,10 @@ func (x *exchange) bind(name string) error {
 	case b.Namespace != x.info.Namespace:
 		return apierrors.NewBadRequest("the namespace of the provided object does not match the namespace sent on the request")
 	case name == "":
-		name = b.Name
+		if name = b.Name; name == "" {
+			return apierrors.NewBadRequest("Name parameter required.")
+		}
+		b.UID = "" // as of anything that is created
 	case b.Name != name:
 		return apierrors.NewBadRequest("name in URL does not match name in Binding object")
 	}
@@ -107,6 +112,8 @@ func validateBinding(b *corev1.Binding) error {
 	}
 	if b.Target.Name == "" {
 		errs = append(errs, field.Required(field.NewPath("target", "name"), ""))
+	} else if len(errs) == 0 {
+		errs = append(errs, check.DNSSubdomain(b.Target.Name, field.NewPath("target", "name"))...)
 	}
 	if len(errs) > 0 {
 		return errs.ToAggregate()
@@ -120,14 +127,16 @@ func (x *exchange) bound(live store.Object, b *corev1.Binding) (*corev1.Pod, err
 	if !ok {
 		return nil, apierrors.NewInternalError(fmt.Errorf("pods are held as a %T", live))
 	}
-	gr := schema.GroupResource{Resource: "pods"}
-	if b.UID != "" && b.UID != old.UID {
-		return nil, apierrors.NewConflict(gr, old.Name, fmt.Errorf(
-			"StorageError: invalid object, Code: 4, Key: /registry/pods/%s/%s, ResourceVersion: 0, AdditionalErrorMsg: Precondition failed: UID in precondition: %v, UID in object meta: %v",
-			old.Namespace, old.Name, b.UID, old.UID))
+	unlike := func(what string, want, have any) error {
+		return apierrors.NewConflict(podsResource.GroupResource(), old.Name, fmt.Errorf(
+			"StorageError: invalid object, Code: 4, Key: /pods/%s/%s, ResourceVersion: 0, AdditionalErrorMsg: Precondition failed: %s in precondition: %v, %[3]s in object meta: %[5]v",
+			old.Namespace, old.Name, what, want, have))
 	}
-	if b.ResourceVersion != "" && b.ResourceVersion != old.ResourceVersion {
-		return nil, apierrors.NewConflict(gr, old.Name, errors.New(conflictText))
+	switch {
+	case b.UID != "" && b.UID != old.UID:
+		return nil, unlike("UID", b.UID, old.UID)
+	case b.ResourceVersion != "" && b.ResourceVersion != old.ResourceVersion:
+		return nil, unlike("ResourceVersion", b.ResourceVersion, old.ResourceVersion)
 	}
 	refuse := func(format string, args ...any) error {
 		return apierrors.NewConflict(schema.GroupResource{Resource: "pods/binding"}, old.Name, fmt.Errorf(format, args...))
@@ -201,20 +210,28 @@ func (x *exchange) evict() error {
 		return err
 	}
 	name := x.info.Name
-	if e.Name != name {
-		return apierrors.NewBadRequest("name in URL does not match name in Eviction object")
-	}
 	if e.Namespace != "" && e.Namespace != x.info.Namespace {
 		return apierrors.NewBadRequest("the namespace of the provided object does not match the namespace sent on the request")
+	}
+	if e.Name != name {
+		return apierrors.NewBadRequest("name in URL does not match name in Eviction object")
 	}
 	options := e.DeleteOptions
 	if options == nil {
 		options = &metav1.DeleteOptions{}
 	}
-	if len(options.DryRun) == 0 {
+	if b := options.IgnoreStoreReadErrorWithClusterBreakingPotential; b != nil && *b {
+		return apierrors.NewInvalid(evictionTarget.Kind.GroupKind(), name, field.ErrorList{field.Invalid(
+			field.NewPath("deleteOptions", "ignoreStoreReadErrorWithClusterBreakingPotential"), true, "can not be set for pod eviction, try after removing the option")})
+	}
+	switch {
+	case len(options.DryRun) == 0:
 		options.DryRun = o.dryRuns
-	} else if len(o.dryRuns) == 0 {
+	case len(o.dryRuns) == 0:
 		o.dryRun, o.dryRuns = true, options.DryRun
+	case !slices.Equal(o.dryRuns, options.DryRun):
+		//lint:ignore ST1005 clients know these words
+		return fmt.Errorf("Non-matching dry-run options in request and content: %v and %v", o.dryRuns, options.DryRun)
 	}
 	a := x.attributes(admission.Create, e, nil, o.dryRun)
 	a.Kind = schema.GroupVersionKind{Group: "policy", Version: "v1", Kind: "Eviction"}
@@ -236,10 +253,13 @@ func (x *exchange) evict() error {
 		if err := x.spend(pod, o.dryRun); err != nil {
 			return err
 		}
-		if !o.dryRun {
-			if err := x.markDisrupted(pod); err != nil {
-				return err
-			}
+	}
+	if err := invalidOptions("DeleteOptions", metavalidation.ValidateDeleteOptions(options)); err != nil {
+		return err
+	}
+	if !o.dryRun {
+		if err := x.markDisrupted(pod, options.Preconditions); err != nil {
+			return err
 		}
 	}
 	if _, err := x.deleteObject(x.info.Namespace, name, options); err != nil {
@@ -376,9 +396,10 @@ func overBudget(why string, retrySeconds int) error {
 	return err
 }
 
-// markDisrupted says in the pod's status why it ends.
-func (x *exchange) markDisrupted(pod *corev1.Pod) error {
-	_, err := x.res.col.Mutate(x.ctx, x.res.key(pod.Namespace, pod.Name), func(current *store.Item) (store.Mutation, error) {
+// markDisrupted says in the pod's status why it ends, if the pod is the one that was asked for. What is asked of its version then holds
+// for the version that this makes.
+func (x *exchange) markDisrupted(pod *corev1.Pod, asked *metav1.Preconditions) error {
+	item, err := x.res.col.Mutate(x.ctx, x.res.key(pod.Namespace, pod.Name), func(current *store.Item) (store.Mutation, error) {
 		if current == nil {
 			return store.Mutation{}, x.notFound(pod.Name)
 		}
@@ -386,11 +407,17 @@ func (x *exchange) markDisrupted(pod *corev1.Pod) error {
 		if !ok || old.UID != pod.UID {
 			return store.Mutation{}, x.conflict(pod.Name)
 		}
+		if err := x.preconditions(old, asked); err != nil {
+			return store.Mutation{}, err
+		}
 		next := *old
 		setPodCondition(&next, corev1.PodCondition{
 			Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue, Reason: "EvictionByEvictionAPI", Message: "Eviction API: evicting",
 		}, metav1.NewTime(x.s.clock.Now().UTC()).Rfc3339Copy())
 		return store.Mutation{Object: &next}, nil
 	})
+	if err == nil && item != nil && asked != nil && asked.ResourceVersion != nil && *asked.ResourceVersion != "" {
+		*asked.ResourceVersion = item.Object.GetResourceVersion()
+	}
 	return x.named(err, pod.Name)
 }

@@ -185,6 +185,11 @@ func (x *exchange) scaled(live api.Object, s *autoscalingv1.Scale, o writeOption
 	if errs := apivalidation.ValidateNonnegativeField(int64(s.Spec.Replicas), field.NewPath("spec", "replicas")); len(errs) > 0 && x.res.custom == nil {
 		return nil, apierrors.NewInvalid(scaleKind.GroupKind(), s.Name, errs)
 	}
+	if s.UID != "" && s.UID != live.GetUID() {
+		gr := schema.GroupResource{Group: x.res.gr.Group, Resource: x.res.gr.Resource + "/scale"}
+		//lint:ignore ST1005 clients know these words
+		return nil, apierrors.NewConflict(gr, live.GetName(), fmt.Errorf("Precondition failed: UID in precondition: %v, UID in object meta: %v", s.UID, live.GetUID()))
+	}
 	obj, ok := live.DeepCopyObject().(api.Object)
 	if !ok {
 		return nil, apierrors.NewInternalError(fmt.Errorf("copying made no object"))
@@ -239,7 +244,7 @@ func (x *exchange) patchScale() (*updating, error) {
 	}
 	up := &updating{options: o, admitOptions: &metav1.PatchOptions{DryRun: o.dryRuns, FieldManager: o.fieldManager, Force: o.force}}
 	if p.Type == types.ApplyYAMLPatchType {
-		config, twice, err := p.Configuration()
+		config, done, err := p.Configuration()
 		if err != nil {
 			return nil, err
 		}
@@ -259,19 +264,22 @@ func (x *exchange) patchScale() (*updating, error) {
 			if err != nil {
 				return nil, err
 			}
-			if twice != nil {
-				return nil, twice
+			if err := done(); err != nil {
+				return nil, err
 			}
 			s, ok := out.(*autoscalingv1.Scale)
 			if !ok {
 				return nil, apierrors.NewInternalError(fmt.Errorf("applying made a %T", out))
+			}
+			if err := x.checkPatched(s); err != nil {
+				return nil, err
 			}
 			return x.scaled(live, s, o, true)
 		}
 		return up, nil
 	}
 	up.change = func(live api.Object) (api.Object, error) {
-		before, err := x.scaleOf(live)
+		before, err := x.trackedScale(live, x.scaleEntries(live))
 		if err != nil {
 			return nil, err
 		}
@@ -285,7 +293,7 @@ func (x *exchange) patchScale() (*updating, error) {
 		if !ok {
 			return nil, apierrors.NewInternalError(fmt.Errorf("the patch made a %T", out))
 		}
-		if err := x.checkName(s); err != nil {
+		if err := x.checkPatched(s); err != nil {
 			return nil, err
 		}
 		return x.scaled(live, s, o, false)

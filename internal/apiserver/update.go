@@ -10,7 +10,9 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	quantity "k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/conversion"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
@@ -156,6 +158,9 @@ func (x *exchange) createByUpdate(up *updating) (store.Mutation, func(bool), err
 	if err := x.mayCreate(obj); err != nil {
 		return store.Mutation{}, nil, err
 	}
+	if x.info.Verb == "update" {
+		x.dedupOwners(obj, asSent)
+	}
 	if !up.tracked {
 		if obj, err = x.track(nil, obj, "", up.options); err != nil {
 			return store.Mutation{}, nil, err
@@ -166,7 +171,7 @@ func (x *exchange) createByUpdate(up *updating) (store.Mutation, func(bool), err
 	if err := x.s.cfg.Admission.Admit(x.ctx, a); err != nil {
 		return store.Mutation{}, nil, err
 	}
-	x.dedupOwners(obj)
+	x.dedupOwners(obj, asAdmitted)
 	if err := x.prepareCreate(obj); err != nil {
 		return store.Mutation{}, nil, err
 	}
@@ -183,7 +188,7 @@ func (x *exchange) createByUpdate(up *updating) (store.Mutation, func(bool), err
 
 func (x *exchange) uidConflict(want, have types.UID) error {
 	return apierrors.NewConflict(x.res.gr, x.info.Name, fmt.Errorf(
-		"StorageError: invalid object, Code: 4, Key: /registry/%s/%s, ResourceVersion: 0, AdditionalErrorMsg: Precondition failed: UID in precondition: %v, UID in object meta: %v",
+		"StorageError: invalid object, Code: 4, Key: /%s/%s, ResourceVersion: 0, AdditionalErrorMsg: Precondition failed: UID in precondition: %v, UID in object meta: %v",
 		x.res.kind.Prefix, x.res.key(x.info.Namespace, x.info.Name), want, have))
 }
 
@@ -198,6 +203,9 @@ func (x *exchange) change(up *updating, current *store.Item) (store.Mutation, fu
 	obj, err := up.change(live)
 	if err != nil {
 		return none, nil, err
+	}
+	if x.info.Verb == "update" {
+		x.dedupOwners(obj, asSent)
 	}
 	if !up.tracked {
 		if obj, err = x.track(live, obj, up.sub, up.options); err != nil {
@@ -215,7 +223,7 @@ func (x *exchange) change(up *updating, current *store.Item) (store.Mutation, fu
 	if up.admitted != nil {
 		up.admitted(a, obj)
 	}
-	x.dedupOwners(obj)
+	x.dedupOwners(obj, asAdmitted)
 	if err := x.checkVersion(obj, live); err != nil {
 		return none, nil, err
 	}
@@ -270,7 +278,6 @@ func (x *exchange) checkVersion(obj, live api.Object) error {
 func (x *exchange) prepareUpdate(up *updating, obj, live api.Object) error {
 	k := x.res.kind
 	obj.SetGeneration(live.GetGeneration())
-	obj.SetSelfLink("")
 	switch {
 	case up.prepare != nil:
 		up.prepare(obj, live)
@@ -282,7 +289,7 @@ func (x *exchange) prepareUpdate(up *updating, obj, live api.Object) error {
 		if f := x.res.subs[up.sub].PrepareForUpdate; f != nil {
 			f(obj, live)
 		} else if up.sub == "finalize" {
-			keepAllButFinalizers(obj, live)
+			keepNamespaceStatus(obj, live)
 		}
 	case k.PrepareForUpdate != nil:
 		k.PrepareForUpdate(obj, live)
@@ -309,15 +316,16 @@ func (x *exchange) prepareUpdate(up *updating, obj, live api.Object) error {
 	// Upstream checks the change of metadata in general and again with each kind, and clients see both.
 	change := validateMetaUpdate(obj, live)
 	errs = append(append(errs, change...), change...)
-	if x.res.custom == nil && qualifies(k.GroupResource()) {
+	qualified := x.qualifies(up.sub)
+	if qualified {
 		errs = append(errs, validateQualified(obj.GetFinalizers(), field.NewPath("metadata", "finalizers"))...)
 	}
-	if up.sub == "" && (len(errs) > 0 || obj.GetGenerateName() != live.GetGenerateName()) && x.res.custom == nil && checksAll(k.GroupResource()) {
-		errs = append(errs, validateMeta(obj, k.Namespaced, x.nameFunc(), qualifies(k.GroupResource()))...)
+	if (up.sub == "" || up.sub == "resize" || up.sub == "ephemeralcontainers") && (len(errs) > 0 || obj.GetGenerateName() != live.GetGenerateName()) && x.res.custom == nil && checksAll(k.GroupResource()) {
+		errs = append(errs, validateMeta(obj, k.Namespaced, x.nameFunc(), qualified)...)
 	}
 	switch {
 	case x.res.custom != nil:
-		errs = append(errs, x.validateCustom(up.sub, obj, live)...)
+		errs = append(errs, x.validateCustom(up.sub, obj, live, change)...)
 	case up.validate != nil:
 		errs = append(errs, up.validate(obj, live)...)
 	case up.sub == "status":
@@ -353,29 +361,25 @@ func (x *exchange) prepareUpdate(up *updating, obj, live api.Object) error {
 	if k.Canonicalize != nil {
 		k.Canonicalize(obj)
 	}
-	x.s.empties.clean(obj)
-	return nil
+	return x.settle(obj)
 }
 
-// keepAllButFinalizers lets the finalize door of a namespace change nothing but spec.finalizers.
-func keepAllButFinalizers(obj, live api.Object) {
+// keepNamespaceStatus lets the finalize door of a namespace change anything but its status, as upstream's does.
+func keepNamespaceStatus(obj, live api.Object) {
 	ns, ok := obj.(*corev1.Namespace)
-	old, ok2 := live.(*corev1.Namespace)
-	if !ok || !ok2 {
-		return
+	if old, ok2 := live.(*corev1.Namespace); ok && ok2 {
+		ns.Status = old.Status
 	}
-	finalizers, version, fields := ns.Spec.Finalizers, ns.ResourceVersion, ns.ManagedFields
-	old.DeepCopyInto(ns)
-	ns.Spec.Finalizers, ns.ResourceVersion, ns.ManagedFields = finalizers, version, fields
 }
 
 func validateNamespaceFinalizers(ns *corev1.Namespace) field.ErrorList {
 	p := field.NewPath("spec", "finalizers")
-	names := make([]string, len(ns.Spec.Finalizers))
+	var errs field.ErrorList
 	for i, f := range ns.Spec.Finalizers {
-		names[i] = string(f)
+		errs = append(errs, validateFinalizers([]string{string(f)}, p.Index(i))...)
+		errs = append(errs, validateOwn(string(f), p.Index(i))...)
 	}
-	return append(validateFinalizers(names, p), validateQualified(names, p)...)
+	return errs
 }
 
 // finished says whether an update took the last finalizer of an object that waits for its deletion.
@@ -417,18 +421,28 @@ func timesOnly(obj, live metav1.Object) bool {
 	return same
 }
 
+// written compares as equality.Semantic does, but tells amounts apart that are written differently: 1Gi is as much as 1024Mi, and yet a
+// client that writes it wants to read it. Read-only.
+var written = func() conversion.Equalities {
+	e := equality.Semantic.Copy()
+	if err := e.AddFunc(func(a, b quantity.Quantity) bool { return a.Cmp(b) == 0 && a.String() == b.String() }); err != nil {
+		panic(err) // the function above has the wrong shape
+	}
+	return e
+}()
+
 // sameObjects compares what differs most often, the status and the specification, before the metadata, which takes longest.
 func sameObjects(obj, live any) bool {
 	a, b := reflect.ValueOf(obj), reflect.ValueOf(live)
 	if a.Kind() != reflect.Pointer || a.Type() != b.Type() || a.Elem().Kind() != reflect.Struct {
-		return equality.Semantic.DeepEqual(obj, live)
+		return written.DeepEqual(obj, live)
 	}
 	a, b = a.Elem(), b.Elem()
 	for i := a.NumField() - 1; i >= 0; i-- {
 		if !a.Type().Field(i).IsExported() {
-			return equality.Semantic.DeepEqual(obj, live)
+			return written.DeepEqual(obj, live)
 		}
-		if !equality.Semantic.DeepEqual(a.Field(i).Addr().Interface(), b.Field(i).Addr().Interface()) {
+		if !written.DeepEqual(a.Field(i).Addr().Interface(), b.Field(i).Addr().Interface()) {
 			return false
 		}
 	}

@@ -147,6 +147,8 @@ func (h *host) newNode(rt *nodeRuntime, listener net.Listener) (*node.Node, erro
 		Runtime: rt.runtime, Images: rt.images, Streaming: rt.streams,
 		RootDir: filepath.Join(h.cfg.DataDir, nodeDir), PluginDir: cmp.Or(h.cfg.PluginRegistry, filepath.Join(h.cfg.DataDir, nodeDir, pluginDir)),
 		LogDir: filepath.Join(h.cfg.DataDir, podLogDir), CgroupRoot: cgroupRoot(h.cfg.DataDir),
+		PodResourcesDir:  filepath.Join(h.cfg.DataDir, nodeDir, podResourcesDir),
+		ImageCredentials: h.cfg.ImageCredentials, ImageCredentialsBinDir: h.cfg.ImageCredentialsBinDir,
 		NodeIPs: ips, ClusterDNS: []string{h.facts.dns()[0].String()}, ClusterDomain: h.facts.domain,
 		Port: int32(h.cfg.KubeletPort), Listener: listener, ServingTLS: h.servingTLS,
 		Authenticate: h.authenticate, Authorize: h.authorize,

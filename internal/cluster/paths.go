@@ -24,17 +24,18 @@ const (
 	// eventsFile is the journal of events, beside the embedded etcd.
 	eventsFile = "events.journal"
 	// EtcdSocket is where the embedded etcd answers etcdctl, for root.
-	etcdSocket = "run/etcd.sock"
-	runtimeDir = "runtime"
-	binDir     = "bin"
-	networkDir = "network"
-	cniDir     = "cni"
-	agentDir   = "agent"
-	nodeDir    = "node"
-	pluginDir  = "plugins_registry" // below nodeDir
-	podLogDir  = "log/pods"
-	lockFile   = "lock"
-	markFile   = "celox"
+	etcdSocket      = "run/etcd.sock"
+	runtimeDir      = "runtime"
+	binDir          = "bin"
+	networkDir      = "network"
+	cniDir          = "cni"
+	agentDir        = "agent"
+	nodeDir         = "node"
+	pluginDir       = "plugins_registry" // below nodeDir
+	podResourcesDir = "pod-resources"    // in nodeDir: who asks which pod has which devices
+	podLogDir       = "log/pods"
+	lockFile        = "lock"
+	markFile        = "celox"
 )
 
 // clusterID is a short name for what the cluster of a data directory makes elsewhere on the machine. It is a function of the path, so that

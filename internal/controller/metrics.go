@@ -1,11 +1,15 @@
 package controller
 
 import (
+	"errors"
+	"net/http"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 )
 
 // Metrics counts what the loops do, under the names of upstream's work queues. A nil *Metrics counts nothing.
@@ -62,6 +66,34 @@ func (s Stale) Look(settled bool) bool {
 		s.Inc("", "pods")
 	}
 	return settled
+}
+
+// Syncs counts and measures the looks of a publisher by the HTTP status code of their outcome.
+type Syncs struct {
+	count    *Counter
+	duration *Histogram
+}
+
+// Syncs registers those metrics under upstream's names; subsystem is the publisher's.
+func (m *Metrics) Syncs(subsystem string) Syncs {
+	return Syncs{
+		m.Counter(subsystem+"_sync_total", "Looks at what is published, by the code of the outcome.", "code"),
+		m.Histogram(subsystem+"_sync_duration_seconds", "How long a look took, by the code of the outcome.", prometheus.ExponentialBuckets(0.001, 2, 15), "code"),
+	}
+}
+
+// Done notes a look that took so long and ended with err.
+func (s Syncs) Done(took time.Duration, err error) {
+	code := http.StatusOK
+	var status apierrors.APIStatus
+	switch {
+	case errors.As(err, &status) && status.Status().Code != 0:
+		code = int(status.Status().Code)
+	case err != nil:
+		code = http.StatusInternalServerError
+	}
+	s.count.Inc(strconv.Itoa(code))
+	s.duration.Observe(took.Seconds(), strconv.Itoa(code))
 }
 
 // Register registers what a controller, or a library that it uses, counts by itself.

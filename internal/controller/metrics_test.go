@@ -1,9 +1,15 @@
 package controller
 
 import (
+	"errors"
+	"fmt"
+	"maps"
 	"testing"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 )
 
 func TestStale(t *testing.T) {
@@ -33,5 +39,31 @@ func TestStaleOfNobody(t *testing.T) {
 	var m *Metrics
 	if s := m.Stale("x"); s.Look(false) || !s.Look(true) {
 		t.Error("what nobody counts is another")
+	}
+}
+
+func TestSyncs(t *testing.T) {
+	r := prometheus.NewRegistry()
+	s := NewMetrics(r).Syncs("a_publisher")
+	for _, err := range []error{nil, nil, errors.New("x"), fmt.Errorf("publish: %w", apierrors.NewConflict(schema.GroupResource{}, "a", nil))} {
+		s.Done(time.Second, err)
+	}
+	families, err := r.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := map[string]float64{}
+	for _, f := range families {
+		for _, m := range f.GetMetric() {
+			switch f.GetName() {
+			case "a_publisher_sync_total":
+				got["n"+m.GetLabel()[0].GetValue()] = m.GetCounter().GetValue()
+			case "a_publisher_sync_duration_seconds":
+				got["s"+m.GetLabel()[0].GetValue()] = m.GetHistogram().GetSampleSum()
+			}
+		}
+	}
+	if want := map[string]float64{"n200": 2, "s200": 2, "n409": 1, "s409": 1, "n500": 1, "s500": 1}; !maps.Equal(got, want) {
+		t.Errorf("counted %v, want %v", got, want)
 	}
 }

@@ -20,11 +20,15 @@ func PatchPodStatus(ctx context.Context, c kubernetes.Interface, p *corev1.Pod, 
 			UID types.UID `json:"uid"`
 		} `json:"metadata"`
 		Status struct {
-			Phase      corev1.PodPhase       `json:"phase,omitempty"`
-			Conditions []corev1.PodCondition `json:"conditions,omitempty"`
+			ObservedGeneration int64                 `json:"observedGeneration,omitempty"`
+			Phase              corev1.PodPhase       `json:"phase,omitempty"`
+			Conditions         []corev1.PodCondition `json:"conditions,omitempty"`
 		} `json:"status"`
 	}{}
 	patch.Metadata.UID, patch.Status.Phase, patch.Status.Conditions = p.UID, phase, conditions
+	if phase != "" {
+		patch.Status.ObservedGeneration = p.Generation
+	}
 	data, err := json.Marshal(patch)
 	if err != nil {
 		return fmt.Errorf("encode status of pod %s/%s: %w", p.Namespace, p.Name, err)

@@ -98,6 +98,11 @@ type Config struct {
 	// PluginDir is where drivers register; without one, none do.
 	PluginDir string
 
+	// PodResourcesDir is where programs are told which pod has which devices; "" for none.
+	PodResourcesDir string
+	// ImageCredentials is a CredentialProviderConfig, or a directory of some, and ImageCredentialsBinDir where the plugins are; "" for none.
+	ImageCredentials, ImageCredentialsBinDir string
+
 	StaticPodDir  string // "" for none
 	StaticPodURL  string // "" for none
 	SeccompDir    string // default <RootDir>/seccomp

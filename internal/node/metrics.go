@@ -100,6 +100,9 @@ type registries struct {
 func (n *Node) registries(b *backend) registries {
 	r := registries{prometheus.NewRegistry(), prometheus.NewRegistry(), prometheus.NewRegistry(), prometheus.NewRegistry()}
 	r.own.MustRegister(append(n.counters.all(), &ownMetrics{b})...)
+	if n.logins != nil {
+		r.own.MustRegister(n.logins.Metrics()...)
+	}
 	r.probes.MustRegister(n.counters.probes)
 	r.cadvisor.MustRegister(&usageMetrics{b, true})
 	r.resource.MustRegister(&usageMetrics{b, false})

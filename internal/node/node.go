@@ -14,6 +14,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
 	"k8s.io/client-go/tools/cache"
@@ -28,11 +29,13 @@ import (
 	"github.com/celox/celox/internal/node/downward"
 	"github.com/celox/celox/internal/node/dra"
 	"github.com/celox/celox/internal/node/imagegc"
+	"github.com/celox/celox/internal/node/imagelogin"
 	"github.com/celox/celox/internal/node/imagepull"
 	"github.com/celox/celox/internal/node/objects"
 	"github.com/celox/celox/internal/node/observed"
 	"github.com/celox/celox/internal/node/plugins"
 	"github.com/celox/celox/internal/node/podlog"
+	"github.com/celox/celox/internal/node/podresources"
 	"github.com/celox/celox/internal/node/probe"
 	"github.com/celox/celox/internal/node/registration"
 	"github.com/celox/celox/internal/node/server"
@@ -66,6 +69,7 @@ type Node struct {
 	plugins      *plugins.Watcher
 	prober       *probe.Manager
 	puller       *imagepull.Puller
+	logins       *imagelogin.Providers // nil: there are none
 	images       *imagegc.Collector
 	rotator      *podlog.Rotator
 	registrar    *registration.Registrar
@@ -135,6 +139,7 @@ func New(cfg Config) (*Node, error) {
 	})
 	n.devices, err = dra.New(dra.Config{
 		NodeName: cfg.NodeName, Client: cfg.Client, File: filepath.Join(cfg.RootDir, "dra_manager_state"), Clock: cfg.Clock, Log: cfg.Log,
+		Changed: func(uid types.UID) { n.withWorker(uid, (*worker).poke) },
 	})
 	if err != nil {
 		return nil, fmt.Errorf("node: %w", err)
@@ -151,6 +156,17 @@ func New(cfg Config) (*Node, error) {
 	pulls, err := imagepull.OpenRecords(filepath.Join(cfg.RootDir, "image_manager"), cfg.Log)
 	if err != nil {
 		return nil, fmt.Errorf("node: %w", err)
+	}
+	if cfg.ImageCredentials != "" {
+		n.logins, err = imagelogin.Open(imagelogin.Config{
+			Path: cfg.ImageCredentials, BinDir: cfg.ImageCredentialsBinDir, Token: n.volumes.AccountToken, Clock: cfg.Clock, Log: cfg.Log,
+			Account: func(ctx context.Context, namespace, name string) (*corev1.ServiceAccount, error) {
+				return cfg.Client.CoreV1().ServiceAccounts(namespace).Get(ctx, name, metav1.GetOptions{})
+			},
+		})
+		if err != nil {
+			return nil, fmt.Errorf("node: %w", err)
+		}
 	}
 	n.puller = imagepull.New(cfg.Images, cfg.Clock, cfg.ParallelPulls, pulls)
 	n.images = imagegc.New(imagegc.Config{
@@ -211,6 +227,13 @@ func (n *Node) Run(ctx context.Context) error {
 		wg.Go(func() {
 			if err := n.plugins.Run(ctx); err != nil {
 				n.log.Error("drivers cannot register", "error", err)
+			}
+		})
+	}
+	if n.cfg.PodResourcesDir != "" {
+		wg.Go(func() {
+			if err := podresources.Serve(ctx, podresources.Config{Dir: n.cfg.PodResourcesDir, Pods: n.activePods, Devices: n.devices.InUse}); err != nil {
+				n.log.Error("nobody can ask which pod has which devices", "error", err)
 			}
 		})
 	}
@@ -412,6 +435,19 @@ func (n *Node) allWorkers() []*worker {
 	out := make([]*worker, 0, len(n.workers))
 	for _, w := range n.workers {
 		out = append(out, w)
+	}
+	return out
+}
+
+// activePods are the pods that are not over. Their statuses are those that the API has, since it has what others write there.
+func (n *Node) activePods() []*corev1.Pod {
+	var out []*corev1.Pod
+	for _, w := range n.allWorkers() {
+		pod, st := w.snapshot()
+		if pod == nil || st != nil && (st.Phase == corev1.PodFailed || st.Phase == corev1.PodSucceeded) {
+			continue
+		}
+		out = append(out, pod)
 	}
 	return out
 }

@@ -19,6 +19,7 @@ import (
 	"github.com/celox/celox/internal/node/criconfig"
 	"github.com/celox/celox/internal/node/dra"
 	"github.com/celox/celox/internal/node/env"
+	"github.com/celox/celox/internal/node/imagelogin"
 	"github.com/celox/celox/internal/node/imagepull"
 	"github.com/celox/celox/internal/node/observed"
 	"github.com/celox/celox/internal/node/status"
@@ -329,7 +330,8 @@ func (w *worker) startContainer(ctx context.Context, f facts, st start, targetID
 	}
 	secrets := n.pullSecrets(ctx, f.pod)
 	image, perr := n.puller.Ensure(ctx, imagepull.Request{
-		Key: w.pullKey(c.Image), Image: c.Image, Policy: c.ImagePullPolicy, Secrets: secrets, Sandbox: sandboxConfig, Handler: handler, Event: event,
+		Key: w.pullKey(c.Image), Image: c.Image, Policy: c.ImagePullPolicy, Secrets: secrets, Logins: n.loginsOf(f.pod), Sandbox: sandboxConfig, Handler: handler,
+		Event: event,
 	})
 	if perr != nil {
 		return w.pullFailed(ctx, perr, event)
@@ -442,6 +444,14 @@ func (n *Node) pullSecrets(ctx context.Context, pod *corev1.Pod) []*corev1.Secre
 	return out
 }
 
+// loginsOf asks the credential providers on behalf of a pod; nil if there are none.
+func (n *Node) loginsOf(pod *corev1.Pod) func(ctx context.Context, image string) []imagelogin.Login {
+	if n.logins == nil {
+		return nil
+	}
+	return func(ctx context.Context, image string) []imagelogin.Login { return n.logins.For(ctx, pod, image) }
+}
+
 // volumeImages pulls the images behind the image volumes that the container mounts (KEP-4639).
 func (w *worker) volumeImages(ctx context.Context, f facts, c *corev1.Container, secrets []*corev1.Secret, sandbox *runtimeapi.PodSandboxConfig, handler string, event func(eventType, reason, message string)) (map[string]string, *imagepull.Error) {
 	out := map[string]string{}
@@ -452,7 +462,8 @@ func (w *worker) volumeImages(ctx context.Context, f facts, c *corev1.Container,
 				continue
 			}
 			image, err := w.n.puller.Ensure(ctx, imagepull.Request{
-				Key: w.pullKey(v.Image.Reference), Image: v.Image.Reference, Policy: v.Image.PullPolicy, Secrets: secrets, Sandbox: sandbox, Handler: handler, Event: event,
+				Key: w.pullKey(v.Image.Reference), Image: v.Image.Reference, Policy: v.Image.PullPolicy, Secrets: secrets, Logins: w.n.loginsOf(f.pod), Sandbox: sandbox,
+				Handler: handler, Event: event,
 			})
 			if err != nil {
 				return nil, err

@@ -11,6 +11,7 @@ import (
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/celox/celox/internal/node/dra"
 	"github.com/celox/celox/internal/node/imagepull"
 	"github.com/celox/celox/internal/node/objects"
 	"github.com/celox/celox/internal/node/observed"
@@ -651,6 +652,9 @@ func (w *worker) input(now time.Time) status.Input {
 	}
 	if w.stage < stageTeardown {
 		in.Resize = w.resize.conditions()
+	}
+	if dra.Uses(w.pod) {
+		in.Devices = w.n.devices.Health(w.pod)
 	}
 	if w.stage <= stageStop {
 		for name, f := range w.failures {

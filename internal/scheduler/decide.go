@@ -179,8 +179,18 @@ func (s *Snapshot) scoresOf(c *class, others []asked) []int64 {
 	return scores
 }
 
-// FitsOn says whether a pod could run on a node as things are, and how many like it, up to limit. Rules about other pods and volumes are not asked.
+// FitsOn says whether a pod could run on a node as things are, nominations aside, and how many like it, up to limit. Rules about other pods and volumes
+// are not asked.
 func (s *Snapshot) FitsOn(p *Pod, nodeName string, limit int) int {
+	return s.roomOn(p, nodeName, limit, false)
+}
+
+// RoomFor is FitsOn when those are there that are nominated for the node and no less important.
+func (s *Snapshot) RoomFor(p *Pod, nodeName string, limit int) int {
+	return s.roomOn(p, nodeName, limit, true)
+}
+
+func (s *Snapshot) roomOn(p *Pod, nodeName string, limit int, nominated bool) int {
 	i, ok := s.byName[nodeName]
 	if !ok || p.only != nil && !slices.Contains(p.only, nodeName) {
 		return 0
@@ -189,10 +199,21 @@ func (s *Snapshot) FitsOn(p *Pod, nodeName string, limit int) int {
 	if c == nil || p.only != nil {
 		c = newClass(p)
 	}
-	if s.filterNode(c, &s.nodes[i]) != 0 {
+	n := &s.nodes[i]
+	if s.filterNode(c, n) != 0 {
 		return 0
 	}
-	return int(s.nodes[i].fits(p, int64(limit)))
+	if nominated && len(n.nominated) > 0 {
+		t := s.newTrial(c, nil, i)
+		defer t.restore()
+		if t.addNominated(p) {
+			if t.filter() != 0 {
+				return 0
+			}
+			n = &t.node
+		}
+	}
+	return int(n.fits(p, int64(limit)))
 }
 
 // refused is the decision for a pod that fits nowhere, whatever the node.

@@ -320,6 +320,13 @@ func (p *pool) do(f func(), most int) bool {
 	return true
 }
 
+// working is how many calls are under way.
+func (p *pool) working() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.running - p.idle
+}
+
 // left is how many wait.
 func (p *pool) left() int {
 	p.mu.Lock()

@@ -18,6 +18,7 @@ import (
 // evict carries out a plan: each victim is told why, in its conditions, and deleted with the grace that it asked for. The pod waits in the queue meanwhile;
 // afterwards it is woken when the victims have gone. No decision waits for any of this.
 func (s *Scheduler) evict(ctx context.Context, it *item, p *Pod, e Eviction) {
+	begin := s.clock.Now()
 	errs := make([]error, len(e.Victims))
 	var victims sync.WaitGroup
 	victims.Add(len(e.Victims))
@@ -34,6 +35,7 @@ func (s *Scheduler) evict(ctx context.Context, it *item, p *Pod, e Eviction) {
 	}
 	victims.Wait()
 	err := errors.Join(errs...)
+	s.metrics.carriedOut(s.clock.Since(begin), err)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := s.clock.Now()
@@ -42,6 +44,7 @@ func (s *Scheduler) evict(ctx context.Context, it *item, p *Pod, e Eviction) {
 		it.woken, it.patient = true, true // it isn't known who is still there: decide again, but not at once
 		if s.snapshot.NominatedFor(p.uid()) == e.Node {
 			s.snapshot.Unnominate(p.uid())
+			defer s.eased(e.Node, nil)
 			none := ""
 			s.reportLater(ctx, p, report{reason: v1.PodReasonSchedulerError, message: fmt.Sprintf("preemption: %v", err), nominate: &none})
 		}

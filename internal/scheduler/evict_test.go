@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	v1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -164,4 +165,80 @@ func TestManyEvict(t *testing.T) {
 			}
 		}
 	}, objects...)
+}
+
+// TestRoomForNominated: room that is freed for a nominated pod wakes nobody else, until the nomination ends.
+func TestRoomForNominated(t *testing.T) {
+	r := prometheus.NewRegistry()
+	failures := func(b *bench) float64 {
+		return gathered(b.T, r)["scheduler_schedule_attempts_total default-scheduler unschedulable"]
+	}
+	runWith(t, Config{Metrics: r}, func(b *bench) {
+		b.lingers("x", 30*time.Second)
+		b.create(newPod("p", requesting("cpu", "1"), priority(10)))
+		b.pass(time.Second)
+		if got := b.pod("p").Status.NominatedNodeName; got != "a" {
+			b.Fatalf("nominated for %q", got)
+		}
+		b.create(newPod("same", requesting("cpu", "1"), priority(10)), newPod("less", requesting("cpu", "900m"), priority(5)), newPod("tiny", requesting("cpu", "500m"), priority(5)))
+		b.pass(20 * time.Second)
+		before := failures(b)
+		b.pass(20 * time.Second)
+		b.on("a", "p", "tiny") // for which there is room besides
+		b.on("", "same", "less")
+		if n := failures(b) - before; n != 0 {
+			b.Errorf("%v attempts in vain", n)
+		}
+		b.remove("p")
+		b.pass(20 * time.Second)
+		b.on("a", "same")
+	}, newNode("a", "1500m", "1Gi"), newPod("x", on("a"), requesting("cpu", "1")))
+}
+
+// TestRoomOfNominatedThatGoes: the room of a nominated pod that is deleted is others'.
+func TestRoomOfNominatedThatGoes(t *testing.T) {
+	run(t, func(b *bench) {
+		b.lingers("x", 30*time.Second)
+		b.create(newPod("p", requesting("cpu", "1"), priority(10)))
+		b.pass(time.Second)
+		b.create(newPod("q", requesting("cpu", "1")))
+		b.pass(time.Second)
+		b.remove("p")
+		b.pass(40 * time.Second)
+		b.on("a", "q")
+	}, newNode("a", "1", "1Gi"), newPod("x", on("a"), requesting("cpu", "1")))
+}
+
+func TestRoomFor(t *testing.T) {
+	nominate := func(s *Snapshot, node string, pods ...*v1.Pod) *Snapshot {
+		for _, p := range pods {
+			s.Nominate(s.NewPod(p), node)
+		}
+		return s
+	}
+	four := func() *Snapshot { return snapshotOf(newNode("a", "4", "4Gi"), newNode("b", "4", "4Gi")) }
+	port := func(p *v1.Pod) {
+		p.Spec.Containers[0].Ports = []v1.ContainerPort{{HostPort: 80, ContainerPort: 80}}
+	}
+	for _, tt := range []struct {
+		name string
+		s    *Snapshot
+		pod  *v1.Pod
+		want int
+	}{
+		{"nobody", four(), newPod("p", requesting("cpu", "1")), 4},
+		{"elsewhere", nominate(four(), "b", newPod("n", requesting("cpu", "3"))), newPod("p", requesting("cpu", "1")), 4},
+		{"as important", nominate(four(), "a", newPod("n", requesting("cpu", "3"))), newPod("p", requesting("cpu", "1")), 1},
+		{"more important, two", nominate(four(), "a", newPod("n", requesting("cpu", "1"), priority(5)), newPod("m", requesting("cpu", "1"), priority(5))), newPod("p", requesting("cpu", "1")), 2},
+		{"all of it", nominate(four(), "a", newPod("n", requesting("cpu", "4"))), newPod("p", requesting("cpu", "1")), 0},
+		{"less important", nominate(four(), "a", newPod("n", requesting("cpu", "4"))), newPod("p", requesting("cpu", "1"), priority(5)), 4},
+		{"itself", nominate(four(), "a", newPod("p", requesting("cpu", "4"))), newPod("p", requesting("cpu", "4")), 1},
+		{"its port", nominate(four(), "a", newPod("n", port)), newPod("p", port), 0},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			if got := tt.s.RoomFor(tt.s.NewPod(tt.pod), "a", 10); got != tt.want {
+				t.Errorf("room for %d, want %d", got, tt.want)
+			}
+		})
+	}
 }

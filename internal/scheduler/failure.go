@@ -100,7 +100,7 @@ func (s *Snapshot) reasons(p *Pod, r rejection) (plugin string, texts []string) 
 	case k == filterClaims:
 		return NameDynamicResources, []string{s.claimReason(r)}
 	case k >= filterVolumeZone && k <= filterVolumeRestrictions:
-		return volumeReason(r)
+		return s.volumeReason(r)
 	default:
 		f := p.profile.filters[k-1]
 		return f.Name(), f.Reasons(s, p, r)

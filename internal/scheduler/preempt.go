@@ -2,6 +2,7 @@ package scheduler
 
 import (
 	"cmp"
+	"container/heap"
 	"math"
 	"slices"
 
@@ -33,20 +34,86 @@ type eviction struct {
 	// guarded says that a budget had a say, and generation which budgets.
 	guarded    bool
 	generation uint64
+	// lot is drawn: it decides between nodes that cost the same.
+	lot uint32
 }
 
 // better says whether it takes less than another: fewer violated budgets, less important victims, fewer, younger ones.
 func (e *eviction) better(o *eviction) bool {
-	return cmp.Or(
-		cmp.Compare(e.violations, o.violations), cmp.Compare(e.highest, o.highest), cmp.Compare(e.sum, o.sum), cmp.Compare(e.count, o.count), cmp.Compare(o.start, e.start),
-	) < 0
+	switch {
+	case e.violations != o.violations:
+		return e.violations < o.violations
+	case e.highest != o.highest:
+		return e.highest < o.highest
+	case e.sum != o.sum:
+		return e.sum < o.sum
+	case e.count != o.count:
+		return e.count < o.count
+	}
+	return e.start > o.start
 }
 
 // evictions are kept for a class of pods of one priority, as results of filters are: only nodes that changed are tried again.
 type evictions struct {
 	seen    uint64
 	used    uint64
-	results []eviction
+	results []eviction // by node
+	// best are the nodes where room can be made, as a heap: the one that costs least comes first. at is where each node is in it, -1 if it isn't.
+	best, at []int32
+	// generation is that of the budgets which had a say.
+	generation uint64
+}
+
+// Len, Less, Swap, Push and Pop implement heap.Interface.
+func (k *evictions) Len() int { return len(k.best) }
+
+// Less puts first what takes less.
+func (k *evictions) Less(x, y int) bool {
+	a, b := &k.results[k.best[x]], &k.results[k.best[y]]
+	return a.better(b) || a.lot < b.lot && !b.better(a)
+}
+
+// Swap exchanges two places.
+func (k *evictions) Swap(x, y int) {
+	k.best[x], k.best[y] = k.best[y], k.best[x]
+	k.at[k.best[x]], k.at[k.best[y]] = int32(x), int32(y)
+}
+
+// Push puts the number of a node, an int32, last.
+func (k *evictions) Push(x any) {
+	i, _ := x.(int32)
+	k.at[i] = int32(len(k.best))
+	k.best = append(k.best, i)
+}
+
+// Pop takes the last one.
+func (k *evictions) Pop() any {
+	last := len(k.best) - 1
+	i := k.best[last]
+	k.at[i] = -1
+	k.best = k.best[:last]
+	return i
+}
+
+// set notes what it takes to make room on a node.
+func (k *evictions) set(i int32, e eviction) {
+	k.results[i] = e
+	switch place := k.at[i]; {
+	case e.ok && place < 0:
+		heap.Push(k, i)
+	case e.ok:
+		heap.Fix(k, int(place))
+	case place >= 0:
+		heap.Remove(k, int(place))
+	}
+}
+
+// resize makes room for n nodes.
+func (k *evictions) resize(n int) {
+	for len(k.results) < n {
+		k.results = append(k.results, eviction{})
+		k.at = append(k.at, -1)
+	}
 }
 
 type evictionKey struct {
@@ -130,34 +197,32 @@ func (s *Snapshot) bestKept(c *class, p *Pod, f *Failure) int {
 		s.evictions[key] = k
 	}
 	if len(k.results) == 0 || k.seen < s.changesFrom || now-k.seen > uint64(len(s.nodes)) {
-		k.results = make([]eviction, len(s.nodes))
+		*k = evictions{generation: s.budgets.generation}
+		k.resize(len(s.nodes))
 		for i := range s.nodes {
-			k.results[i] = s.tryUnlessHelpless(c, p, i)
+			if k.results[i] = s.tryUnlessHelpless(c, p, i); k.results[i].ok {
+				k.Push(int32(i))
+			}
 		}
+		heap.Init(k)
 	} else {
-		for len(k.results) < len(s.nodes) {
-			k.results = append(k.results, eviction{})
-		}
+		k.resize(len(s.nodes))
 		for _, i := range s.changes[k.seen-s.changesFrom:] {
-			k.results[i] = s.tryUnlessHelpless(c, p, int(i))
+			k.set(int32(i), s.tryUnlessHelpless(c, p, int(i)))
+		}
+	}
+	if k.generation != s.budgets.generation {
+		k.generation = s.budgets.generation
+		for i := range k.results {
+			if e := &k.results[i]; e.guarded && e.generation != k.generation {
+				k.set(int32(i), s.tryUnlessHelpless(c, p, i))
+			}
 		}
 	}
 	k.seen, k.used = now, s.uses
 	best := -1
-	n := len(k.results)
-	start := s.rand.IntN(n)
-	for j := range n {
-		i := start + j
-		if i >= n {
-			i -= n
-		}
-		e := &k.results[i]
-		if e.guarded && e.generation != s.budgets.generation {
-			*e = s.tryUnlessHelpless(c, p, i)
-		}
-		if e.ok && (best < 0 || e.better(&k.results[best])) {
-			best = i
-		}
+	if len(k.best) > 0 {
+		best = int(k.best[0])
 	}
 	if best < 0 {
 		f.Occupied, f.Unfit = 0, nil
@@ -253,7 +318,7 @@ func (s *Snapshot) tryEviction(c *class, p *Pod, others []asked, i int, victims 
 		return eviction{reason: r}
 	}
 	slices.SortFunc(below, byImportance)
-	e := eviction{start: math.MaxInt64, highest: math.MinInt32, generation: s.budgets.generation}
+	e := eviction{start: math.MaxInt64, highest: math.MinInt32, generation: s.budgets.generation, lot: s.rand.Uint32()}
 	violating, guarded := s.budgets.violated(below)
 	e.guarded = guarded
 	for _, protected := range []bool{true, false} {

@@ -131,6 +131,30 @@ func TestNominated(t *testing.T) {
 	}
 }
 
+// cheapest checks that what is kept of evictions is what they would take now, and that the first one takes least.
+func cheapest(t *rapid.T, s *Snapshot, p *Pod, k *evictions) {
+	first := &k.results[k.best[0]]
+	n := 0
+	for i := range s.nodes {
+		now := s.tryUnlessHelpless(s.classes[p.key], p, i)
+		if now.ok != k.results[i].ok || now.ok && (now.better(&k.results[i]) || k.results[i].better(&now)) {
+			t.Fatalf("node %d takes %+v, kept is %+v", i, now, k.results[i])
+		}
+		if now.ok {
+			n++
+			if now.better(first) {
+				t.Fatalf("node %d takes %+v, the first of all %+v", i, now, first)
+			}
+		}
+		if (k.at[i] >= 0) != now.ok || now.ok && k.best[k.at[i]] != int32(i) {
+			t.Fatalf("node %d is at %d of %v", i, k.at[i], k.best)
+		}
+	}
+	if n != len(k.best) {
+		t.Fatalf("%d nodes, but %d are kept", n, len(k.best))
+	}
+}
+
 // TestPreemptionProperties: over any cluster, victims are less important, the pod fits once they are gone, none of them could have stayed, and what is kept of earlier tries changes nothing.
 func TestPreemptionProperties(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
@@ -183,6 +207,9 @@ func TestPreemptionProperties(t *testing.T) {
 				again, ok := s.Preempt(q, d.Failure)
 				if !ok || len(again.Victims) != len(e.Victims) || again.Violations != e.Violations {
 					t.Fatalf("%+v, then %+v", e, again)
+				}
+				if k := s.evictions[evictionKey{q.key, q.priority}]; k != nil && k.seen == s.changed() && k.used == s.uses {
+					cheapest(t, s, q, k)
 				}
 				for _, v := range e.Victims {
 					if *v.Spec.Priority >= *p.Spec.Priority {

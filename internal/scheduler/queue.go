@@ -45,6 +45,8 @@ type item struct {
 	plugins []string
 	// evicting says that others are being evicted for it; until that is done it isn't tried, but woken says that it would have been.
 	evicting, woken bool
+	// flushed says that it was tried again last because of its age alone.
+	flushed bool
 }
 
 // stuck is what a pod waits for that no node by itself can give.
@@ -316,6 +318,7 @@ func (q *queue) tick(now time.Time) {
 	}
 	for len(q.parked) > 0 && (!q.parked[0].still() || now.Sub(q.parked[0].at) >= leftoverAfter) {
 		if first := q.parked[0]; first.still() {
+			first.it.flushed = true
 			q.wakeFor(first.it, now, "UnschedulableTimeout")
 		}
 		q.parked = q.parked[1:]
@@ -349,7 +352,7 @@ func (q *queue) backoffOf(failures int) time.Duration {
 func (q *queue) park(it *item, now time.Time, plugins []string) {
 	it.failures++
 	it.until = now.Add(q.backoffOf(it.failures))
-	it.patient = false
+	it.patient, it.flushed = false, false
 	it.parked = now
 	it.plugins = plugins
 	it.stage = stageUnschedulable

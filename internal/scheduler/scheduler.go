@@ -312,9 +312,10 @@ func (s *Scheduler) failed(ctx context.Context, it *item, now time.Time, f *Fail
 		status := "Unschedulable"
 		if room {
 			status = "Success"
-			s.metrics.chosen(len(e.Victims))
 		}
-		s.metrics.passed(p, "PostFilter", s.clock.Since(begin), status)
+		took := s.clock.Since(begin)
+		s.metrics.searched(took, status, room, &e)
+		s.metrics.passed(p, "PostFilter", took, status)
 	}
 	s.metrics.attempted(p, resultUnschedulable, s.clock.Since(now))
 	switch {
@@ -322,8 +323,14 @@ func (s *Scheduler) failed(ctx context.Context, it *item, now time.Time, f *Fail
 		f.Room = true
 		r.nominate = &e.Node
 		it.evicting = true
+		if freed := s.snapshot.NominatedFor(p.uid()); freed != "" && freed != e.Node {
+			defer s.eased(freed, nil)
+		}
 		s.snapshot.Nominate(p, e.Node)
 		s.yield(ctx, e)
+		if len(e.Yielding) > 0 {
+			defer s.eased(e.Node, nil) // they may have kept more than it needs
+		}
 		evict := func() {
 			s.evict(ctx, it, p, e)
 			<-s.calls

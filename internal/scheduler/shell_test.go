@@ -26,10 +26,49 @@ func TestMetrics(t *testing.T) {
 			`scheduler_preemption_evicted_pods_total`: 1, `scheduler_schedule_attempts_total default-scheduler scheduled`: 2, `scheduler_schedule_attempts_total default-scheduler unschedulable`: 2,
 			`scheduler_unschedulable_pods NodeResourcesFit default-scheduler`: 1, `scheduler_cache_size assumed_pods`: 0, `scheduler_cache_size nodes`: 1, `scheduler_cache_size pods`: 1,
 			`scheduler_preemption_attempts_total`: 2, `scheduler_scheduling_algorithm_duration_seconds`: 2, `scheduler_pod_scheduling_sli_duration_seconds 1`: 1, `scheduler_pod_scheduling_sli_duration_seconds 2`: 1,
+			`scheduler_queued_entities gated pod`: 1, `scheduler_queued_entities unschedulable pod`: 1, `scheduler_goroutines binding`: 0, `scheduler_queue_incoming_entities_total PodAdd active pod`: 3,
+			`scheduler_queue_incoming_pods_total PodAdd active`: 3, `scheduler_preemption_evaluation_duration_seconds pod Success`: 1, `scheduler_preemption_evaluation_duration_seconds pod Unschedulable`: 1,
+			`scheduler_preemption_execution_duration_seconds pod success`: 1, `scheduler_preemption_goroutines_execution_total success`: 1, `scheduler_preemption_pdb_violations_total pod`: 0,
+			`scheduler_preemption_victims`: 1, `scheduler_pod_scheduled_after_flush_total`: 0,
 		} {
 			if v, ok := got[series]; !ok || v != want {
 				b.Errorf("%s: %v, want %v", series, v, want)
 			}
+		}
+	}, newNode("a", "1", "1Gi"))
+}
+
+// TestScheduledAfterFlush: a pod that is scheduled for no other reason than its age is counted, one for which something happened isn't.
+func TestScheduledAfterFlush(t *testing.T) {
+	r := prometheus.NewRegistry()
+	count := func(b *bench) float64 { return gathered(b.T, r)["scheduler_pod_scheduled_after_flush_total"] }
+	s := newQueue(time.Second, 10*time.Second)
+	begin := time.Unix(0, 0)
+	pod := newPod("p")
+	s.put(pod, snapshotOf().NewPod(pod), begin, true)
+	for _, step := range []struct {
+		after time.Duration
+		wake  bool
+		want  bool
+	}{{0, false, false}, {leftoverAfter, false, true}, {leftoverAfter + time.Hour, true, false}, {2*leftoverAfter + time.Hour, false, true}} {
+		now := begin.Add(step.after)
+		if step.wake {
+			s.wake(s.items[pod.UID], now)
+		}
+		it := s.take(now)
+		if it == nil || it.flushed != step.want {
+			t.Fatalf("after %s: %+v, want flushed %v", step.after, it, step.want)
+		}
+		s.park(it, now, []string{NameNodeResourcesFit})
+	}
+	runWith(t, Config{Metrics: r}, func(b *bench) {
+		b.create(newPod("p", requesting("cpu", "2")))
+		b.pass(time.Minute)
+		b.addNode(newNode("b", "4", "4Gi"))
+		b.pass(time.Minute)
+		b.on("b", "p")
+		if n := count(b); n != 0 {
+			b.Errorf("counted %v", n)
 		}
 	}, newNode("a", "1", "1Gi"))
 }

@@ -26,7 +26,16 @@ const (
 	otherZone       rejection = 1<<rejectedDetail | filterVolumeZone | rejectedForGood
 )
 
-func volumeReason(r rejection) (plugin string, texts []string) {
+// driverMissing is the rejection of nodes that lack a driver which wants to be waited for.
+func (s *Snapshot) driverMissing(name string) rejection {
+	return (tooManyVolumes>>rejectedDetail+1+rejection(s.strings.id(name)))<<rejectedDetail | filterVolumeLimits
+}
+
+func (s *Snapshot) volumeReason(r rejection) (plugin string, texts []string) {
+	if r&rejectedFilter == filterVolumeLimits && r != tooManyVolumes {
+		driver := s.strings.values[(r-tooManyVolumes)>>rejectedDetail-1]
+		return NameNodeVolumeLimits, []string{driver + " CSI driver is not installed on the node"}
+	}
 	switch r {
 	case diskInUse:
 		return NameVolumeRestrictions, []string{"node(s) had no available disk"}
@@ -155,8 +164,10 @@ func (a *volumeAsk) filter(i int32) rejection {
 			return r
 		}
 	}
-	if a.on[NameNodeVolumeLimits] && a.overLimit(n) {
-		return tooManyVolumes
+	if a.on[NameNodeVolumeLimits] {
+		if r := a.limits(n); r != 0 {
+			return r
+		}
 	}
 	if a.on[NameVolumeBinding] {
 		if a.lost {
@@ -271,10 +282,19 @@ func (s *Snapshot) handleOf(claim string) (handle, bool) {
 	return handle{}, false
 }
 
-func (a *volumeAsk) overLimit(n *node) bool {
+// limits says whether a node has the drivers that the pod's volumes need, as far as those insist on it (KEP-5030), and takes as many volumes of them.
+func (a *volumeAsk) limits(n *node) rejection {
 	limits := a.s.volumes.limits[n.name]
+	for _, h := range a.handles {
+		if _, there := limits[h.driver]; there {
+			continue
+		}
+		if d := a.s.volumes.drivers[h.driver]; d != nil && value(d.Spec.PreventPodSchedulingIfMissing) {
+			return a.s.driverMissing(h.driver)
+		}
+	}
 	if len(limits) == 0 || len(a.handles) == 0 {
-		return false
+		return 0
 	}
 	attached := map[handle]bool{}
 	a.others(n, func(q *Pod) bool {
@@ -298,10 +318,10 @@ func (a *volumeAsk) overLimit(n *node) bool {
 	}
 	for driver, n := range more {
 		if limit, ok := limits[driver]; ok && counts[driver]+n > limit {
-			return true
+			return tooManyVolumes
 		}
 	}
-	return false
+	return 0
 }
 
 // plan finds volumes on a node for the claims that have none, or says that they can be made.

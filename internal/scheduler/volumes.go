@@ -2,6 +2,7 @@ package scheduler
 
 import (
 	"cmp"
+	"math"
 	"slices"
 
 	v1 "k8s.io/api/core/v1"
@@ -94,7 +95,7 @@ type volumes struct {
 	byName     map[string]*volume
 	byClass    map[string]map[string]*volume
 	classes    map[string]*storagev1.StorageClass
-	limits     map[string]map[string]int64 // by node, then driver
+	limits     map[string]map[string]int64 // by node, then driver; noLimit if it is there and has none
 	drivers    map[string]*storagev1.CSIDriver
 	capacities map[string]*storagev1.CSIStorageCapacity
 	// users counts the pods on nodes that use a claim.
@@ -184,10 +185,14 @@ func (s *Snapshot) SetStorageClass(c *storagev1.StorageClass) { s.volumes.classe
 // RemoveStorageClass tells that a storage class is gone.
 func (s *Snapshot) RemoveStorageClass(name string) { delete(s.volumes.classes, name) }
 
-// SetCSINode tells how many volumes of each driver a node can have.
+// noLimit is of drivers that don't say how many volumes a node can have.
+const noLimit = math.MaxInt64
+
+// SetCSINode tells which drivers a node has, and how many volumes of each it can have.
 func (s *Snapshot) SetCSINode(n *storagev1.CSINode) {
 	limits := map[string]int64{}
 	for _, d := range n.Spec.Drivers {
+		limits[d.Name] = noLimit
 		if d.Allocatable != nil && d.Allocatable.Count != nil {
 			limits[d.Name] = int64(*d.Allocatable.Count)
 		}

@@ -107,6 +107,19 @@ func TestVolumes(t *testing.T) {
 	}
 	yes := true
 	tracked := &storagev1.CSIDriver{ObjectMeta: metav1.ObjectMeta{Name: "d"}, Spec: storagev1.CSIDriverSpec{StorageCapacity: &yes}}
+	insists := func(is bool) *storagev1.CSIDriver {
+		return &storagev1.CSIDriver{ObjectMeta: metav1.ObjectMeta{Name: "d"}, Spec: storagev1.CSIDriverSpec{PreventPodSchedulingIfMissing: &is}}
+	}
+	has := func(node string, drivers ...string) *storagev1.CSINode {
+		n := &storagev1.CSINode{ObjectMeta: metav1.ObjectMeta{Name: node}}
+		for _, d := range drivers {
+			n.Spec.Drivers = append(n.Spec.Drivers, storagev1.CSINodeDriver{Name: d})
+		}
+		return n
+	}
+	onCSI := func(objects ...runtime.Object) *Snapshot {
+		return two().storing(append(objects, newClaim("c", "c", boundTo("v")), newVolume("v", "c", "1Gi", "", csi("v")))...)
+	}
 	room := func(z, size string) *storagev1.CSIStorageCapacity {
 		q := resource.MustParse(size)
 		return &storagev1.CSIStorageCapacity{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: z}, StorageClassName: "c", Capacity: &q, NodeTopology: &metav1.LabelSelector{MatchLabels: map[string]string{zone: z}}}
@@ -143,6 +156,10 @@ func TestVolumes(t *testing.T) {
 			"0/2 nodes are available: 2 node has pod using PersistentVolumeClaim with the same name and ReadWriteOncePod access mode." + nobody},
 		{"too many", two().storing(limit("a", 1), limit("b", 2), newClaim("c", "c", boundTo("v")), newVolume("v", "c", "1Gi", "", csi("v")), newClaim("e", "c", boundTo("w")), newVolume("w", "c", "1Gi", "", csi("w"))).
 			with(newPod("x", on("a"), using("c")), newPod("y", on("b"), using("c"))), newPod("p", using("e")), "b"},
+		{"a driver that insists is there", onCSI(insists(true), has("a", "other"), has("b", "other", "d")), newPod("p", using("c")), "b"},
+		{"a driver that insists is nowhere", onCSI(insists(true), has("a", "other")), newPod("p", using("c")), "0/2 nodes are available: 2 d CSI driver is not installed on the node." + nobody},
+		{"one that insists makes the volume", two().storing(insists(true), has("b", "d"), newClaim("c", "c"), newStorageClass("c", "d", later)), newPod("p", using("c")), "b"},
+		{"one that doesn't insist", two().storing(insists(false), has("b", "other"), newClaim("c", "c", boundTo("v")), newVolume("v", "c", "1Gi", "b", csi("v"))), newPod("p", using("c")), "b"},
 		{"the same counts once", snapshotOf(newNode("a", "4", "4Gi")).storing(limit("a", 1), newClaim("c", "c", boundTo("v")), newVolume("v", "c", "1Gi", "", csi("v"))).with(newPod("x", on("a"), using("c"))), newPod("p", using("c")), "a"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -232,7 +232,11 @@ func (s *Scheduler) setPod(old, pod *v1.Pod) {
 		}
 		p := s.snapshot.NewPod(pod)
 		was := s.snapshot.pods[pod.UID]
+		freed := s.snapshot.NominatedFor(pod.UID)
 		s.snapshot.Place(p, pod.Spec.NodeName, false)
+		if freed != "" && freed != pod.Spec.NodeName {
+			s.eased(freed, nil) // somebody else has bound it elsewhere
+		}
 		if was != nil && !was.assumed {
 			s.eased(pod.Spec.NodeName, p) // it may need less than before
 		} else {
@@ -288,6 +292,9 @@ func (s *Scheduler) nominate(old *v1.Pod, p *Pod) {
 	switch have := s.snapshot.NominatedFor(p.uid()); {
 	case is != "" && is != was:
 		s.snapshot.Nominate(p, is)
+		if have != "" && have != is {
+			s.eased(have, nil)
+		}
 	case is == "" && was != "" && have == was:
 		s.snapshot.Unnominate(p.uid())
 		s.eased(have, nil)
@@ -313,13 +320,14 @@ func (s *Scheduler) leave(pod *v1.Pod) {
 	}
 }
 
-// eased wakes the pods that fit on a node on which something changed, as many as there is room for. pod is the one that made the change by leaving
+// eased wakes the pods that fit on a node on which something changed, as many as there is room for besides those that are nominated for it: whoever ends a
+// nomination calls it too. pod is the one that made the change by leaving
 // or shrinking; nil if the node itself changed. s.mu must be held.
 func (s *Scheduler) eased(node string, pod *Pod) {
 	now := s.clock.Now()
 	s.wakeNominated(node)
 	for key, class := range s.queue.classes {
-		if n := s.snapshot.FitsOn((*class)[0].p, node, maxWoken); n > 0 {
+		if n := s.snapshot.RoomFor((*class)[0].p, node, maxWoken); n > 0 {
 			s.queue.wakeClass(key, n, now)
 		}
 	}

@@ -19,6 +19,8 @@ import (
 	"google.golang.org/grpc"
 	resourcev1 "k8s.io/api/resource/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	healthpb "k8s.io/kubelet/pkg/apis/dra-health/v1"
+	healthpbv1alpha1 "k8s.io/kubelet/pkg/apis/dra-health/v1alpha1"
 	drapb "k8s.io/kubelet/pkg/apis/dra/v1"
 	drapbv1beta1 "k8s.io/kubelet/pkg/apis/dra/v1beta1"
 	registerapi "k8s.io/kubelet/pkg/apis/pluginregistration/v1"
@@ -32,7 +34,7 @@ type Config struct {
 	Registry, Dir, CDI string
 	// Claim reads a claim.
 	Claim func(ctx context.Context, namespace, name string) (*resourcev1.ResourceClaim, error)
-	// Versions are the services that it says it has, v1 if nil. It has v1 and v1beta1.
+	// Versions are the services that it says it has, v1 if nil. It has v1 and v1beta1, and v1 and v1alpha1 of that for the health of devices.
 	Versions []string
 	// Hooks are what containers with a device run, in the words of CDI.
 	Hooks []map[string]any
@@ -42,6 +44,7 @@ type Config struct {
 type Driver struct {
 	drapb.UnimplementedDRAPluginServer
 	registerapi.UnimplementedRegistrationServer
+	healthpb.UnimplementedDRAResourceHealthServer
 
 	cfg     Config
 	servers []*grpc.Server
@@ -52,11 +55,15 @@ type Driver struct {
 	prepared map[string]string // names of devices by uid of claim
 	fail     error
 	calls    []string
+	health   []*healthpb.DeviceHealth // what it says of its devices, nil: nothing
+	hushed   error                    // why it doesn't
+	heard    int
+	news     chan struct{} // closed when the above changes
 }
 
 // Start starts a driver. Stop ends it.
 func Start(cfg Config) (*Driver, error) {
-	d := &Driver{cfg: cfg, prepared: map[string]string{}, told: make(chan *registerapi.RegistrationStatus, 16)}
+	d := &Driver{cfg: cfg, prepared: map[string]string{}, told: make(chan *registerapi.RegistrationStatus, 16), news: make(chan struct{})}
 	if cfg.Versions == nil {
 		d.cfg.Versions = []string{drapb.DRAPluginService}
 	}
@@ -69,6 +76,12 @@ func Start(cfg Config) (*Driver, error) {
 	}
 	if slices.Contains(d.cfg.Versions, drapbv1beta1.DRAPluginService) {
 		drapbv1beta1.RegisterDRAPluginServer(own, drapbv1beta1.V1ServerWrapper{DRAPluginServer: d})
+	}
+	if slices.Contains(d.cfg.Versions, healthpb.DRAResourceHealthService) {
+		healthpb.RegisterDRAResourceHealthServer(own, d)
+	}
+	if slices.Contains(d.cfg.Versions, healthpbv1alpha1.DRAResourceHealthService) {
+		healthpbv1alpha1.RegisterDRAResourceHealthServer(own, healthpb.V1ServerWrapper{Server: d})
 	}
 	registration := grpc.NewServer()
 	registerapi.RegisterRegistrationServer(registration, d)

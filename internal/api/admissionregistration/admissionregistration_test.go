@@ -83,6 +83,7 @@ func TestPolicies(t *testing.T) {
 		{"no expression", policy(match + ", validations: [{expression: ' '}]"), "spec.validations[0].expression: Required value"},
 		{"variables", policy(match + ", validations: [{expression: 'true'}], variables: [{name: a-b, expression: '1'}]"), "must be a valid CEL identifier"},
 		{"a variable with a word of the language", policy(match + ", validations: [{expression: 'true'}], variables: [{name: in, expression: '1'}]"), "spec.variables[0].name: Invalid value: \"in\": must be a valid CEL identifier"},
+		{"a message of nothing", policy(match + ", validations: [{expression: 'true', message: \"\\n\"}]"), "spec.validations[0].message: Invalid value: \"\\n\": must be non-empty if specified"},
 		{"lines without a message", policy(match + ", validations: [{expression: \"true &&\\ntrue\"}]"), ""},
 		{"a long kind of parameters", policy(match + ", validations: [{expression: 'true'}], paramKind: {apiVersion: v1, kind: -" + strings.Repeat("K", 63) + "}"),
 			"spec.paramKind.kind: Invalid value: \"-" + strings.Repeat("K", 63) + "\": may have mixed case, but should otherwise match: must be no more than 63 characters,a DNS-1035 label"},
@@ -96,6 +97,7 @@ func TestPolicies(t *testing.T) {
 	const unsupported = `resourceRules.operations: Unsupported value: "DELETE": supported values: "*", "CONNECT", "CREATE", "UPDATE"`
 	apitest.Check(t, admissionregistration.Kinds(), "MutatingAdmissionPolicy", []apitest.Case{
 		{"a deletion changes nothing", policy(deletions + mutations), unsupported},
+		{"variables of a policy without any", policy(match + strings.Replace(mutations, "\"/a\"", "variables.a", 1)), "undefined field 'a'"},
 	})
 	apitest.Check(t, admissionregistration.Kinds(), "MutatingAdmissionPolicyBinding", []apitest.Case{
 		{"a deletion changes nothing", policy("policyName: p, " + strings.Replace(deletions, "matchConstraints", "matchResources", 1)), unsupported},

@@ -55,7 +55,7 @@ func validateMutatingPolicy(o *admissionregistrationv1.MutatingAdmissionPolicy, 
 	if old != nil {
 		stored = mutationsOf(old)
 	}
-	c := newChecker(s.ParamKind != nil, len(s.Variables) > 0, stored)
+	c := newChecker(s.ParamKind != nil, true, stored) // `variables` is there even if none is declared, unlike in validating policies
 	errs := validateFailurePolicy(s.FailurePolicy, p.Child("failurePolicy"))
 	errs = append(errs, validateParamKind(s.ParamKind, p.Child("paramKind"))...)
 	errs = append(errs, validateConstraints(s.MatchConstraints, p.Child("matchConstraints"))...)

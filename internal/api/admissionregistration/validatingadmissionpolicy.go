@@ -126,7 +126,7 @@ func validateValidation(v *admissionregistrationv1.Validation, c *checker, p *fi
 	}
 	message := p.Child("message")
 	if trimmed := strings.TrimSpace(v.Message); v.Message != "" && trimmed == "" {
-		errs = append(errs, field.Invalid(message, v.Message, "message must be non-empty if specified"))
+		errs = append(errs, field.Invalid(message, v.Message, "must be non-empty if specified"))
 	} else if hasNewline(trimmed) {
 		errs = append(errs, field.Invalid(message, v.Message, "must not contain line breaks"))
 	}

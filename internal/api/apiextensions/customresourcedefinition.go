@@ -59,6 +59,12 @@ func customResourceDefinition() *api.Kind {
 			}
 			return validateNames(&crd.Status.AcceptedNames, field.NewPath("status", "acceptedNames"))
 		}),
+		Canonicalize: api.On(func(d *apiextensionsv1.CustomResourceDefinition) {
+			// A webhook of which nothing is said is none.
+			if c := d.Spec.Conversion; c != nil && c.Webhook != nil && c.Webhook.ClientConfig == nil && len(c.Webhook.ConversionReviewVersions) == 0 {
+				c.Webhook = nil
+			}
+		}),
 		Warnings: api.Warn(warnings),
 	}
 }

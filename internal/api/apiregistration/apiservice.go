@@ -98,8 +98,12 @@ func validateStatus(a *apiregistrationv1.APIService) field.ErrorList {
 func validateAPIService(a *apiregistrationv1.APIService) field.ErrorList {
 	p, s := field.NewPath("spec"), &a.Spec
 	var errs field.ErrorList
-	if name := s.Version + "." + s.Group; a.Name != name && len(path.IsValidPathSegmentName(a.Name)) == 0 {
-		errs = append(errs, field.Invalid(field.NewPath("metadata", "name"), a.Name, fmt.Sprintf("must be `spec.version+\".\"+spec.group`: %q", name)))
+	want := s.Version + "." + s.Group
+	for _, n := range []struct{ field, value string }{{"generateName", a.GenerateName}, {"name", a.Name}} {
+		// What is missing or good for no name at all is told without this.
+		if n.value != "" && n.value != want && len(path.IsValidPathSegmentName(n.value)) == 0 {
+			errs = append(errs, field.Invalid(field.NewPath("metadata", n.field), n.value, fmt.Sprintf("must be `spec.version+\".\"+spec.group`: %q", want)))
+		}
 	}
 	// The core group has no name, and only its one version is served.
 	if s.Group == "" {

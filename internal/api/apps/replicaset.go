@@ -101,11 +101,10 @@ func validateReplicaSetStatus(r, _ *appsv1.ReplicaSet) field.ErrorList {
 	labelled := count{"fullyLabeledReplicas", int64(s.FullyLabeledReplicas)}
 	ready := count{"readyReplicas", int64(s.ReadyReplicas)}
 	available := count{"availableReplicas", int64(s.AvailableReplicas)}
-	errs := validateCounts(p, count{"replicas", int64(s.Replicas)}, labelled, ready, available)
+	errs := validateCounts(p, count{"replicas", int64(s.Replicas)}, labelled, ready, available, count{"observedGeneration", s.ObservedGeneration})
 	if s.TerminatingReplicas != nil {
 		errs = append(errs, validateCounts(p, count{"terminatingReplicas", int64(*s.TerminatingReplicas)})...)
 	}
-	errs = append(errs, validateCounts(p, count{"observedGeneration", s.ObservedGeneration})...)
 	errs = append(errs, atMost(s.Replicas, "status.replicas", p, labelled, ready, available)...)
 	return append(errs, atMost(s.ReadyReplicas, "readyReplicas", p, available)...)
 }

@@ -136,7 +136,7 @@ func validateStatefulSetSpec(spec *appsv1.StatefulSetSpec, fresh, kept bool, opt
 	}
 	if fresh {
 		for i := range spec.VolumeClaimTemplates {
-			errs = append(errs, podspec.ValidateClaimSpec(&spec.VolumeClaimTemplates[i].Spec, p.Child("volumeClaimTemplates").Index(i).Child("spec"))...)
+			errs = append(errs, podspec.ValidateClaimSpec(&spec.VolumeClaimTemplates[i].Spec, nil, p.Child("volumeClaimTemplates").Index(i).Child("spec"))...)
 		}
 	}
 	if spec.Replicas != nil {

@@ -55,7 +55,13 @@ func horizontalPodAutoscaler() *api.Kind {
 		ValidateStatusUpdate: api.CheckUpdate(func(h, _ *autoscalingv2.HorizontalPodAutoscaler) field.ErrorList {
 			p := field.NewPath("status")
 			errs := check.NonNegative(int64(h.Status.CurrentReplicas), p.Child("currentReplicas"))
-			return append(errs, check.NonNegative(int64(h.Status.DesiredReplicas), p.Child("desiredReplicas"))...)
+			errs = append(errs, check.NonNegative(int64(h.Status.DesiredReplicas), p.Child("desiredReplicas"))...)
+			for i, c := range h.Status.Conditions {
+				if c.ObservedGeneration != nil {
+					errs = append(errs, check.NonNegative(*c.ObservedGeneration, p.Child("conditions").Index(i).Child("observedGeneration"))...)
+				}
+			}
+			return errs
 		}),
 		AllowUnconditionalUpdate: true,
 		Columns: api.Columns(

@@ -117,7 +117,7 @@ func (u *statusUpdate) completionTime() {
 	}
 	if (changed(s.CompletionTime, u.was.CompletionTime) || changed(s.StartTime, u.was.StartTime)) &&
 		s.StartTime != nil && s.CompletionTime != nil && s.CompletionTime.Before(s.StartTime) {
-		u.invalid("completionTime", s.CompletionTime, "completionTime cannot be set before startTime")
+		u.invalid("completionTime", s.CompletionTime, "must be equal to or after `startTime`")
 	}
 }
 
@@ -126,7 +126,7 @@ func (u *statusUpdate) reasons() {
 	complete, failed := u.is(batchv1.JobComplete), u.is(batchv1.JobFailed)
 	met, target := u.is(batchv1.JobSuccessCriteriaMet), u.is(batchv1.JobFailureTarget)
 	if failed && met {
-		u.conditions("cannot set Failed=True and SuccessCriteriaMet=true conditions")
+		u.conditions("cannot set SuccessCriteriaMet=True and Failed=true conditions")
 	}
 	if met && target {
 		u.conditions("cannot set SuccessCriteriaMet=True and FailureTarget=true conditions")
@@ -150,8 +150,10 @@ func (u *statusUpdate) pods() {
 		if t := s.Terminating; t != nil && *t > 0 && (over || changed(t, was.Terminating)) {
 			u.invalid("terminating", *t, "terminating>0 is invalid for finished job")
 		}
-		suspended := u.job.Spec.Suspend != nil && *u.job.Spec.Suspend
-		if s.StartTime == nil && !suspended && (over || was.StartTime != nil) {
+		// Only a job of nothing can end that never began.
+		spec := &u.job.Spec
+		none := spec.Suspend != nil && *spec.Suspend && spec.Completions != nil && *spec.Completions == 0
+		if s.StartTime == nil && !none && (over || was.StartTime != nil) {
 			u.errs = append(u.errs, field.Required(u.path.Child("startTime"), "startTime is required for finished job"))
 		}
 		if p := s.UncountedTerminatedPods; p != nil && len(p.Succeeded)+len(p.Failed) > 0 && (over || changed(p, was.UncountedTerminatedPods)) {
@@ -231,11 +233,7 @@ func (u *statusUpdate) undone() {
 		u.invalid("completionTime", s.CompletionTime, check.ImmutableText)
 	}
 	if suspended := spec.Suspend != nil && *spec.Suspend; was.StartTime != nil && !suspended && changed(s.StartTime, was.StartTime) {
-		if s.StartTime == nil {
-			u.errs = append(u.errs, field.Required(u.path.Child("startTime"), "startTime cannot be removed for unsuspended job"))
-		} else {
-			u.invalid("startTime", s.StartTime, "startTime cannot be modified for unsuspended job")
-		}
+		u.invalid("startTime", s.StartTime, "field is immutable for unsuspended job once set")
 	}
 	if conditionOf(was.Conditions, batchv1.JobSuccessCriteriaMet) != nil && !u.is(batchv1.JobSuccessCriteriaMet) {
 		u.conditions("cannot disable the SuccessCriteriaMet=True condition")

@@ -97,7 +97,7 @@ func TestDoors(t *testing.T) {
 	}
 	both := approved.DeepCopy()
 	both.Status.Conditions = condition(certificatesv1.CertificateApproved, certificatesv1.CertificateDenied)
-	if got := apitest.Text(approval.ValidateUpdate(both, approved)); !strings.Contains(got, "Approved and Denied conditions are mutually exclusive") {
+	if got := apitest.Text(approval.ValidateUpdate(both, approved)); !strings.Contains(got, "must specify at most one of: `conditions[{\"type\": \"Approved\"}]`") {
 		t.Error(got)
 	}
 	failed := approved.DeepCopy()
@@ -161,7 +161,7 @@ func TestStoredFaults(t *testing.T) {
 		{"another type twice", doc("x", approved), doc("x", approved+`, {type: A, status: "True"}, {type: A, status: "True"}`), `status.conditions[2].type: Duplicate value: "A"`},
 		{"no type", doc("x", approved), doc("x", approved+`, {status: "True"}`), "status.conditions[1].type: Required value"},
 		{"both", doc("x", approved), doc("x", approved+", "+denied),
-			"Approved and Denied conditions are mutually exclusive\nupdates may not add a condition of type \"Denied\""},
+			"must specify at most one of: `conditions[{\"type\": \"Approved\"}]`, `conditions[{\"type\": \"Denied\"}]`\nupdates may not add a condition of type \"Denied\""},
 	})
 }
 

@@ -327,17 +327,14 @@ func validateConditions(list []certificatesv1.CertificateSigningRequestCondition
 		default:
 			errs = append(errs, check.Enum(c.Status, at.Child("status"), corev1.ConditionTrue, corev1.ConditionFalse, corev1.ConditionUnknown)...)
 		}
-		other := certificatesv1.CertificateDenied
-		if c.Type == certificatesv1.CertificateDenied {
-			other = certificatesv1.CertificateApproved
-		}
-		if slices.Contains(decisions(), c.Type) && seen[other] && !t.contradiction {
-			errs = append(errs, field.Invalid(p, c.Type, fmt.Sprintf("%s and %s conditions are mutually exclusive", certificatesv1.CertificateApproved, certificatesv1.CertificateDenied)))
-		}
 		if seen[c.Type] && !t.repeatedTypes {
 			errs = append(errs, field.Duplicate(at.Child("type"), c.Type))
 		}
 		seen[c.Type] = true
+	}
+	if seen[certificatesv1.CertificateApproved] && seen[certificatesv1.CertificateDenied] && !t.contradiction {
+		const yes, no = `conditions[{"type": "Approved"}]`, `conditions[{"type": "Denied"}]`
+		errs = append(errs, check.Declared(field.ErrorList{field.Invalid(p, "{"+yes+", "+no+"}", "must specify at most one of: `"+yes+"`, `"+no+"`")})...)
 	}
 	return errs
 }

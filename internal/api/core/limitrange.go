@@ -12,6 +12,7 @@ import (
 
 	"github.com/celox/celox/internal/api"
 	"github.com/celox/celox/internal/api/check"
+	"github.com/celox/celox/internal/api/podspec"
 )
 
 func limitRange() *api.Kind {
@@ -35,6 +36,9 @@ func limitRange() *api.Kind {
 func defaultLimitRange(l *corev1.LimitRange) {
 	for i := range l.Spec.Limits {
 		item := &l.Spec.Limits[i]
+		for _, list := range []corev1.ResourceList{item.Max, item.Min, item.Default, item.DefaultRequest, item.MaxLimitRequestRatio} {
+			podspec.RoundResources(list)
+		}
 		if item.Type != corev1.LimitTypeContainer {
 			continue
 		}

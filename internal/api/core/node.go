@@ -17,6 +17,7 @@ import (
 
 	"github.com/celox/celox/internal/api"
 	"github.com/celox/celox/internal/api/check"
+	"github.com/celox/celox/internal/api/podspec"
 	"github.com/celox/celox/internal/api/table"
 )
 
@@ -64,6 +65,8 @@ func defaultNode(n *corev1.Node) {
 	if len(n.Status.Allocatable) == 0 && n.Status.Capacity != nil {
 		n.Status.Allocatable = n.Status.Capacity.DeepCopy()
 	}
+	podspec.RoundResources(n.Status.Capacity)
+	podspec.RoundResources(n.Status.Allocatable)
 	// podCIDR and podCIDRs[0] are the same thing under an old and a new name.
 	if n.Spec.PodCIDR != "" && (len(n.Spec.PodCIDRs) == 0 || n.Spec.PodCIDRs[0] != n.Spec.PodCIDR) {
 		n.Spec.PodCIDRs = []string{n.Spec.PodCIDR}

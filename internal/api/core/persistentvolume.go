@@ -23,10 +23,12 @@ func persistentVolume() *api.Kind {
 			// A volume is created in its first phase.
 			v.Status = corev1.PersistentVolumeStatus{Phase: corev1.VolumePending, LastPhaseTransitionTime: v.CreationTimestamp.DeepCopy()}
 		}),
-		PrepareForUpdate:         api.OnUpdate(func(v, old *corev1.PersistentVolume) { v.Status = old.Status }),
-		PrepareForStatusUpdate:   api.OnUpdate(prepareVolumeStatus),
-		Default:                  api.On(defaultPersistentVolume),
-		Validate:                 api.Check(validatePersistentVolume),
+		PrepareForUpdate:       api.OnUpdate(func(v, old *corev1.PersistentVolume) { v.Status = old.Status }),
+		PrepareForStatusUpdate: api.OnUpdate(prepareVolumeStatus),
+		Default:                api.On(defaultPersistentVolume),
+		Validate: api.Check(func(v *corev1.PersistentVolume) field.ErrorList {
+			return append(validateVolume(v, nil), validateMountOptions(v)...)
+		}),
 		ValidateUpdate:           api.CheckUpdate(validatePersistentVolumeUpdate),
 		Warnings:                 api.Warn(warnPersistentVolume),
 		AllowUnconditionalUpdate: true,
@@ -128,6 +130,7 @@ func defaultPersistentVolume(v *corev1.PersistentVolume) {
 	if v.Spec.VolumeMode == nil {
 		v.Spec.VolumeMode = new(corev1.PersistentVolumeFilesystem)
 	}
+	podspec.RoundResources(v.Spec.Capacity)
 	defaultVolumeSource(&v.Spec.PersistentVolumeSource)
 }
 

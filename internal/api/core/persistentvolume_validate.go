@@ -48,7 +48,8 @@ func ValidateInlineVolume(spec *corev1.PersistentVolumeSpec, p *field.Path) fiel
 	return append(errs, validateAttributesClassName(spec, p)...)
 }
 
-func validatePersistentVolume(v *corev1.PersistentVolume) field.ErrorList {
+// validateVolume checks a volume; old is nil when it is new.
+func validateVolume(v, old *corev1.PersistentVolume) field.ErrorList {
 	var errs field.ErrorList
 	p, spec := field.NewPath("spec"), &v.Spec
 	if len(spec.AccessModes) == 0 {
@@ -73,7 +74,8 @@ func validatePersistentVolume(v *corev1.PersistentVolume) field.ErrorList {
 	if a := spec.NodeAffinity; a != nil {
 		at := p.Child("nodeAffinity", "required")
 		if a.Required != nil {
-			errs = append(errs, podspec.ValidateNodeSelector(a.Required, true, at)...)
+			bad := old != nil && old.Spec.NodeAffinity != nil && podspec.HasBadValues(old.Spec.NodeAffinity.Required)
+			errs = append(errs, podspec.ValidateNodeSelector(a.Required, bad, at)...)
 		} else {
 			errs = append(errs, field.Required(at, "must specify required node constraints"))
 		}
@@ -167,7 +169,7 @@ func validateVolumeSources(v *corev1.PersistentVolume, p *field.Path) field.Erro
 		return append(needMonitors(s.RBD.CephMonitors, p), need(p, "image", s.RBD.RBDImage)...)
 	})
 	one(s.Quobyte != nil, "quobyte", "quobyte", func(p at) list { return podspec.ValidateQuobyte(s.Quobyte, p) })
-	one(s.CephFS != nil, "cephfs", "cephfs", func(p at) list { return needMonitors(s.CephFS.Monitors, p) })
+	one(s.CephFS != nil, "cephFS", "cephfs", func(p at) list { return needMonitors(s.CephFS.Monitors, p) })
 	one(s.ISCSI != nil, "iscsi", "iscsi", func(p at) list { return validateISCSIVolume(s.ISCSI, v.Name, p) })
 	one(s.Cinder != nil, "cinder", "cinder", func(p at) list {
 		errs := need(p, "volumeID", s.Cinder.VolumeID)
@@ -246,7 +248,7 @@ func validateISCSIVolume(s *corev1.ISCSIPersistentVolumeSource, volume string, p
 		errs = append(errs, field.Invalid(p.Child("targetportal"), s.TargetPortal,
 			"Total length of <volume name>:<iscsi.targetPortal> must be under 64 characters if iscsi.initiatorName is specified."))
 	}
-	errs = append(errs, podspec.ValidateISCSITarget(s.IQN, s.Lun, p)...)
+	errs = append(errs, podspec.ValidateISCSITarget(s.IQN, s.Lun, false, p)...)
 	if (s.DiscoveryCHAPAuth || s.SessionCHAPAuth) && s.SecretRef == nil {
 		errs = append(errs, field.Required(p.Child("secretRef"), ""))
 	}
@@ -254,7 +256,7 @@ func validateISCSIVolume(s *corev1.ISCSIPersistentVolumeSource, volume string, p
 		errs = append(errs, need(p.Child("secretRef"), "name", s.SecretRef.Name)...)
 	}
 	if s.InitiatorName != nil {
-		errs = append(errs, podspec.ValidateISCSIName(*s.InitiatorName, p.Child("initiatorname"))...)
+		errs = append(errs, podspec.ValidateISCSIName(*s.InitiatorName, false, p.Child("initiatorname"))...)
 	}
 	return errs
 }
@@ -301,8 +303,19 @@ func validateCSIVolume(c *corev1.CSIPersistentVolumeSource, p *field.Path) field
 	return errs
 }
 
+// validateMountOptions refuses the old annotation with mount options on volumes of a kind that never read it.
+func validateMountOptions(v *corev1.PersistentVolume) field.ErrorList {
+	s := &v.Spec.PersistentVolumeSource
+	if _, ok := v.Annotations[corev1.MountOptionAnnotation]; !ok || s.GCEPersistentDisk != nil || s.AWSElasticBlockStore != nil || s.Glusterfs != nil ||
+		s.NFS != nil || s.RBD != nil || s.Quobyte != nil || s.ISCSI != nil || s.Cinder != nil || s.CephFS != nil || s.AzureFile != nil ||
+		s.VsphereVolume != nil || s.AzureDisk != nil || s.PhotonPersistentDisk != nil {
+		return nil
+	}
+	return field.ErrorList{field.Forbidden(field.NewPath("metadata", "annotations", corev1.MountOptionAnnotation), "may not specify mount options for this volume type")}
+}
+
 func validatePersistentVolumeUpdate(v, old *corev1.PersistentVolume) field.ErrorList {
-	errs := check.Twice(validatePersistentVolume(v))
+	errs := check.Twice(append(validateVolume(v, old), validateMountOptions(v)...))
 	now, was := &v.Spec.PersistentVolumeSource, &old.Spec.PersistentVolumeSource
 	if now.CSI != nil && was.CSI != nil && was.CSI.ControllerExpandSecretRef == nil && now.CSI.ControllerExpandSecretRef != nil {
 		// This secret may be added later (KEP-1432).
@@ -315,7 +328,7 @@ func validatePersistentVolumeUpdate(v, old *corev1.PersistentVolume) field.Error
 	}
 	errs = append(errs, check.Immutable(v.Spec.VolumeMode, old.Spec.VolumeMode, field.NewPath("volumeMode"))...)
 	if old.Spec.NodeAffinity != nil && !equality.Semantic.DeepEqual(renewed(v.Spec.NodeAffinity, old.Spec.NodeAffinity), v.Spec.NodeAffinity) {
-		errs = append(errs, field.Invalid(field.NewPath("nodeAffinity"), check.Rendered(v.Spec.NodeAffinity), check.ImmutableText).WithOrigin("immutable"))
+		errs = append(errs, field.Invalid(field.NewPath("nodeAffinity"), check.Rendered(v.Spec.NodeAffinity), check.ImmutableText+", except for updating from beta label to GA"))
 	}
 	if old.Spec.VolumeAttributesClassName != nil && v.Spec.VolumeAttributesClassName == nil {
 		errs = append(errs, field.Forbidden(field.NewPath("spec", "volumeAttributesClassName"), "update from non-nil value to nil is forbidden"))
@@ -349,6 +362,10 @@ func newName(label string) string {
 		return corev1.LabelTopologyRegion
 	case corev1.LabelInstanceType:
 		return corev1.LabelInstanceTypeStable
+	case "beta.kubernetes.io/os":
+		return corev1.LabelOSStable
+	case "beta.kubernetes.io/arch":
+		return corev1.LabelArchStable
 	}
 	return label
 }

@@ -46,10 +46,12 @@ func persistentVolumeClaim() *api.Kind {
 			if c.Status.Phase == "" {
 				c.Status.Phase = corev1.ClaimPending
 			}
+			podspec.RoundResources(c.Status.Capacity)
+			podspec.RoundResources(c.Status.AllocatedResources)
 			podspec.SetClaimSpecDefaults(&c.Spec)
 		}),
 		Validate: api.Check(func(c *corev1.PersistentVolumeClaim) field.ErrorList {
-			return podspec.ValidateClaimSpec(&c.Spec, field.NewPath("spec"))
+			return podspec.ValidateClaimSpec(&c.Spec, nil, field.NewPath("spec"))
 		}),
 		ValidateUpdate:       api.CheckUpdate(validateClaimUpdate),
 		ValidateStatusUpdate: api.CheckUpdate(validateClaimStatus),
@@ -88,13 +90,13 @@ func persistentVolumeClaim() *api.Kind {
 }
 
 // prepareDataSources makes dataSource and dataSourceRef, the old and the new name of what a volume is filled with in the beginning, agree
-// (KEP-1495). A dataSource that is neither a claim nor a snapshot was ignored before there was a dataSourceRef, and still is. Sources in
+// (KEP-1495). A dataSource that is neither a claim nor a snapshot was ignored before there was a dataSourceRef, and alone it still is. Sources in
 // other namespaces are off by default (KEP-3294).
 func prepareDataSources(s, old *corev1.PersistentVolumeClaimSpec) {
 	if r := s.DataSourceRef; r != nil && r.Namespace != nil && *r.Namespace != "" && (old == nil || old.DataSourceRef == nil) {
 		s.DataSourceRef = nil
 	}
-	if (old == nil || old.DataSource == nil && old.DataSourceRef == nil) && !claimOrSnapshot(s.DataSource) {
+	if s.DataSourceRef == nil && (old == nil || old.DataSource == nil && old.DataSourceRef == nil) && !claimOrSnapshot(s.DataSource) {
 		s.DataSource = nil
 	}
 	switch d, r := s.DataSource, s.DataSourceRef; {
@@ -119,23 +121,20 @@ func claimOrSnapshot(d *corev1.TypedLocalObjectReference) bool {
 
 // validateClaimUpdate lets a claim be bound once, grow, and change its attributes class; all else of the spec stays.
 func validateClaimUpdate(c, old *corev1.PersistentVolumeClaim) field.ErrorList {
-	errs := check.Twice(podspec.ValidateClaimSpec(&c.Spec, field.NewPath("spec")))
+	errs := check.Twice(podspec.ValidateClaimSpec(&c.Spec, &old.Spec, field.NewPath("spec")))
 	may, was := c.Spec.DeepCopy(), old.Spec.DeepCopy()
 	if was.VolumeName == "" {
 		was.VolumeName = may.VolumeName
 	}
 	before, annotated := old.Annotations[corev1.BetaStorageClassAnnotation]
-	now, named := c.Annotations[corev1.BetaStorageClassAnnotation], may.StorageClassName != nil
-	switch {
-	case annotated && before != "" && was.StorageClassName == nil && named && *may.StorageClassName == before && (now == "" || now == before):
-		may.StorageClassName = nil // from the annotation to the field
-	default:
-		if now != before {
-			errs = append(errs, field.Invalid(field.NewPath("metadata", "annotations").Key(corev1.BetaStorageClassAnnotation), now, check.ImmutableText))
-		}
-		if !annotated && was.StorageClassName == nil && named {
-			may.StorageClassName = nil // a default that is set later (KEP-3333)
-		}
+	now, still := c.Annotations[corev1.BetaStorageClassAnnotation]
+	// A class may come later, as a default (KEP-3333), and from the annotation into the field.
+	named := was.StorageClassName == nil && may.StorageClassName != nil && (!annotated || *may.StorageClassName == before)
+	if now != before && !(annotated && named && !still) {
+		errs = append(errs, field.Invalid(field.NewPath("metadata", "annotations", corev1.BetaStorageClassAnnotation), now, check.ImmutableText))
+	}
+	if named {
+		may.StorageClassName = nil
 	}
 	size, wasSize := c.Spec.Resources.Requests[corev1.ResourceStorage], old.Spec.Resources.Requests[corev1.ResourceStorage]
 	if c.Status.Phase == corev1.ClaimBound {
@@ -160,14 +159,14 @@ func validateClaimUpdate(c, old *corev1.PersistentVolumeClaim) field.ErrorList {
 // validateAttributesClassUpdate keeps a class that was once applied: there is nothing to go back to (KEP-3751).
 func validateAttributesClassUpdate(c, old *corev1.PersistentVolumeClaim) field.ErrorList {
 	now, was := c.Spec.VolumeAttributesClassName, old.Spec.VolumeAttributesClassName
-	if was == nil || old.Status.CurrentVolumeAttributesClassName == nil {
+	if old.Status.CurrentVolumeAttributesClassName == nil || equality.Semantic.DeepEqual(now, was) {
 		return nil
 	}
 	p := field.NewPath("spec", "volumeAttributesClassName")
 	switch {
 	case now == nil:
 		return field.ErrorList{field.Forbidden(p, "update to nil is forbidden when status.currentVolumeAttributesClassName is not nil")}
-	case *now == "" && *was != "":
+	case *now == "":
 		return field.ErrorList{field.Forbidden(p, "update to empty string is forbidden when status.currentVolumeAttributesClassName is not nil")}
 	}
 	return nil
@@ -177,23 +176,28 @@ func validateClaimStatus(c, _ *corev1.PersistentVolumeClaim) field.ErrorList {
 	var errs field.ErrorList
 	p, s := field.NewPath("status"), &c.Status
 	if len(c.Spec.AccessModes) == 0 {
-		errs = append(errs, field.Required(field.NewPath("Spec", "AccessModes"), ""))
+		errs = append(errs, field.Required(field.NewPath("Spec", "accessModes"), ""))
 	}
 	for _, name := range check.Sorted(s.Capacity) {
 		errs = append(errs, validateBasicQuantity(s.Capacity[name], p.Child("capacity").Key(string(name)))...)
 	}
-	at := p.Child("allocatedResourceStatus")
+	at := p.Child("allocatedResourceStatuses")
 	for _, name := range check.Sorted(s.AllocatedResourceStatuses) {
 		errs = append(errs, validateClaimResource(string(name), at)...)
-		errs = append(errs, check.OneOf(s.AllocatedResourceStatuses[name], at, corev1.PersistentVolumeClaimControllerResizeInProgress,
+		// What is shown is the resource, not its status.
+		if bad := check.OneOf(s.AllocatedResourceStatuses[name], at, corev1.PersistentVolumeClaimControllerResizeInProgress,
 			corev1.PersistentVolumeClaimControllerResizeInfeasible, corev1.PersistentVolumeClaimNodeResizePending,
-			corev1.PersistentVolumeClaimNodeResizeInProgress, corev1.PersistentVolumeClaimNodeResizeInfeasible)...)
+			corev1.PersistentVolumeClaimNodeResizeInProgress, corev1.PersistentVolumeClaimNodeResizeInfeasible); len(bad) > 0 {
+			bad[0].BadValue = name
+			errs = append(errs, bad...)
+		}
 	}
 	at = p.Child("allocatedResources")
 	for _, name := range check.Sorted(s.AllocatedResources) {
 		q := s.AllocatedResources[name]
-		errs = append(errs, validateClaimResource(string(name), at)...)
-		if bad := validateBasicQuantity(q, at.Key(string(name))); len(bad) > 0 {
+		if bad := validateClaimResource(string(name), at); len(bad) > 0 {
+			errs = append(errs, bad...)
+		} else if bad := validateBasicQuantity(q, at.Key(string(name))); len(bad) > 0 {
 			errs = append(errs, bad...)
 		} else {
 			errs = append(errs, validateClaimAmount(q, at.Key(string(name)))...)
@@ -212,8 +216,8 @@ func validateClaimResource(name string, p *field.Path) field.ErrorList {
 	if len(errs) > 0 {
 		return errs
 	}
-	if domain, _, ok := strings.Cut(name, "/"); name != string(corev1.ResourceStorage) && (!ok || domain == "kubernetes.io" || strings.HasSuffix(domain, ".kubernetes.io")) {
-		errs = append(errs, field.NotSupported(p, name, []string{string(corev1.ResourceStorage), "or a custom resource"}))
+	if name != string(corev1.ResourceStorage) && (!strings.Contains(name, "/") || strings.Contains(name, corev1.ResourceDefaultNamespacePrefix)) {
+		errs = append(errs, field.NotSupported(p, name, []string{string(corev1.ResourceStorage)}))
 	}
 	return errs
 }

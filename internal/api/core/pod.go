@@ -162,7 +162,7 @@ func keepPodLevelResources(p, old *corev1.Pod) {
 // validatePod checks what is asked of any pod, new or not.
 func validatePod(p *corev1.Pod, opts podspec.Options) field.ErrorList {
 	spec := field.NewPath("spec")
-	errs := podspec.ValidatePodAnnotations(&p.ObjectMeta, &p.Spec, field.NewPath("metadata", "annotations"))
+	errs := podspec.ValidatePodAnnotations(&p.ObjectMeta, &p.Spec, opts, field.NewPath("metadata", "annotations"))
 	errs = append(errs, podspec.ValidatePodSpec(&p.Spec, &p.ObjectMeta, spec, opts)...)
 	return append(errs, podspec.ValidatePodOnly(&p.Spec, spec)...)
 }

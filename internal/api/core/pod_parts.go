@@ -19,6 +19,7 @@ func keepPod(p, old *corev1.Pod) *corev1.Pod {
 	sent := *p
 	old.DeepCopyInto(p)
 	p.Name, p.Namespace, p.UID, p.ResourceVersion, p.ManagedFields = sent.Name, sent.Namespace, sent.UID, sent.ResourceVersion, sent.ManagedFields
+	p.GenerateName, p.DeletionGracePeriodSeconds = sent.GenerateName, sent.DeletionGracePeriodSeconds
 	return &sent
 }
 
@@ -32,7 +33,7 @@ func PreparePodEphemeralContainers(obj, old api.Object) {
 // ValidatePodEphemeralContainersUpdate checks such an update: containers may only be added.
 func ValidatePodEphemeralContainersUpdate(obj, old api.Object) field.ErrorList {
 	p, was := obj.(*corev1.Pod), old.(*corev1.Pod)
-	errs := validatePod(p, podspec.OptionsForSpec(&was.Spec))
+	errs := validatePod(p, podspec.OptionsForPod(was))
 	errs = append(errs, validatePodAnnotationsUpdate(p, was)...)
 	if _, mirror := was.Annotations[corev1.MirrorPodAnnotationKey]; mirror {
 		return field.ErrorList{field.Forbidden(field.NewPath(""), "static pods do not support ephemeral containers")}
@@ -96,32 +97,43 @@ func sameContainers(list, old []corev1.Container, p *field.Path, what string) fi
 func ValidatePodResize(obj, old api.Object) field.ErrorList {
 	p, was := obj.(*corev1.Pod), old.(*corev1.Pod)
 	spec := field.NewPath("spec")
-	errs := validatePod(p, podspec.OptionsForSpec(&was.Spec))
+	errs := validatePod(p, podspec.OptionsForPod(was))
 	errs = append(errs, validatePodAnnotationsUpdate(p, was)...)
 	if _, mirror := was.Annotations[corev1.MirrorPodAnnotationKey]; mirror {
-		return append(errs, field.Forbidden(field.NewPath(""), "static pods cannot be resized"))
+		return field.ErrorList{field.Forbidden(field.NewPath(""), "static pods cannot be resized")}
 	}
 	if was.Spec.OS != nil && was.Spec.OS.Name == corev1.Windows {
-		return append(errs, field.Forbidden(spec, "windows pods cannot be resized"))
-	}
-	if !resizable(was) {
-		errs = append(errs, field.Forbidden(spec, "Pod running on node without support for resize"))
+		return field.ErrorList{field.Forbidden(field.NewPath(""), "windows pods cannot be resized")}
 	}
 	if podQOS(was) != podspec.QOSClass(&p.Spec) {
 		errs = append(errs, field.Invalid(spec, p.Status.QOSClass, "Pod QOS Class may not change as a result of resizing"))
 	}
+	if !resizable(was) {
+		errs = append(errs, field.Forbidden(spec, "Pod running on node without support for resize"))
+	}
+	may := p.Spec.DeepCopy()
+	errs = append(errs, resizePodLevel(may, &was.Spec, spec)...)
 	if others := append(sameContainers(p.Spec.Containers, was.Spec.Containers, spec.Child("containers"), "containers"),
 		sameContainers(p.Spec.InitContainers, was.Spec.InitContainers, spec.Child("initContainers"), "initContainers")...); len(others) > 0 {
 		return append(errs, others...) // the rest compares containers by their places
 	}
-	may := p.Spec.DeepCopy()
+	for i := range may.InitContainers {
+		errs = append(errs, validateRemoved(&may.InitContainers[i].Resources, &was.Spec.InitContainers[i].Resources, "", spec.Child("initContainers").Index(i).Child("resources"))...)
+	}
 	for i := range may.Containers {
-		errs = append(errs, resizeRequirements(&may.Containers[i].Resources, &was.Spec.Containers[i].Resources, spec.Child("containers").Index(i).Child("resources"))...)
+		errs = append(errs, validateRemoved(&may.Containers[i].Resources, &was.Spec.Containers[i].Resources, "", spec.Child("containers").Index(i).Child("resources"))...)
+	}
+	for i := range may.Containers {
+		c, before := &may.Containers[i], &was.Spec.Containers[i]
+		putBackResources(&c.Resources, &before.Resources)
+		if !equality.Semantic.DeepEqual(*c, *before) {
+			errs = append(errs, field.Forbidden(spec, "only cpu and memory resources are mutable"))
+		}
 	}
 	for i := range may.InitContainers {
 		c, before, at := &may.InitContainers[i], &was.Spec.InitContainers[i], spec.Child("initContainers").Index(i)
 		changed := !equality.Semantic.DeepEqual(*c, *before)
-		errs = append(errs, resizeRequirements(&c.Resources, &before.Resources, at.Child("resources"))...)
+		putBackResources(&c.Resources, &before.Resources)
 		if !equality.Semantic.DeepEqual(*c, *before) {
 			errs = append(errs, field.Forbidden(at, "only cpu and memory resources for init or sidecar containers are mutable"))
 		}
@@ -129,18 +141,31 @@ func ValidatePodResize(obj, old api.Object) field.ErrorList {
 		if changed && !podspec.IsSidecar(c) && slices.ContainsFunc(c.ResizePolicy, func(p corev1.ContainerResizePolicy) bool { return p.RestartPolicy == corev1.RestartContainer }) {
 			errs = append(errs, field.Forbidden(at, "non-sidecar init containers with a resize policy of RestartContainer cannot be resized"))
 		}
-		*c = *before
 	}
-	switch at := spec.Child("resources"); {
-	case was.Spec.Resources == nil:
-	case may.Resources == nil:
-		errs = append(errs, field.Forbidden(at, "pod-level resources cannot be removed"))
-		may.Resources = was.Spec.Resources
-	default:
-		errs = append(errs, resizeRequirements(may.Resources, was.Spec.Resources, at)...)
-	}
-	if !equality.Semantic.DeepEqual(*may, was.Spec) {
+	if len(errs) == 0 && !equality.Semantic.DeepEqual(*may, was.Spec) {
 		errs = append(errs, field.Forbidden(spec, "only cpu and memory resources are mutable"))
+	}
+	return errs
+}
+
+// resizePodLevel checks what changes of a pod's own resources, and puts back in may the amounts that may change.
+func resizePodLevel(may, old *corev1.PodSpec, p *field.Path) field.ErrorList {
+	some := func(r *corev1.ResourceRequirements) bool { return r != nil && len(r.Requests)+len(r.Limits) > 0 }
+	if !some(may.Resources) && !some(old.Resources) {
+		return nil
+	}
+	was := old.Resources
+	if was == nil {
+		was = &corev1.ResourceRequirements{}
+	} else if may.Resources == nil {
+		return field.ErrorList{field.Forbidden(p.Child("resources"), "pod-level resources cannot be removed")}
+	}
+	errs := validateRemoved(may.Resources, was, "pod-level ", p.Child("resources"))
+	putBackResources(may.Resources, was)
+	if !equality.Semantic.DeepEqual(may.Resources, was) {
+		errs = append(errs, field.Forbidden(p, "only cpu and memory resources are mutable at pod-level"))
+	} else if old.Resources == nil {
+		may.Resources = nil // they were given for the first time
 	}
 	return errs
 }
@@ -155,31 +180,30 @@ func resizable(p *corev1.Pod) bool {
 	return true
 }
 
-// resizeRequirements wants nothing to be taken away, and puts back in r the amounts that may change.
-func resizeRequirements(r, old *corev1.ResourceRequirements, p *field.Path) field.ErrorList {
+// validateRemoved wants nothing to be taken away.
+func validateRemoved(r, old *corev1.ResourceRequirements, whose string, p *field.Path) field.ErrorList {
 	var errs field.ErrorList
 	if removed(r.Requests, old.Requests) {
-		errs = append(errs, field.Forbidden(p.Child("requests"), "resource requests cannot be removed"))
+		errs = append(errs, field.Forbidden(p.Child("requests"), whose+"resource requests cannot be removed"))
 	}
 	if removed(r.Limits, old.Limits) {
-		errs = append(errs, field.Forbidden(p.Child("limits"), "resource limits cannot be removed"))
+		errs = append(errs, field.Forbidden(p.Child("limits"), whose+"resource limits cannot be removed"))
 	}
-	r.Requests, r.Limits = putBack(r.Requests, old.Requests), putBack(r.Limits, old.Limits)
 	return errs
 }
 
-func resizableResources() []corev1.ResourceName {
-	return []corev1.ResourceName{corev1.ResourceCPU, corev1.ResourceMemory}
-}
-
 func removed(list, old corev1.ResourceList) bool {
-	for _, name := range resizableResources() {
-		_, before := old[name]
-		if _, now := list[name]; before && !now {
+	for name := range old {
+		if _, ok := list[name]; !ok {
 			return true
 		}
 	}
 	return false
+}
+
+// putBackResources puts back the amounts that may change.
+func putBackResources(r, old *corev1.ResourceRequirements) {
+	r.Requests, r.Limits = putBack(r.Requests, old.Requests), putBack(r.Limits, old.Limits)
 }
 
 func putBack(list, old corev1.ResourceList) corev1.ResourceList {
@@ -187,7 +211,7 @@ func putBack(list, old corev1.ResourceList) corev1.ResourceList {
 	for name, q := range list {
 		out[name] = q
 	}
-	for _, name := range resizableResources() {
+	for _, name := range []corev1.ResourceName{corev1.ResourceCPU, corev1.ResourceMemory} {
 		if q, ok := old[name]; ok {
 			out[name] = q
 		} else {

@@ -25,21 +25,39 @@ func preparePodStatus(p, old *corev1.Pod) {
 	if old.Status.NodeAllocatableResourceClaimStatuses == nil {
 		p.Status.NodeAllocatableResourceClaimStatuses = nil
 	}
+	// Writers that don't know of claims must not lose them; an empty list still clears what is a list.
+	if p.Status.ResourceClaimStatuses == nil {
+		p.Status.ResourceClaimStatuses = old.Status.ResourceClaimStatuses
+	}
+	if p.Status.ExtendedResourceClaimStatus == nil {
+		p.Status.ExtendedResourceClaimStatus = old.Status.ExtendedResourceClaimStatus
+	}
+	if p.Status.NodeAllocatableResourceClaimStatuses == nil {
+		p.Status.NodeAllocatableResourceClaimStatuses = old.Status.NodeAllocatableResourceClaimStatuses
+	}
+	if !tellsVolumes(&old.Status) {
+		dropVolumeStatuses(&p.Status)
+	}
 	if p.Status.QOSClass == "" {
 		p.Status.QOSClass = old.Status.QOSClass
 	}
 	if p.Status.ObservedGeneration == 0 {
 		p.Status.ObservedGeneration = old.Status.ObservedGeneration
 	}
+	// Conditions may come more than once: the first of a type goes with the first before, and so on.
+	before := map[corev1.PodConditionType][]int64{}
+	for _, c := range old.Status.Conditions {
+		before[c.Type] = append(before[c.Type], c.ObservedGeneration)
+	}
 	for i := range p.Status.Conditions {
 		c := &p.Status.Conditions[i]
-		if c.ObservedGeneration != 0 {
+		was := before[c.Type]
+		if len(was) == 0 {
 			continue
 		}
-		for j := range old.Status.Conditions {
-			if o := &old.Status.Conditions[j]; o.Type == c.Type {
-				c.ObservedGeneration = o.ObservedGeneration
-			}
+		before[c.Type] = was[1:]
+		if c.ObservedGeneration == 0 {
+			c.ObservedGeneration = was[0]
 		}
 	}
 }
@@ -48,15 +66,16 @@ func validatePodStatusUpdate(p, old *corev1.Pod) field.ErrorList {
 	at := field.NewPath("status")
 	errs := validatePodAnnotationsUpdate(p, old)
 	errs = append(errs, validatePodConditions(p.Status.Conditions, at.Child("conditions"))...)
-	if p.Status.ObservedGeneration < 0 {
-		errs = append(errs, check.NonNegative(p.Status.ObservedGeneration, at.Child("observedGeneration"))...)
-	}
 	if n := p.Status.NominatedNodeName; n != "" && n != old.Status.NominatedNodeName {
 		errs = append(errs, check.DNSSubdomain(n, at.Child("nominatedNodeName"))...)
+	}
+	if g := p.Status.ObservedGeneration; g < 0 {
+		errs = append(errs, field.Invalid(at.Child("observedGeneration"), g, notNegative))
 	}
 	errs = append(errs, check.Immutable(p.Status.QOSClass, old.Status.QOSClass, at.Child("qosClass"))...)
 	errs = append(errs, validateStaysTerminated(p, old, at)...)
 	errs = append(errs, validateClaimStatuses(p, at.Child("resourceClaimStatuses"))...)
+	errs = append(errs, validateExtendedClaim(p, at.Child("extendedResourceClaimStatus"))...)
 	var ips, before []string
 	for _, ip := range p.Status.PodIPs {
 		ips = append(ips, ip.IP)
@@ -65,6 +84,12 @@ func validatePodStatusUpdate(p, old *corev1.Pod) field.ErrorList {
 		before = append(before, ip.IP)
 	}
 	errs = append(errs, validateAddresses(ips, before, check.Rendered(p.Status.PodIPs), at.Child("podIPs"))...)
+	switch one, list := p.Status.PodIP, at.Child("podIPs"); {
+	case (one == "") != (len(ips) == 0):
+		errs = append(errs, field.Invalid(list, check.Rendered(p.Status.PodIPs), "podIP and podIPs must either both be set or both be unset"))
+	case len(ips) > 0 && ips[0] != one:
+		errs = append(errs, field.Invalid(list.Index(0).Child("ip"), ips[0], "must be equal to `podIP`"))
+	}
 	ips, before = nil, nil
 	for _, ip := range p.Status.HostIPs {
 		ips = append(ips, ip.IP)
@@ -75,8 +100,12 @@ func validatePodStatusUpdate(p, old *corev1.Pod) field.ErrorList {
 	if len(ips) > 0 && p.Status.HostIP != ips[0] {
 		errs = append(errs, field.Invalid(at.Child("hostIPs").Index(0).Child("ip"), ips[0], "must be equal to `hostIP`"))
 	}
-	return append(errs, validateAddresses(ips, before, check.Rendered(p.Status.HostIPs), at.Child("hostIPs"))...)
+	errs = append(errs, validateAddresses(ips, before, check.Rendered(p.Status.HostIPs), at.Child("hostIPs"))...)
+	return append(errs, validateContainerStatuses(p, at)...)
 }
+
+// notNegative is what is said of an observed generation below zero.
+const notNegative = "must be a non-negative integer"
 
 // systemConditions are those that Kubernetes itself sets; they need no check. Read-only.
 var systemConditions = sets.New(corev1.PodScheduled, corev1.PodReady, corev1.PodInitialized, corev1.ContainersReady)
@@ -86,7 +115,7 @@ func validatePodConditions(list []corev1.PodCondition, p *field.Path) field.Erro
 	for i := range list {
 		c, at := &list[i], p.Index(i)
 		if c.ObservedGeneration < 0 {
-			errs = append(errs, check.NonNegative(c.ObservedGeneration, at.Child("observedGeneration"))...)
+			errs = append(errs, field.Invalid(at.Child("observedGeneration"), c.ObservedGeneration, notNegative))
 		}
 		if !systemConditions.Has(c.Type) {
 			errs = append(errs, check.QualifiedName(string(c.Type), at.Child("Type"))...)
@@ -220,13 +249,6 @@ func validateAddresses(ips, old []string, shown any, p *field.Path) field.ErrorL
 	}
 	if !dual || len(ips) > 2 {
 		errs = append(errs, field.Invalid(p, shown, "may specify no more than one IP for each IP family"))
-	}
-	seen := sets.New[string]()
-	for i, ip := range ips {
-		if seen.Has(ip) {
-			errs = append(errs, field.Duplicate(p.Index(i), ip))
-		}
-		seen.Insert(ip)
 	}
 	return errs
 }

@@ -169,16 +169,52 @@ func TestPodStatusUpdate(t *testing.T) {
 		{"conditions", fmt.Sprintf(ended, "Never", 1), func(p *corev1.Pod) {
 			p.Status.Conditions = []corev1.PodCondition{{Type: "Ready"}, {Type: "-", ObservedGeneration: -1}}
 		}, []string{
-			`status.conditions[1].observedGeneration: Invalid value: -1: must be greater than or equal to 0`,
+			`status.conditions[1].observedGeneration: Invalid value: -1: must be a non-negative integer`,
 			`status.conditions[1].Type: Invalid value: "-": name part must consist`,
 		}},
 		{"addresses", fmt.Sprintf(ended, "Never", 1), func(p *corev1.Pod) {
 			p.Status.PodIPs = []corev1.PodIP{{IP: "1.1.1.1"}, {IP: "1.1.1.1"}}
+			p.Status.PodIP = "1.1.1.1"
 			p.Status.HostIP, p.Status.HostIPs = "2.2.2.2", []corev1.HostIP{{IP: "3.3.3.3"}}
 		}, []string{
 			`status.podIPs: Invalid value: [{"IP":"1.1.1.1"},{"IP":"1.1.1.1"}]: may specify no more than one IP for each IP family`,
-			`status.podIPs[1]: Duplicate value: "1.1.1.1"`,
 			"status.hostIPs[0].ip: Invalid value: \"3.3.3.3\": must be equal to `hostIP`",
+		}},
+		{"no address", fmt.Sprintf(ended, "Never", 1), func(p *corev1.Pod) { p.Status.PodIPs = []corev1.PodIP{{}} }, []string{
+			`status.podIPs[0]: Invalid value: "": must be a valid IP address`,
+			`status.podIPs: Invalid value: [{"IP":""}]: podIP and podIPs must either both be set or both be unset`,
+		}},
+		{"extended claim", fmt.Sprintf(ended, "Never", 1), func(p *corev1.Pod) {
+			p.Status.ExtendedResourceClaimStatus = &corev1.PodExtendedResourceClaimStatus{RequestMappings: []corev1.ContainerExtendedResourceRequest{
+				{ContainerName: "c", ResourceName: "a.b/c", RequestName: "r"}, {ContainerName: "x", ResourceName: "a.b/c", RequestName: "R"}}}
+		}, []string{
+			`status.extendedResourceClaimStatus.requestMappings[0].resourceName: Invalid value: "a.b/c": must match the extended resource name of an entry in`,
+			`status.extendedResourceClaimStatus.requestMappings[1].containerName: Invalid value: "x": must match the name of an entry in`,
+			`status.extendedResourceClaimStatus.requestName: Invalid value: "R": a lowercase RFC 1123 label`,
+			`status.extendedResourceClaimStatus.resourceClaimName: Required value`,
+		}},
+		{"extended claim of nothing", fmt.Sprintf(ended, "Never", 1), func(p *corev1.Pod) {
+			p.Status.ExtendedResourceClaimStatus = &corev1.PodExtendedResourceClaimStatus{ResourceClaimName: "c"}
+		}, []string{`status.extendedResourceClaimStatus.requestMappings: Required value: at least one request mapping is required`}},
+		{"devices", fmt.Sprintf(ended, "Never", 1), func(p *corev1.Pod) {
+			p.Status.ContainerStatuses[0].AllocatedResourcesStatus = []corev1.ResourceStatus{{Name: "a.b/c"}, {Name: "claim:x", Resources: []corev1.ResourceHealth{
+				{ResourceID: "1", Health: "Healthy", Message: new("")}, {ResourceID: "1", Health: "Fine", Message: new(strings.Repeat("x", 1025))}}}}
+			p.Status.EphemeralContainerStatuses = []corev1.ContainerStatus{{AllocatedResourcesStatus: []corev1.ResourceStatus{{}}}}
+		}, []string{
+			`status.containerStatuses[0].allocatedResourcesStatus[0].name: Invalid value: "a.b/c": must match one of the container's resource requests`,
+			`status.containerStatuses[0].allocatedResourcesStatus[1].name: Invalid value: "claim:x": must match one of the container's resource claims`,
+			`status.containerStatuses[0].allocatedResourcesStatus[1].resources[0].message: Required value: must be non-empty if specified`,
+			`status.containerStatuses[0].allocatedResourcesStatus[1].resources[1].health: Unsupported value: "Fine": supported values: "Healthy", "Unhealthy", "Unknown"`,
+			`status.containerStatuses[0].allocatedResourcesStatus[1].resources[1].message: Too long: may not be more than 1024 bytes`,
+			`status.containerStatuses[0].allocatedResourcesStatus[1].resources[1].resourceID: Duplicate value: "1"`,
+			`status.ephemeralContainerStatuses[0].allocatedResourcesStatus: Forbidden: must not be specified in container status`,
+		}},
+		{"users", fmt.Sprintf(ended, "Never", 1), func(p *corev1.Pod) {
+			p.Status.ContainerStatuses[0].User = &corev1.ContainerUser{Linux: &corev1.LinuxContainerUser{UID: 1 << 32, GID: -1, SupplementalGroups: []int64{0, 1 << 31}}}
+		}, []string{
+			`status.containerStatuses[0].user.linux.uid: Invalid value: 4294967296: must be between 0 and 4294967295, inclusive`,
+			`status.containerStatuses[0].user.linux.gid: Invalid value: -1: must be between 0 and 2147483647, inclusive`,
+			`status.containerStatuses[0].user.linux.supplementalGroups[1]: Invalid value: 2147483648: must be between 0 and 2147483647, inclusive`,
 		}},
 		{"spec and owners", fmt.Sprintf(ended, "Never", 1), func(p *corev1.Pod) {
 			p.Spec.NodeName, p.OwnerReferences = "n", []metav1.OwnerReference{{Name: "o"}}
@@ -278,9 +314,63 @@ func TestPodResize(t *testing.T) {
 	p := old.DeepCopy()
 	p.Spec.Containers[0].Resources.Requests = corev1.ResourceList{"cpu": mustQuantity("1")}
 	PreparePodResize(p, old)
-	want := []string{`spec: Forbidden: Pod running on node without support for resize`, `spec: Invalid value: "BestEffort": Pod QOS Class may not change as a result of resizing`}
+	want := []string{`spec: Invalid value: "BestEffort": Pod QOS Class may not change as a result of resizing`, `spec: Forbidden: Pod running on node without support for resize`}
 	if got := lines(ValidatePodResize(p, old)); !slices.Equal(got, want) {
 		t.Errorf("got %q", got)
+	}
+}
+
+// TestPodStatusKeeps: what a writer of the status does not know of stays, and each condition keeps its own generation.
+func TestPodStatusKeeps(t *testing.T) {
+	old := newPod(t, `{"spec":{"containers":[{"name":"c","image":"i"}]},"status":{"conditions":[{"type":"A","observedGeneration":1},{"type":"A","observedGeneration":2}],
+		"resourceClaimStatuses":[{"name":"r"}],"extendedResourceClaimStatus":{"resourceClaimName":"x"}}}`)
+	p := old.DeepCopy()
+	p.Status = corev1.PodStatus{Conditions: []corev1.PodCondition{{Type: "A"}, {Type: "A", ObservedGeneration: 5}, {Type: "A"}},
+		ContainerStatuses: []corev1.ContainerStatus{{VolumeMounts: []corev1.VolumeMountStatus{{VolumeStatus: &corev1.VolumeStatus{}}}}}}
+	preparePodStatus(p, old)
+	if len(p.Status.ResourceClaimStatuses) != 1 || p.Status.ExtendedResourceClaimStatus == nil || p.Status.ContainerStatuses[0].VolumeMounts[0].VolumeStatus != nil {
+		t.Errorf("got %+v", p.Status)
+	}
+	for i, want := range []int64{1, 5, 0} {
+		if got := p.Status.Conditions[i].ObservedGeneration; got != want {
+			t.Errorf("condition %d: got %d, want %d", i, got, want)
+		}
+	}
+	p.Status.ResourceClaimStatuses = []corev1.PodResourceClaimStatus{}
+	if preparePodStatus(p, old); len(p.Status.ResourceClaimStatuses) != 0 {
+		t.Error("an empty list did not clear the claims")
+	}
+}
+
+// TestPodLevelResize: a pod's own resources change like those of its containers.
+func TestPodLevelResize(t *testing.T) {
+	const head = `{"spec":{"containers":[{"name":"c","image":"i","resources":{"requests":{"cpu":"1"}}}]`
+	for _, c := range []struct{ name, old, now, want string }{
+		{"for the first time", ``, `,"resources":{"requests":{"cpu":"2"},"limits":{"cpu":"3"}}`, ""},
+		{"changed", `,"resources":{"requests":{"cpu":"2"},"limits":{"cpu":"3"}}`, `,"resources":{"requests":{"cpu":"1"},"limits":{"cpu":"4"}}`, ""},
+		{"a limit less", `,"resources":{"requests":{"cpu":"2"},"limits":{"cpu":"3"}}`, `,"resources":{"requests":{"cpu":"2"}}`,
+			"spec.resources.limits: Forbidden: pod-level resource limits cannot be removed"},
+		{"another resource", `,"resources":{"requests":{"cpu":"2"},"limits":{"cpu":"3"}}`, `,"resources":{"requests":{"cpu":"2","hugepages-2Mi":"2Mi"},"limits":{"cpu":"3","hugepages-2Mi":"2Mi"}}`,
+			"spec: Forbidden: only cpu and memory resources are mutable at pod-level"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			old, p := newPod(t, head+c.old+`}}`), newPod(t, head+c.now+`}}`)
+			PreparePodResize(p, old)
+			if got := strings.Join(lines(ValidatePodResize(p, old)), "\n"); got != c.want {
+				t.Errorf("got %s", got)
+			}
+		})
+	}
+	for _, c := range []struct{ meta, spec, want string }{
+		{`"annotations":{"kubernetes.io/config.mirror":"x"}`, ``, "static pods cannot be resized"},
+		{``, `"os":{"name":"windows"},`, "windows pods cannot be resized"},
+	} {
+		old := newPod(t, `{"metadata":{`+c.meta+`},"spec":{`+c.spec+`"containers":[{"name":"c","image":"i"}]}}`)
+		p := old.DeepCopy()
+		p.Spec.Containers[0].Resources.Requests = corev1.ResourceList{"cpu": mustQuantity("-1")}
+		if errs := ValidatePodResize(p, old); len(errs) != 1 || errs[0].Detail != c.want {
+			t.Errorf("got %v, want %s", errs, c.want)
+		}
 	}
 }
 

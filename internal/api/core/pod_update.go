@@ -24,7 +24,7 @@ const changeable = "`spec.containers[*].image`,`spec.initContainers[*].image`,`s
 // validatePodUpdate checks an update through the main door, which leaves a pod's spec nearly as it is.
 func validatePodUpdate(p, old *corev1.Pod) field.ErrorList {
 	spec := field.NewPath("spec")
-	errs := validatePod(p, podspec.OptionsForSpec(&old.Spec))
+	errs := validatePod(p, podspec.OptionsForPod(old))
 	errs = append(errs, validatePodAnnotationsUpdate(p, old)...)
 	for _, l := range []struct {
 		name     string

@@ -11,6 +11,7 @@ import (
 
 	"github.com/celox/celox/internal/api"
 	"github.com/celox/celox/internal/api/check"
+	"github.com/celox/celox/internal/api/podspec"
 	"github.com/celox/celox/internal/api/table"
 )
 
@@ -19,10 +20,15 @@ func resourceQuota() *api.Kind {
 		Kind: "ResourceQuota", Resource: "resourcequotas", Singular: "resourcequota", ShortNames: []string{"quota"}, Namespaced: true, Prefix: "resourcequotas",
 		ReturnDeleted: true,
 		Versions:      []api.Version{api.NewVersion[corev1.ResourceQuota, corev1.ResourceQuotaList]("v1")}, Hub: "v1",
-		Subresources:             []api.Subresource{api.Status()},
-		PrepareForCreate:         api.On(func(q *corev1.ResourceQuota) { q.Status = corev1.ResourceQuotaStatus{} }),
-		PrepareForUpdate:         api.OnUpdate(func(q, old *corev1.ResourceQuota) { q.Status = old.Status }),
-		PrepareForStatusUpdate:   api.OnUpdate(func(q, old *corev1.ResourceQuota) { q.Spec = old.Spec }),
+		Subresources:           []api.Subresource{api.Status()},
+		PrepareForCreate:       api.On(func(q *corev1.ResourceQuota) { q.Status = corev1.ResourceQuotaStatus{} }),
+		PrepareForUpdate:       api.OnUpdate(func(q, old *corev1.ResourceQuota) { q.Status = old.Status }),
+		PrepareForStatusUpdate: api.OnUpdate(func(q, old *corev1.ResourceQuota) { q.Spec = old.Spec }),
+		Default: api.On(func(q *corev1.ResourceQuota) {
+			podspec.RoundResources(q.Spec.Hard)
+			podspec.RoundResources(q.Status.Hard)
+			podspec.RoundResources(q.Status.Used)
+		}),
 		Validate:                 api.Check(validateResourceQuota),
 		ValidateUpdate:           api.CheckUpdate(validateResourceQuotaUpdate),
 		ValidateStatusUpdate:     api.CheckUpdate(func(q, _ *corev1.ResourceQuota) field.ErrorList { return validateQuotaStatus(q) }),

@@ -44,7 +44,13 @@ func service() *api.Kind {
 		AllowCreateOnUpdate:      true,
 		AllowUnconditionalUpdate: true,
 		ReturnDeleted:            true,
-		FieldNames:               []string{"spec.clusterIP", "spec.type"},
+		// A name elsewhere has no traffic inside of the cluster to have a policy for.
+		Canonicalize: api.On(func(s *corev1.Service) {
+			if s.Spec.Type == corev1.ServiceTypeExternalName {
+				s.Spec.InternalTrafficPolicy = nil
+			}
+		}),
+		FieldNames: []string{"spec.clusterIP", "spec.type"},
 		Fields: func(obj api.Object) fields.Set {
 			s := obj.(*corev1.Service)
 			return fields.Set{"spec.clusterIP": s.Spec.ClusterIP, "spec.type": string(s.Spec.Type)}

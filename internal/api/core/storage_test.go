@@ -29,6 +29,13 @@ func TestPersistentVolume(t *testing.T) {
 				"spec.volumeAttributesClassName: Required value: an empty string is disallowed\nspec.csi: Required value: has to be specified when using volumeAttributesClassName"},
 		{"iscsi", `spec: {` + volumeHead + `iscsi: {targetPortal: "", iqn: x, lun: 300, chapAuthSession: true}}`,
 			"spec.iscsi.targetPortal: Required value\nspec.iscsi.iqn: Invalid value\nspec.iscsi.lun: Invalid value: 300\nspec.iscsi.secretRef: Required value"},
+		{"iscsi names", `spec: {` + volumeHead + `iscsi: {targetPortal: "p", iqn: x, lun: 1, initiatorName: z}}`,
+			"spec.iscsi.iqn: Invalid value: \"x\": must be valid format\nspec.iscsi.initiatorname: Invalid value: \"z\": must be valid format"},
+		{"mount options", `{metadata: {annotations: {volume.beta.kubernetes.io/mount-options: x}}, spec: {` + volumeHead + `csi: {driver: d, volumeHandle: h}}}`,
+			"metadata.annotations.volume.beta.kubernetes.io/mount-options: Forbidden: may not specify mount options for this volume type"},
+		{"mount options that are read", `{metadata: {annotations: {volume.beta.kubernetes.io/mount-options: x}}, spec: {` + volumeHead + `nfs: {server: s, path: /p}}}`, ""},
+		{"no node's label", `spec: {` + volumeHead + `hostPath: {path: /a}, nodeAffinity: {required: {nodeSelectorTerms: [{matchExpressions: [{key: a, operator: In, values: [a/b]}]}]}}}`,
+			"spec.nodeAffinity.required.nodeSelectorTerms[0].matchExpressions[0].values[0]: Invalid value: \"a/b\": a valid label"},
 		{"gluster", `spec: {` + volumeHead + `glusterfs: {endpoints: e, path: p, endpointsNamespace: ""}}`, "spec.glusterfs.endpointsNamespace: Invalid value: \"\": if the endpointnamespace is set"},
 		{"rbd", `spec: {` + volumeHead + `rbd: {monitors: [], image: ""}}`, "spec.rbd.monitors: Required value\nspec.rbd.image: Required value"},
 		{"azure", `spec: {` + volumeHead + `azureFile: {secretName: a, shareName: "", secretNamespace: ""}}`, "spec.azureFile.shareName: Required value\nspec.azureFile.secretNamespace: Required value"},
@@ -42,6 +49,8 @@ func TestPersistentVolume(t *testing.T) {
 		{"renamed label", `spec: {` + volumeHead + `hostPath: {path: /a}, ` + affinity("failure-domain.beta.kubernetes.io/zone") + `}`,
 			`spec: {` + volumeHead + `hostPath: {path: /a}, ` + affinity("topology.kubernetes.io/zone") + `}`, ""},
 		{"other label", `spec: {` + volumeHead + `hostPath: {path: /a}, ` + affinity("a") + `}`, `spec: {` + volumeHead + `hostPath: {path: /a}, ` + affinity("b") + `}`, "nodeAffinity: Invalid value"},
+		{"renamed label of the system", `spec: {` + volumeHead + `hostPath: {path: /a}, ` + affinity("beta.kubernetes.io/arch") + `}`,
+			`spec: {` + volumeHead + `hostPath: {path: /a}, ` + affinity("kubernetes.io/arch") + `}`, ""},
 	})
 	checkWarnings(t, "PersistentVolume", `{metadata: {annotations: {volume.beta.kubernetes.io/storage-class: a, volume.beta.kubernetes.io/mount-options: b}},
 		spec: {persistentVolumeReclaimPolicy: Recycle, rbd: {monitors: [m], image: i}, `+affinity("beta.kubernetes.io/os")+`}}`,
@@ -77,6 +86,8 @@ func TestClaim(t *testing.T) {
 	apitest.Check(t, Kinds(), "PersistentVolumeClaim", []apitest.Case{
 		{"empty", `spec: {}`, "spec.accessModes: Required value: at least 1 access mode is required\nspec.resources[storage]: Required value"},
 		{"ignored source", `spec: {` + head + `, dataSource: {kind: Foo, name: ""}}`, ""},
+		{"a source beside another", `spec: {` + head + `, dataSource: {kind: Foo, name: x}, dataSourceRef: {kind: PersistentVolumeClaim, name: x}}`,
+			"spec.dataSource: Invalid value: \"Foo\": must be 'PersistentVolumeClaim' when referencing the default apiGroup\nspec: Invalid value: {}: must match dataSourceRef"},
 		{"two sources", `spec: {` + head + `, dataSource: {kind: PersistentVolumeClaim, name: a}, dataSourceRef: {kind: PersistentVolumeClaim, name: b}}`, "spec: Invalid value: {}: must match dataSourceRef"},
 	})
 	bound := func(size, more string) string {
@@ -87,7 +98,11 @@ func TestClaim(t *testing.T) {
 		{"default class", `spec: {` + head + `}`, `spec: {` + head + `, storageClassName: s}`, ""},
 		{"class to field", `{metadata: {annotations: {volume.beta.kubernetes.io/storage-class: s}}, spec: {` + head + `}}`, `spec: {` + head + `, storageClassName: s}`, ""},
 		{"another class", `{metadata: {annotations: {volume.beta.kubernetes.io/storage-class: s}}, spec: {` + head + `}}`, `spec: {` + head + `, storageClassName: x}`,
-			"metadata.annotations[volume.beta.kubernetes.io/storage-class]: Invalid value: \"\": field is immutable\nspec: Forbidden"},
+			"metadata.annotations.volume.beta.kubernetes.io/storage-class: Invalid value: \"\": field is immutable\nspec: Forbidden"},
+		{"class and annotation", `{metadata: {annotations: {volume.beta.kubernetes.io/storage-class: s}}, spec: {` + head + `}}`,
+			`{metadata: {annotations: {volume.beta.kubernetes.io/storage-class: s}}, spec: {` + head + `, storageClassName: s}}`, ""},
+		{"a group that was accepted once", `spec: {` + head + `, dataSource: {apiGroup: A_b, kind: Foo, name: x}, dataSourceRef: {apiGroup: A_b, kind: Foo, name: x}}`,
+			`spec: {` + head + `, dataSource: {apiGroup: A_b, kind: Foo, name: x}, dataSourceRef: {apiGroup: A_b, kind: Foo, name: x}, volumeName: v}`, ""},
 		{"size of a pending one", `spec: {` + head + `}`, strings.Replace(`spec: {`+head+`}`, "2Gi", "3Gi", 1),
 			"spec: Forbidden: spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims\n@@ -6,7 +6,7 @@\n  \"Resources\": {"},
 		{"grow", bound("2Gi", ""), bound("3Gi", ""), ""},
@@ -98,7 +113,7 @@ func TestClaim(t *testing.T) {
 	checkRow(t, "PersistentVolumeClaim", `{metadata: {name: c}, spec: {volumeName: v, `+head+`}}`, "c|Pending|v|0|||<unset>|<unknown>|Filesystem")
 	k, c := apitest.Kind(t, Kinds(), "PersistentVolumeClaim"), apitest.Catalogue(t, Kinds())
 	s := apitest.Read(t, c, k, `{spec: {`+head+`}, status: {capacity: {storage: -1}, allocatedResources: {cpu: 1}, allocatedResourceStatuses: {storage: Odd}}}`)
-	checkLines(t, apitest.Text(k.ValidateStatusUpdate(s, s)), "status.capacity[storage]: Invalid value: -1: must be a valid resource quantity\nstatus.allocatedResourceStatus: Unsupported value: \"Odd\"\nstatus.allocatedResources: Unsupported value: \"cpu\"")
+	checkLines(t, apitest.Text(k.ValidateStatusUpdate(s, s)), "status.capacity[storage]: Invalid value: -1: must be a valid resource quantity\nstatus.allocatedResourceStatuses: Unsupported value: \"storage\": supported values: \"ControllerResizeInProgress\"\nstatus.allocatedResources: Unsupported value: \"cpu\": supported values: \"storage\"")
 }
 
 func TestQuota(t *testing.T) {

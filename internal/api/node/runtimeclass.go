@@ -26,10 +26,18 @@ func runtimeClass() *api.Kind {
 		Validate: api.Check(validateRuntimeClass),
 		Warnings: api.Warn(warnRuntimeClass),
 		ValidateUpdate: api.CheckUpdate(func(c, old *nodev1.RuntimeClass) field.ErrorList {
-			if errs := check.Unchanged(c.Handler, old.Handler, field.NewPath("handler")); len(errs) > 0 {
-				return append(errs, validateRuntimeClass(c)...)
+			handler := field.NewPath("handler")
+			errs := check.Unchanged(c.Handler, old.Handler, handler)
+			switch {
+			case len(errs) == 0:
+				return validateRuntimeClass(c)
+			case c.Handler == "":
+				errs = append(errs, check.Missing(handler)...)
+			default:
+				// What else upstream declares of a field counts only as long as it stays; what it checks besides is told first.
+				errs = append(check.DNSLabel(c.Handler, handler), errs...)
 			}
-			return validateRuntimeClass(c)
+			return append(errs, validateRuntimeRest(c)...)
 		}),
 		Columns: api.Columns(
 			table.Name(),
@@ -63,6 +71,12 @@ func validateRuntimeClass(c *nodev1.RuntimeClass) field.ErrorList {
 	} else {
 		errs = append(errs, check.ShortName(c.Handler, field.NewPath("handler"))...)
 	}
+	return append(errs, validateRuntimeRest(c)...)
+}
+
+// validateRuntimeRest checks all but the handler.
+func validateRuntimeRest(c *nodev1.RuntimeClass) field.ErrorList {
+	var errs field.ErrorList
 	if c.Overhead != nil {
 		errs = append(errs, podspec.ValidateOverhead(c.Overhead.PodFixed, field.NewPath("overhead"))...)
 	}

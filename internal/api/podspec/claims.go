@@ -16,17 +16,19 @@ func validateEphemeral(e *corev1.EphemeralVolumeSource, p *field.Path) field.Err
 	}
 	errs := check.Labels(e.VolumeClaimTemplate.Labels, at.Child("metadata", "labels"))
 	errs = append(errs, check.Annotations(e.VolumeClaimTemplate.Annotations, at.Child("metadata", "annotations"))...)
-	return append(errs, ValidateClaimSpec(&e.VolumeClaimTemplate.Spec, at.Child("spec"))...)
+	return append(errs, ValidateClaimSpec(&e.VolumeClaimTemplate.Spec, nil, at.Child("spec"))...)
 }
 
-// ValidateClaimSpec checks the spec of a claim for storage, or of a template for claims.
-func ValidateClaimSpec(s *corev1.PersistentVolumeClaimSpec, p *field.Path) field.ErrorList {
+// ValidateClaimSpec checks the spec of a claim for storage, or of a template for claims. old is what a claim said before, nil for a new
+// one: what was accepted once isn't refused later.
+func ValidateClaimSpec(s, old *corev1.PersistentVolumeClaimSpec, p *field.Path) field.ErrorList {
 	var errs field.ErrorList
 	modes := p.Child("accessModes")
 	if len(s.AccessModes) == 0 {
 		errs = append(errs, field.Required(modes, "at least 1 access mode is required"))
 	}
-	errs = append(errs, check.Selector(s.Selector, p.Child("selector"), false)...)
+	bad := old != nil && len(check.Selector(old.Selector, nil, false)) > 0
+	errs = append(errs, check.Selector(s.Selector, p.Child("selector"), bad)...)
 	alone, others := false, false
 	for _, m := range s.AccessModes {
 		switch m {
@@ -55,21 +57,22 @@ func ValidateClaimSpec(s *corev1.PersistentVolumeClaimSpec, p *field.Path) field
 	if m := s.VolumeMode; m != nil {
 		errs = append(errs, check.OneOf(*m, p.Child("volumeMode"), corev1.PersistentVolumeBlock, corev1.PersistentVolumeFilesystem)...)
 	}
-	return append(errs, validateDataSources(s, p)...)
+	group := old != nil && (old.DataSource != nil && old.DataSource.APIGroup != nil || old.DataSourceRef != nil && old.DataSourceRef.APIGroup != nil)
+	return append(errs, validateDataSources(s, group, p)...)
 }
 
-// validateDataSources checks what the volume is filled with in the beginning (KEP-1495).
-func validateDataSources(s *corev1.PersistentVolumeClaimSpec, p *field.Path) field.ErrorList {
+// validateDataSources checks what the volume is filled with in the beginning (KEP-1495). With anyGroup, the groups need no check.
+func validateDataSources(s *corev1.PersistentVolumeClaimSpec, anyGroup bool, p *field.Path) field.ErrorList {
 	var errs field.ErrorList
 	if d := s.DataSource; d != nil {
 		at := p.Child("dataSource")
 		errs = append(errs, required(at, "name", d.Name, "kind", d.Kind)...)
-		errs = append(errs, validateSourceGroup(d.APIGroup, d.Kind, at)...)
+		errs = append(errs, validateSourceGroup(d.APIGroup, d.Kind, anyGroup, at)...)
 	}
 	if r := s.DataSourceRef; r != nil {
 		at := p.Child("dataSourceRef")
 		errs = append(errs, required(at, "name", r.Name, "kind", r.Kind)...)
-		errs = append(errs, validateSourceGroup(r.APIGroup, r.Kind, at)...)
+		errs = append(errs, validateSourceGroup(r.APIGroup, r.Kind, anyGroup, at)...)
 		if r.Namespace != nil && *r.Namespace != "" {
 			errs = append(errs, check.DNSLabel(*r.Namespace, at.Child("namespace"))...)
 			if s.DataSource != nil {
@@ -87,7 +90,7 @@ func validateDataSources(s *corev1.PersistentVolumeClaimSpec, p *field.Path) fie
 	return errs
 }
 
-func validateSourceGroup(group *string, kind string, p *field.Path) field.ErrorList {
+func validateSourceGroup(group *string, kind string, anyGroup bool, p *field.Path) field.ErrorList {
 	g := ""
 	if group != nil {
 		g = *group
@@ -95,7 +98,7 @@ func validateSourceGroup(group *string, kind string, p *field.Path) field.ErrorL
 	if g == "" && kind != "PersistentVolumeClaim" {
 		return field.ErrorList{field.Invalid(p, kind, "must be 'PersistentVolumeClaim' when referencing the default apiGroup")}
 	}
-	if g != "" {
+	if g != "" && !anyGroup {
 		return check.DNSSubdomain(g, p.Child("apiGroup"))
 	}
 	return nil

@@ -27,6 +27,7 @@ func SetPodDefaults(pod *corev1.Pod) {
 	dropInitAnnotations(pod.Annotations)
 	SetPodSpecDefaults(&pod.Spec)
 	s := &pod.Spec
+	roundStatus(&pod.Status)
 	for _, list := range [][]corev1.Container{s.InitContainers, s.Containers} {
 		for i := range list {
 			setRequests(&list[i].Resources)
@@ -221,12 +222,30 @@ func setContainerDefaults(c *corev1.Container) {
 	RoundResources(c.Resources.Requests)
 }
 
+func roundStatus(s *corev1.PodStatus) {
+	RoundResources(s.AllocatedResources)
+	if r := s.Resources; r != nil {
+		RoundResources(r.Limits)
+		RoundResources(r.Requests)
+	}
+	for _, list := range [][]corev1.ContainerStatus{s.InitContainerStatuses, s.ContainerStatuses, s.EphemeralContainerStatuses} {
+		for i := range list {
+			RoundResources(list[i].AllocatedResources)
+			if r := list[i].Resources; r != nil {
+				RoundResources(r.Limits)
+				RoundResources(r.Requests)
+			}
+		}
+	}
+}
+
 // RoundResources rounds amounts up to the smallest that is kept: a thousandth.
 func RoundResources(list corev1.ResourceList) {
 	const milli = -3
 	for name, q := range list {
-		q.RoundUp(milli)
-		list[name] = q
+		if !q.RoundUp(milli) {
+			list[name] = q
+		}
 	}
 }
 

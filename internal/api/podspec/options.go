@@ -25,6 +25,8 @@ type Options struct {
 	AllowHostSysctls bool
 	// AllowInitRestartOnResize keeps resize policies that restart containers which only prepare the pod.
 	AllowInitRestartOnResize bool
+	// AllowBadDeletionCost keeps an annotation about the cost of a deletion that is no number.
+	AllowBadDeletionCost bool
 	// OldIPs are the addresses of the stored form, which may be written as they are no longer accepted.
 	OldIPs []string
 }
@@ -37,6 +39,14 @@ func OptionsForTemplate(t, old *corev1.PodTemplateSpec) Options {
 	}
 	o := OptionsForSpec(before)
 	o.Template = true
+	o.AllowBadDeletionCost = old != nil && !validDeletionCost(old.Annotations)
+	return o
+}
+
+// OptionsForPod returns how to validate a pod whose stored form is old.
+func OptionsForPod(old *corev1.Pod) Options {
+	o := OptionsForSpec(&old.Spec)
+	o.AllowBadDeletionCost = !validDeletionCost(old.Annotations)
 	return o
 }
 
@@ -62,10 +72,15 @@ func restartsInitOnResize(old *corev1.PodSpec) bool {
 }
 
 func hasBadAffinityValues(a *corev1.Affinity) bool {
-	if a == nil || a.NodeAffinity == nil || a.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution == nil {
+	return a != nil && a.NodeAffinity != nil && HasBadValues(a.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution)
+}
+
+// HasBadValues says whether a selector of nodes asks for values that no label can have. Objects that always did are left alone.
+func HasBadValues(s *corev1.NodeSelector) bool {
+	if s == nil {
 		return false
 	}
-	for _, term := range a.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution.NodeSelectorTerms {
+	for _, term := range s.NodeSelectorTerms {
 		for _, r := range term.MatchExpressions {
 			if slices.ContainsFunc(r.Values, func(v string) bool { return len(validation.IsValidLabelValue(v)) > 0 }) {
 				return true

@@ -1,6 +1,8 @@
 package podspec
 
 import (
+	"strings"
+
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 )
@@ -11,7 +13,7 @@ import (
 func QOSClass(spec *corev1.PodSpec) corev1.PodQOSClass {
 	requests, limits := corev1.ResourceList{}, corev1.ResourceList{}
 	guaranteed := true
-	if r := spec.Resources; r != nil && len(r.Limits)+len(r.Requests) > 0 {
+	if r := spec.Resources; r != nil && (holdsPodLevel(r.Limits) || holdsPodLevel(r.Requests)) {
 		guaranteed = add(limits, r.Limits) == qosResources
 		add(requests, r.Requests)
 	} else {
@@ -36,6 +38,16 @@ func QOSClass(spec *corev1.PodSpec) corev1.PodQOSClass {
 		}
 	}
 	return corev1.PodQOSGuaranteed
+}
+
+// holdsPodLevel says whether there is an amount of something that a pod itself can ask for.
+func holdsPodLevel(list corev1.ResourceList) bool {
+	for name := range list {
+		if name == corev1.ResourceCPU || name == corev1.ResourceMemory || strings.HasPrefix(string(name), corev1.ResourceHugePagesPrefix) {
+			return true
+		}
+	}
+	return false
 }
 
 // qosResources is how many resources count.

@@ -1,7 +1,10 @@
 package podspec
 
 import (
+	"fmt"
 	"math"
+	"slices"
+	"strconv"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -39,10 +42,16 @@ func (v *specValidation) hostUsers() bool { return v.spec.HostUsers == nil || *v
 func ValidatePodSpec(spec *corev1.PodSpec, meta *metav1.ObjectMeta, p *field.Path, opts Options) field.ErrorList {
 	v := &specValidation{spec: spec, meta: meta, opts: opts, claims: sets.New[string]()}
 	for i := range spec.ResourceClaims {
-		v.claims.Insert(spec.ResourceClaims[i].Name)
+		if name := spec.ResourceClaims[i].Name; name != "" {
+			v.claims.Insert(name)
+		}
 	}
 	errs := v.validateVolumes(p.Child("volumes"))
-	errs = append(errs, validateResourceClaims(spec.ResourceClaims, p.Child("resourceClaims"))...)
+	if _, mirror := meta.Annotations[corev1.MirrorPodAnnotationKey]; mirror && !opts.Template && len(spec.ResourceClaims) > 0 {
+		errs = append(errs, field.Forbidden(field.NewPath(""), "static pods do not support resource claims"))
+	} else {
+		errs = append(errs, validateResourceClaims(spec.ResourceClaims, p.Child("resourceClaims"))...)
+	}
 	errs = append(errs, v.validateContainers(p.Child("containers"))...)
 	errs = append(errs, v.validateInitContainers(p.Child("initContainers"))...)
 	errs = append(errs, v.validateEphemeralContainers(p.Child("ephemeralContainers"))...)
@@ -229,9 +238,8 @@ func ValidatePodTemplateSpec(t *corev1.PodTemplateSpec, p *field.Path, opts Opti
 	opts.Template = true
 	errs := metav1validation.ValidateLabels(t.Labels, p.Child("labels"))
 	errs = append(errs, check.Annotations(t.Annotations, p.Child("annotations"))...)
-	errs = append(errs, ValidatePodAnnotations(&t.ObjectMeta, &t.Spec, p.Child("annotations"))...)
+	errs = append(errs, ValidatePodAnnotations(&t.ObjectMeta, &t.Spec, opts, p.Child("annotations"))...)
 	errs = append(errs, ValidatePodSpec(&t.Spec, &t.ObjectMeta, p.Child("spec"), opts)...)
-	errs = append(errs, ValidateAppArmorAnnotations(t.Annotations, p.Child("annotations"))...)
 	if len(t.Spec.EphemeralContainers) > 0 {
 		errs = append(errs, field.Forbidden(p.Child("spec", "ephemeralContainers"), "ephemeral containers not allowed in pod template"))
 	}
@@ -239,7 +247,7 @@ func ValidatePodTemplateSpec(t *corev1.PodTemplateSpec, p *field.Path, opts Opti
 }
 
 // ValidatePodAnnotations checks the annotations that mean something to Kubernetes.
-func ValidatePodAnnotations(meta *metav1.ObjectMeta, spec *corev1.PodSpec, p *field.Path) field.ErrorList {
+func ValidatePodAnnotations(meta *metav1.ObjectMeta, spec *corev1.PodSpec, opts Options, p *field.Path) field.ErrorList {
 	var errs field.ErrorList
 	if v, ok := meta.Annotations[corev1.MirrorPodAnnotationKey]; ok && spec.NodeName == "" {
 		errs = append(errs, field.Invalid(p.Key(corev1.MirrorPodAnnotationKey), v, "must set spec.nodeName if mirror pod annotation is set"))
@@ -247,22 +255,63 @@ func ValidatePodAnnotations(meta *metav1.ObjectMeta, spec *corev1.PodSpec, p *fi
 	if meta.Annotations[corev1.TolerationsAnnotationKey] != "" {
 		errs = append(errs, validateTolerationsAnnotation(meta.Annotations[corev1.TolerationsAnnotationKey], p)...)
 	}
-	return errs
+	if !opts.AllowBadDeletionCost && !validDeletionCost(meta.Annotations) {
+		errs = append(errs, field.Invalid(p.Key(corev1.PodDeletionCost), meta.Annotations[corev1.PodDeletionCost], "must be a 32bit integer"))
+	}
+	for _, key := range check.Keys(meta.Annotations) {
+		if key == podSeccomp || strings.HasPrefix(key, containerSeccomp) {
+			errs = append(errs, validateSeccompName(meta.Annotations[key], p.Child(key))...)
+		}
+	}
+	return append(errs, validateAppArmorAnnotations(meta.Annotations, spec, p)...)
 }
 
-// ValidateAppArmorAnnotations checks the annotations that named AppArmor profiles before there was a field.
-func ValidateAppArmorAnnotations(a map[string]string, p *field.Path) field.ErrorList {
+// validDeletionCost says whether a pod's annotation about what its deletion costs, if there is one, is a plain number.
+func validDeletionCost(annotations map[string]string) bool {
+	v, ok := annotations[corev1.PodDeletionCost]
+	if !ok {
+		return true
+	}
+	_, err := strconv.ParseInt(v, 10, 32)
+	return err == nil && (v == "0" || v[0] == '-' || v[0] >= '1' && v[0] <= '9')
+}
+
+// validateSeccompName checks a profile as annotations named it before there was a field.
+func validateSeccompName(v string, p *field.Path) field.ErrorList {
+	const local = "localhost/"
+	switch {
+	case v == "runtime/default", v == "docker/default", v == "unconfined":
+		return nil
+	case strings.HasPrefix(v, local):
+		return validateLocalPath(strings.TrimPrefix(v, local), p)
+	}
+	return field.ErrorList{field.Invalid(p, v, "must be a valid seccomp profile")}
+}
+
+// validateAppArmorAnnotations checks the annotations that named the AppArmor profiles of containers before there was a field.
+func validateAppArmorAnnotations(a map[string]string, spec *corev1.PodSpec, p *field.Path) field.ErrorList {
 	var errs field.ErrorList
-	for _, key := range sets.List(sets.KeySet(a)) {
-		if !strings.HasPrefix(key, corev1.DeprecatedAppArmorBetaContainerAnnotationKeyPrefix) {
+	for _, key := range check.Keys(a) {
+		name, ok := strings.CutPrefix(key, corev1.DeprecatedAppArmorBetaContainerAnnotationKeyPrefix)
+		if !ok {
 			continue
+		}
+		if !hasContainer(spec, name) {
+			errs = append(errs, field.Invalid(p.Key(key), name, "container not found"))
 		}
 		switch v := a[key]; {
 		case v == "", v == corev1.DeprecatedAppArmorBetaProfileRuntimeDefault, v == corev1.DeprecatedAppArmorBetaProfileNameUnconfined:
 		case strings.HasPrefix(v, corev1.DeprecatedAppArmorBetaProfileNamePrefix):
 		default:
-			errs = append(errs, field.Invalid(p.Key(key), v, "invalid AppArmor profile"))
+			errs = append(errs, field.Invalid(p.Key(key), v, fmt.Sprintf("invalid AppArmor profile name: %q", v)))
 		}
 	}
 	return errs
+}
+
+// hasContainer says whether a container of any sort has the name.
+func hasContainer(spec *corev1.PodSpec, name string) bool {
+	is := func(c corev1.Container) bool { return c.Name == name }
+	return slices.ContainsFunc(spec.Containers, is) || slices.ContainsFunc(spec.InitContainers, is) ||
+		slices.ContainsFunc(spec.EphemeralContainers, func(c corev1.EphemeralContainer) bool { return c.Name == name })
 }

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
 
@@ -249,5 +250,49 @@ func TestOptionsKeepWhatIsStored(t *testing.T) {
 	}
 	if errs := ValidatePodSpec(&pod.Spec, &pod.ObjectMeta, nil, OptionsForSpec(&pod.Spec)); len(errs) != 0 {
 		t.Errorf("a stored pod: %v", errs)
+	}
+}
+
+// TestOldAnnotations: what annotations ask for is checked even where a field has taken their place.
+func TestOldAnnotations(t *testing.T) {
+	pod := decode[corev1.Pod](t, `{"spec":{"containers":[{"name":"c","image":"i"}]}}`)
+	const armor = corev1.DeprecatedAppArmorBetaContainerAnnotationKeyPrefix
+	for _, c := range []struct{ key, value, want string }{
+		{corev1.PodDeletionCost, "-5", ""},
+		{corev1.PodDeletionCost, "+5", `a[controller.kubernetes.io/pod-deletion-cost]: Invalid value: "+5": must be a 32bit integer`},
+		{corev1.PodDeletionCost, "", `a[controller.kubernetes.io/pod-deletion-cost]: Invalid value: "": must be a 32bit integer`},
+		{corev1.PodDeletionCost, "2147483648", `a[controller.kubernetes.io/pod-deletion-cost]: Invalid value: "2147483648": must be a 32bit integer`},
+		{podSeccomp, "localhost/x", ""},
+		{podSeccomp, "x", `a.seccomp.security.alpha.kubernetes.io/pod: Invalid value: "x": must be a valid seccomp profile`},
+		{containerSeccomp + "c", "localhost//x", `a.container.seccomp.security.alpha.kubernetes.io/c: Invalid value: "/x": must be a relative path`},
+		{armor + "c", "localhost/x", ""},
+		{armor + "c", "x", `a[container.apparmor.security.beta.kubernetes.io/c]: Invalid value: "x": invalid AppArmor profile name: "x"`},
+		{armor + "d", "", `a[container.apparmor.security.beta.kubernetes.io/d]: Invalid value: "d": container not found`},
+	} {
+		got := ""
+		for _, err := range ValidatePodAnnotations(&metav1.ObjectMeta{Annotations: map[string]string{c.key: c.value}}, &pod.Spec, Options{}, field.NewPath("a")) {
+			got += err.Error()
+		}
+		if got != c.want {
+			t.Errorf("%s=%q: got %s, want %s", c.key, c.value, got, c.want)
+		}
+	}
+	was := corev1.Pod{ObjectMeta: metav1.ObjectMeta{Annotations: map[string]string{corev1.PodDeletionCost: "x"}}}
+	if errs := ValidatePodAnnotations(&was.ObjectMeta, &pod.Spec, OptionsForPod(&was), field.NewPath("a")); len(errs) > 0 {
+		t.Errorf("what was accepted once is refused: %v", errs)
+	}
+}
+
+// TestQOSOfPodLevel: of a pod's own resources only those count that it can have.
+func TestQOSOfPodLevel(t *testing.T) {
+	for _, c := range []struct{ resources, want string }{
+		{`{"requests":{"example.com/x":"1"}}`, "Guaranteed"},
+		{`{"requests":{"cpu":"1"}}`, "Burstable"},
+		{`{"requests":{"hugepages-2Mi":"2Mi"},"limits":{"hugepages-2Mi":"2Mi"}}`, "BestEffort"},
+	} {
+		pod := decode[corev1.Pod](t, `{"spec":{"resources":`+c.resources+`,"containers":[{"name":"c","image":"i","resources":{"requests":{"cpu":"1","memory":"1"},"limits":{"cpu":"1","memory":"1"}}}]}}`)
+		if got := string(QOSClass(&pod.Spec)); got != c.want {
+			t.Errorf("%s: got %s, want %s", c.resources, got, c.want)
+		}
 	}
 }

@@ -55,23 +55,23 @@ const maxISCSIName = 64
 
 func validateISCSI(s *corev1.ISCSIVolumeSource, p *field.Path) field.ErrorList {
 	errs := required(p, "targetPortal", s.TargetPortal)
-	errs = append(errs, ValidateISCSITarget(s.IQN, s.Lun, p)...)
+	errs = append(errs, ValidateISCSITarget(s.IQN, s.Lun, true, p)...)
 	if (s.DiscoveryCHAPAuth || s.SessionCHAPAuth) && s.SecretRef == nil {
 		errs = append(errs, field.Required(p.Child("secretRef"), ""))
 	}
 	if s.InitiatorName != nil {
-		errs = append(errs, ValidateISCSIName(*s.InitiatorName, p.Child("initiatorname"))...)
+		errs = append(errs, ValidateISCSIName(*s.InitiatorName, true, p.Child("initiatorname"))...)
 	}
 	return errs
 }
 
 // ValidateISCSITarget checks the name of an iSCSI target and the number of its unit.
-func ValidateISCSITarget(iqn string, lun int32, p *field.Path) field.ErrorList {
+func ValidateISCSITarget(iqn string, lun int32, hint bool, p *field.Path) field.ErrorList {
 	var errs field.ErrorList
 	if iqn == "" {
 		errs = append(errs, field.Required(p.Child("iqn"), ""))
 	} else {
-		errs = append(errs, ValidateISCSIName(iqn, p.Child("iqn"))...)
+		errs = append(errs, ValidateISCSIName(iqn, hint, p.Child("iqn"))...)
 	}
 	if lun < 0 || lun > maxPartition {
 		errs = append(errs, field.Invalid(p.Child("lun"), lun, validation.InclusiveRangeError(0, maxPartition)))
@@ -79,8 +79,8 @@ func ValidateISCSITarget(iqn string, lun int32, p *field.Path) field.ErrorList {
 	return errs
 }
 
-// ValidateISCSIName checks the name of an iSCSI target or initiator.
-func ValidateISCSIName(name string, p *field.Path) field.ErrorList {
+// ValidateISCSIName checks the name of an iSCSI target or initiator. With hint, the complaint tells how names begin.
+func ValidateISCSIName(name string, hint bool, p *field.Path) field.ErrorList {
 	for _, f := range []struct {
 		prefix string
 		form   *regexp.Regexp
@@ -93,7 +93,11 @@ func ValidateISCSIName(name string, p *field.Path) field.ErrorList {
 		}
 		return field.ErrorList{field.Invalid(p, name, "must be valid format")}
 	}
-	return field.ErrorList{field.Invalid(p, name, "must be valid format starting with iqn, eui, or naa")}
+	text := "must be valid format"
+	if hint {
+		text += " starting with iqn, eui, or naa"
+	}
+	return field.ErrorList{field.Invalid(p, name, text)}
 }
 
 // ValidateFlocker checks a dataset of Flocker.

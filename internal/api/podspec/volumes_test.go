@@ -255,7 +255,7 @@ func FuzzNames(f *testing.F) {
 		}
 		pullPolicy(s)
 		validateWindowsUser(s, nil)
-		ValidateISCSIName(s, nil)
+		ValidateISCSIName(s, true, nil)
 		validateFilePath(s, nil)
 		podCertificate := &corev1.PodCertificateProjection{SignerName: s, KeyPath: s}
 		validatePodCertificate(podCertificate, nil)

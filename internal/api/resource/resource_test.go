@@ -69,10 +69,14 @@ func TestClaimStatus(t *testing.T) {
 	for _, tt := range []struct{ name, doc, want string }{
 		{"allocated", result("") + "}", ""},
 		{"a share", result(", shareID: "+share) + ", devices: [{driver: d.example.com, pool: p, device: x, shareID: " + share + "}]}", ""},
-		{"no share", result(", shareID: 6BA7B810-9dad-11d1-80b4-00c04fd430c8") + "}", "results[0].shareID: Invalid value: \"6BA7B810-9dad-11d1-80b4-00c04fd430c8\": uid must be in RFC 4122 normalized form"},
+		{"no share", result(", shareID: 6BA7B810-9dad-11d1-80b4-00c04fd430c8") + "}", "results[0].shareID: Invalid value: \"6BA7B810-9dad-11d1-80b4-00c04fd430c8\": must be a lowercase UUID in 8-4-4-4-12 format"},
+		{"tolerations", result(", tolerations: [{key: k, operator: Foo}]") + "}", "results[0].tolerations[0].operator: Unsupported value: \"Foo\""},
+		{"what is off by default", result(", skipNodeOperations: [x]") + "}", ""},
+		{"no pool and no driver", doc + "status: {allocation: {devices: {results: [{request: r, driver: D_, pool: P_/x//, device: x}]}}}",
+			"results[0].driver: Invalid value: \"D_\": an RFC 1123 subdomain\nresults[0].pool: Invalid value: \"P_\": segment 0: a lowercase\nsegment 2: must not be empty\nsegment 3: must not be empty"},
 		{"conditions", result(", bindingConditions: [a]") + "}", "results[0].bindingFailureConditions: Invalid value: null: bindingFailureConditions are required"},
 		{"network", result("") + ", devices: [{driver: d.example.com, pool: p, device: x, networkData: {interfaceName: " + strings.Repeat("x", 257) + ", hardwareAddress: " + strings.Repeat("x", 129) + ", ips: [192.0.2.1, 192.0.2.1/24, 192.0.2.1/24]}}]}",
-			"networkData.interfaceName: Too long: may not be more than 256 bytes\nnetworkData.hardwareAddress: Too long: may not be more than 128 bytes\nnetworkData.ips[0]: Invalid value: \"192.0.2.1\"\nnetworkData.ips[2]: Duplicate value: \"192.0.2.1/24\""},
+			"networkData.interfaceName: Too long: may not be more than 256 bytes\nnetworkData.ips[0]: Invalid value: \"192.0.2.1\"\nnetworkData.ips[2]: Duplicate value: \"192.0.2.1/24\"\nnetworkData.hardwareAddress: Too long: may not be more than 128 bytes"},
 		{"the same user twice, and nobody", result("") + ", reservedFor: [{resource: pods, name: p, uid: u}, {resource: pods, name: p, uid: u}, {}]}",
 			"reservedFor[2].resource: Required value\nreservedFor[2].name: Required value\nreservedFor[2].uid: Required value\nreservedFor[1]: Duplicate value: {\"resource\":\"pods\",\"name\":\"p\",\"uid\":\"u\"}"},
 	} {

@@ -1,6 +1,7 @@
 package resource
 
 import (
+	"fmt"
 	"math"
 	"slices"
 	"strings"
@@ -44,6 +45,7 @@ func resourceClaim() *api.Kind {
 		PrepareForStatusUpdate: api.OnUpdate(func(c, old *resourcev1.ResourceClaim) {
 			c.Spec = old.Spec
 			metav1.ResetObjectMetaForStatus(&c.ObjectMeta, &old.ObjectMeta)
+			dropOptionalNodeOperations(c, old)
 			dropDeallocated(c, old)
 		}),
 		Default: api.On(func(c *resourcev1.ResourceClaim) { defaultClaim(&c.Spec) }),
@@ -163,7 +165,7 @@ func validateClaimAdmin(c, old *resourcev1.ResourceClaim, labels map[string]stri
 	if old == nil {
 		return validateAdmin(&c.Spec, labels)
 	}
-	if c.Status.Allocation == nil || old.Status.Allocation != nil || labels[resourcev1.DRAAdminNamespaceLabelKey] == "true" {
+	if c.Status.Allocation == nil || givesAdmin(old.Status.Allocation) || labels[resourcev1.DRAAdminNamespaceLabelKey] == "true" {
 		return nil
 	}
 	p := field.NewPath("status", "allocation", "devices", "results")
@@ -175,6 +177,23 @@ func validateClaimAdmin(c, old *resourcev1.ResourceClaim, labels map[string]stri
 	return nil
 }
 
+// givesAdmin says whether an allocation has a device that its users may do everything with. As allocations stay, that was checked then.
+func givesAdmin(a *resourcev1.AllocationResult) bool {
+	return a != nil && slices.ContainsFunc(a.Devices.Results, func(r resourcev1.DeviceRequestAllocationResult) bool { return r.AdminAccess != nil && *r.AdminAccess })
+}
+
+// dropOptionalNodeOperations drops what is of the feature DRAOptionalNodeOperations, which is off by default.
+func dropOptionalNodeOperations(c, old *resourcev1.ResourceClaim) {
+	if a := old.Status.Allocation; a != nil && slices.ContainsFunc(a.Devices.Results, func(r resourcev1.DeviceRequestAllocationResult) bool { return len(r.SkipNodeOperations) > 0 }) {
+		return
+	}
+	if a := c.Status.Allocation; a != nil {
+		for i := range a.Devices.Results {
+			a.Devices.Results[i].SkipNodeOperations = nil
+		}
+	}
+}
+
 // maxAllocationConfig is how many configurations come with an allocation: those of the claim and of the classes.
 const maxAllocationConfig = 2 * resourcev1.DeviceConfigMaxSize
 
@@ -182,12 +201,15 @@ func validateAllocation(a *resourcev1.AllocationResult, names map[string]bool, p
 	errs := validateEach(a.Devices.Results, resourcev1.AllocationResultsMaxSize, p.Child("devices", "results"),
 		func(r *resourcev1.DeviceRequestAllocationResult, p *field.Path) field.ErrorList {
 			errs := validateReference(r.Request, names, p.Child("request"))
-			errs = append(errs, validateDriver(r.Driver, p.Child("driver"))...)
-			errs = append(errs, validatePool(r.Pool, p.Child("pool"))...)
+			errs = append(errs, check.Driver(r.Driver, resourcev1.DriverNameMaxLength, p.Child("driver"))...)
+			errs = append(errs, validateDeclaredPool(r.Pool, p.Child("pool"))...)
 			errs = append(errs, check.DNSLabel(r.Device, p.Child("device"))...)
 			errs = append(errs, validateBindingConditions(r.BindingConditions, r.BindingFailureConditions, p)...)
+			for i := range r.Tolerations {
+				errs = append(errs, validateToleration(&r.Tolerations[i], p.Child("tolerations").Index(i))...)
+			}
 			if r.ShareID != nil {
-				errs = append(errs, validateShare(string(*r.ShareID), p.Child("shareID"))...)
+				errs = append(errs, validateDeclaredShare(string(*r.ShareID), p.Child("shareID"))...)
 			}
 			return errs
 		})
@@ -214,6 +236,14 @@ func validateShare(id string, p *field.Path) field.ErrorList {
 	return nil
 }
 
+// validateDeclaredShare is validateShare where upstream declares what a share is called.
+func validateDeclaredShare(id string, p *field.Path) field.ErrorList {
+	if len(validateShare(id, p)) == 0 {
+		return nil
+	}
+	return check.Declared(field.ErrorList{field.Invalid(p, id, "must be a lowercase UUID in 8-4-4-4-12 format")})
+}
+
 // maxPool limits the name of a pool, in bytes; each of its parts is a domain.
 const maxPool = 253
 
@@ -229,6 +259,28 @@ func validatePool(name string, p *field.Path) field.ErrorList {
 		errs = append(errs, check.DNSSubdomain(part, p)...)
 	}
 	return errs
+}
+
+// validateDeclaredPool is validatePool where upstream declares what a pool is called.
+func validateDeclaredPool(name string, p *field.Path) field.ErrorList {
+	if name == "" {
+		return check.Missing(p)
+	}
+	var errs field.ErrorList
+	if len(name) > maxPool {
+		errs = append(errs, field.TooLong(p, name, maxPool))
+	}
+	for i, part := range strings.Split(name, "/") {
+		if part == "" {
+			errs = append(errs, field.Invalid(p, name, fmt.Sprintf("segment %d: must not be empty", i)))
+			continue
+		}
+		for _, e := range check.DNSSubdomain(part, p) {
+			e.Detail = fmt.Sprintf("segment %d: %s", i, e.Detail)
+			errs = append(errs, e)
+		}
+	}
+	return check.Declared(errs)
 }
 
 // deviceID names one allocated device, or a share of one.
@@ -273,7 +325,7 @@ func validateDeviceStatuses(s *resourcev1.ResourceClaimStatus, p *field.Path) fi
 		errs = append(errs, validatePool(d.Pool, p.Child("pool"))...)
 		errs = append(errs, check.DNSLabel(d.Device, p.Child("device"))...)
 		if d.ShareID != nil {
-			errs = append(errs, validateShare(*d.ShareID, p.Child("shareID"))...)
+			errs = append(errs, validateDeclaredShare(*d.ShareID, p.Child("shareID"))...)
 		}
 		if id := idOf(d); !allocated[id] {
 			errs = append(errs, field.Invalid(p, id, "must be an allocated device in the claim"))
@@ -297,11 +349,12 @@ func validateNetwork(d *resourcev1.NetworkDeviceData, p *field.Path) field.Error
 	}
 	var errs field.ErrorList
 	if len(d.InterfaceName) > resourcev1.NetworkDeviceDataInterfaceNameMaxLength {
-		errs = append(errs, field.TooLong(p.Child("interfaceName"), "", resourcev1.NetworkDeviceDataInterfaceNameMaxLength))
+		errs = append(errs, check.Declared(field.ErrorList{field.TooLong(p.Child("interfaceName"), "", resourcev1.NetworkDeviceDataInterfaceNameMaxLength)})...)
 	}
-	if len(d.HardwareAddress) > resourcev1.NetworkDeviceDataHardwareAddressMaxLength {
-		errs = append(errs, field.TooLong(p.Child("hardwareAddress"), "", resourcev1.NetworkDeviceDataHardwareAddressMaxLength))
-	}
-	return append(errs, validateUnique(d.IPs, resourcev1.NetworkDeviceDataMaxIPs, p.Child("ips"), itself,
+	errs = append(errs, validateUnique(d.IPs, resourcev1.NetworkDeviceDataMaxIPs, p.Child("ips"), itself,
 		func(ip *string, p *field.Path) field.ErrorList { return validation.IsValidInterfaceAddress(p, *ip) })...)
+	if len(d.HardwareAddress) > resourcev1.NetworkDeviceDataHardwareAddressMaxLength {
+		errs = append(errs, check.Declared(field.ErrorList{field.TooLong(p.Child("hardwareAddress"), "", resourcev1.NetworkDeviceDataHardwareAddressMaxLength)})...)
+	}
+	return errs
 }

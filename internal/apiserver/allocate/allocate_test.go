@@ -3,6 +3,7 @@ package allocate
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
@@ -178,7 +179,7 @@ func TestHealthPort(t *testing.T) {
 	other := local.DeepCopy()
 	other.Spec.HealthCheckNodePort = 32000
 	p.Complete(other, local)
-	const want = "spec.healthCheckNodePort: Invalid value: 32000: cannot change healthCheckNodePort on loadBalancer service with externalTraffic=Local during update"
+	const want = "spec.healthCheckNodePort: Forbidden: field is immutable"
 	if errs := p.Assign(other, local); p.Settled(other, local) || len(errs) != 1 || errs[0].Error() != want {
 		t.Errorf("got  %v\nwant %s", errs, want)
 	}
@@ -227,4 +228,44 @@ func TestNothingTwice(t *testing.T) {
 			live[s.Name] = s
 		}
 	})
+}
+
+// TestFamiliesOfUpdates: a service changes the number of its families only when its policy says so.
+func TestFamiliesOfUpdates(t *testing.T) {
+	v4, v6 := corev1.IPv4Protocol, corev1.IPv6Protocol
+	single, prefer, require := corev1.IPFamilyPolicySingleStack, corev1.IPFamilyPolicyPreferDualStack, corev1.IPFamilyPolicyRequireDualStack
+	none := []string{corev1.ClusterIPNone}
+	for _, c := range []struct {
+		name     string
+		old, now corev1.ServiceSpec
+		families []corev1.IPFamily
+		told     string
+	}{
+		{"a policy left out stays",
+			corev1.ServiceSpec{ClusterIP: "None", ClusterIPs: none, IPFamilies: []corev1.IPFamily{v4}, IPFamilyPolicy: &single},
+			corev1.ServiceSpec{ClusterIP: "None", ClusterIPs: none}, []corev1.IPFamily{v4}, ""},
+		{"a family left out",
+			corev1.ServiceSpec{ClusterIP: "None", ClusterIPs: none, IPFamilies: []corev1.IPFamily{v4, v6}, IPFamilyPolicy: &require},
+			corev1.ServiceSpec{ClusterIP: "None", ClusterIPs: none, IPFamilies: []corev1.IPFamily{v6}, IPFamilyPolicy: &require}, []corev1.IPFamily{v6},
+			`spec.ipFamilyPolicy: Invalid value: "RequireDualStack": must be 'SingleStack' to release the secondary IP family`},
+		{"a preference is no change",
+			corev1.ServiceSpec{ClusterIP: "10.0.0.1", ClusterIPs: []string{"10.0.0.1"}, IPFamilies: []corev1.IPFamily{v4}, IPFamilyPolicy: &prefer},
+			corev1.ServiceSpec{ClusterIP: "10.0.0.1", ClusterIPs: []string{"10.0.0.1"}, IPFamilies: []corev1.IPFamily{v4}, IPFamilyPolicy: &prefer}, []corev1.IPFamily{v4}, ""},
+		{"the secondary family goes",
+			corev1.ServiceSpec{ClusterIP: "10.0.0.1", ClusterIPs: []string{"10.0.0.1", "fd00::1"}, IPFamilies: []corev1.IPFamily{v4, v6}, IPFamilyPolicy: &require},
+			corev1.ServiceSpec{ClusterIP: "10.0.0.1", ClusterIPs: []string{"10.0.0.1", "fd00::1"}, IPFamilies: []corev1.IPFamily{v4, v6}, IPFamilyPolicy: &single}, []corev1.IPFamily{v4}, ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			p := pool(t, "10.0.0.0/16", "fd00::/112")
+			c.old.Type, c.now.Type = corev1.ServiceTypeClusterIP, corev1.ServiceTypeClusterIP
+			old, now := service("s", c.old), service("s", c.now)
+			told := ""
+			for _, err := range p.Complete(now, old) {
+				told += err.Error()
+			}
+			if told != c.told || !slices.Equal(now.Spec.IPFamilies, c.families) {
+				t.Errorf("got %v, %s", now.Spec.IPFamilies, told)
+			}
+		})
+	}
 }

@@ -8,6 +8,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
+	"github.com/celox/celox/internal/api/check"
 	"github.com/celox/celox/internal/api/core"
 )
 
@@ -176,15 +177,33 @@ func (p *Pool) families(s, old *corev1.Service) field.ErrorList {
 	if policy != nil && *policy != corev1.IPFamilyPolicySingleStack && *policy != corev1.IPFamilyPolicyPreferDualStack && *policy != corev1.IPFamilyPolicyRequireDualStack {
 		return nil
 	}
-	if old != nil && policy != nil && *policy == corev1.IPFamilyPolicySingleStack && len(old.Spec.IPFamilies) == 2 &&
-		slices.Equal(s.Spec.IPFamilies, old.Spec.IPFamilies) && slices.Equal(s.Spec.ClusterIPs, old.Spec.ClusterIPs) {
-		// From two families to one: the secondary one goes.
-		s.Spec.IPFamilies = s.Spec.IPFamilies[:1]
-		if len(s.Spec.ClusterIPs) > 1 {
-			s.Spec.ClusterIPs = s.Spec.ClusterIPs[:1]
+	if prefersAsBefore(s, old) {
+		return nil // what the cluster came to have or lost since is no reason for a change
+	}
+	if policy == nil {
+		switch {
+		case old != nil && old.Spec.IPFamilyPolicy != nil:
+			policy = new(*old.Spec.IPFamilyPolicy)
+		case headless(s) && len(s.Spec.Selector) == 0:
+			policy = new(corev1.IPFamilyPolicyRequireDualStack)
+		default:
+			policy = new(corev1.IPFamilyPolicySingleStack)
 		}
+		s.Spec.IPFamilyPolicy = policy
 	}
 	var errs field.ErrorList
+	at := spec.Child("ipFamilyPolicy")
+	if old != nil {
+		errs = append(errs, release(s, old, at)...)
+	}
+	if *policy == corev1.IPFamilyPolicySingleStack {
+		if len(s.Spec.ClusterIPs) == 2 {
+			errs = append(errs, field.Invalid(at, *policy, "must be 'RequireDualStack' or 'PreferDualStack' when multiple cluster IPs are specified"))
+		}
+		if len(s.Spec.IPFamilies) == 2 {
+			errs = append(errs, field.Invalid(at, *policy, "must be 'RequireDualStack' or 'PreferDualStack' when multiple IP families are specified"))
+		}
+	}
 	for i, ip := range s.Spec.ClusterIPs {
 		if ip == corev1.ClusterIPNone || i < len(s.Spec.IPFamilies) {
 			continue
@@ -195,7 +214,7 @@ func (p *Pool) families(s, old *corev1.Service) field.ErrorList {
 		} else if !slices.Contains(s.Spec.IPFamilies, f) {
 			s.Spec.IPFamilies = append(s.Spec.IPFamilies, f)
 		} else {
-			return nil // two of a family: validation says so
+			return errs // two of a family: validation says so
 		}
 	}
 	if len(errs) > 0 {
@@ -206,26 +225,10 @@ func (p *Pool) families(s, old *corev1.Service) field.ErrorList {
 		if len(s.Spec.IPFamilies) == 0 {
 			s.Spec.IPFamilies = []corev1.IPFamily{p.ranges[0].family}
 		}
-		if len(s.Spec.IPFamilies) < 2 && (policy == nil || *policy != corev1.IPFamilyPolicySingleStack) {
+		if len(s.Spec.IPFamilies) < 2 && *policy != corev1.IPFamilyPolicySingleStack {
 			s.Spec.IPFamilies = append(s.Spec.IPFamilies, other(s.Spec.IPFamilies[0]))
 		}
-		if policy == nil {
-			s.Spec.IPFamilyPolicy = new(corev1.IPFamilyPolicyRequireDualStack)
-		}
 		return nil
-	}
-	if policy == nil {
-		policy = new(corev1.IPFamilyPolicySingleStack)
-		s.Spec.IPFamilyPolicy = policy
-	}
-	at := spec.Child("ipFamilyPolicy")
-	if *policy == corev1.IPFamilyPolicySingleStack {
-		switch {
-		case len(s.Spec.ClusterIPs) == 2:
-			return field.ErrorList{field.Invalid(at, *policy, "must be 'RequireDualStack' or 'PreferDualStack' when multiple cluster IPs are specified")}
-		case len(s.Spec.IPFamilies) == 2:
-			return field.ErrorList{field.Invalid(at, *policy, "must be 'RequireDualStack' or 'PreferDualStack' when multiple IP families are specified")}
-		}
 	}
 	if *policy == corev1.IPFamilyPolicyRequireDualStack && len(p.ranges) < 2 {
 		errs = append(errs, field.Invalid(at, *policy, "this cluster is not configured for dual-stack services"))
@@ -251,6 +254,37 @@ func (p *Pool) families(s, old *corev1.Service) field.ErrorList {
 		s.Spec.IPFamilies = append(s.Spec.IPFamilies, other(s.Spec.IPFamilies[0]))
 	}
 	return nil
+}
+
+// prefersAsBefore says whether a service that would like two families is left by an update as it is.
+func prefersAsBefore(s, old *corev1.Service) bool {
+	prefers := func(s *corev1.Service, otherwise bool) bool {
+		p := s.Spec.IPFamilyPolicy
+		return p == nil && otherwise || p != nil && *p == corev1.IPFamilyPolicyPreferDualStack
+	}
+	return old != nil && s.Spec.Type == old.Spec.Type && prefers(s, false) && prefers(old, true) &&
+		slices.Equal(s.Spec.ClusterIPs, old.Spec.ClusterIPs) && slices.Equal(s.Spec.IPFamilies, old.Spec.IPFamilies)
+}
+
+// release takes the secondary family from a service that is to have one, if its client left it. No other policy allows to leave it out.
+func release(s, old *corev1.Service, p *field.Path) field.ErrorList {
+	if *s.Spec.IPFamilyPolicy == corev1.IPFamilyPolicySingleStack {
+		if len(s.Spec.ClusterIPs) > 1 && slices.Equal(s.Spec.ClusterIPs, old.Spec.ClusterIPs) {
+			s.Spec.ClusterIPs = s.Spec.ClusterIPs[:1]
+		}
+		if len(s.Spec.IPFamilies) > 1 && slices.Equal(s.Spec.IPFamilies, old.Spec.IPFamilies) {
+			s.Spec.IPFamilies = s.Spec.IPFamilies[:1]
+		}
+		return nil
+	}
+	var errs field.ErrorList
+	if n := len(s.Spec.ClusterIPs); n > 0 && n < len(old.Spec.ClusterIPs) {
+		errs = append(errs, field.Invalid(p, *s.Spec.IPFamilyPolicy, "must be 'SingleStack' to release the secondary cluster IP"))
+	}
+	if n := len(s.Spec.IPFamilies); n > 0 && n < len(old.Spec.IPFamilies) {
+		errs = append(errs, field.Invalid(p, *s.Spec.IPFamilyPolicy, "must be 'SingleStack' to release the secondary IP family"))
+	}
+	return errs
 }
 
 func familyOf(ip string) corev1.IPFamily {
@@ -292,7 +326,7 @@ func (p *Pool) Assign(s, old *corev1.Service) field.ErrorList {
 	}
 	p.draft = draft{key, map[netip.Addr]bool{}, map[int32]bool{}}
 	defer func() { p.draft = draft{} }()
-	if errs := p.assignAddresses(s, key); len(errs) > 0 {
+	if errs := p.assignAddresses(s, old, key); len(errs) > 0 {
 		return errs
 	}
 	if errs := p.assignPorts(s, key); len(errs) > 0 || !needsHealthPort(s) {
@@ -301,7 +335,7 @@ func (p *Pool) Assign(s, old *corev1.Service) field.ErrorList {
 	return p.assignHealthPort(s, old, key)
 }
 
-func (p *Pool) assignAddresses(s *corev1.Service, key string) field.ErrorList {
+func (p *Pool) assignAddresses(s, old *corev1.Service, key string) field.ErrorList {
 	if headless(s) {
 		s.Spec.ClusterIP, s.Spec.ClusterIPs = corev1.ClusterIPNone, []string{corev1.ClusterIPNone}
 		return nil
@@ -318,6 +352,9 @@ func (p *Pool) assignAddresses(s *corev1.Service, key string) field.ErrorList {
 			return nil // no family that there is
 		}
 		if i < len(asked) && asked[i] != "" {
+			if old != nil && i < len(old.Spec.ClusterIPs) && asked[i] != old.Spec.ClusterIPs[i] {
+				return nil // it may not change: validation says so
+			}
 			a, err := netip.ParseAddr(asked[i])
 			switch owner := p.owner(a); {
 			case err != nil:
@@ -399,8 +436,8 @@ func (p *Pool) assignPorts(s *corev1.Service, key string) field.ErrorList {
 func (p *Pool) assignHealthPort(s, old *corev1.Service, key string) field.ErrorList {
 	at := field.NewPath("spec", "healthCheckNodePort")
 	if old != nil && needsHealthPort(old) && s.Spec.HealthCheckNodePort != old.Spec.HealthCheckNodePort {
-		return field.ErrorList{field.Invalid(at, s.Spec.HealthCheckNodePort,
-			"cannot change healthCheckNodePort on loadBalancer service with externalTraffic=Local during update")}
+		errs := field.ErrorList{field.Forbidden(at, "field is immutable")}
+		return append(errs, check.Port(s.Spec.HealthCheckNodePort, at)...)
 	}
 	if n := s.Spec.HealthCheckNodePort; n != 0 {
 		switch owner := p.portOwner(n); {

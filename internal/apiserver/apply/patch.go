@@ -1,6 +1,7 @@
 package apply
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -19,6 +20,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/mergepatch"
 	"k8s.io/apimachinery/pkg/util/strategicpatch"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+	utilyaml "k8s.io/apimachinery/pkg/util/yaml"
 	kjson "sigs.k8s.io/json"
 	"sigs.k8s.io/yaml"
 
@@ -147,7 +149,7 @@ func (p *Patch) decode(t Target, patched []byte, strict []error) (runtime.Object
 	if t.Untyped != nil {
 		obj, more, err := t.Untyped(patched, p.strictly())
 		if err != nil {
-			return nil, refuse(string(patched), err)
+			return nil, refuse(string(patched), cmp.Or(negotiate.NoObject(patched), err))
 		}
 		return obj, p.complain(string(patched), append(strict, more...))
 	}
@@ -169,7 +171,7 @@ func (p *Patch) decode(t Target, patched []byte, strict []error) (runtime.Object
 		err = otherKind(t, patched, gvk)
 	}
 	if err != nil {
-		return nil, refuse(string(patched), err)
+		return nil, refuse(string(patched), cmp.Or(negotiate.NoObject(patched), err))
 	}
 	return obj, p.complain(string(patched), append(strict, more...))
 }
@@ -272,30 +274,54 @@ func strategicError(err error) error {
 	return err
 }
 
-// Configuration reads the body of a server-side apply. The second error is about fields that come twice: it counts only if
-// applying succeeds.
-func (p *Patch) Configuration() (u *unstructured.Unstructured, twice, err error) {
+// Check refuses a body that is no JSON, or with server-side apply no YAML, before anybody looks for the object.
+func (p *Patch) Check() error {
+	switch {
+	case p.Edit != nil:
+	case p.Type != types.ApplyYAMLPatchType:
+		if !json.Valid(p.Data) {
+			return apierrors.NewBadRequest("invalid JSON patch")
+		}
+	case !utilyaml.IsJSONBuffer(p.Data): // what looks like JSON is read as YAML later, if need be
+		if _, err := yaml.YAMLToJSON(p.Data); err != nil {
+			return apierrors.NewBadRequest(fmt.Sprintf("error encoding patch: %v", err))
+		}
+	}
+	return nil
+}
+
+// Configuration reads the body of a server-side apply. When applying has succeeded, done is to be asked: it complains of fields that come twice.
+func (p *Patch) Configuration() (u *unstructured.Unstructured, done func() error, err error) {
 	u = &unstructured.Unstructured{Object: map[string]any{}}
+	done = func() error { return nil }
 	if len(p.Data) > 0 && p.Data[0] == '{' {
 		// Clients send JSON, which is read much faster than YAML. What is wrong with it is told in the words of YAML.
 		strict, err := kjson.UnmarshalStrict(p.Data, &u.Object)
 		if err == nil && len(strict) == 0 && u.Object != nil {
-			return u, nil, nil
+			negotiate.Integers(u.Object)
+			return u, done, nil
 		}
 		u.Object = map[string]any{}
 	}
-	if err := yaml.Unmarshal(p.Data, &u.Object); err != nil {
-		return nil, nil, apierrors.NewBadRequest(fmt.Sprintf("error decoding YAML: %v", err))
+	if err := utilyaml.Unmarshal(p.Data, &u.Object); err != nil {
+		return nil, nil, apierrors.NewBadRequest(fmt.Sprintf("error decoding patch: %v", err))
 	}
 	if !p.strictly() {
-		return u, nil, nil
+		return u, done, nil
 	}
 	var again map[string]any
-	if err := yaml.UnmarshalStrict(p.Data, &again); err != nil {
-		if p.Validation == metav1.FieldValidationStrict {
-			return u, apierrors.NewBadRequest(fmt.Sprintf("error strict decoding YAML: %v", err)), nil
+	twice := yaml.UnmarshalStrict(p.Data, &again)
+	switch {
+	case twice == nil:
+	case p.Validation == metav1.FieldValidationStrict:
+		done = func() error { return apierrors.NewBadRequest(fmt.Sprintf("error strict decoding patch: %v", twice)) }
+	default:
+		done = func() error {
+			for _, w := range negotiate.StrictWarnings([]error{twice}) {
+				p.Warn(w)
+			}
+			return nil
 		}
-		p.Warn(err.Error())
 	}
-	return u, nil, nil
+	return u, done, nil
 }

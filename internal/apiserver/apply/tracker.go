@@ -2,6 +2,7 @@ package apply
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 
@@ -31,12 +32,12 @@ type Tracker struct {
 func NewTracker(c *api.Catalogue) *Tracker {
 	return &Tracker{catalogue: c, types: sync.OnceValue(func() managedfields.TypeConverter {
 		parser := &typed.Parser{}
-		parser.Schema.Types = builtin.Schema().Types
+		parser.Schema.Types = append(slices.Clip(builtin.Schema().Types), scaleTypes()...)
 		return managedfields.NewSchemeTypeConverter(c.Scheme(), parser)
 	})}
 }
 
-// typesFor returns the schema, or for the few types that it does not have (reviews, Scale) one that is read off each object.
+// typesFor returns the schema, or for the few types that it does not have (reviews) one that is read off each object.
 func (t *Tracker) typesFor(sample runtime.Object) managedfields.TypeConverter {
 	types := t.types()
 	if gvks, _, err := t.catalogue.Scheme().ObjectKinds(sample); err == nil && len(gvks) > 0 {
@@ -329,5 +330,5 @@ func ScaleEntries(entries []metav1.ManagedFieldsEntry, k *api.Kind, v *api.Versi
 func (t *Tracker) ScaleManager() (*managedfields.FieldManager, error) {
 	c := scaleConverter{}
 	gvk := schema.GroupVersionKind{Group: "autoscaling", Version: "v1", Kind: "Scale"}
-	return managedfields.NewDefaultFieldManager(managedfields.NewDeducedTypeConverter(), c, c, c, gvk, gvk.GroupVersion(), "scale", nil)
+	return managedfields.NewDefaultFieldManager(t.types(), c, c, c, gvk, gvk.GroupVersion(), "scale", nil)
 }

@@ -24,7 +24,7 @@ const (
 	notingPause = time.Minute
 )
 
-// Notes notes the use of tokens that live in secrets (KEP-2799).
+// Notes notes the use of tokens that live in secrets (KEP-2799), and of those of pods that live longer than they say (KEP-1205).
 type Notes struct {
 	// Label writes a label of a secret. It may take its time: it is called once a day for each token, by who uses it first.
 	Label func(ctx context.Context, secret *corev1.Secret, key, value string) error
@@ -37,6 +37,7 @@ type Notes struct {
 type notes struct {
 	Notes
 	all, manual, generated, invalid prometheus.Counter
+	valid, stale                    prometheus.Counter
 	tried                           *generations[types.UID, time.Time]
 }
 
@@ -53,6 +54,8 @@ func (s *ServiceAccounts) Note(n Notes) {
 		manual:    count("legacy_manual_token_uses_total", "Uses of tokens in secrets that somebody made."),
 		generated: count("legacy_auto_token_uses_total", "Uses of tokens in secrets that were made for every account."),
 		invalid:   count("invalid_legacy_auto_token_uses_total", "Refused uses of tokens that are invalid because nobody had used them."),
+		valid:     count("valid_tokens_total", "Uses of tokens of pods that live longer than they say, within the time that they say."),
+		stale:     count("stale_tokens_total", "Uses of tokens of pods past the time that they say: who uses them doesn't read new ones."),
 		tried:     newGenerations[types.UID, time.Time](1024),
 	}
 }
@@ -118,6 +121,28 @@ func (s *ServiceAccounts) note(ctx context.Context, account *corev1.ServiceAccou
 	}
 	n.label(ctx, secret, s.clock.Now())
 	return nil
+}
+
+// noteAge tells whether a token that lives longer than it says is used past its time: the grace is for programs that read their token once and never
+// again, and those shall be found before there is none.
+func (s *ServiceAccounts) noteAge(ctx context.Context, c *claims, now time.Time) {
+	after := c.Kubernetes.WarnAfter
+	if after == nil || *after == 0 {
+		return
+	}
+	if !now.After(after.Time()) {
+		if s.notes != nil {
+			s.notes.valid.Inc()
+		}
+		return
+	}
+	if s.notes != nil {
+		s.notes.stale.Inc()
+	}
+	if scope := request.ScopeFrom(ctx); scope != nil {
+		scope.Annotate("authentication.k8s.io/stale-token",
+			fmt.Sprintf("subject: %s, seconds after warning threshold: %d", c.Subject, now.Unix()-after.Time().Unix()))
+	}
 }
 
 // label says that a token was used today, unless that is known. Another server's clock may be in tomorrow.

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	authenticationv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/celox/celox/internal/apiserver/request"
@@ -141,5 +142,39 @@ func TestInvalidTokenIsRefused(t *testing.T) {
 	n.clock.Step(time.Hour)
 	if _, _, err := n.use(t); err != nil {
 		t.Error(err)
+	}
+}
+
+func TestAgeOfExtendedTokensIsNoted(t *testing.T) {
+	n := setupNoted(t, nil)
+	asked := int64(askedByOldClients)
+	pod := &authenticationv1.BoundObjectReference{APIVersion: "v1", Kind: "Pod", Name: "p"}
+	extended := n.fixture.token(t, "default", authenticationv1.TokenRequestSpec{ExpirationSeconds: &asked, BoundObjectRef: pod}).Status.Token
+	long := int64(100 * 24 * 60 * 60)
+	plain := n.fixture.token(t, "default", authenticationv1.TokenRequestSpec{ExpirationSeconds: &long, BoundObjectRef: pod}).Status.Token
+	for _, step := range []struct {
+		name         string
+		after        time.Duration
+		token        string
+		valid, stale float64
+		note         string
+	}{
+		{"just made", 0, extended, 1, 0, ""},
+		{"no grace", 0, plain, 1, 0, ""},
+		{"at the end that it says", time.Duration(asked) * time.Second, extended, 2, 0, ""},
+		{"past it", 7 * time.Second, extended, 2, 1, "subject: system:serviceaccount:a:default, seconds after warning threshold: 7"},
+		{"no grace, later", 0, plain, 2, 1, ""},
+	} {
+		n.clock.Step(step.after)
+		scope := &request.Scope{}
+		if _, err := n.auth.AuthenticateToken(request.WithScope(t.Context(), scope), step.token, nil); err != nil {
+			t.Fatalf("%s: %v", step.name, err)
+		}
+		if valid, stale := n.count(t, "valid_tokens_total"), n.count(t, "stale_tokens_total"); valid != step.valid || stale != step.stale {
+			t.Errorf("%s: %v valid, %v stale", step.name, valid, stale)
+		}
+		if got := scope.Annotations()["authentication.k8s.io/stale-token"]; got != step.note {
+			t.Errorf("%s: noted %q, want %q", step.name, got, step.note)
+		}
 	}
 }

@@ -165,6 +165,7 @@ func (s *ServiceAccounts) checkBound(ctx context.Context, c *claims, audiences [
 			extra[extraNodeUID] = []string{ref.UID}
 		}
 	}
+	s.noteAge(ctx, c, now)
 	return Authenticated{User: accountUser(k.Namespace, k.ServiceAccount, extra), Audiences: shared}, nil
 }
 

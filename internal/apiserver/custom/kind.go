@@ -1,7 +1,6 @@
 package custom
 
 import (
-	"context"
 	"fmt"
 	"slices"
 	"strings"
@@ -11,7 +10,6 @@ import (
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/validation"
-	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/client-go/util/jsonpath"
 
 	"github.com/celox/celox/internal/api"
@@ -50,16 +48,7 @@ func (v *Version) APIKind() *api.Kind {
 		PrepareForUpdate:       v.prepareUpdate,
 		PrepareForStatusUpdate: prepareStatusUpdate,
 		GenerationChanged:      func(obj, old api.Object) bool { return !sameFields(custom(obj), custom(old)) },
-		Validate: func(obj api.Object) field.ErrorList {
-			return v.Validate(context.Background(), custom(obj))
-		},
-		ValidateUpdate: func(obj, old api.Object) field.ErrorList {
-			return v.ValidateUpdate(context.Background(), custom(obj), custom(old))
-		},
-		ValidateStatusUpdate: func(obj, old api.Object) field.ErrorList {
-			return v.ValidateStatusUpdate(context.Background(), custom(obj), custom(old))
-		},
-		Warnings: finalizerWarnings,
+		Warnings:               finalizerWarnings,
 	}
 	if v.hasStatus() {
 		k.Subresources = append(k.Subresources, api.Status())

@@ -129,6 +129,9 @@ func fromContent(m map[string]any, drop bool) (*Object, error) {
 			o.ObjectMeta = *meta
 		}
 	}
+	if len(o.ManagedFields) == 0 {
+		o.ManagedFields = nil // an empty list says nothing, unlike in objects of built-in kinds
+	}
 	delete(m, "apiVersion")
 	delete(m, "kind")
 	delete(m, "metadata")
@@ -233,6 +236,13 @@ func sameFields(a, b *Object, but ...string) bool {
 		}
 	}
 	return true
+}
+
+// Unchanged says whether o is as live was, but for who owns what.
+func (o *Object) Unchanged(live *Object) bool {
+	a, b := o.ObjectMeta, live.ObjectMeta
+	a.ManagedFields, b.ManagedFields = nil, nil
+	return sameFields(o, live) && equality.Semantic.DeepEqual(a, b)
 }
 
 // sameValue compares JSON values as the API does: nil and empty are the same.

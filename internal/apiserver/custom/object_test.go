@@ -94,7 +94,7 @@ func FuzzDecode(f *testing.F) {
 		if err := v.Default(o); err != nil {
 			t.Fatal(err)
 		}
-		v.Validate(t.Context(), o)
+		v.Validate(t.Context(), o, nil)
 		j, err := o.AppendJSON(nil)
 		if err != nil {
 			t.Fatal(err)

@@ -21,7 +21,7 @@ const maxOutlines = 256
 // play no part, so all objects of one shape share an entry and its FieldsV1.
 type outlines struct {
 	mu     sync.RWMutex
-	fields map[string]*metav1.FieldsV1 // guarded by mu; a nil value: no field is owned
+	fields map[string]*metav1.FieldsV1 // guarded by mu
 	tops   map[string]top              // guarded by mu
 }
 
@@ -199,9 +199,6 @@ func (m *Manager) fastCreate(o *Object, manager string) (done bool, outline []by
 	if !ok {
 		return false, outline
 	}
-	if fields == nil {
-		return true, nil
-	}
 	if manager == "" {
 		manager = "unknown"
 	}
@@ -213,17 +210,12 @@ func (m *Manager) fastCreate(o *Object, manager string) (done bool, outline []by
 	return true, nil
 }
 
-// remember keeps what the library said of a new object.
+// remember keeps what the library said of a new object. Silence is not kept: the library also says nothing of an object whose values are not of the schema's types,
+// which is refused later, and whose outline is that of a good one.
 func (m *Manager) remember(outline []byte, obj api.Object) {
-	entries := obj.GetManagedFields()
-	if outline == nil || len(entries) > 1 {
-		return
+	if entries := obj.GetManagedFields(); outline != nil && len(entries) == 1 {
+		m.outlines.remember(outline, entries[0].FieldsV1)
 	}
-	var fields *metav1.FieldsV1
-	if len(entries) == 1 {
-		fields = entries[0].FieldsV1
-	}
-	m.outlines.remember(outline, fields)
 }
 
 // fastUpdate does the bookkeeping of updates that change nothing but values of fields which the writer alone can own: those of the

@@ -190,7 +190,7 @@ func TestMultiples(t *testing.T) {
 		want  bool
 	}{{"0.5", true}, {"1.5", true}, {"-0.5", true}, {"2", false}, {"0", false}, {"0.7", false}, {"0.25", false}, {"1.4", false}} {
 		o := object(t, v, "metadata: {name: x}\nspec: {m: "+tt.value+"}")
-		if errs := v.Validate(t.Context(), o); (len(errs) == 0) != tt.want {
+		if errs := v.Validate(t.Context(), o, nil); (len(errs) == 0) != tt.want {
 			t.Errorf("%s is a multiple of 0.5: %v, want %t", tt.value, errs, tt.want)
 		}
 	}

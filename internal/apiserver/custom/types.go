@@ -173,8 +173,10 @@ func embed(s *spec.Schema, here bool) {
 func objectMetaSchema() *spec.Schema {
 	text, number := *spec.StringProperty(), *spec.Int64Property()
 	strings := *spec.MapProperty(spec.StringProperty())
+	uid := text
+	uid.Default = "" // so that an owner without one is refused by validation, which knows the better words
 	owner := spec.Schema{SchemaProps: spec.SchemaProps{Type: []string{"object"}, Properties: map[string]spec.Schema{
-		"apiVersion": text, "kind": text, "name": text, "uid": text, "controller": *spec.BoolProperty(), "blockOwnerDeletion": *spec.BoolProperty(),
+		"apiVersion": text, "kind": text, "name": text, "uid": uid, "controller": *spec.BoolProperty(), "blockOwnerDeletion": *spec.BoolProperty(),
 	}}}
 	owner.AddExtension("x-kubernetes-map-type", "atomic")
 	owners := *spec.ArrayProperty(&owner)

@@ -19,8 +19,9 @@ import (
 	"k8s.io/apiserver/pkg/cel/common"
 )
 
-// Validate checks a new object: its schema, the paths of its Scale, embedded objects, sets and maps, and then the rules.
-func (v *Version) Validate(ctx context.Context, o *Object) field.ErrorList {
+// Validate checks a new object: its schema, the paths of its Scale, embedded objects, sets and maps, and then the rules. Meta are the complaints about its
+// metadata that were made before: the rules are not run if something essential is wrong there.
+func (v *Version) Validate(ctx context.Context, o *Object, meta field.ErrorList) field.ErrorList {
 	s, errs := v.ready()
 	if errs != nil {
 		return errs
@@ -37,11 +38,12 @@ func (v *Version) Validate(ctx context.Context, o *Object) field.ErrorList {
 	errs = append(errs, v.scaleStatus(o)...)
 	errs = append(errs, embeddedErrors(ctx, content, s)...)
 	errs = append(errs, listtype.ValidateListSetsAndMaps(nil, s, content)...)
-	return v.applyRules(ctx, errs, s, content, nil)
+	return v.applyRules(ctx, meta, errs, s, content, nil)
 }
 
 // ValidateUpdate checks a change; what was wrong before and did not change is let be (KEP-4008), with a warning if ctx has a recorder.
-func (v *Version) ValidateUpdate(ctx context.Context, o, old *Object) field.ErrorList {
+// Meta is as in Validate.
+func (v *Version) ValidateUpdate(ctx context.Context, o, old *Object, meta field.ErrorList) field.ErrorList {
 	s, errs := v.ready()
 	if errs != nil {
 		return errs
@@ -59,11 +61,11 @@ func (v *Version) ValidateUpdate(ctx context.Context, o, old *Object) field.Erro
 	errs = append(errs, v.scaleStatus(o)...)
 	errs = append(errs, embeddedErrors(ctx, content, s)...)
 	errs = append(errs, newListErrors(s, content, before)...)
-	return v.applyRules(ctx, errs, s, content, before, cel.WithRatcheting(correlated))
+	return v.applyRules(ctx, meta, errs, s, content, before, cel.WithRatcheting(correlated))
 }
 
-// ValidateStatusUpdate checks a change of the status.
-func (v *Version) ValidateStatusUpdate(ctx context.Context, o, old *Object) field.ErrorList {
+// ValidateStatusUpdate checks a change of the status. Meta is as in Validate.
+func (v *Version) ValidateStatusUpdate(ctx context.Context, o, old *Object, meta field.ErrorList) field.ErrorList {
 	s, errs := v.ready()
 	if errs != nil {
 		return errs
@@ -85,7 +87,7 @@ func (v *Version) ValidateStatusUpdate(ctx context.Context, o, old *Object) fiel
 	}
 	errs = append(errs, v.scaleStatus(o)...)
 	errs = append(errs, newListErrors(s, content, before)...)
-	return v.applyRules(ctx, errs, s, content, before, cel.WithRatcheting(correlated))
+	return v.applyRules(ctx, meta, errs, s, content, before, cel.WithRatcheting(correlated))
 }
 
 // ready compiles what checking needs.
@@ -118,17 +120,14 @@ func embeddedErrors(ctx context.Context, content map[string]any, s *structuralsc
 	return errs
 }
 
-// applyRules runs the CEL rules, unless earlier errors make their results meaningless.
-func (v *Version) applyRules(ctx context.Context, errs field.ErrorList, s *structuralschema.Structural, content, before map[string]any, options ...cel.Option) field.ErrorList {
+// applyRules runs the CEL rules, unless earlier errors make their results meaningless, and adds what they say to errs.
+func (v *Version) applyRules(ctx context.Context, meta, errs field.ErrorList, s *structuralschema.Structural, content, before map[string]any, options ...cel.Option) field.ErrorList {
 	rules := v.ruleValidator()
 	if rules == nil {
 		return errs
 	}
-	for _, e := range errs {
-		switch e.Type {
-		case field.ErrorTypeNotSupported, field.ErrorTypeRequired, field.ErrorTypeTooLong, field.ErrorTypeTooMany, field.ErrorTypeTypeInvalid:
-			return append(errs, field.Invalid(nil, nil, "some validation rules were not checked because the object was invalid; correct the existing errors to complete validation"))
-		}
+	if slices.ContainsFunc(meta, essential) || slices.ContainsFunc(errs, essential) {
+		return append(errs, field.Invalid(nil, nil, "some validation rules were not checked because the object was invalid; correct the existing errors to complete validation"))
 	}
 	var old any
 	if before != nil {
@@ -136,6 +135,15 @@ func (v *Version) applyRules(ctx context.Context, errs field.ErrorList, s *struc
 	}
 	more, _ := rules.Validate(ctx, nil, s, content, old, celconfig.RuntimeCELCostBudget, options...)
 	return append(errs, more...)
+}
+
+// essential says whether something is so wrong that rules would stumble over it.
+func essential(e *field.Error) bool {
+	switch e.Type {
+	case field.ErrorTypeNotSupported, field.ErrorTypeRequired, field.ErrorTypeTooLong, field.ErrorTypeTooMany, field.ErrorTypeTypeInvalid:
+		return true
+	}
+	return false
 }
 
 func splitPath(path string) []string { return strings.Split(strings.TrimPrefix(path, "."), ".") }

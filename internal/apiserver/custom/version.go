@@ -31,6 +31,9 @@ type Version struct {
 	surelyOnce sync.Once
 	surely     surely // set by surelyOnce
 
+	laxOnce sync.Once
+	isLax   bool // set by laxOnce
+
 	checkOnce sync.Once
 	checks    validators // set by checkOnce
 	checkErr  error      // set by checkOnce
@@ -161,6 +164,41 @@ func (v *Version) coerce(o *Object, c coercion) (unknown []string, err error) {
 		return nil, ferr
 	}
 	return append(unknown, more...), nil
+}
+
+// Settle makes a valid object fit its schema as bodies and patches do when they are read: what server-side apply made has not been read. The object is the
+// caller's, the values of its fields need not be.
+func (v *Version) Settle(o *Object) error {
+	s, err := v.schema()
+	if err != nil || !v.lax(s) {
+		return err
+	}
+	own, ok := copyValue(o.Fields).(map[string]any)
+	if !ok || own == nil {
+		return nil
+	}
+	next := &Object{TypeMeta: o.TypeMeta, Fields: own}
+	if _, err := v.coerce(next, coercion{}); err != nil {
+		return err
+	}
+	o.Fields = next.Fields
+	return nil
+}
+
+// lax says whether server-side apply lets in what the schema does not: embedded objects have metadata of their own, and an object without declared properties is
+// anything to it.
+func (v *Version) lax(s *structuralschema.Structural) bool {
+	v.laxOnce.Do(func() {
+		if s == nil {
+			return
+		}
+		(&structuralschema.Visitor{Structural: func(s *structuralschema.Structural) bool {
+			undeclared := s.Type == "object" && len(s.Properties) == 0 && s.AdditionalProperties == nil && !s.XPreserveUnknownFields
+			v.isLax = v.isLax || s.XEmbeddedResource || undeclared
+			return false
+		}}).Visit(s)
+	})
+	return v.isLax
 }
 
 // Default fills in the schema's defaults.

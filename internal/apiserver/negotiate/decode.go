@@ -134,7 +134,7 @@ func StrictWarnings(errs []error) []string {
 	var out []string
 	for _, e := range errs {
 		text := e.Error()
-		if rest, ok := strings.CutPrefix(text, "yaml: unmarshal errors:\n"); ok {
+		if rest, ok := strings.CutPrefix(strings.TrimPrefix(text, "error converting YAML to JSON: "), "yaml: unmarshal errors:\n"); ok {
 			for line := range strings.SplitSeq(rest, "\n") {
 				if line = strings.TrimSpace(line); line != "" {
 					out = append(out, line)
@@ -182,6 +182,14 @@ func interpret(data []byte) (metav1.TypeMeta, error) {
 		return metav1.TypeMeta{}, err
 	}
 	return metav1.TypeMeta{APIVersion: find.APIVersion, Kind: find.Kind}, nil
+}
+
+// NoObject says why a document cannot have a kind: it is no object, or its apiVersion or kind is no text. Nil if it can.
+func NoObject(doc []byte) error {
+	if _, err := interpret(doc); err != nil {
+		return fmt.Errorf("couldn't get version/kind; json parse error: %w", err)
+	}
+	return nil
 }
 
 func fill(m metav1.TypeMeta, def schema.GroupVersionKind) schema.GroupVersionKind {

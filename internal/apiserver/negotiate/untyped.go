@@ -3,6 +3,7 @@ package negotiate
 import (
 	"errors"
 	"fmt"
+	"math"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -44,15 +45,53 @@ func Untyped(data []byte, media string, t Target, strictly bool) (m map[string]a
 			return nil, nil, unrecognized(t, fmt.Errorf("couldn't get version/kind; json parse error: %w", kindErr), original)
 		}
 	}
+	if meta.APIVersion != "" {
+		if _, err := schema.ParseGroupVersion(meta.APIVersion); err != nil {
+			return nil, nil, unrecognized(t, err, original)
+		}
+	}
 	switch {
 	case err != nil && meta.Kind == "":
 		return nil, nil, unrecognized(t, err, original)
 	case err != nil:
 		return nil, nil, cannotHandle(fill(meta, t.Kind), t.Kind.Kind, err)
+	case meta.Kind == "" && !strictly:
+		return nil, nil, cannotHandle(fill(meta, t.Kind), t.Kind.Kind, runtime.NewMissingKindErr(string(data)))
 	case meta.Kind == "":
 		return nil, nil, unrecognized(t, runtime.NewMissingKindErr(string(original)), original)
 	}
 	return m, strict, CheckVersion(meta.APIVersion, t.Kind.GroupVersion())
+}
+
+// Integers replaces whole numbers that were written with a fraction (1.0, 1e3) by integers, as they are when they have been written and are read again. It changes
+// maps and lists in place, those in which there is anything to replace.
+func Integers(v any) any {
+	switch v := v.(type) {
+	case float64:
+		const end = 1 << 63
+		if v == math.Trunc(v) && v >= -end && v < end {
+			return int64(v)
+		}
+	case map[string]any:
+		for k, e := range v {
+			if n := Integers(e); replaced(e, n) {
+				v[k] = n
+			}
+		}
+	case []any:
+		for i, e := range v {
+			if n := Integers(e); replaced(e, n) {
+				v[i] = n
+			}
+		}
+	}
+	return v
+}
+
+func replaced(before, after any) bool {
+	_, was := before.(float64)
+	_, is := after.(int64)
+	return was && is
 }
 
 // typeOf reads apiVersion and kind; not ok if they are not both texts.

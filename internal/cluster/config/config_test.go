@@ -117,6 +117,35 @@ func TestCompleteNamesTheKey(t *testing.T) {
 	}
 }
 
+func TestPluginsOfRegistriesNeedBothFlags(t *testing.T) {
+	const file, dir = "image-credential-provider-config", "image-credential-provider-bin-dir"
+	for given, missing := range map[string]string{file: dir, dir: file} {
+		s, _, err := flags("--" + given + "=/x")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Complete(); err == nil || !strings.Contains(err.Error(), "--"+missing+": not given") {
+			t.Errorf("--%s alone: %v", given, err)
+		}
+	}
+	s, _, _ := flags("--"+file+"=/x", "--"+dir+"=/y")
+	if err := s.Complete(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestValuesOfTheWrongKind(t *testing.T) {
+	for key, want := range map[string]string{"https-port": "use a whole number", "disable-node": "use true or false", "scheduler-crash-memory": "use a time like"} {
+		_, fs, _ := flags()
+		if err := applyEnv(fs, []string{"CELOX_" + strings.ReplaceAll(strings.ToUpper(key), "-", "_") + "=x"}); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %s", key, err, want)
+		}
+		if err := applyFile(fs, "f.yaml", []byte(key+": x\n")); err == nil || !strings.Contains(err.Error(), "line 1: "+key+": "+want) {
+			t.Errorf("%s: %v, want %s", key, err, want)
+		}
+	}
+}
+
 func FuzzFile(f *testing.F) {
 	f.Add([]byte("https-port: 1\n"))
 	f.Add([]byte("a: &x [*x]"))

@@ -28,6 +28,8 @@ type Node struct {
 	RegistryMirrors    []string
 	InsecureRegistries []string
 	RuntimeEndpoint    string
+	// ImageCredentials is a CredentialProviderConfig, or a directory of some, and ImageCredentialsBinDir where its plugins are.
+	ImageCredentials, ImageCredentialsBinDir string
 	// PluginRegistry is where drivers register with the node.
 	PluginRegistry string
 
@@ -53,6 +55,8 @@ func (n *Node) bind(fs *pflag.FlagSet) {
 	fs.StringVar(&n.LogLevel, "log-level", "warn", "debug, info, warn or error")
 	fs.StringSliceVar(&n.RegistryMirrors, "registry-mirror", nil, "where to look first for images of a registry, e.g. docker.io=https://mirror.example.com; http:// before it means plain HTTP")
 	fs.StringSliceVar(&n.InsecureRegistries, "insecure-registry", nil, "registry hosts that are spoken to without checking certificates")
+	fs.StringVar(&n.ImageCredentials, "image-credential-provider-config", "", "CredentialProviderConfig, or a directory of some: the plugins that are asked for credentials of registries")
+	fs.StringVar(&n.ImageCredentialsBinDir, "image-credential-provider-bin-dir", "", "directory with these plugins")
 	fs.StringVar(&n.ContainerLogMaxSize, "container-log-max-size", "10Mi", "size at which a container's log goes on in a new file, e.g. 10Mi; -1 is never")
 	fs.IntVar(&n.ContainerLogMaxFiles, "container-log-max-files", 5, "files that are kept of a container's log, the one in use included; at least 2")
 	fs.StringSliceVar(&n.AllowedUnsafeSysctls, "allowed-unsafe-sysctls", nil, "kernel settings that pods may change besides the safe ones: names, or beginnings of names with a * (net.core.*)")
@@ -103,6 +107,12 @@ func (n *Node) complete(bad func(key, format string, args ...any)) {
 	}
 	if _, err := n.Mirrors(); err != nil {
 		bad("registry-mirror", "%v", err)
+	}
+	switch {
+	case n.ImageCredentials != "" && n.ImageCredentialsBinDir == "":
+		bad("image-credential-provider-bin-dir", "not given: the plugins of --image-credential-provider-config must be somewhere")
+	case n.ImageCredentials == "" && n.ImageCredentialsBinDir != "":
+		bad("image-credential-provider-config", "not given: it says which plugins of --image-credential-provider-bin-dir are asked for what")
 	}
 	if _, err := n.LogMaxBytes(); err != nil {
 		bad("container-log-max-size", "%v", err)

@@ -46,7 +46,7 @@ func applyEnv(fs *pflag.FlagSet, environ []string) error {
 			continue // variables of other commands share the prefix
 		}
 		if err := fs.Set(f.Name, value); err != nil {
-			errs = append(errs, fmt.Errorf("%s=%s: %w", name, value, plain(err)))
+			errs = append(errs, fmt.Errorf("%s=%s: %w", name, value, Reason(err)))
 		}
 	}
 	return errors.Join(errs...)
@@ -73,7 +73,11 @@ func applyFile(fs *pflag.FlagSet, file string, data []byte) error {
 		}
 		f := fs.Lookup(key.Value)
 		if f == nil || slices.Contains(notKeys, key.Value) {
-			bad("unknown key %q%s", key.Value, suggestion(fs, key.Value))
+			did := ""
+			if like := Suggestion(fs, key.Value); like != "" {
+				did = fmt.Sprintf(": did you mean %q?", like)
+			}
+			bad("unknown key %q%s", key.Value, did)
 			continue
 		}
 		if line, twice := seen[key.Value]; twice {
@@ -89,7 +93,7 @@ func applyFile(fs *pflag.FlagSet, file string, data []byte) error {
 			err = fs.Set(key.Value, text)
 		}
 		if err != nil {
-			bad("%s: %v", key.Value, plain(err))
+			bad("%s: %v", key.Value, Reason(err))
 		}
 	}
 	return errors.Join(errs...)
@@ -113,26 +117,34 @@ func scalar(n *yaml.Node) (string, error) {
 	return "", errors.New("want a plain value or a list")
 }
 
-// plain strips pflag's mention of the flag: the caller names the key already.
-func plain(err error) error {
-	if _, rest, ok := strings.Cut(err.Error(), " flag: "); ok {
-		return errors.New(rest)
+// Reason says what a value of a flag should have been instead, without naming the flag and the value: the caller has done that.
+func Reason(err error) error {
+	var invalid *pflag.InvalidValueError
+	if !errors.As(err, &invalid) {
+		return err
 	}
-	return err
+	switch kind := invalid.GetFlag().Value.Type(); {
+	case kind == "bool":
+		return errors.New("use true or false")
+	case kind == "duration":
+		return errors.New("use a time like 90s, 10m or 1h30m")
+	case strings.HasPrefix(kind, "int"), strings.HasPrefix(kind, "uint"):
+		return errors.New("use a whole number")
+	case strings.HasPrefix(kind, "float"):
+		return errors.New("use a number")
+	}
+	return invalid.Unwrap()
 }
 
-// suggestion names the known key that is most like the given one.
-func suggestion(fs *pflag.FlagSet, key string) string {
+// Suggestion is the known key that is most like the given one, "" if none is.
+func Suggestion(fs *pflag.FlagSet, key string) string {
 	best, bestDistance := "", 4
 	fs.VisitAll(func(f *pflag.Flag) {
 		if d := distance(f.Name, key); d < bestDistance && !slices.Contains(notKeys, f.Name) {
 			best, bestDistance = f.Name, d
 		}
 	})
-	if best == "" {
-		return ""
-	}
-	return fmt.Sprintf(": did you mean %q?", best)
+	return best
 }
 
 // distance counts the single-character edits between two words (Levenshtein).

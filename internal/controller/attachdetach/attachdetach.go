@@ -59,6 +59,7 @@ type Controller struct {
 	recorder record.EventRecorder
 	clock    clock.PassiveClock
 	forced   *prometheus.CounterVec
+	took     *prometheus.HistogramVec
 	loop     *controller.Loop
 
 	pods, attachments cache.Indexer
@@ -82,12 +83,13 @@ func New(cfg Config) (*Controller, error) {
 		forced: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "attach_detach_controller_attachdetach_controller_forced_detaches", Help: "Number of times the A/D Controller performed a forced detach",
 		}, []string{"reason"}),
+		took: newOperations(),
 		pods: pods.Informer().GetIndexer(), attachments: attachments.Informer().GetIndexer(),
 		creating: map[string]*storagev1.VolumeAttachment{}, since: map[string]time.Time{}, blocked: map[types.UID]string{},
 		left: map[string][]corev1.UniqueVolumeName{},
 	}
 	if cfg.Registry != nil {
-		if err := errors.Join(cfg.Registry.Register(c.forced), cfg.Registry.Register(volumeCounts{c})); err != nil {
+		if err := errors.Join(cfg.Registry.Register(c.forced), cfg.Registry.Register(c.took), cfg.Registry.Register(volumeCounts{c})); err != nil {
 			return nil, fmt.Errorf("attachdetach: %w", err)
 		}
 	}
@@ -278,6 +280,7 @@ func (c *Controller) attachmentUpdated(old, a *storagev1.VolumeAttachment) {
 	default:
 		return
 	}
+	c.attached(a)
 	v, err := c.volumes.Get(volume)
 	if err != nil || v.Spec.ClaimRef == nil {
 		return
@@ -294,6 +297,7 @@ func (c *Controller) attachmentGone(a *storagev1.VolumeAttachment) {
 	c.mu.Lock()
 	delete(c.since, a.Name)
 	c.mu.Unlock()
+	c.detached(a)
 	c.attachmentChanged(a)
 	if v, err := c.volumes.Get(ptr.Deref(a.Spec.Source.PersistentVolumeName, "")); err == nil && v.Spec.ClaimRef != nil {
 		c.queueUsers(v.Spec.ClaimRef.Namespace + "/" + v.Spec.ClaimRef.Name)

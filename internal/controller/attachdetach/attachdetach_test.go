@@ -129,7 +129,8 @@ func TestVolumeMovesFromNodeToNode(t *testing.T) {
 		s := newStage(t)
 		move(t, s)
 		s.counts(`attachdetach_controller_total_volumes{kubernetes.io/csi:a.example,actual_state_of_world}=1`,
-			`attachdetach_controller_total_volumes{kubernetes.io/csi:a.example,desired_state_of_world}=1`, `storage_count_attachable_volumes_in_use{n2,kubernetes.io/csi:a.example}=1`)
+			`attachdetach_controller_total_volumes{kubernetes.io/csi:a.example,desired_state_of_world}=1`, `storage_count_attachable_volumes_in_use{n2,kubernetes.io/csi:a.example}=1`,
+			`storage_operation_duration_seconds{false,volume_attach,success,kubernetes.io/csi:a.example}=2`, `storage_operation_duration_seconds{false,volume_detach,success,kubernetes.io/csi:a.example}=1`)
 	})
 	// A conflict says that somebody else wrote. Whatever it was about, the volume comes where it should be.
 	t.Run("conflicts", func(t *testing.T) {
@@ -157,14 +158,18 @@ func (s *stage) counts(want ...string) {
 		var got []string
 		for _, f := range families {
 			for _, m := range f.GetMetric() {
-				if m.GetGauge() == nil {
-					continue
-				}
 				var labels []string
 				for _, l := range m.GetLabel() {
 					labels = append(labels, l.GetValue())
 				}
-				got = append(got, fmt.Sprintf("%s{%s}=%v", f.GetName(), strings.Join(labels, ","), m.GetGauge().GetValue()))
+				value := m.GetGauge().GetValue()
+				switch {
+				case m.GetCounter() != nil:
+					value = m.GetCounter().GetValue()
+				case m.GetHistogram() != nil:
+					value = float64(m.GetHistogram().GetSampleCount())
+				}
+				got = append(got, fmt.Sprintf("%s{%s}=%v", f.GetName(), strings.Join(labels, ","), value))
 			}
 		}
 		if !slices.Equal(got, want) {

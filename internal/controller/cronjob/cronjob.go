@@ -88,17 +88,40 @@ func (c *Controller) Reconcile(ctx context.Context, key string) error {
 		ref := metav1.GetControllerOf(j)
 		return ref == nil || ref.UID != cached.UID
 	})
-	cj := cached.DeepCopy()
+	known, err := c.newest(ctx, cached, jobs)
+	if known == nil || err != nil {
+		return err
+	}
+	cj := known.DeepCopy()
 	return errors.Join(
 		c.look(ctx, cj, jobs),
 		c.start(ctx, key, cj),
-		c.writeStatus(ctx, cached, cj),
+		c.writeStatus(ctx, known, cj),
 		c.tidy(ctx, cj, jobs),
 	)
 }
 
-func (c *Controller) writeStatus(ctx context.Context, cached, cj *batchv1.CronJob) error {
-	if equality.Semantic.DeepEqual(cached.Status, cj.Status) {
+// newest returns the CronJob as it is; nil if it is gone. One of its Jobs may come into sight before the status that names it: then only the server's word counts.
+func (c *Controller) newest(ctx context.Context, cached *batchv1.CronJob, jobs []*batchv1.Job) (*batchv1.CronJob, error) {
+	if !slices.ContainsFunc(jobs, func(j *batchv1.Job) bool { return ended(j) == nil && !isActive(cached, j) }) {
+		return cached, nil
+	}
+	fresh, err := c.client.BatchV1().CronJobs(cached.Namespace).Get(ctx, cached.Name, metav1.GetOptions{})
+	switch {
+	case apierrors.IsNotFound(err) || err == nil && fresh.UID != cached.UID:
+		return nil, nil
+	case err != nil:
+		return nil, fmt.Errorf("get cron job: %w", err)
+	}
+	return fresh, nil
+}
+
+func isActive(cj *batchv1.CronJob, j *batchv1.Job) bool {
+	return slices.ContainsFunc(cj.Status.Active, func(r corev1.ObjectReference) bool { return r.UID == j.UID })
+}
+
+func (c *Controller) writeStatus(ctx context.Context, known, cj *batchv1.CronJob) error {
+	if equality.Semantic.DeepEqual(known.Status, cj.Status) {
 		return nil
 	}
 	if _, err := c.client.BatchV1().CronJobs(cj.Namespace).UpdateStatus(ctx, cj, metav1.UpdateOptions{}); err != nil && !apierrors.IsNotFound(err) {
@@ -126,14 +149,6 @@ func (c *Controller) look(ctx context.Context, cj *batchv1.CronJob, jobs []*batc
 		end := ended(j)
 		switch {
 		case i < 0 && end == nil:
-			fresh, err := c.client.BatchV1().CronJobs(cj.Namespace).Get(ctx, cj.Name, metav1.GetOptions{})
-			if err != nil {
-				return client404(err)
-			}
-			if slices.ContainsFunc(fresh.Status.Active, func(r corev1.ObjectReference) bool { return r.UID == j.UID }) {
-				cj.Status.Active = fresh.Status.Active
-				continue
-			}
 			c.recorder.Eventf(cj, corev1.EventTypeWarning, "UnexpectedJob", "Saw a job that the controller did not create or forgot: %s", j.Name)
 		case i >= 0 && end != nil:
 			cj.Status.Active = slices.Delete(cj.Status.Active, i, i+1)
@@ -160,13 +175,6 @@ func (c *Controller) look(ctx context.Context, cj *batchv1.CronJob, jobs []*batc
 		}
 	}
 	return nil
-}
-
-func client404(err error) error {
-	if apierrors.IsNotFound(err) {
-		return nil
-	}
-	return fmt.Errorf("get cron job: %w", err)
 }
 
 // start starts the Job that is due.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"strings"
 	"testing"
 	"time"
@@ -43,7 +44,7 @@ func TestBounds(t *testing.T) {
 		surge, unavailable         string
 		wantSurge, wantUnavailable int32
 	}{
-		{10, "25%", "25%", 3, 2}, {3, "25%", "25%", 1, 0}, {1, "25%", "25%", 1, 0}, {10, "0", "0", 0, 1}, {4, "2", "10", 2, 4}, {0, "25%", "25%", 0, 0}, {3, "0%", "25%", 0, 1},
+		{10, "25%", "25%", 3, 2}, {3, "25%", "25%", 1, 0}, {1, "25%", "25%", 1, 0}, {10, "0", "0", 0, 1}, {4, "2", "10", 2, 4}, {0, "25%", "25%", 0, 0}, {0, "2", "1", 2, 0}, {3, "0%", "25%", 0, 1},
 	}
 	for _, tt := range tests {
 		s, u := bounds(deploymentOf(tt.replicas, tt.surge, tt.unavailable))
@@ -109,6 +110,50 @@ func TestProportionalPlanKeepsTheTotal(t *testing.T) {
 	plan := proportionalPlan(d, all, newSet, []*appsv1.ReplicaSet{old})
 	if plan["old"]+plan["new"] != 23 || plan["old"] < plan["new"] {
 		t.Errorf("got %v, want 20+3 in the proportion 8:5", plan)
+	}
+}
+
+func TestProportionalPlan(t *testing.T) {
+	active := func(name string, replicas int32, created int64, most string) *appsv1.ReplicaSet {
+		rs := set(name, replicas, replicas, created)
+		a := map[string]string{desiredAnnotation: "10"}
+		if most != "" {
+			a[maxAnnotation] = most
+		}
+		setAnnotations(rs, a)
+		return rs
+	}
+	for _, tt := range []struct {
+		name             string
+		replicas, status int32
+		surge            string
+		sets             []*appsv1.ReplicaSet // the last one is the new one
+		want             map[types.UID]int32
+	}{
+		{"evenly", 20, 10, "0", []*appsv1.ReplicaSet{active("a", 5, 1, "10"), active("b", 5, 2, "10")}, map[types.UID]int32{"a": 10, "b": 10}},
+		{"with surge", 20, 13, "3", []*appsv1.ReplicaSet{active("a", 8, 1, "13"), active("b", 5, 2, "13")}, map[types.UID]int32{"a": 14, "b": 9}},
+		{"what is left goes to the newest of the largest", 11, 10, "0", []*appsv1.ReplicaSet{active("a", 5, 1, "10"), active("b", 5, 2, "10")}, map[types.UID]int32{"a": 5, "b": 6}},
+		{"halves are rounded up, and the oldest of the largest pays for it", 10, 20, "0", []*appsv1.ReplicaSet{active("a", 5, 1, "20"), active("b", 5, 2, "20"), active("c", 5, 3, "20"), active("d", 5, 4, "20")},
+			map[types.UID]int32{"a": 1, "b": 3, "c": 3, "d": 3}},
+		{"the largest pays", 6, 10, "0", []*appsv1.ReplicaSet{active("a", 3, 1, "10"), active("b", 7, 2, "10")}, map[types.UID]int32{"a": 2, "b": 4}},
+		{"to nothing", 0, 10, "0", []*appsv1.ReplicaSet{active("a", 6, 1, "10"), active("b", 4, 2, "10")}, map[types.UID]int32{"a": 0, "b": 0}},
+		{"to nothing with surge", 0, 10, "3", []*appsv1.ReplicaSet{active("a", 6, 1, "13"), active("b", 4, 2, "13")}, map[types.UID]int32{"a": 0, "b": 0}},
+		{"the note is gone", 20, 10, "0", []*appsv1.ReplicaSet{active("a", 6, 1, ""), active("b", 4, 2, "x")}, map[types.UID]int32{"a": 12, "b": 8}},
+		{"the note is nonsense", 20, 10, "0", []*appsv1.ReplicaSet{active("a", 6, 1, "0"), active("b", 4, 2, "-3")}, map[types.UID]int32{"a": 12, "b": 8}},
+		{"the note is gone, and nothing runs", 20, 0, "0", []*appsv1.ReplicaSet{active("a", 6, 1, ""), active("b", 4, 2, "")}, map[types.UID]int32{"a": 16, "b": 4}},
+		{"one that is empty stays so", 20, 10, "0", []*appsv1.ReplicaSet{active("a", 6, 1, "10"), active("e", 0, 2, "10"), active("b", 4, 3, "10")}, map[types.UID]int32{"a": 12, "b": 8}},
+		{"a single one takes all", 20, 10, "0", []*appsv1.ReplicaSet{active("a", 10, 1, "10"), active("b", 0, 2, "10")}, map[types.UID]int32{"a": 20}},
+		{"all are empty", 20, 0, "0", []*appsv1.ReplicaSet{active("a", 0, 1, "10"), active("b", 0, 2, "10")}, map[types.UID]int32{"b": 20}},
+		{"the new one has all", 10, 12, "0", []*appsv1.ReplicaSet{active("a", 2, 1, "10"), active("b", 10, 2, "10")}, map[types.UID]int32{"a": 0}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			d := deploymentOf(tt.replicas, tt.surge, "0")
+			d.Status.Replicas = tt.status
+			last := len(tt.sets) - 1
+			if plan := proportionalPlan(d, tt.sets, tt.sets[last], tt.sets[:last]); !maps.Equal(plan, tt.want) {
+				t.Errorf("planned %v, want %v", plan, tt.want)
+			}
+		})
 	}
 }
 

@@ -9,14 +9,13 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/intstr"
-	"k8s.io/utils/ptr"
 )
 
 // bounds resolves the strategy's numbers or percents: surge rounds up, unavailable down; if both come to nothing one pod may be
 // unavailable, for otherwise the rollout could not move.
 func bounds(d *appsv1.Deployment) (surge, unavailable int32) {
 	replicas := *d.Spec.Replicas
-	if d.Spec.Strategy.Type != appsv1.RollingUpdateDeploymentStrategyType || d.Spec.Strategy.RollingUpdate == nil || replicas == 0 {
+	if d.Spec.Strategy.Type != appsv1.RollingUpdateDeploymentStrategyType || d.Spec.Strategy.RollingUpdate == nil {
 		return 0, 0
 	}
 	scaled := func(v *intstr.IntOrString, up bool) int32 {
@@ -196,16 +195,21 @@ func proportionalPlan(d *appsv1.Deployment, all []*appsv1.ReplicaSet, newSet *ap
 
 // proportion is the part of toAdd that falls to rs, bounded by what is left after added.
 func proportion(d *appsv1.Deployment, rs *appsv1.ReplicaSet, toAdd, added int32) int32 {
-	annotated, ok := recorded(rs, maxAnnotation)
-	if !ok || annotated == 0 {
-		annotated = ptr.Deref(d.Spec.Replicas, 0)
-	}
-	if annotated == 0 {
+	left := toAdd - added
+	if left == 0 {
 		return 0
 	}
-	target := float64(*rs.Spec.Replicas) * float64(*d.Spec.Replicas+maxSurge(d)) / float64(annotated)
-	share := int32(math.RoundToEven(target)) - *rs.Spec.Replicas
-	left := toAdd - added
+	share := -*rs.Spec.Replicas
+	if *d.Spec.Replicas > 0 {
+		before, ok := recorded(rs, maxAnnotation)
+		if !ok || before <= 0 {
+			before = d.Status.Replicas // somebody took it off; this is near to what it said
+		}
+		if before == 0 {
+			return 0
+		}
+		share += int32(math.Round(float64(*rs.Spec.Replicas) * float64(*d.Spec.Replicas+maxSurge(d)) / float64(before)))
+	}
 	if toAdd > 0 {
 		return min(share, left)
 	}

@@ -225,7 +225,7 @@ func (c *Controller) evict(ctx context.Context, key string, pod *corev1.Pod, end
 	c.recorder.Event(pod, corev1.EventTypeNormal, "DeviceTaintManagerEviction", "Marking for deletion")
 	if err := controller.PatchPodStatus(ctx, c.client, pod, "", corev1.PodCondition{
 		Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue, Reason: "DeletionByDeviceTaintManager",
-		Message: "Device Taint manager: deleting due to NoExecute taint", LastTransitionTime: metav1.NewTime(c.clock.Now()),
+		Message: "Device Taint manager: deleting due to NoExecute taint", ObservedGeneration: pod.Generation, LastTransitionTime: metav1.NewTime(c.clock.Now()),
 	}); err != nil {
 		return err
 	}

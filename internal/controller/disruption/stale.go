@@ -50,7 +50,7 @@ func (c *Controller) takeBack(ctx context.Context, key string) error {
 		return nil
 	}
 	updated := p.DeepCopy()
-	*disruptionTarget(updated) = corev1.PodCondition{Type: corev1.DisruptionTarget, Status: corev1.ConditionFalse, LastTransitionTime: metav1.NewTime(c.clock.Now())}
+	*disruptionTarget(updated) = corev1.PodCondition{Type: corev1.DisruptionTarget, Status: corev1.ConditionFalse, ObservedGeneration: p.Generation, LastTransitionTime: metav1.NewTime(c.clock.Now())}
 	if _, err := c.client.CoreV1().Pods(namespace).UpdateStatus(ctx, updated, metav1.UpdateOptions{}); err != nil && !apierrors.IsNotFound(err) {
 		return fmt.Errorf("update pod status: %w", err)
 	}

@@ -104,10 +104,10 @@ func isIndexed(j *batchv1.Job) bool {
 	return j.Spec.CompletionMode != nil && *j.Spec.CompletionMode == batchv1.IndexedCompletion
 }
 
-// noIndex is the index of a pod that has none, or not a valid one.
 // maxGenerateName is how long the given part of a generated name may be, in bytes.
 const maxGenerateName = 58
 
+// noIndex is the index of a pod that has none, or not a valid one.
 const noIndex = -1
 
 // indexOf returns a pod's completion index.

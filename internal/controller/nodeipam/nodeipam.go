@@ -137,8 +137,22 @@ func (c *Controller) hold(node *corev1.Node, has []netip.Prefix) {
 
 // gone gives the networks of a node back, to one that waits if there is one.
 func (c *Controller) gone(name string, uid types.UID) {
+	c.drop(name, func(has holding) bool { return has.uid == uid || has.uid == "" })
+}
+
+// forget is gone for a node whose end may have been heard of just before it was given networks. One that comes under its name is in the cache before it is seen.
+func (c *Controller) forget(name string) {
+	c.drop(name, func(holding) bool {
+		_, err := c.nodes.Get(name)
+		return apierrors.IsNotFound(err)
+	})
+}
+
+// drop gives the networks of a node back, if they are those that are meant, and has those looked at that wait.
+func (c *Controller) drop(name string, meant func(holding) bool) {
 	c.mu.Lock()
-	if has := c.held[name]; has.uid == uid {
+	defer c.mu.Unlock()
+	if has := c.held[name]; meant(has) {
 		for _, p := range c.pools {
 			before := len(p.used)
 			for _, n := range has.networks {
@@ -147,14 +161,9 @@ func (c *Controller) gone(name string, uid types.UID) {
 			c.counted.changed(p, 0, before-len(p.used))
 		}
 		delete(c.held, name)
+		delete(c.waiting, name)
 	}
-	delete(c.waiting, name)
-	waiting := make([]string, 0, len(c.waiting))
 	for name := range c.waiting {
-		waiting = append(waiting, name)
-	}
-	c.mu.Unlock()
-	for _, name := range waiting {
 		c.loop.Add(name)
 	}
 }
@@ -186,6 +195,7 @@ func (c *Controller) Reconcile(ctx context.Context, name string) error {
 	}
 	node, err := c.nodes.Get(name)
 	if apierrors.IsNotFound(err) {
+		c.forget(name)
 		return nil
 	}
 	if err != nil {

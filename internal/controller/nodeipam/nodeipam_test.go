@@ -203,3 +203,52 @@ func TestNeverTwice(t *testing.T) {
 		seen[got] = name
 	}
 }
+
+// TestNodesThatGo: one that is being deleted gets no network, and one whose end was heard of while it was given one gives it back.
+func TestNodesThatGo(t *testing.T) {
+	t.Parallel()
+	e := controllertest.Start(t)
+	w := &world{Env: e, t: t, events: record.NewFakeRecorder(1000)}
+	going := node("going")
+	going.Finalizers = []string{"example.com/keep"}
+	w.create(going)
+	if err := e.Client.CoreV1().Nodes().Delete(context.Background(), "going", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	c, err := New(Config{Client: e.Client, Informers: e.Informers, Recorder: w.events, Ranges: []Range{{cidr("10.42.0.0/23"), 24}}, Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.Run(t, c)
+	w.create(node("first"))
+	w.has("first", "10.42.0.0/24")
+	if n, err := e.Client.CoreV1().Nodes().Get(context.Background(), "going", metav1.GetOptions{}); err != nil || n.Spec.PodCIDR != "" {
+		t.Errorf("the node that goes has %q, %v", n.Spec.PodCIDR, err)
+	}
+	// As if the informer had told of its end between the look and this.
+	if got, ok := c.assign(node("late")); !ok || got[0] != cidr("10.42.1.0/24") {
+		t.Fatalf("assigned %v", got)
+	}
+	w.create(node("second"))
+	controllertest.Eventually(t, func() error {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if !c.waiting["second"] {
+			return errors.New("the second node does not wait")
+		}
+		return nil
+	})
+	if err := c.Reconcile(context.Background(), "late"); err != nil { // which the failed write of its network would bring about
+		t.Fatal(err)
+	}
+	w.has("second", "10.42.1.0/24")
+	n, err := e.Client.CoreV1().Nodes().Get(context.Background(), "going", metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.Finalizers = nil
+	if _, err := e.Client.CoreV1().Nodes().Update(context.Background(), n, metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	w.has("first", "10.42.0.0/24")
+}

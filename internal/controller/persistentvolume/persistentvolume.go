@@ -64,6 +64,7 @@ type Controller struct {
 	told                  told
 
 	assigned, unassigned *controller.Counter
+	operations           *operations
 }
 
 // New makes the controller and registers it with the informers, which the caller starts.
@@ -97,7 +98,7 @@ func New(cfg Config) (*Controller, error) {
 		client: cfg.Client, recorder: cfg.Recorder, clock: cfg.Clock,
 		volumes: volumes.Informer().GetIndexer(), claims: claims.Informer().GetIndexer(), pods: pods.Informer().GetIndexer(),
 		podLister: pods.Lister(), classes: classes.Lister(),
-		told: told{last: map[string]notice{}},
+		told: told{last: map[string]notice{}}, operations: newOperations(cfg.Metrics, cfg.Clock),
 	}
 	c.assigned = cfg.Metrics.Counter("retroactive_storageclass_total", "Claims without a class that were to get the default one.")
 	c.unassigned = cfg.Metrics.Counter("retroactive_storageclass_errors_total", "Claims without a class that could not get the default one.")
@@ -203,6 +204,7 @@ func (c *Controller) volumeChanged(v *corev1.PersistentVolume) {
 
 func (c *Controller) volumeDeleted(v *corev1.PersistentVolume) {
 	c.told.forget(string(v.UID))
+	c.operations.end(deleteOperation, v.Name)
 	for _, k := range claimOf(v) {
 		c.claimLoop.Add(k)
 	}
@@ -216,6 +218,7 @@ func (c *Controller) claimChanged(claim *corev1.PersistentVolumeClaim) {
 
 func (c *Controller) claimDeleted(claim *corev1.PersistentVolumeClaim) {
 	c.told.forget(string(claim.UID))
+	c.operations.forget(provisionOperation, key(claim))
 	c.queueVolumes(claim)
 }
 

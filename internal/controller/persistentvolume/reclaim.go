@@ -58,10 +58,10 @@ func (c *Controller) fail(ctx context.Context, v *corev1.PersistentVolume, n not
 	return nil
 }
 
-// remove deletes a volume and what is behind it. What somebody else provisioned, that one deletes: he sees the phase.
+// remove deletes a volume and what is behind it.
 func (c *Controller) remove(ctx context.Context, v *corev1.PersistentVolume) error {
-	by, provisioned := v.Annotations[volumehelpers.AnnDynamicallyProvisioned]
-	if _, isOld := migrated[by]; provisioned && (isOld || !strings.HasPrefix(by, "kubernetes.io/")) {
+	c.operations.begin(deleteOperation, v.Name, c.deleterOf(v))
+	if deletedElsewhere(v) {
 		return nil
 	}
 	if used := c.usedBy(v); used != "" {
@@ -69,9 +69,11 @@ func (c *Controller) remove(ctx context.Context, v *corev1.PersistentVolume) err
 		return nil // the pods' end is seen as a change of the claim's volume
 	}
 	if v.Spec.HostPath == nil {
+		c.operations.failed(deleteOperation, v.Name)
 		return c.fail(ctx, v, warn("VolumeFailedDelete", "error getting deleter volume plugin for volume %q: no deletable volume plugin matched", v.Name))
 	}
 	if err := removeHostPath(v.Spec.HostPath.Path); err != nil {
+		c.operations.failed(deleteOperation, v.Name)
 		return c.fail(ctx, v, warn("VolumeFailedDelete", "%s", err))
 	}
 	err := c.client.CoreV1().PersistentVolumes().Delete(ctx, v.Name, metav1.DeleteOptions{Preconditions: metav1.NewUIDPreconditions(string(v.UID))})

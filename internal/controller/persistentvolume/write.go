@@ -44,7 +44,12 @@ func (c *Controller) reconcileClaim(ctx context.Context, key string) error {
 	}
 	switch step.action {
 	case claimBind:
-		return c.bind(ctx, step.volume, claim)
+		if err := c.bind(ctx, step.volume, claim); err != nil {
+			c.operations.failed(provisionOperation, key)
+			return err
+		}
+		c.operations.end(provisionOperation, key)
+		return nil
 	case claimAssign:
 		claim = claim.DeepCopy()
 		claim.Spec.StorageClassName = &step.class
@@ -55,11 +60,13 @@ func (c *Controller) reconcileClaim(ctx context.Context, key string) error {
 		}
 		return err // the change comes back
 	case claimProvision:
+		c.operations.begin(provisionOperation, key, step.provisioner)
 		if claim.Annotations[volumehelpers.AnnStorageProvisioner] != step.provisioner || claim.Annotations[volumehelpers.AnnBetaStorageProvisioner] != step.provisioner {
 			claim = claim.DeepCopy()
 			metav1.SetMetaDataAnnotation(&claim.ObjectMeta, volumehelpers.AnnStorageProvisioner, step.provisioner)
 			metav1.SetMetaDataAnnotation(&claim.ObjectMeta, volumehelpers.AnnBetaStorageProvisioner, step.provisioner)
 			if claim, err = c.updateClaim(ctx, claim); err != nil {
+				c.operations.failed(provisionOperation, key)
 				return err
 			}
 		}

@@ -15,6 +15,7 @@ type Metrics struct {
 	computing   *prometheus.HistogramVec
 	autoscalers prometheus.Gauge
 	desired     *prometheus.GaugeVec
+	stale       *prometheus.CounterVec
 }
 
 // NewMetrics registers the metrics with r.
@@ -37,8 +38,10 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 			Subsystem: subsystem, Name: "num_horizontal_pod_autoscalers", Help: "Current number of controlled HPA objects."}),
 		desired: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Subsystem: subsystem, Name: "desired_replicas", Help: "Current desired replica count for HPA objects."}, []string{"namespace", "hpa_name"}),
+		stale: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Subsystem: subsystem, Name: "stale_sync_skips_total", Help: "Looks that came before the controller's own writes were seen, by what was written."}, []string{"group", "resource"}),
 	}
-	r.MustRegister(m.rounds, m.duration, m.computed, m.computing, m.autoscalers, m.desired)
+	r.MustRegister(m.rounds, m.duration, m.computed, m.computing, m.autoscalers, m.desired, m.stale)
 	return m
 }
 
@@ -78,6 +81,13 @@ func (m *Metrics) desire(namespace, name string, n int32) {
 func (m *Metrics) forget(key string) {
 	if namespace, name, err := cache.SplitMetaNamespaceKey(key); m != nil && err == nil {
 		m.desired.DeleteLabelValues(namespace, name)
+	}
+}
+
+// skipped counts a look that came before the last write was seen.
+func (m *Metrics) skipped() {
+	if m != nil {
+		m.stale.WithLabelValues("autoscaling", "horizontalpodautoscalers").Inc()
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"strconv"
 	"sync"
 	"time"
 
@@ -70,6 +71,10 @@ type Controller struct {
 type memory struct {
 	history  history
 	selector labels.Selector // guarded by Controller.mu
+	// written is the revision of the status that was written last; behind says that the informer had not shown it when the autoscaler was to be looked
+	// at. Both are guarded by Controller.mu.
+	written uint64
+	behind  bool
 }
 
 // New makes the controller and registers it with the informers, which the caller starts.
@@ -86,7 +91,8 @@ func New(cfg Config) (*Controller, error) {
 	if err := controller.Watch(autoscalers.Informer(), controller.Handlers[*autoscalingv2.HorizontalPodAutoscaler]{
 		Add: queue, Delete: queue,
 		Update: func(old, h *autoscalingv2.HorizontalPodAutoscaler) {
-			if old.UID != h.UID || !equality.Semantic.DeepEqual(old.Spec, h.Spec) { // a status is what we write ourselves
+			// A status is what we write ourselves.
+			if old.UID != h.UID || !equality.Semantic.DeepEqual(old.Spec, h.Spec) || c.waited(h) {
 				c.loop.AddObject(h)
 			}
 		},
@@ -113,8 +119,13 @@ func (c *Controller) Reconcile(ctx context.Context, key string) error {
 		return fmt.Errorf("get autoscaler: %w", err)
 	}
 	defer c.loop.AddAfter(key, period)
+	memory := c.remember(key)
+	if c.isBehind(memory, cached) {
+		c.Metrics.skipped()
+		return nil // it is looked at when what was written is seen
+	}
 	start := c.Clock.Now()
-	r := round{Controller: c, key: key, h: cached.DeepCopy(), memory: c.remember(key), now: metav1.NewTime(start)}
+	r := round{Controller: c, key: key, h: cached.DeepCopy(), memory: memory, now: metav1.NewTime(start)}
 	failed := r.run(ctx)
 	if failed != nil {
 		c.Log.Debug("autoscaler", "key", key, "err", failed) // said in the conditions
@@ -146,6 +157,31 @@ func (c *Controller) remember(key string) *memory {
 		c.Metrics.count(len(c.known))
 	}
 	return m
+}
+
+// isBehind says that an autoscaler is older than what was written of it last: what was done then would be done again.
+func (c *Controller) isBehind(m *memory, h *autoscalingv2.HorizontalPodAutoscaler) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	m.behind = revision(h) < m.written
+	return m.behind
+}
+
+// waited says that a look at an autoscaler waits for this form of it.
+func (c *Controller) waited(h *autoscalingv2.HorizontalPodAutoscaler) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	m := c.known[cache.MetaObjectToName(h).String()]
+	return m != nil && m.behind && revision(h) >= m.written
+}
+
+// revision reads a resource version, which the API lets one compare since v1.35 (KEP-5504).
+func revision(h *autoscalingv2.HorizontalPodAutoscaler) uint64 {
+	n, err := strconv.ParseUint(h.ResourceVersion, 10, 64)
+	if err != nil {
+		return 0
+	}
+	return n
 }
 
 func (c *Controller) forget(key string) {
@@ -417,10 +453,15 @@ func (r *round) write(ctx context.Context, cached *autoscalingv2.HorizontalPodAu
 	if equality.Semantic.DeepEqual(cached.Status, r.h.Status) {
 		return nil
 	}
-	_, err := r.Client.AutoscalingV2().HorizontalPodAutoscalers(r.h.Namespace).UpdateStatus(ctx, r.h, metav1.UpdateOptions{})
+	got, err := r.Client.AutoscalingV2().HorizontalPodAutoscalers(r.h.Namespace).UpdateStatus(ctx, r.h, metav1.UpdateOptions{})
 	if err != nil && !apierrors.IsNotFound(err) {
 		r.warn("FailedUpdateStatus", err.Error())
 		return fmt.Errorf("update status: %w", err)
+	}
+	if err == nil {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.memory.written = revision(got)
 	}
 	return nil
 }

@@ -40,6 +40,7 @@ type Controller struct {
 	pods   corelisters.PodLister
 	nodes  corelisters.NodeLister
 	clock  clock.PassiveClock
+	most   int                  // how many ended pods may stay
 	gone   map[string]time.Time // since when a node that pods name is missing; used by the one worker only
 	loop   *controller.Loop
 
@@ -49,7 +50,7 @@ type Controller struct {
 // New makes the controller and registers it with the informers, which the caller starts.
 func New(c kubernetes.Interface, f *informers.Factory, clk clock.PassiveClock, log *slog.Logger, m *controller.Metrics) (*Controller, error) {
 	pods, nodes := f.Core().V1().Pods(), f.Core().V1().Nodes()
-	ctl := &Controller{client: c, pods: pods.Lister(), nodes: nodes.Lister(), clock: clk, gone: map[string]time.Time{}}
+	ctl := &Controller{client: c, pods: pods.Lister(), nodes: nodes.Lister(), clock: clk, most: threshold, gone: map[string]time.Time{}}
 	ctl.loop = controller.NewLoop("podgc", ctl.Reconcile, controller.Options{
 		Workers: 1, Synced: []cache.InformerSynced{pods.Informer().HasSynced, nodes.Informer().HasSynced}, Log: log, Metrics: m,
 	})
@@ -113,6 +114,9 @@ func (c *Controller) Reconcile(ctx context.Context, _ string) error {
 	doomed := map[*corev1.Pod]string{}
 	var done []*corev1.Pod
 	for _, p := range pods {
+		if ended(p) {
+			done = append(done, p)
+		}
 		switch {
 		case p.Spec.NodeName == "" && p.DeletionTimestamp != nil:
 			doomed[p] = "unscheduled"
@@ -125,8 +129,6 @@ func (c *Controller) Reconcile(ctx context.Context, _ string) error {
 			if node, err := c.nodes.Get(p.Spec.NodeName); err == nil && abandoned(node) {
 				doomed[p] = "out-of-service"
 			}
-		case ended(p):
-			done = append(done, p)
 		}
 	}
 	for name := range missing {
@@ -144,7 +146,7 @@ func (c *Controller) Reconcile(ctx context.Context, _ string) error {
 			delete(c.gone, name)
 		}
 	}
-	if excess := len(done) - threshold; excess > 0 {
+	if excess := len(done) - c.most; excess > 0 {
 		slices.SortFunc(done, func(a, b *corev1.Pod) int {
 			if evicted(a) != evicted(b) {
 				if evicted(a) {
@@ -186,7 +188,7 @@ func (c *Controller) collect(ctx context.Context, p *corev1.Pod, reason string) 
 		if reason == "orphaned" {
 			why = append(why, corev1.PodCondition{
 				Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue, Reason: "DeletionByPodGC",
-				Message: "PodGC: node no longer exists", LastTransitionTime: metav1.NewTime(c.clock.Now()),
+				Message: "PodGC: node no longer exists", ObservedGeneration: p.Generation, LastTransitionTime: metav1.NewTime(c.clock.Now()),
 			})
 		}
 		if err := controller.PatchPodStatus(ctx, c.client, p, corev1.PodFailed, why...); err != nil {

@@ -10,9 +10,11 @@ import (
 
 	"go.uber.org/goleak"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/clock"
 	testingclock "k8s.io/utils/clock/testing"
 
@@ -245,4 +247,81 @@ func TestSeenLate(t *testing.T) {
 		t.Fatal(err)
 	}
 	wants(t, e, "q", "secrets=1")
+}
+
+// TestLimitsChange: what is limited may change at any time, below what is used as well; what a quota is about may not.
+func TestLimitsChange(t *testing.T) {
+	e := start(t)
+	core := e.Client.CoreV1()
+	for name, class := range map[string]string{"a": "", "b": "", "c": "high"} {
+		p := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: corev1.PodSpec{PriorityClassName: class, Containers: []corev1.Container{{Name: "c", Image: "i",
+			Resources: corev1.ResourceRequirements{Requests: amounts("cpu", "100m", "memory", "1Mi"), Limits: amounts("cpu", "1", "memory", "1Mi")}}}}}
+		if _, err := core.Pods("default").Create(t.Context(), p, metav1.CreateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, q := range []*corev1.ResourceQuota{
+		{ObjectMeta: metav1.ObjectMeta{Name: "all"}, Spec: corev1.ResourceQuotaSpec{Hard: amounts("pods", "10")}},
+		{ObjectMeta: metav1.ObjectMeta{Name: "high"}, Spec: corev1.ResourceQuotaSpec{Hard: amounts("pods", "10"), ScopeSelector: &corev1.ScopeSelector{MatchExpressions: []corev1.ScopedResourceSelectorRequirement{{
+			ScopeName: corev1.ResourceQuotaScopePriorityClass, Operator: corev1.ScopeSelectorOpIn, Values: []string{"high"}}}}}},
+	} {
+		if _, err := core.ResourceQuotas("default").Create(t.Context(), q, metav1.CreateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, step := range []struct {
+		name      string
+		hard      corev1.ResourceList
+		all, high string
+	}{
+		{"more", amounts("pods", "20", "requests.cpu", "5"), "pods=3,requests.cpu=300m", "pods=1,requests.cpu=100m"},
+		{"less than is used", amounts("pods", "1", "requests.cpu", "50m"), "pods=3,requests.cpu=300m", "pods=1,requests.cpu=100m"},
+		{"other things", amounts("limits.cpu", "5", "count/pods", "4"), "count/pods=3,limits.cpu=3", "count/pods=1,limits.cpu=1"},
+		{"one of them", amounts("limits.cpu", "5"), "limits.cpu=3", "limits.cpu=1"},
+		{"nothing", corev1.ResourceList{}, "", ""},
+		{"something again", amounts("requests.memory", "1Gi"), "requests.memory=3Mi", "requests.memory=1Mi"},
+	} {
+		for name, want := range map[string]string{"all": step.all, "high": step.high} {
+			controllertest.Eventually(t, func() error {
+				q, err := core.ResourceQuotas("default").Get(t.Context(), name, metav1.GetOptions{})
+				if err != nil {
+					return err
+				}
+				q.Spec.Hard = step.hard
+				_, err = core.ResourceQuotas("default").Update(t.Context(), q, metav1.UpdateOptions{})
+				return err
+			})
+			wants(t, e, name, want)
+		}
+	}
+	q, err := core.ResourceQuotas("default").Get(t.Context(), "high", metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	q.Spec.Scopes = []corev1.ResourceQuotaScope{corev1.ResourceQuotaScopeNotTerminating}
+	if _, err := core.ResourceQuotas("default").Update(t.Context(), q, metav1.UpdateOptions{}); !apierrors.IsInvalid(err) {
+		t.Errorf("other scopes: %v", err)
+	}
+}
+
+// TestScopeOfPodChanges: a pod that gets a deadline goes over from one quota to the other.
+func TestScopeOfPodChanges(t *testing.T) {
+	e := start(t)
+	core := e.Client.CoreV1()
+	if _, err := core.Pods("default").Create(t.Context(), &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "p"}, Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "c", Image: "i"}}}}, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	for _, scope := range []corev1.ResourceQuotaScope{corev1.ResourceQuotaScopeTerminating, corev1.ResourceQuotaScopeNotTerminating} {
+		q := &corev1.ResourceQuota{ObjectMeta: metav1.ObjectMeta{Name: strings.ToLower(string(scope))}, Spec: corev1.ResourceQuotaSpec{Hard: amounts("pods", "5"), Scopes: []corev1.ResourceQuotaScope{scope}}}
+		if _, err := core.ResourceQuotas("default").Create(t.Context(), q, metav1.CreateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	wants(t, e, "terminating", "pods=0")
+	wants(t, e, "notterminating", "pods=1")
+	if _, err := core.Pods("default").Patch(t.Context(), "p", types.MergePatchType, []byte(`{"spec":{"activeDeadlineSeconds":600}}`), metav1.PatchOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	wants(t, e, "terminating", "pods=1")
+	wants(t, e, "notterminating", "pods=0")
 }

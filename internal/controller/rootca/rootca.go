@@ -6,11 +6,8 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
-	"net/http"
-	"strconv"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -37,17 +34,14 @@ type Controller struct {
 	namespaces corelisters.NamespaceLister
 	configMaps corelisters.ConfigMapLister
 	loop       *controller.Loop
-
-	syncs    *controller.Counter
-	duration *controller.Histogram
+	syncs      controller.Syncs
 }
 
 // New makes the controller, which publishes ca (PEM), and registers it with the informers, which the caller starts.
 func New(c kubernetes.Interface, f *informers.Factory, ca []byte, log *slog.Logger, m *controller.Metrics) (*Controller, error) {
 	namespaces, configMaps := f.Core().V1().Namespaces(), f.Core().V1().ConfigMaps()
 	ctl := &Controller{client: c, ca: ca, namespaces: namespaces.Lister(), configMaps: configMaps.Lister()}
-	ctl.syncs = m.Counter("root_ca_cert_publisher_sync_total", "Looks at namespaces, by the code of the outcome.", "code")
-	ctl.duration = m.Histogram("root_ca_cert_publisher_sync_duration_seconds", "How long a look at a namespace took, by the code of the outcome.", prometheus.ExponentialBuckets(0.001, 2, 15), "code")
+	ctl.syncs = m.Syncs("root_ca_cert_publisher")
 	ctl.loop = controller.NewLoop("root-ca-certificate-publisher", ctl.Reconcile, controller.Options{
 		Workers: 1, Synced: []cache.InformerSynced{namespaces.Informer().HasSynced, configMaps.Informer().HasSynced}, Log: log, Metrics: m,
 	})
@@ -74,16 +68,7 @@ func (c *Controller) Run(ctx context.Context) error { return c.loop.Run(ctx) }
 func (c *Controller) Reconcile(ctx context.Context, key string) error {
 	begin := time.Now()
 	err := c.publish(ctx, key)
-	code := http.StatusOK
-	var status apierrors.APIStatus
-	switch {
-	case errors.As(err, &status):
-		code = int(status.Status().Code)
-	case err != nil:
-		code = http.StatusInternalServerError
-	}
-	c.syncs.Inc(strconv.Itoa(code))
-	c.duration.Observe(time.Since(begin).Seconds(), strconv.Itoa(code))
+	c.syncs.Done(time.Since(begin), err)
 	return err
 }
 

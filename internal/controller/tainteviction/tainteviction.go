@@ -224,7 +224,7 @@ func (c *Controller) Reconcile(ctx context.Context, key string) error {
 	c.recorder.Eventf(pod, corev1.EventTypeNormal, "TaintManagerEviction", "Marking for deletion Pod %s", key)
 	if err := controller.PatchPodStatus(ctx, c.client, pod, "", corev1.PodCondition{
 		Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue, Reason: "DeletionByTaintManager",
-		Message: "Taint manager: deleting due to NoExecute taint", LastTransitionTime: metav1.NewTime(c.clock.Now()),
+		Message: "Taint manager: deleting due to NoExecute taint", ObservedGeneration: pod.Generation, LastTransitionTime: metav1.NewTime(c.clock.Now()),
 	}); err != nil {
 		return err
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
+	"time"
 
 	certificatesv1 "k8s.io/api/certificates/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -33,12 +34,13 @@ type Controller struct {
 	name    string
 	bundle  string
 	loop    *controller.Loop
+	syncs   controller.Syncs
 }
 
 // New makes the controller, which publishes ca (PEM), and registers it with the informers, which the caller starts.
 func New(c kubernetes.Interface, f *informers.Factory, ca []byte, log *slog.Logger, m *controller.Metrics) (*Controller, error) {
 	bundles := f.Certificates().V1().ClusterTrustBundles()
-	ctl := &Controller{client: c, bundles: bundles.Lister(), name: Name(ca), bundle: string(ca)}
+	ctl := &Controller{client: c, bundles: bundles.Lister(), name: Name(ca), bundle: string(ca), syncs: m.Syncs("clustertrustbundle_publisher")}
 	ctl.loop = controller.NewLoop("ca_cert_publisher_cluster_trust_bundles", ctl.Reconcile, controller.Options{
 		Workers: 1, Synced: []cache.InformerSynced{bundles.Informer().HasSynced}, Log: log, Metrics: m,
 	})
@@ -67,6 +69,13 @@ func (c *Controller) Run(ctx context.Context) error {
 
 // Reconcile makes or mends the bundle, and deletes those before it.
 func (c *Controller) Reconcile(ctx context.Context, _ string) error {
+	begin := time.Now()
+	err := c.publish(ctx)
+	c.syncs.Done(time.Since(begin), err)
+	return err
+}
+
+func (c *Controller) publish(ctx context.Context) error {
 	api := c.client.CertificatesV1().ClusterTrustBundles()
 	have, err := c.bundles.Get(c.name)
 	switch {

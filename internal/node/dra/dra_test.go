@@ -37,8 +37,10 @@ type bench struct {
 	client *fake.Clientset
 	clock  *testclock.FakeClock
 	dir    string
-	m      *Manager
-	stop   func()
+	// changed are the pods that were told of.
+	changed chan types.UID
+	m       *Manager
+	stop    func()
 }
 
 func newBench(t *testing.T, objects ...runtime.Object) *bench {
@@ -47,7 +49,7 @@ func newBench(t *testing.T, objects ...runtime.Object) *bench {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b := &bench{T: t, client: fake.NewClientset(objects...), clock: testclock.NewFakeClock(time.Now()), dir: dir}
+	b := &bench{T: t, client: fake.NewClientset(objects...), clock: testclock.NewFakeClock(time.Now()), dir: dir, changed: make(chan types.UID, 1000)}
 	t.Cleanup(func() {
 		b.stop()
 		if err := os.RemoveAll(dir); err != nil {
@@ -61,7 +63,7 @@ func newBench(t *testing.T, objects ...runtime.Object) *bench {
 // start starts the manager, as the node does; restart ends it before.
 func (b *bench) start() {
 	b.Helper()
-	m, err := New(Config{NodeName: "n", Client: b.client, File: filepath.Join(b.dir, "state"), Clock: b.clock, Log: slog.New(slog.DiscardHandler)})
+	m, err := New(Config{NodeName: "n", Client: b.client, File: filepath.Join(b.dir, "state"), Clock: b.clock, Log: slog.New(slog.DiscardHandler), Changed: func(uid types.UID) { b.changed <- uid }})
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -32,14 +32,20 @@ type driver struct {
 	plugin plugins.Plugin
 	conn   *grpc.ClientConn
 	client drapb.DRAPluginClient
+
+	health  string              // the service that tells of the health of its devices; "": it doesn't
+	hush    context.CancelFunc  // ends listening to it
+	reports map[deviceID]report // what it said of its devices; guarded by drivers.mu
 }
 
 // drivers are those that are registered.
 type drivers struct {
-	mu sync.Mutex // guards what follows
+	wg sync.WaitGroup // those who listen; none comes once it is closed
+	mu sync.Mutex     // guards what follows; may be taken while Manager.mu is held, not the other way round
 	// byName are the instances of each; the newest is the last. There are two while one is being updated.
 	byName  map[string][]*driver
 	missing map[string]time.Time // when what drivers published is to be deleted
+	closed  bool
 }
 
 func (ds *drivers) init() {
@@ -69,13 +75,30 @@ func (m *Manager) Register(p plugins.Plugin) error {
 	if version == drapbv1beta1.DRAPluginService { // the older words for the same
 		client = drapbv1beta1.V1Beta1ClientWrapper{DRAPluginClient: drapbv1beta1.NewDRAPluginClient(conn)}
 	}
-	ds := &m.drivers
-	ds.mu.Lock()
-	ds.byName[p.Name] = append(ds.byName[p.Name], &driver{p, conn, client})
-	delete(ds.missing, p.Name)
-	ds.mu.Unlock()
+	ctx, hush := context.WithCancel(context.Background())
+	d := &driver{plugin: p, conn: conn, client: client, health: healthService(p.Versions), hush: hush, reports: map[deviceID]report{}}
+	if !m.drivers.add(d, func() { m.listen(ctx, d) }) {
+		hush()
+		return errors.Join(fmt.Errorf("DRA driver %s: the node is stopping", p.Name), conn.Close())
+	}
 	m.poke() // somebody may have waited for it
 	return nil
+}
+
+// add adds a driver, and has it listened to if it tells. It says no when it is too late for that.
+func (ds *drivers) add(d *driver, listen func()) bool {
+	ds.mu.Lock()
+	defer ds.mu.Unlock()
+	if ds.closed {
+		return false
+	}
+	name := d.plugin.Name
+	ds.byName[name] = append(ds.byName[name], d)
+	delete(ds.missing, name)
+	if d.health != "" {
+		ds.wg.Go(listen)
+	}
+	return true
 }
 
 // Deregister implements plugins.Handler.
@@ -84,6 +107,7 @@ func (m *Manager) Deregister(p plugins.Plugin) {
 	ds.mu.Lock()
 	list := ds.byName[p.Name]
 	if i := slices.IndexFunc(list, func(d *driver) bool { return d.plugin.Endpoint == p.Endpoint }); i >= 0 {
+		list[i].hush()
 		if err := list[i].conn.Close(); err != nil {
 			m.cfg.Log.Debug("close the connection of a driver", "driver", p.Name, "error", err)
 		}
@@ -140,15 +164,19 @@ func (ds *drivers) registered(name string) bool {
 	return len(ds.byName[name]) > 0
 }
 
+// close ends all connections and waits for those who listen.
 func (ds *drivers) close() {
 	ds.mu.Lock()
-	defer ds.mu.Unlock()
+	ds.closed = true
 	for _, list := range ds.byName {
 		for _, d := range list {
+			d.hush()
 			_ = d.conn.Close() // the process ends, or the node does
 		}
 	}
 	clear(ds.byName)
+	ds.mu.Unlock()
+	ds.wg.Wait()
 }
 
 // wipe deletes what a driver published for this node, or all drivers that aren't registered if the name is empty.

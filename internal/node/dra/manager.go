@@ -28,6 +28,8 @@ type Config struct {
 	File  string
 	Clock clock.Clock
 	Log   *slog.Logger
+	// Changed, unless nil, is told of pods whose devices have another health. It is called concurrently.
+	Changed func(types.UID)
 }
 
 // Manager prepares devices. It is the handler for plugins of type DRAPlugin. Its methods are safe for concurrent use.
@@ -35,6 +37,7 @@ type Manager struct {
 	cfg     Config
 	drivers drivers
 	wake    chan struct{} // capacity 1
+	aged    chan struct{} // capacity 1: drivers said something new of devices
 
 	mu     sync.Mutex           // guards what follows, and the file
 	claims map[types.UID]*claim // by their own uid
@@ -63,7 +66,7 @@ type device struct {
 
 // New makes a Manager that knows what the file says.
 func New(cfg Config) (*Manager, error) {
-	m := &Manager{cfg: cfg, wake: make(chan struct{}, 1), stale: map[types.UID]bool{}}
+	m := &Manager{cfg: cfg, wake: make(chan struct{}, 1), aged: make(chan struct{}, 1), stale: map[types.UID]bool{}}
 	m.drivers.init()
 	var err error
 	if m.claims, err = load(cfg.File); err != nil {
@@ -242,46 +245,6 @@ func (c *claim) wire() *drapb.Claim {
 	return &drapb.Claim{Namespace: c.Namespace, Uid: string(c.UID), Name: c.Name}
 }
 
-// Devices are the names of the CDI devices that a container of a pod whose claims are prepared gets.
-func (m *Manager) Devices(pod *corev1.Pod, container *corev1.Container) ([]string, error) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	type use struct{ claim, request string }
-	var uses []use
-	for _, want := range container.Resources.Claims {
-		if name, made := nameOf(pod, want.Name); !made || name != "" {
-			uses = append(uses, use{name, want.Request})
-		}
-	}
-	if st := pod.Status.ExtendedResourceClaimStatus; st != nil {
-		for _, r := range st.RequestMappings {
-			if r.ContainerName == container.Name {
-				uses = append(uses, use{st.ResourceClaimName, r.RequestName})
-			}
-		}
-	}
-	var out []string
-	for _, u := range uses {
-		c := m.find(pod, u.claim)
-		if c == nil || !c.Prepared {
-			return nil, fmt.Errorf("claim %q of the pod isn't prepared", u.claim)
-		}
-		for _, driver := range slices.Sorted(maps.Keys(c.Drivers)) {
-			for _, d := range c.Drivers[driver] {
-				if !d.serves(u.request) {
-					continue
-				}
-				for _, id := range d.CDI {
-					if !slices.Contains(out, id) {
-						out = append(out, id)
-					}
-				}
-			}
-		}
-	}
-	return out, nil
-}
-
 // serves says whether a device is for a request; "" is any. A request with alternatives is meant whichever of them was taken.
 func (d *device) serves(request string) bool {
 	return request == "" || len(d.Requests) == 0 || slices.ContainsFunc(d.Requests, func(r string) bool {
@@ -381,6 +344,8 @@ func (m *Manager) poke() {
 func (m *Manager) Run(ctx context.Context) {
 	// A driver that doesn't come back after a restart of the node is gone too: "" is all of them.
 	m.drivers.miss("", m.cfg.Clock.Now())
+	var wg sync.WaitGroup
+	wg.Go(func() { m.age(ctx) })
 	for ctx.Err() == nil {
 		wait := m.step(ctx)
 		t := m.cfg.Clock.NewTimer(wait)
@@ -392,6 +357,7 @@ func (m *Manager) Run(ctx context.Context) {
 		t.Stop()
 	}
 	m.drivers.close()
+	wg.Wait()
 }
 
 // step does what is due and returns when to look again.

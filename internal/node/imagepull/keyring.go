@@ -3,7 +3,7 @@ package imagepull
 import (
 	"encoding/base64"
 	"encoding/json"
-	"slices"
+	"sort"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -16,7 +16,7 @@ const dockerHub = "index.docker.io"
 type credential struct {
 	pattern string // host[:port][/path], parts of the host may be *
 	auth    *runtimeapi.AuthConfig
-	from    secretID
+	from    source
 }
 
 type dockerAuth struct {
@@ -54,11 +54,11 @@ func credentials(secrets []*corev1.Secret) []credential {
 				}
 			}
 			auth := &runtimeapi.AuthConfig{Username: user, Password: password, ServerAddress: server, IdentityToken: a.IdentityToken, RegistryToken: a.RegistryToken}
-			out = append(out, credential{normalize(server), auth, identify(s, auth)})
+			out = append(out, credential{normalize(server), auth, source{secret: identify(s, auth)}})
 		}
 	}
 	// The most specific pattern is tried first.
-	slices.SortStableFunc(out, func(a, b credential) int { return len(b.pattern) - len(a.pattern) })
+	sort.SliceStable(out, func(i, j int) bool { return len(out[i].pattern) > len(out[j].pattern) })
 	return out
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -17,6 +18,7 @@ import (
 	"k8s.io/utils/clock"
 
 	"github.com/celox/celox/internal/node/backoff"
+	"github.com/celox/celox/internal/node/imagelogin"
 )
 
 // The reasons of a container that waits for its image.
@@ -55,6 +57,9 @@ type Request struct {
 	Image   string
 	Policy  corev1.PullPolicy
 	Secrets []*corev1.Secret
+	// Logins asks the node's credential providers for logins of an image, which is named without tag and digest; they are tried after those of the secrets.
+	// Nil: there are none.
+	Logins  func(ctx context.Context, image string) []imagelogin.Login
 	Sandbox *runtimeapi.PodSandboxConfig
 	Handler string // runtime handler
 	// Event records an event about the container.
@@ -110,6 +115,14 @@ func (p *Puller) Ensure(ctx context.Context, r Request) (Image, *Error) {
 		r.Event(corev1.EventTypeWarning, "InspectFailed", err.Error())
 		return Image{}, &Error{Reason: ReasonInvalidName, Message: err.Error()}
 	}
+	if ask := r.Logins; ask != nil {
+		var once sync.Once
+		var logins []imagelogin.Login
+		r.Logins = func(ctx context.Context, image string) []imagelogin.Login {
+			once.Do(func() { logins = ask(ctx, image) })
+			return logins
+		}
+	}
 	have, err := p.find(ctx, name, r.Handler)
 	if err != nil {
 		message := fmt.Sprintf("Failed to inspect image %q: %v", name, plain(err))
@@ -119,7 +132,7 @@ func (p *Puller) Ensure(ctx context.Context, r Request) (Image, *Error) {
 	switch {
 	case r.Policy == corev1.PullNever && have == nil:
 		return Image{}, p.never(r)
-	case have != nil && r.Policy != corev1.PullAlways && !p.mustPull(r, have):
+	case have != nil && r.Policy != corev1.PullAlways && !p.mustPull(ctx, r, have):
 		r.Event(corev1.EventTypeNormal, "Pulled", fmt.Sprintf("Container image %q already present on machine and can be accessed by the pod", r.Image))
 		return imageOf(have), nil
 	case r.Policy == corev1.PullNever: // it is there, for others
@@ -138,7 +151,7 @@ func (p *Puller) Ensure(ctx context.Context, r Request) (Image, *Error) {
 	}
 	ref, used, pulling, err := p.pull(ctx, name, r)
 	if err != nil {
-		p.pulled(r, "", nil)
+		p.pulled(r, "", source{})
 		if ctx.Err() != nil {
 			return Image{}, &Error{Reason: ReasonPull, Message: ctx.Err().Error()}
 		}
@@ -178,7 +191,7 @@ func (p *Puller) never(r Request) *Error {
 }
 
 // mustPull says that a pod has to show that an image that is on the node is for it.
-func (p *Puller) mustPull(r Request, have *runtimeapi.Image) bool {
+func (p *Puller) mustPull(ctx context.Context, r Request, have *runtimeapi.Image) bool {
 	if p.records == nil {
 		return false
 	}
@@ -188,13 +201,20 @@ func (p *Puller) mustPull(r Request, have *runtimeapi.Image) bool {
 	}
 	var secrets []secretID
 	for _, c := range matching(credentials(r.Secrets), named.Name()) {
-		secrets = append(secrets, c.from)
+		secrets = append(secrets, *c.from.secret)
 	}
-	return p.records.mustPull(r.Image, have.Id, secrets)
+	if !p.records.mustPull(r.Image, have.Id, secrets) {
+		return false
+	}
+	// Providers are programs: they are asked only if the answer can matter.
+	accounts := p.records.accounts(r.Image, have.Id)
+	return r.Logins == nil || len(accounts) == 0 || !slices.ContainsFunc(r.Logins(ctx, named.Name()), func(l imagelogin.Login) bool {
+		return l.Account != nil && slices.Contains(accounts, *l.Account)
+	})
 }
 
 // pulled records the end of a pull. What cannot be written costs another pull.
-func (p *Puller) pulled(r Request, ref string, used *secretID) {
+func (p *Puller) pulled(r Request, ref string, used source) {
 	if p.records == nil {
 		return
 	}
@@ -220,23 +240,28 @@ func imageOf(i *runtimeapi.Image) Image {
 	return out
 }
 
-// pull pulls, or waits for somebody who pulls the same image with the same secrets. It says which of them was good, nil if none was needed.
-func (p *Puller) pull(ctx context.Context, name string, r Request) (ref string, used *secretID, took time.Duration, err error) {
+// pull pulls, or waits for somebody who pulls the same image with the same credentials. It says where those that were good came from.
+func (p *Puller) pull(ctx context.Context, name string, r Request) (ref string, used source, took time.Duration, err error) {
 	named, err := reference.ParseNormalizedNamed(name)
 	if err != nil {
-		return "", nil, 0, err
+		return "", source{}, 0, err
 	}
 	auths := matching(credentials(r.Secrets), named.Name())
+	if r.Logins != nil {
+		for _, l := range r.Logins(ctx, named.Name()) {
+			auths = append(auths, credential{auth: &runtimeapi.AuthConfig{Username: l.Username, Password: l.Password}, from: source{account: l.Account}})
+		}
+	}
 	key := name
 	for _, c := range auths {
 		a := c.auth
 		key += "\x00" + a.ServerAddress + "\x00" + a.Username + "\x00" + a.Password + a.IdentityToken + a.RegistryToken
 	}
-	whose := func(f *flight) *secretID {
+	whose := func(f *flight) source {
 		if f.err != nil || f.used < 0 {
-			return nil
+			return source{}
 		}
-		return &auths[f.used].from // who shares a pull has the same credentials in the same order, from secrets of its own
+		return auths[f.used].from // who shares a pull has the same credentials in the same order, from sources of its own
 	}
 	for {
 		p.mu.Lock()
@@ -256,7 +281,7 @@ func (p *Puller) pull(ctx context.Context, name string, r Request) (ref string, 
 		p.mu.Unlock()
 		select {
 		case <-ctx.Done():
-			return "", nil, 0, ctx.Err()
+			return "", source{}, 0, ctx.Err()
 		case <-f.done:
 		}
 		if errors.Is(f.err, context.Canceled) && ctx.Err() == nil {

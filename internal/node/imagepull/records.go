@@ -17,6 +17,8 @@ import (
 	"github.com/distribution/reference"
 	corev1 "k8s.io/api/core/v1"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/celox/celox/internal/node/imagelogin"
 )
 
 // maxSecrets is how many secrets are added to the record of an image only because they were seen to be good for it.
@@ -43,8 +45,15 @@ type record struct {
 
 // access is who may use an image from a repository.
 type access struct {
-	Anyone  bool       `json:"anyone,omitempty"` // it was pulled without a secret
-	Secrets []secretID `json:"secrets,omitempty"`
+	Anyone   bool                 `json:"anyone,omitempty"` // it was pulled without credentials, or with the node's own
+	Secrets  []secretID           `json:"secrets,omitempty"`
+	Accounts []imagelogin.Account `json:"accounts,omitempty"` // whose tokens a credential provider was shown
+}
+
+// source is where credentials came from: a secret, a provider that was shown a token, or neither, which is nobody in particular.
+type source struct {
+	secret  *secretID
+	account *imagelogin.Account
 }
 
 // secretID is a secret, and what it said for the image when it was good.
@@ -65,10 +74,10 @@ func (s secretID) same(o secretID) bool {
 	return s.Namespace == o.Namespace && s.Name == o.Name && s.UID == o.UID
 }
 
-func identify(s *corev1.Secret, a *runtimeapi.AuthConfig) secretID {
+func identify(s *corev1.Secret, a *runtimeapi.AuthConfig) *secretID {
 	text, _ := json.Marshal([]string{a.Username, a.Password, a.ServerAddress, a.IdentityToken, a.RegistryToken}) // texts can be encoded
 	sum := sha256.Sum256(text)
-	return secretID{s.Namespace, s.Name, string(s.UID), hex.EncodeToString(sum[:])}
+	return &secretID{s.Namespace, s.Name, string(s.UID), hex.EncodeToString(sum[:])}
 }
 
 // OpenRecords reads the records in a directory, which is made if it is not there. One that cannot be read counts as one that names nobody.
@@ -216,14 +225,17 @@ func (r *Records) begin(image string) error {
 	return nil
 }
 
-// end notes how a pull ended: ref is "" if it failed, and used nil if no secret was needed.
-func (r *Records) end(image, ref string, used *secretID) error {
+// end notes how a pull ended: ref is "" if it failed.
+func (r *Records) end(image, ref string, used source) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if ref != "" {
-		a := access{Anyone: used == nil}
-		if used != nil {
-			a.Secrets = []secretID{*used}
+		a := access{Anyone: used == source{}}
+		if used.secret != nil {
+			a.Secrets = []secretID{*used.secret}
+		}
+		if used.account != nil {
+			a.Accounts = []imagelogin.Account{*used.account}
 		}
 		if err := r.grant(image, ref, a); err != nil {
 			return err // the intent stays: the image is known to have been pulled
@@ -267,10 +279,16 @@ func (r *Records) grant(image, ref string, more access) error {
 			secrets[i] = s
 		}
 	}
-	if there && slices.Equal(secrets, have.Secrets) {
+	accounts := slices.Clone(have.Accounts)
+	for _, a := range more.Accounts {
+		if !slices.Contains(accounts, a) {
+			accounts = append(accounts, a)
+		}
+	}
+	if there && slices.Equal(secrets, have.Secrets) && len(accounts) == len(have.Accounts) {
 		return nil
 	}
-	next.Repositories[repository] = access{Secrets: secrets}
+	next.Repositories[repository] = access{Secrets: secrets, Accounts: accounts}
 	return r.store(next)
 }
 
@@ -305,6 +323,20 @@ func (r *Records) mustPull(image, ref string, secrets []secretID) bool {
 		}
 	}
 	return true
+}
+
+// accounts are the service accounts that an image from a repository is for.
+func (r *Records) accounts(image, ref string) []imagelogin.Account {
+	repository, err := repositoryOf(image)
+	if err != nil {
+		return nil
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if known := r.known[ref]; known != nil {
+		return known.Repositories[repository].Accounts
+	}
+	return nil
 }
 
 func exists(path string) bool {

@@ -16,6 +16,7 @@ import (
 	"k8s.io/utils/clock"
 
 	"github.com/celox/celox/internal/node/fakecri"
+	"github.com/celox/celox/internal/node/imagelogin"
 )
 
 // site is a node whose registry lets those in who know the password.
@@ -27,6 +28,8 @@ type site struct {
 	pulls    int
 	pods     int
 	p        *Puller
+	logins   []imagelogin.Login // what credential providers say
+	asked    int                // how often they were asked
 }
 
 func newSite(t *testing.T) *site {
@@ -58,12 +61,20 @@ func (s *site) use(image string, policy corev1.PullPolicy, secrets ...*corev1.Se
 	s.t.Helper()
 	s.pods++
 	before := s.pulls
-	_, err := s.p.Ensure(s.t.Context(), Request{Key: fmt.Sprint(s.pods), Image: image, Policy: policy, Secrets: secrets, Event: func(_, _, _ string) {}})
+	_, err := s.p.Ensure(s.t.Context(), Request{Key: fmt.Sprint(s.pods), Image: image, Policy: policy, Secrets: secrets, Logins: s.ask, Event: func(_, _, _ string) {}})
 	reason := "ok"
 	if err != nil {
 		reason = err.Reason
 	}
 	return fmt.Sprint(reason, " ", s.pulls-before)
+}
+
+func (s *site) ask(_ context.Context, image string) []imagelogin.Login {
+	s.asked++
+	if image != "reg.example.com/app" {
+		s.t.Errorf("asked for logins of %s", image)
+	}
+	return s.logins
 }
 
 func (s *site) expect(what, got, want string) {
@@ -99,6 +110,48 @@ func TestWhoMayUseAnImage(t *testing.T) {
 	s.password = ""
 	s.expect("the registry opens", s.use(private, corev1.PullIfNotPresent), "ok 1")
 	s.expect("then it is for everybody", s.use(private, corev1.PullIfNotPresent), "ok 0")
+}
+
+func TestLoginsOfProviders(t *testing.T) {
+	s := newSite(t)
+	of := func(name, password string) []imagelogin.Login {
+		return []imagelogin.Login{{Username: "u", Password: password, Account: &imagelogin.Account{Namespace: "a", Name: name, UID: name}}}
+	}
+	asked := func(what string, want int) {
+		t.Helper()
+		if s.asked != want {
+			t.Errorf("%s: providers were asked %d times, want %d", what, s.asked, want)
+		}
+		s.asked = 0
+	}
+	s.logins = of("one", "good")
+	s.expect("secrets come first", s.use(private, corev1.PullIfNotPresent, login("a", "s", "1", "bad")), "ok 2")
+	asked("a pull", 1)
+	s.expect("the same account", s.use(private, corev1.PullIfNotPresent), "ok 0")
+	asked("an image with accounts", 1)
+	s.expect("the same account, no pull", s.use(private, corev1.PullNever), "ok 0")
+	s.logins = of("two", "bad")
+	s.asked = 0
+	s.expect("another", s.use(private, corev1.PullIfNotPresent), "ErrImagePull 1")
+	asked("who may not have it", 1)
+	s.logins = of("two", "good")
+	s.expect("another that may", s.use(private, corev1.PullIfNotPresent), "ok 1")
+	s.restart()
+	s.logins = of("one", "bad")
+	s.expect("after a restart", s.use(private, corev1.PullIfNotPresent), "ok 0")
+	s.asked = 0
+	s.logins = nil
+	mine := login("a", "s", "1", "good")
+	s.expect("a secret as well", s.use(private, corev1.PullIfNotPresent, mine), "ok 1")
+	s.asked = 0
+	s.expect("which is known then", s.use(private, corev1.PullIfNotPresent, mine), "ok 0")
+	asked("a secret that is known", 0)
+	s.logins = []imagelogin.Login{{Username: "u", Password: "good"}}
+	s.expect("the node's own", s.use(private, corev1.PullIfNotPresent), "ok 1")
+	s.logins = nil
+	s.asked = 0
+	s.expect("is for everybody", s.use(private, corev1.PullIfNotPresent), "ok 0")
+	asked("an image for everybody", 0)
 }
 
 func TestImagesThatWereNotPulled(t *testing.T) {

@@ -54,6 +54,8 @@ type Input struct {
 	Past map[string]bool
 	// Restarting says that they are not all ended yet.
 	Restarting bool
+	// Devices are the devices of containers with claims and their health, by container name. What was said before stays of who isn't in it (KEP-4680).
+	Devices map[string][]corev1.ResourceStatus
 }
 
 // owned are the conditions that the node writes; all others belong to others and are kept as they are.

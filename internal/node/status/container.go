@@ -132,6 +132,9 @@ func (in *Input) containerStatus(c *corev1.Container, r role, old *corev1.Contai
 	in.fillReadiness(&out, c, r)
 	in.fillResources(&out, c, latest)
 	fillMounts(&out, c)
+	if r == roleMain {
+		in.fillDevices(&out, c, old)
+	}
 	return out
 }
 

@@ -48,6 +48,15 @@ func (in *Input) fillResources(out *corev1.ContainerStatus, c *corev1.Container,
 	}
 }
 
+// fillDevices shows which devices the container has by its claims, and how they are. Of a pod that is over the last that was known stays: it may say why.
+func (in *Input) fillDevices(out *corev1.ContainerStatus, c *corev1.Container, old *corev1.ContainerStatus) {
+	if devices, ok := in.Devices[c.Name]; ok {
+		out.AllocatedResourcesStatus = devices
+	} else if old != nil && len(c.Resources.Claims) > 0 {
+		out.AllocatedResourcesStatus = old.AllocatedResourcesStatus
+	}
+}
+
 // take puts one resource of a list into another, or takes it out of there.
 func take(to, from corev1.ResourceList, name corev1.ResourceName) corev1.ResourceList {
 	q, ok := from[name]

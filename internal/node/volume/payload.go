@@ -191,6 +191,12 @@ func (b *build) token(ctx context.Context, p *corev1.ServiceAccountTokenProjecti
 	return b.private(p.Path, []byte(t.value), defaultMode)
 }
 
+// AccountToken is a token of the pod's service account for an audience, bound to the pod. It is kept as those of volumes are.
+func (m *Manager) AccountToken(ctx context.Context, pod *corev1.Pod, audience string) (string, error) {
+	t, err := m.token(ctx, pod, tokenKey{audience: audience}, &corev1.ServiceAccountTokenProjection{Audience: audience})
+	return t.value, err
+}
+
 func (m *Manager) token(ctx context.Context, pod *corev1.Pod, key tokenKey, p *corev1.ServiceAccountTokenProjection) (token, error) {
 	now := m.clock.Now()
 	m.mu.Lock()

@@ -1,0 +1,91 @@
+package persistentvolume
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	corev1 "k8s.io/api/core/v1"
+	volumehelpers "k8s.io/component-helpers/storage/volume"
+	clocktesting "k8s.io/utils/clock/testing"
+
+	"github.com/celox/celox/internal/controller"
+)
+
+func TestOperations(t *testing.T) {
+	r, c := prometheus.NewRegistry(), clocktesting.NewFakePassiveClock(time.Unix(0, 0))
+	o := newOperations(controller.NewMetrics(r), c)
+	o.failed(deleteOperation, "a") // nothing has begun
+	o.end(deleteOperation, "a")
+	o.begin(provisionOperation, "a", "x.example")
+	c.SetTime(time.Unix(4, 0))
+	o.begin(provisionOperation, "a", "y.example") // again: it goes on
+	o.begin(deleteOperation, "a", "z.example")    // another of the same name
+	o.failed(provisionOperation, "a")
+	o.failed(provisionOperation, "a")
+	c.SetTime(time.Unix(9, 0))
+	o.end(provisionOperation, "a")
+	o.end(provisionOperation, "a")
+	o.end(deleteOperation, "a")
+	o.begin(provisionOperation, "b", "x.example")
+	o.forget(provisionOperation, "b")
+	o.end(provisionOperation, "b")
+	want := []string{"volume_operation_errors_total{provision,x.example}=2", "volume_operation_total_seconds{delete,z.example}=5", "volume_operation_total_seconds{provision,x.example}=9"}
+	if got := measured(t, r); !slices.Equal(got, want) {
+		t.Errorf("measured %q, want %q", got, want)
+	}
+	if len(o.begun) != 0 {
+		t.Errorf("remembers %v", o.begun)
+	}
+}
+
+// measured is what the registry has of operations, as name{labels}=value; of a histogram the sum in whole seconds.
+func measured(t *testing.T, r *prometheus.Registry) []string {
+	t.Helper()
+	families, err := r.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, f := range families {
+		if !strings.HasPrefix(f.GetName(), "volume_operation_") {
+			continue
+		}
+		for _, m := range f.GetMetric() {
+			value := m.GetCounter().GetValue()
+			if h := m.GetHistogram(); h != nil {
+				value = h.GetSampleSum()
+			}
+			got = append(got, fmt.Sprintf("%s{%s,%s}=%.0f", f.GetName(), m.GetLabel()[0].GetValue(), m.GetLabel()[1].GetValue(), value))
+		}
+	}
+	return got
+}
+
+func TestDeleterOf(t *testing.T) {
+	s := newStage(t)
+	s.Run(t, s.ctl)
+	by := func(name, class string) func(*corev1.PersistentVolume) {
+		return func(v *corev1.PersistentVolume) {
+			v.Annotations, v.Spec.StorageClassName = map[string]string{volumehelpers.AnnDynamicallyProvisioned: name}, class
+		}
+	}
+	for _, tt := range []struct {
+		name string
+		with func(*corev1.PersistentVolume)
+		want string
+	}{
+		{"nobody can", func(*corev1.PersistentVolume) {}, unknownPlugin},
+		{"this process", func(v *corev1.PersistentVolume) {
+			v.Spec.Local, v.Spec.HostPath = nil, &corev1.HostPathVolumeSource{Path: "/tmp/x"}
+		}, "kubernetes.io/host-path"},
+		{"a provisioner whose class is gone", by("a.example/1234", "gone"), unknownPlugin},
+	} {
+		if got := s.ctl.deleterOf(volume("v", "1Gi", tt.with)); got != tt.want {
+			t.Errorf("%s: %q, want %q", tt.name, got, tt.want)
+		}
+	}
+}
