@@ -90,7 +90,7 @@ func TestBindings(t *testing.T) {
 	}{
 		{400, "/bindings", `{"target":{"name":"n"}}`, "Name parameter required."},
 		{500, "/bindings", `{"metadata":{"name":"p"},"target":{"name":"N_"}}`, "target.name: Invalid value: \"N_\""},
-		{409, "/pods/p/binding", `{"metadata":{"name":"p","uid":"x"},"target":{"name":"n"}}`, "Key: /pods/n/p, ResourceVersion: 0, AdditionalErrorMsg: Precondition failed: UID in precondition: x, UID in object meta: "},
+		{409, "/pods/p/binding", `{"metadata":{"name":"p","uid":"x"},"target":{"name":"n"}}`, "Key: /registry/pods/n/p, ResourceVersion: 0, AdditionalErrorMsg: Precondition failed: UID in precondition: x, UID in object meta: "},
 		{409, "/pods/p/binding", `{"metadata":{"name":"p","resourceVersion":"1"},"target":{"name":"n"}}`, "Precondition failed: ResourceVersion in precondition: 1, ResourceVersion in object meta: "},
 	} {
 		got, _ := at(want(t, h, c.code, "POST", ns+c.path, c.body), "message").(string)

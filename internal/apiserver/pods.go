@@ -93,7 +93,7 @@ func (x *exchange) bind(name string) error {
 		if current == nil {
 			return store.Mutation{}, x.notFound(name)
 		}
-		pod, err := x.bound(current.Object, b)
+		pod, err := x.bound(current.Object, b, o.dryRun)
 		if err != nil {
 			return store.Mutation{}, err
 		}
@@ -122,15 +122,13 @@ func validateBinding(b *corev1.Binding) error {
 }
 
 // bound is a copy of a pod that has its node.
-func (x *exchange) bound(live store.Object, b *corev1.Binding) (*corev1.Pod, error) {
+func (x *exchange) bound(live store.Object, b *corev1.Binding, dryRun bool) (*corev1.Pod, error) {
 	old, ok := live.(*corev1.Pod)
 	if !ok {
 		return nil, apierrors.NewInternalError(fmt.Errorf("pods are held as a %T", live))
 	}
 	unlike := func(what string, want, have any) error {
-		return apierrors.NewConflict(podsResource.GroupResource(), old.Name, fmt.Errorf(
-			"StorageError: invalid object, Code: 4, Key: /pods/%s/%s, ResourceVersion: 0, AdditionalErrorMsg: Precondition failed: %s in precondition: %v, %[3]s in object meta: %[5]v",
-			old.Namespace, old.Name, what, want, have))
+		return apierrors.NewConflict(podsResource.GroupResource(), old.Name, unmet("pods/"+old.Namespace+"/"+old.Name, dryRun, what, want, have))
 	}
 	switch {
 	case b.UID != "" && b.UID != old.UID:

@@ -153,7 +153,7 @@ func (x *exchange) createByUpdate(up *updating) (store.Mutation, func(bool), err
 		return store.Mutation{}, nil, err
 	}
 	if up.uid != "" {
-		return store.Mutation{}, nil, x.uidConflict(up.uid, "")
+		return store.Mutation{}, nil, x.uidConflict(up, "")
 	}
 	if err := x.mayCreate(obj); err != nil {
 		return store.Mutation{}, nil, err
@@ -186,10 +186,18 @@ func (x *exchange) createByUpdate(up *updating) (store.Mutation, func(bool), err
 	return store.Mutation{Object: obj, TTL: x.res.kind.TTL}, commit, nil
 }
 
-func (x *exchange) uidConflict(want, have types.UID) error {
-	return apierrors.NewConflict(x.res.gr, x.info.Name, fmt.Errorf(
-		"StorageError: invalid object, Code: 4, Key: /%s/%s, ResourceVersion: 0, AdditionalErrorMsg: Precondition failed: UID in precondition: %v, UID in object meta: %v",
-		x.res.kind.Prefix, x.res.key(x.info.Namespace, x.info.Name), want, have))
+func (x *exchange) uidConflict(up *updating, have types.UID) error {
+	return apierrors.NewConflict(x.res.gr, x.info.Name, unmet(x.res.kind.Prefix+"/"+x.res.key(x.info.Namespace, x.info.Name), up.options.dryRun, "UID", up.uid, have))
+}
+
+// unmet says that what a writer asked of the object at a key is not so. A dry run is told the key without what is before all keys.
+func unmet(key string, dryRun bool, what string, want, have any) error {
+	prefix := "/registry/"
+	if dryRun {
+		prefix = "/"
+	}
+	return fmt.Errorf("StorageError: invalid object, Code: 4, Key: %s%s, ResourceVersion: 0, AdditionalErrorMsg: Precondition failed: %s in precondition: %v, %[3]s in object meta: %[5]v",
+		prefix, key, what, want, have)
 }
 
 // change computes the write that turns the current object into the wanted one.
@@ -198,7 +206,7 @@ func (x *exchange) change(up *updating, current *store.Item) (store.Mutation, fu
 	live := current.Object
 	x.live = current
 	if up.uid != "" && up.uid != live.GetUID() {
-		return none, nil, x.uidConflict(up.uid, live.GetUID())
+		return none, nil, x.uidConflict(up, live.GetUID())
 	}
 	obj, err := up.change(live)
 	if err != nil {
