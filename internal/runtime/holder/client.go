@@ -335,7 +335,14 @@ func shutdown(ctx context.Context, layout Layout) error {
 	defer cn.Close()
 	stop := context.AfterFunc(ctx, func() { _ = cn.Close() })
 	defer stop()
+	// One that is ending by itself just now may hang up at any moment.
+	over := func(err error) bool {
+		return errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
+	}
 	if err := cn.Send(Request{Op: OpShutdown}); err != nil {
+		if over(err) {
+			return nil
+		}
 		return callError(ctx, OpShutdown, err)
 	}
 	for {
@@ -345,7 +352,7 @@ func shutdown(ctx context.Context, layout Layout) error {
 		if err == nil && resp.Error != nil {
 			return resp.Error
 		}
-		if errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) {
+		if over(err) {
 			return nil
 		}
 		if err != nil {

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 )
 
@@ -138,4 +139,34 @@ func FuzzProcStat(f *testing.F) {
 	f.Add([]byte("1 (a) b) Z 1 2"))
 	f.Add([]byte(""))
 	f.Fuzz(func(_ *testing.T, data []byte) { _, _ = parseProcStat(data) })
+}
+
+// TestShutdownOfOneThatEnds: a holder that hangs up, before it is asked to end or while it is, has ended.
+func TestShutdownOfOneThatEnds(t *testing.T) {
+	layout := Layout(t.TempDir())
+	l, err := Listen(layout.Socket())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for {
+			c, err := l.AcceptUnix()
+			if err != nil {
+				return
+			}
+			c.Close()
+		}
+	})
+	for range 300 {
+		if err := shutdown(t.Context(), layout); err != nil {
+			t.Error(err)
+			break
+		}
+	}
+	l.Close()
+	wg.Wait()
+	if err := shutdown(t.Context(), layout); err != nil {
+		t.Error(err)
+	}
 }
