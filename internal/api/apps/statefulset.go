@@ -9,7 +9,6 @@ import (
 	appsv1beta2 "k8s.io/api/apps/v1beta2"
 	corev1 "k8s.io/api/core/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
-	apivalidation "k8s.io/apimachinery/pkg/api/validation"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
@@ -48,7 +47,7 @@ func statefulSet() *api.Kind {
 		PrepareForStatusUpdate: api.OnUpdate(func(s, old *appsv1.StatefulSet) { s.Spec = old.Spec }),
 		Default:                api.On(defaultStatefulSet),
 		// The name becomes a part of the pods' host names.
-		ValidateName:             apivalidation.NameIsDNSLabel,
+		ValidateName:             check.NameIsDNSLabel,
 		Validate:                 api.Check(validateStatefulSet),
 		ValidateUpdate:           api.CheckUpdate(validateStatefulSetUpdate),
 		ValidateStatusUpdate:     api.CheckUpdate(validateStatefulSetStatus),

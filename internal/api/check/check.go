@@ -95,22 +95,44 @@ func Each(texts []string, p *field.Path, v any) field.ErrorList {
 
 // DNSLabel wants an RFC 1123 label.
 func DNSLabel(v string, p *field.Path) field.ErrorList {
-	return Each(validation.IsDNS1123Label(v), p, v)
+	if texts := IsDNS1123Label(v); texts != nil {
+		return Each(texts, p, v)
+	}
+	return nil
 }
 
 // DNSSubdomain wants an RFC 1123 subdomain.
 func DNSSubdomain(v string, p *field.Path) field.ErrorList {
-	return Each(validation.IsDNS1123Subdomain(v), p, v)
+	if texts := IsDNS1123Subdomain(v); texts != nil {
+		return Each(texts, p, v)
+	}
+	return nil
 }
 
 // QualifiedName wants the form of label keys: an optional DNS prefix and a name.
 func QualifiedName(v string, p *field.Path) field.ErrorList {
-	return Each(validation.IsQualifiedName(v), p, v)
+	if texts := IsQualifiedName(v); texts != nil {
+		return Each(texts, p, v)
+	}
+	return nil
 }
 
 // Labels checks keys and values of a label set, like metadata.labels or spec.nodeSelector.
 func Labels(set map[string]string, p *field.Path) field.ErrorList {
-	return metav1validation.ValidateLabels(set, p)
+	for key, value := range set {
+		if IsQualifiedName(key) != nil || IsValidLabelValue(value) != nil {
+			return metav1validation.ValidateLabels(set, p)
+		}
+	}
+	return nil
+}
+
+// LabelName checks a label's key.
+func LabelName(key string, p *field.Path) field.ErrorList {
+	if IsQualifiedName(key) == nil {
+		return nil
+	}
+	return metav1validation.ValidateLabelName(key, p)
 }
 
 // Annotations checks keys and the total size of annotations.

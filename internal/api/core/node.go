@@ -174,7 +174,7 @@ func validateTaints(taints []corev1.Taint, p *field.Path) field.ErrorList {
 	for i, t := range taints {
 		at := p.Index(i)
 		errs = append(errs, check.QualifiedName(t.Key, at.Child("key"))...)
-		if texts := validation.IsValidLabelValue(t.Value); len(texts) > 0 {
+		if texts := check.IsValidLabelValue(t.Value); len(texts) > 0 {
 			errs = append(errs, field.Invalid(at.Child("value"), t.Value, strings.Join(texts, ";")))
 		}
 		switch t.Effect {

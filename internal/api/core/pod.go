@@ -8,10 +8,10 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime/schema"
-	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/celox/celox/internal/api"
+	"github.com/celox/celox/internal/api/check"
 	"github.com/celox/celox/internal/api/podspec"
 )
 
@@ -58,7 +58,7 @@ func pod() *api.Kind {
 				return nil
 			}
 			var out []string
-			if texts := validation.IsDNS1123Label(p.Name); len(texts) > 0 {
+			if texts := check.IsDNS1123Label(p.Name); len(texts) > 0 {
 				out = append(out, fmt.Sprintf("metadata.name: this is used in the Pod's hostname, which can result in surprising behavior; a DNS label is recommended: %v", texts))
 			}
 			return append(out, podspec.PodWarnings(p)...)

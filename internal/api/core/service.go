@@ -7,7 +7,6 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	apivalidation "k8s.io/apimachinery/pkg/api/validation"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/apimachinery/pkg/util/validation"
@@ -15,6 +14,7 @@ import (
 	netutils "k8s.io/utils/net"
 
 	"github.com/celox/celox/internal/api"
+	"github.com/celox/celox/internal/api/check"
 	"github.com/celox/celox/internal/api/table"
 )
 
@@ -36,7 +36,7 @@ func service() *api.Kind {
 		PrepareForStatusUpdate:   api.OnUpdate(func(s, old *corev1.Service) { s.Spec = old.Spec }),
 		Default:                  api.On(defaultService),
 		Stored:                   api.On(storedService),
-		ValidateName:             apivalidation.NameIsDNSLabel, // KEP-5311; once it had to begin with a letter
+		ValidateName:             check.NameIsDNSLabel, // KEP-5311; once it had to begin with a letter
 		Validate:                 api.Check(func(s *corev1.Service) field.ErrorList { return validateService(s, nil) }),
 		ValidateUpdate:           api.CheckUpdate(validateServiceUpdate),
 		ValidateStatusUpdate:     api.CheckUpdate(validateServiceStatus),

@@ -10,7 +10,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
-	apivalidation "k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -165,7 +164,7 @@ func validateEndpoints(endpoints []discoveryv1.Endpoint, kind discoveryv1.Addres
 			errs = append(errs, validateAddress(a, kind, addresses, j, old)...)
 		}
 		if e.NodeName != nil {
-			errs = append(errs, check.Each(apivalidation.NameIsDNSSubdomain(*e.NodeName, false), at.Child("nodeName"), *e.NodeName)...)
+			errs = append(errs, check.Each(check.NameIsDNSSubdomain(*e.NodeName, false), at.Child("nodeName"), *e.NodeName)...)
 		}
 		topology := at.Child("deprecatedTopology")
 		if n := len(e.DeprecatedTopology); n > maxTopology {
@@ -225,7 +224,7 @@ func validateHints(h *discoveryv1.EndpointHints, p *field.Path) field.ErrorList 
 		return field.ErrorList{field.TooMany(p.Child("forZones"), len(zones), maxHints)}
 	}
 	errs := validateHintNames(zones, p.Child("forZones"), validation.IsValidLabelValue)
-	return append(errs, validateHintNames(nodes, p.Child("forNodes"), func(s string) []string { return apivalidation.NameIsDNSSubdomain(s, false) })...)
+	return append(errs, validateHintNames(nodes, p.Child("forNodes"), func(s string) []string { return check.NameIsDNSSubdomain(s, false) })...)
 }
 
 func validateHintNames(names []string, p *field.Path, valid func(string) []string) field.ErrorList {

@@ -6,9 +6,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	metav1validation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/util/sets"
-	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/celox/celox/internal/api/check"
@@ -16,9 +14,6 @@ import (
 
 func (v *specValidation) validateAffinity(p *field.Path) field.ErrorList {
 	a := v.spec.Affinity
-	if a == nil {
-		return nil
-	}
 	var errs field.ErrorList
 	if n := a.NodeAffinity; n != nil {
 		at := p.Child("nodeAffinity")
@@ -90,10 +85,10 @@ func validateNodeExpression(r *corev1.NodeSelectorRequirement, allowBadValues bo
 	default:
 		errs = append(errs, field.Invalid(p.Child("operator"), r.Operator, "not a valid selector operator"))
 	}
-	errs = append(errs, metav1validation.ValidateLabelName(r.Key, p.Child("key"))...)
+	errs = append(errs, check.LabelName(r.Key, p.Child("key"))...)
 	if !allowBadValues {
 		for i, value := range r.Values {
-			errs = append(errs, check.Each(validation.IsValidLabelValue(value), values.Index(i), value)...)
+			errs = append(errs, check.Each(check.IsValidLabelValue(value), values.Index(i), value)...)
 		}
 	}
 	return errs
@@ -150,7 +145,7 @@ func (v *specValidation) validatePodTerm(t *corev1.PodAffinityTerm, p *field.Pat
 	if t.TopologyKey == "" {
 		errs = append(errs, field.Required(p.Child("topologyKey"), "can not be empty"))
 	}
-	return append(errs, metav1validation.ValidateLabelName(t.TopologyKey, p.Child("topologyKey"))...)
+	return append(errs, check.LabelName(t.TopologyKey, p.Child("topologyKey"))...)
 }
 
 // validateLabelKeys checks keys whose values are taken from the pod itself (KEP-3633).
@@ -163,7 +158,7 @@ func validateLabelKeys(keys []string, selector *metav1.LabelSelector, p *field.P
 	}
 	var errs field.ErrorList
 	for i, key := range keys {
-		errs = append(errs, metav1validation.ValidateLabelName(key, p.Index(i))...)
+		errs = append(errs, check.LabelName(key, p.Index(i))...)
 	}
 	return errs
 }
@@ -174,7 +169,7 @@ func ValidateTolerations(list []corev1.Toleration, p *field.Path) field.ErrorLis
 	for i := range list {
 		t, at := &list[i], p.Index(i)
 		if t.Key != "" {
-			errs = append(errs, metav1validation.ValidateLabelName(t.Key, at.Child("key"))...)
+			errs = append(errs, check.LabelName(t.Key, at.Child("key"))...)
 		} else if t.Operator != corev1.TolerationOpExists {
 			errs = append(errs, field.Invalid(at.Child("operator"), t.Operator,
 				`operator must be Exists when `+"`key`"+` is empty, which means "match all values and all keys"`))
@@ -196,7 +191,7 @@ func validateTolerationValue(t *corev1.Toleration, p *field.Path) field.ErrorLis
 	plain := []corev1.TolerationOperator{corev1.TolerationOpEqual, corev1.TolerationOpExists}
 	switch t.Operator {
 	case corev1.TolerationOpEqual, "":
-		if texts := validation.IsValidLabelValue(t.Value); len(texts) > 0 {
+		if texts := check.IsValidLabelValue(t.Value); len(texts) > 0 {
 			return field.ErrorList{field.Invalid(p, t.Value, strings.Join(texts, ";"))}
 		}
 		return nil

@@ -19,7 +19,7 @@ func (v *specValidation) validateCommon(c *corev1.Container, p *field.Path) fiel
 	if c.Name == "" {
 		errs = append(errs, field.Required(p.Child("name"), ""))
 	} else {
-		errs = append(errs, check.DNSLabel(c.Name, p.Child("name"))...)
+		errs = append(errs, dnsLabel(c.Name, p, "name")...)
 	}
 	if c.Image == "" {
 		errs = append(errs, field.Required(p.Child("image"), ""))
@@ -33,15 +33,40 @@ func (v *specValidation) validateCommon(c *corev1.Container, p *field.Path) fiel
 			corev1.TerminationMessageReadFile, corev1.TerminationMessageFallbackToLogsOnError,
 		}))
 	}
-	errs = append(errs, validatePorts(c.Ports, p.Child("ports"))...)
-	errs = append(errs, validateEnv(c.Env, p.Child("env"))...)
-	errs = append(errs, validateEnvFrom(c.EnvFrom, p.Child("envFrom"))...)
-	errs = append(errs, v.validateMounts(c, p.Child("volumeMounts"))...)
-	errs = append(errs, v.validateDevices(c, p.Child("volumeDevices"))...)
+	if len(c.Ports) > 0 {
+		errs = append(errs, validatePorts(c.Ports, p.Child("ports"))...)
+	}
+	if len(c.Env) > 0 {
+		errs = append(errs, validateEnv(c.Env, p.Child("env"))...)
+	}
+	if len(c.EnvFrom) > 0 {
+		errs = append(errs, validateEnvFrom(c.EnvFrom, p.Child("envFrom"))...)
+	}
+	if len(c.VolumeMounts) > 0 {
+		errs = append(errs, v.validateMounts(c, p.Child("volumeMounts"))...)
+	}
+	if len(c.VolumeDevices) > 0 {
+		errs = append(errs, v.validateDevices(c, p.Child("volumeDevices"))...)
+	}
 	errs = append(errs, validatePullPolicy(c.ImagePullPolicy, p.Child("imagePullPolicy"))...)
-	errs = append(errs, v.validateRequirements(&c.Resources, p.Child("resources"), check.ContainerResourceName)...)
-	errs = append(errs, v.validateResizePolicy(c.ResizePolicy, p.Child("resizePolicy"))...)
-	return append(errs, v.validateContainerSecurity(c.SecurityContext, p.Child("securityContext"))...)
+	if r := &c.Resources; len(r.Limits) > 0 || len(r.Requests) > 0 || len(r.Claims) > 0 {
+		errs = append(errs, v.validateRequirements(r, p.Child("resources"), check.ContainerResourceName)...)
+	}
+	if len(c.ResizePolicy) > 0 {
+		errs = append(errs, v.validateResizePolicy(c.ResizePolicy, p.Child("resizePolicy"))...)
+	}
+	if c.SecurityContext != nil {
+		errs = append(errs, v.validateContainerSecurity(c.SecurityContext, p.Child("securityContext"))...)
+	}
+	return errs
+}
+
+// dnsLabel wants the field of that name to be an RFC 1123 label.
+func dnsLabel(v string, p *field.Path, name string) field.ErrorList {
+	if texts := check.IsDNS1123Label(v); texts != nil {
+		return check.Each(texts, p.Child(name), v)
+	}
+	return nil
 }
 
 func validatePullPolicy(v corev1.PullPolicy, p *field.Path) field.ErrorList {
@@ -72,10 +97,20 @@ func (v *specValidation) validateContainers(p *field.Path) field.ErrorList {
 
 // validateLife checks hooks and probes.
 func (v *specValidation) validateLife(c *corev1.Container, p *field.Path) field.ErrorList {
-	errs := v.validateLifecycle(c.Lifecycle, p.Child("lifecycle"))
-	errs = append(errs, validateLiveness(c.LivenessProbe, p.Child("livenessProbe"))...)
-	errs = append(errs, validateReadiness(c.ReadinessProbe, p.Child("readinessProbe"))...)
-	return append(errs, validateLiveness(c.StartupProbe, p.Child("startupProbe"))...)
+	var errs field.ErrorList
+	if c.Lifecycle != nil {
+		errs = v.validateLifecycle(c.Lifecycle, p.Child("lifecycle"))
+	}
+	if c.LivenessProbe != nil {
+		errs = append(errs, validateLiveness(c.LivenessProbe, p.Child("livenessProbe"))...)
+	}
+	if c.ReadinessProbe != nil {
+		errs = append(errs, validateReadiness(c.ReadinessProbe, p.Child("readinessProbe"))...)
+	}
+	if c.StartupProbe != nil {
+		errs = append(errs, validateLiveness(c.StartupProbe, p.Child("startupProbe"))...)
+	}
+	return errs
 }
 
 // validateInitContainers checks the init containers, among which those that are always restarted are sidecars (KEP-753).
@@ -159,8 +194,11 @@ func (v *specValidation) validateContainerRestart(c *corev1.Container, p *field.
 		errs = append(errs, check.OneOf(*c.RestartPolicy, p.Child("restartPolicy"), corev1.ContainerRestartPolicyAlways,
 			corev1.ContainerRestartPolicyNever, corev1.ContainerRestartPolicyOnFailure)...)
 	}
+	if len(c.RestartPolicyRules) == 0 {
+		return errs
+	}
 	rules := p.Child("restartPolicyRules")
-	if len(c.RestartPolicyRules) > 0 && c.RestartPolicy == nil {
+	if c.RestartPolicy == nil {
 		errs = append(errs, field.Required(p.Child("restartPolicy"), "must specify restartPolicy when restart rules are used"))
 	}
 	if len(c.RestartPolicyRules) > maxRestartRules {
@@ -289,9 +327,6 @@ func validatePortConflicts(list []corev1.Container, p *field.Path) field.ErrorLi
 
 // validateHostPorts wants the ports of a pod in the host's network to be the host's. In a template they may be left out.
 func (v *specValidation) validateHostPorts(p *field.Path) field.ErrorList {
-	if !v.spec.HostNetwork {
-		return nil
-	}
 	var errs field.ErrorList
 	for i := range v.spec.Containers {
 		for j, c := range v.spec.Containers[i].Ports {

@@ -93,13 +93,13 @@ func validateKeyRef(name, key string, p *field.Path) field.ErrorList {
 // validateFileVolumes wants the volumes whose files variables come from to be there and empty at first, valid or not.
 func (v *specValidation) validateFileVolumes(p *field.Path) field.ErrorList {
 	var errs field.ErrorList
-	for _, c := range v.all(p) {
+	for _, c := range v.all {
 		for i := range c.Env {
 			from := c.Env[i].ValueFrom
 			if from == nil || from.FileKeyRef == nil {
 				continue
 			}
-			name, at := from.FileKeyRef.VolumeName, c.path.Child("env").Index(i).Child("valueFrom", "fileKeyRef", "volumeName")
+			name, at := from.FileKeyRef.VolumeName, c.path(p).Child("env").Index(i).Child("valueFrom", "fileKeyRef", "volumeName")
 			var source *corev1.VolumeSource
 			for j := range v.spec.Volumes {
 				if v.spec.Volumes[j].Name == name {

@@ -110,7 +110,7 @@ func ValidateAppArmorMatch(pod *corev1.Pod, p *field.Path) field.ErrorList {
 		own = s.AppArmorProfile
 	}
 	var errs field.ErrorList
-	for _, c := range (&specValidation{spec: &pod.Spec}).all(p) {
+	for _, c := range containersOf(&pod.Spec) {
 		profile := own
 		if s := c.SecurityContext; s != nil && s.AppArmorProfile != nil {
 			profile = s.AppArmorProfile
@@ -119,7 +119,7 @@ func ValidateAppArmorMatch(pod *corev1.Pod, p *field.Path) field.ErrorList {
 		if !ok || profile == nil {
 			continue
 		}
-		at, same := c.path.Child("securityContext", "appArmorProfile"), true
+		at, same := c.path(p).Child("securityContext", "appArmorProfile"), true
 		switch profile.Type {
 		case corev1.AppArmorProfileTypeUnconfined:
 			same = text == corev1.DeprecatedAppArmorBetaProfileNameUnconfined

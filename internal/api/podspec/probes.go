@@ -89,9 +89,6 @@ func validateProbe(b *corev1.Probe, p *field.Path) field.ErrorList {
 
 // validateLiveness checks a liveness or a startup probe: one success is enough.
 func validateLiveness(b *corev1.Probe, p *field.Path) field.ErrorList {
-	if b == nil {
-		return nil
-	}
 	errs := validateProbe(b, p)
 	if b.SuccessThreshold != 1 {
 		errs = append(errs, field.Invalid(p.Child("successThreshold"), b.SuccessThreshold, "must be 1"))
@@ -101,9 +98,6 @@ func validateLiveness(b *corev1.Probe, p *field.Path) field.ErrorList {
 
 // validateReadiness checks a readiness probe: its failure kills nothing, so it has no grace period.
 func validateReadiness(b *corev1.Probe, p *field.Path) field.ErrorList {
-	if b == nil {
-		return nil
-	}
 	errs := validateProbe(b, p)
 	if b.TerminationGracePeriodSeconds != nil {
 		errs = append(errs, field.Invalid(p.Child("terminationGracePeriodSeconds"), b.TerminationGracePeriodSeconds, "must not be set for readinessProbes"))
@@ -112,9 +106,6 @@ func validateReadiness(b *corev1.Probe, p *field.Path) field.ErrorList {
 }
 
 func (v *specValidation) validateLifecycle(l *corev1.Lifecycle, p *field.Path) field.ErrorList {
-	if l == nil {
-		return nil
-	}
 	var errs field.ErrorList
 	hook := func(h *corev1.LifecycleHandler, p *field.Path) {
 		if h != nil {

@@ -182,9 +182,6 @@ func validateAppArmor(a *corev1.AppArmorProfile, p *field.Path) field.ErrorList 
 
 // validateContainerSecurity checks a container's security context.
 func (v *specValidation) validateContainerSecurity(s *corev1.SecurityContext, p *field.Path) field.ErrorList {
-	if s == nil {
-		return nil
-	}
 	errs := validateUser(s.RunAsUser, s.RunAsGroup, p)
 	if s.ProcMount != nil {
 		errs = append(errs, check.Enum(*s.ProcMount, p.Child("procMount"), corev1.DefaultProcMount, corev1.UnmaskedProcMount)...)

@@ -8,9 +8,7 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
-	apivalidation "k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	metav1validation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -25,6 +23,7 @@ type specValidation struct {
 	opts    Options
 	volumes map[string]*corev1.VolumeSource // the valid ones
 	claims  sets.Set[string]                // names of resource claims
+	all     []located
 }
 
 // grace is the pod's grace period in seconds.
@@ -40,7 +39,7 @@ func (v *specValidation) hostUsers() bool { return v.spec.HostUsers == nil || *v
 
 // ValidatePodSpec checks spec; meta is that of the pod or template which has it. The complaints come in upstream's order.
 func ValidatePodSpec(spec *corev1.PodSpec, meta *metav1.ObjectMeta, p *field.Path, opts Options) field.ErrorList {
-	v := &specValidation{spec: spec, meta: meta, opts: opts, claims: sets.New[string]()}
+	v := &specValidation{spec: spec, meta: meta, opts: opts, claims: sets.New[string](), all: containersOf(spec)}
 	for i := range spec.ResourceClaims {
 		if name := spec.ResourceClaims[i].Name; name != "" {
 			v.claims.Insert(name)
@@ -49,33 +48,53 @@ func ValidatePodSpec(spec *corev1.PodSpec, meta *metav1.ObjectMeta, p *field.Pat
 	errs := v.validateVolumes(p.Child("volumes"))
 	if _, mirror := meta.Annotations[corev1.MirrorPodAnnotationKey]; mirror && !opts.Template && len(spec.ResourceClaims) > 0 {
 		errs = append(errs, field.Forbidden(field.NewPath(""), "static pods do not support resource claims"))
-	} else {
+	} else if len(spec.ResourceClaims) > 0 {
 		errs = append(errs, validateResourceClaims(spec.ResourceClaims, p.Child("resourceClaims"))...)
 	}
 	errs = append(errs, v.validateContainers(p.Child("containers"))...)
-	errs = append(errs, v.validateInitContainers(p.Child("initContainers"))...)
-	errs = append(errs, v.validateEphemeralContainers(p.Child("ephemeralContainers"))...)
+	if len(spec.InitContainers) > 0 {
+		errs = append(errs, v.validateInitContainers(p.Child("initContainers"))...)
+	}
+	if len(spec.EphemeralContainers) > 0 {
+		errs = append(errs, v.validateEphemeralContainers(p.Child("ephemeralContainers"))...)
+	}
 	if spec.Resources != nil {
 		errs = append(errs, v.validatePodResources(p.Child("resources"))...)
 	}
-	errs = append(errs, v.validateHostPorts(p.Child("containers"))...)
+	if spec.HostNetwork {
+		errs = append(errs, v.validateHostPorts(p.Child("containers"))...)
+	}
 	errs = append(errs, validateRestartPolicy(spec.RestartPolicy, p.Child("restartPolicy"))...)
 	errs = append(errs, validateDNSPolicy(spec.DNSPolicy, p.Child("dnsPolicy"))...)
-	errs = append(errs, metav1validation.ValidateLabels(spec.NodeSelector, p.Child("nodeSelector"))...)
+	if len(spec.NodeSelector) > 0 {
+		errs = append(errs, check.Labels(spec.NodeSelector, p.Child("nodeSelector"))...)
+	}
 	errs = append(errs, v.validateSecurity(p.Child("securityContext"))...)
-	errs = append(errs, v.validateAffinity(p.Child("affinity"))...)
+	if spec.Affinity != nil {
+		errs = append(errs, v.validateAffinity(p.Child("affinity"))...)
+	}
 	errs = append(errs, v.validateDNSConfig(p.Child("dnsConfig"))...)
-	errs = append(errs, validateReadinessGates(spec.ReadinessGates, p.Child("readinessGates"))...)
-	errs = append(errs, validateSchedulingGates(spec.SchedulingGates, p.Child("schedulingGates"))...)
-	errs = append(errs, v.validateSpread(p.Child("topologySpreadConstraints"))...)
+	if len(spec.ReadinessGates) > 0 {
+		errs = append(errs, validateReadinessGates(spec.ReadinessGates, p.Child("readinessGates"))...)
+	}
+	if len(spec.SchedulingGates) > 0 {
+		errs = append(errs, validateSchedulingGates(spec.SchedulingGates, p.Child("schedulingGates"))...)
+	}
+	if len(spec.TopologySpreadConstraints) > 0 {
+		errs = append(errs, v.validateSpread(p.Child("topologySpreadConstraints"))...)
+	}
 	errs = append(errs, v.validateHostProcess(p)...)
 	errs = append(errs, v.validateHostUsers(p)...)
-	errs = append(errs, v.validateHostnameOverride(p.Child("hostnameOverride"))...)
+	if spec.HostnameOverride != nil {
+		errs = append(errs, v.validateHostnameOverride(p.Child("hostnameOverride"))...)
+	}
 	errs = append(errs, v.validateNames(p)...)
 	if len(spec.Tolerations) > 0 {
 		errs = append(errs, ValidateTolerations(spec.Tolerations, p.Child("tolerations"))...)
 	}
-	errs = append(errs, v.validateHostAliases(p.Child("hostAliases"))...)
+	if len(spec.HostAliases) > 0 {
+		errs = append(errs, v.validateHostAliases(p.Child("hostAliases"))...)
+	}
 	errs = append(errs, v.validateClasses(p)...)
 	errs = append(errs, v.validateOS(p)...)
 	return append(errs, v.validateFileVolumes(p)...)
@@ -86,7 +105,7 @@ func (v *specValidation) validateNames(p *field.Path) field.ErrorList {
 	s := v.spec
 	var errs field.ErrorList
 	if s.ServiceAccountName != "" {
-		errs = append(errs, check.Each(apivalidation.ValidateServiceAccountName(s.ServiceAccountName, false), p.Child("serviceAccountName"), s.ServiceAccountName)...)
+		errs = append(errs, check.DNSSubdomain(s.ServiceAccountName, p.Child("serviceAccountName"))...)
 	}
 	if s.NodeName != "" {
 		errs = append(errs, check.DNSSubdomain(s.NodeName, p.Child("nodeName"))...)
@@ -106,9 +125,6 @@ const maxHostname = 64
 
 func (v *specValidation) validateHostnameOverride(p *field.Path) field.ErrorList {
 	name := v.spec.HostnameOverride
-	if name == nil {
-		return nil
-	}
 	var errs field.ErrorList
 	if v.spec.SetHostnameAsFQDN != nil && *v.spec.SetHostnameAsFQDN {
 		errs = append(errs, field.Forbidden(p, "may not be specified when setHostnameAsFQDN is true"))
@@ -236,7 +252,7 @@ func validateResourceClaims(claims []corev1.PodResourceClaim, p *field.Path) fie
 // ValidatePodTemplateSpec checks t.
 func ValidatePodTemplateSpec(t *corev1.PodTemplateSpec, p *field.Path, opts Options) field.ErrorList {
 	opts.Template = true
-	errs := metav1validation.ValidateLabels(t.Labels, p.Child("labels"))
+	errs := check.Labels(t.Labels, p.Child("labels"))
 	errs = append(errs, check.Annotations(t.Annotations, p.Child("annotations"))...)
 	errs = append(errs, ValidatePodAnnotations(&t.ObjectMeta, &t.Spec, opts, p.Child("annotations"))...)
 	errs = append(errs, ValidatePodSpec(&t.Spec, &t.ObjectMeta, p.Child("spec"), opts)...)

@@ -24,14 +24,14 @@ func (v *specValidation) validateVolumes(p *field.Path) field.ErrorList {
 		own := validateVolumeSource(vol, at)
 		if vol.Ephemeral != nil && vol.Name != "" && !v.opts.Template && v.meta != nil && v.meta.Name != "" {
 			name := v.meta.Name + "-" + vol.Name
-			for _, text := range validation.IsDNS1123Subdomain(name) {
+			for _, text := range check.IsDNS1123Subdomain(name) {
 				own = append(own, field.Invalid(at.Child("name"), vol.Name, fmt.Sprintf("PVC name %q: %s", name, text)))
 			}
 		}
 		if vol.Name == "" {
 			own = append(own, field.Required(at.Child("name"), ""))
 		} else {
-			own = append(own, check.DNSLabel(vol.Name, at.Child("name"))...)
+			own = append(own, dnsLabel(vol.Name, at, "name")...)
 		}
 		if v.volumes[vol.Name] != nil {
 			own = append(own, field.Duplicate(at.Child("name"), vol.Name))

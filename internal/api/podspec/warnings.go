@@ -8,8 +8,9 @@ import (
 	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/sets"
-	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"github.com/celox/celox/internal/api/check"
 )
 
 // Warnings tells of what a template says that works but shouldn't be relied on; p is the path of the template. What old (nil
@@ -43,9 +44,12 @@ func (w *warnings) at(name string, more ...string) *field.Path {
 	return w.path.Child(name, more...)
 }
 
+// container is the path of a container.
+func (w *warnings) container(c located) *field.Path { return c.path(w.at("spec")) }
+
 func (w *warnings) collect() []string {
 	if !w.template {
-		for _, c := range (&specValidation{spec: w.spec}).all(w.at("spec")) {
+		for _, c := range containersOf(w.spec) {
 			w.appArmor(c)
 		}
 	}
@@ -54,7 +58,9 @@ func (w *warnings) collect() []string {
 	w.volumes()
 	w.overlaps()
 	w.duplicates()
-	w.fractions(w.spec.Overhead, w.at("spec", "overhead"))
+	for _, name := range wholeBytes {
+		w.fraction(w.spec.Overhead, name, func() *field.Path { return w.at("spec", "overhead") })
+	}
 	w.containers()
 	w.ports()
 	if g := w.spec.TerminationGracePeriodSeconds; g != nil && *g < 0 {
@@ -129,7 +135,7 @@ func (w *warnings) nodeTerm(t *corev1.NodeSelectorTerm, values bool, p *field.Pa
 			continue
 		}
 		for j, v := range r.Values {
-			for _, text := range validation.IsValidLabelValue(v) {
+			for _, text := range check.IsValidLabelValue(v) {
 				w.add(at.Child("values").Index(j), "%s is invalid, %s", v, text)
 			}
 		}
@@ -228,8 +234,8 @@ func (w *warnings) volumes() {
 // ClaimWarnings tells of sizes of claims that are no whole number of bytes.
 func ClaimWarnings(s *corev1.PersistentVolumeClaimSpec, p *field.Path) []string {
 	w := &warnings{}
-	w.fraction(s.Resources.Requests, corev1.ResourceStorage, p.Child("resources", "requests"))
-	w.fraction(s.Resources.Limits, corev1.ResourceStorage, p.Child("resources", "limits"))
+	w.fraction(s.Resources.Requests, corev1.ResourceStorage, func() *field.Path { return p.Child("resources", "requests") })
+	w.fraction(s.Resources.Limits, corev1.ResourceStorage, func() *field.Path { return p.Child("resources", "limits") })
 	return w.out
 }
 
@@ -325,6 +331,9 @@ func (w *warnings) duplicates() {
 		}
 	}
 	seen = sets.New[string]()
+	if len(w.spec.ImagePullSecrets) == 0 {
+		return
+	}
 	names := w.at("spec", "imagePullSecrets")
 	for i := range w.spec.ImagePullSecrets {
 		if name := w.spec.ImagePullSecrets[i].Name; seen.Has(name) {
@@ -340,38 +349,35 @@ func (w *warnings) duplicates() {
 	}
 }
 
-// fractions tells of amounts of bytes that aren't whole.
-func (w *warnings) fractions(list corev1.ResourceList, p *field.Path) {
-	w.fraction(list, corev1.ResourceMemory, p)
-	w.fraction(list, corev1.ResourceEphemeralStorage, p)
-}
+// wholeBytes are the resources of which there are no parts of a byte.
+var wholeBytes = [...]corev1.ResourceName{corev1.ResourceMemory, corev1.ResourceEphemeralStorage}
 
-func (w *warnings) fraction(list corev1.ResourceList, name corev1.ResourceName, p *field.Path) {
+// fraction tells of an amount of bytes that isn't whole.
+func (w *warnings) fraction(list corev1.ResourceList, name corev1.ResourceName, p func() *field.Path) {
 	if q, ok := list[name]; ok && q.MilliValue()%1000 != 0 {
-		w.add(p.Key(string(name)), "fractional byte value %q is invalid, must be an integer", q.String())
+		w.add(p().Key(string(name)), "fractional byte value %q is invalid, must be an integer", q.String())
 	}
 }
 
 func (w *warnings) containers() {
-	annotations := w.at("metadata", "annotations")
+	annotation := func(key string) *field.Path { return w.at("metadata", "annotations").Key(key) }
 	if s := w.spec.SecurityContext; s == nil || s.SeccompProfile == nil {
 		if _, ok := w.meta.Annotations[podSeccomp]; ok {
-			w.add(annotations.Key(podSeccomp), "%s", seccompText)
+			w.add(annotation(podSeccomp), "%s", seccompText)
 		}
 	}
-	for _, c := range (&specValidation{spec: w.spec}).all(w.at("spec")) {
+	for _, c := range containersOf(w.spec) {
 		if s := c.SecurityContext; s == nil || s.SeccompProfile == nil {
 			if key := containerSeccomp + c.Name; hasKey(w.meta.Annotations, key) {
-				w.add(annotations.Key(key), "%s", seccompText)
+				w.add(annotation(key), "%s", seccompText)
 			}
 		}
 		if w.template {
 			w.appArmor(c)
 		}
-		limits, requests := c.path.Child("resources", "limits"), c.path.Child("resources", "requests")
-		for _, name := range []corev1.ResourceName{corev1.ResourceMemory, corev1.ResourceEphemeralStorage} {
-			w.fraction(c.Resources.Limits, name, limits)
-			w.fraction(c.Resources.Requests, name, requests)
+		for _, name := range wholeBytes {
+			w.fraction(c.Resources.Limits, name, func() *field.Path { return w.container(c).Child("resources", "limits") })
+			w.fraction(c.Resources.Requests, name, func() *field.Path { return w.container(c).Child("resources", "requests") })
 		}
 		w.env(c)
 	}
@@ -389,7 +395,7 @@ func (w *warnings) env(c located) {
 		e := &c.Env[i]
 		ref := "$(" + e.Name + ")"
 		if seen.Has(e.Name) && (e.ValueFrom != nil || e.Value == ref || !strings.Contains(e.Value, ref)) {
-			w.add(c.path.Child("env").Index(i), "hides previous definition of %q, which may be dropped when using apply", e.Name)
+			w.add(w.container(c).Child("env").Index(i), "hides previous definition of %q, which may be dropped when using apply", e.Name)
 		}
 		seen.Insert(e.Name)
 	}
@@ -406,9 +412,9 @@ func (w *warnings) ports() {
 		path *field.Path
 	}
 	all := map[key][]place{}
-	for _, c := range (&specValidation{spec: w.spec}).all(w.at("spec")) {
+	for _, c := range containersOf(w.spec) {
 		for i, port := range c.Ports {
-			at, k := c.path.Child("ports").Index(i), key{port.ContainerPort, port.Protocol}
+			at, k := w.container(c).Child("ports").Index(i), key{port.ContainerPort, port.Protocol}
 			if port.HostIP != "" && port.HostPort == 0 {
 				w.add(at, "hostIP set without hostPort: {Name:%s HostPort:%d ContainerPort:%d Protocol:%s HostIP:%s}",
 					port.Name, port.HostPort, port.ContainerPort, port.Protocol, port.HostIP)

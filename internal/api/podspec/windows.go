@@ -99,24 +99,28 @@ func hostProcess(w *corev1.WindowsSecurityContextOptions) *bool {
 	return w.HostProcess
 }
 
-// located is a container with the path to it.
+// located is a container with the list and the place in it where it is.
 type located struct {
 	*corev1.Container
-	path *field.Path
+	list string
+	i    int
 }
 
-// all lists the containers of the three sorts.
-func (v *specValidation) all(p *field.Path) []located {
-	var out []located
-	for i := range v.spec.InitContainers {
-		out = append(out, located{&v.spec.InitContainers[i], p.Child("initContainers").Index(i)})
+// path is where the container is; p is the path of the pod's spec. Paths are made when there is something to complain of: most pods are good.
+func (l located) path(p *field.Path) *field.Path { return p.Child(l.list).Index(l.i) }
+
+// containersOf lists the containers of the three sorts.
+func containersOf(s *corev1.PodSpec) []located {
+	out := make([]located, 0, len(s.InitContainers)+len(s.Containers)+len(s.EphemeralContainers))
+	for i := range s.InitContainers {
+		out = append(out, located{&s.InitContainers[i], "initContainers", i})
 	}
-	for i := range v.spec.Containers {
-		out = append(out, located{&v.spec.Containers[i], p.Child("containers").Index(i)})
+	for i := range s.Containers {
+		out = append(out, located{&s.Containers[i], "containers", i})
 	}
-	for i := range v.spec.EphemeralContainers {
-		c := corev1.Container(v.spec.EphemeralContainers[i].EphemeralContainerCommon)
-		out = append(out, located{&c, p.Child("ephemeralContainers").Index(i)})
+	for i := range s.EphemeralContainers {
+		c := corev1.Container(s.EphemeralContainers[i].EphemeralContainerCommon)
+		out = append(out, located{&c, "ephemeralContainers", i})
 	}
 	return out
 }
@@ -129,13 +133,13 @@ func (v *specValidation) validateHostProcess(p *field.Path) field.ErrorList {
 	}
 	var errs field.ErrorList
 	in, out := false, false
-	for _, c := range v.all(p) {
+	for _, c := range v.all {
 		var own *bool
 		if c.SecurityContext != nil {
 			own = hostProcess(c.SecurityContext.WindowsOptions)
 		}
 		if pod != nil && own != nil && *pod != *own {
-			errs = append(errs, field.Invalid(c.path.Child("securityContext", "windowsOptions", "hostProcess"), *own,
+			errs = append(errs, field.Invalid(c.path(p).Child("securityContext", "windowsOptions", "hostProcess"), *own,
 				fmt.Sprintf("pod hostProcess value must be identical if both are specified, was %v", *pod)))
 		}
 		switch {
@@ -179,9 +183,9 @@ func (v *specValidation) validateLinux(p *field.Path) field.ErrorList {
 	if s := v.spec.SecurityContext; s != nil && s.WindowsOptions != nil {
 		errs = append(errs, field.Forbidden(p.Child("securityContext", "windowsOptions"), "windows options cannot be set for a linux pod"))
 	}
-	for _, c := range v.all(p) {
+	for _, c := range v.all {
 		if c.SecurityContext != nil && c.SecurityContext.WindowsOptions != nil {
-			errs = append(errs, field.Forbidden(c.path.Child("securityContext", "windowsOptions"), "windows options cannot be set for a linux pod"))
+			errs = append(errs, field.Forbidden(c.path(p).Child("securityContext", "windowsOptions"), "windows options cannot be set for a linux pod"))
 		}
 	}
 	return errs
@@ -214,12 +218,12 @@ func (v *specValidation) validateWindows(p *field.Path) field.ErrorList {
 	forbid(v.spec.HostPID, p.Child("hostPID"))
 	forbid(v.spec.HostIPC, p.Child("hostIPC"))
 	forbid(v.spec.ShareProcessNamespace != nil, p.Child("shareProcessNamespace"))
-	for _, c := range v.all(p) {
+	for _, c := range v.all {
 		s := c.SecurityContext
 		if s == nil {
 			continue
 		}
-		at := c.path.Child("securityContext")
+		at := c.path(p).Child("securityContext")
 		forbid(s.AppArmorProfile != nil, at.Child("appArmorProfile"))
 		forbid(s.SELinuxOptions != nil, at.Child("seLinuxOptions"))
 		forbid(s.SeccompProfile != nil, at.Child("seccompProfile"))
