@@ -92,6 +92,10 @@ type Kind struct {
 	// Fields are what field selectors may name besides metadata.name and metadata.namespace; FieldNames lists them all.
 	Fields     func(obj Object) fields.Set
 	FieldNames []string
+	// NotByNamespace says that a field selector may not name metadata.namespace, where objects are in namespaces. Where they are not, it may if there are no Fields.
+	NotByNamespace bool
+	// FieldRefusal, if set, is what is said of a field that a selector may not name; nil is the usual words.
+	FieldRefusal func(gvk schema.GroupVersionKind, name string) string
 	// Indexes are kept by the store for lists and watches that select one value of a field.
 	Indexes map[string]func(obj Object) []string
 

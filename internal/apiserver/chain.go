@@ -327,6 +327,7 @@ func (x *exchange) authorize() error {
 	case err != nil:
 		return apierrors.NewInternalError(err)
 	}
+	x.w.Header().Set("X-Content-Type-Options", "nosniff") // the refusal has words of the request
 	return x.forbidden(request.AttributesOf(x.user, x.info), reason)
 }
 

@@ -20,6 +20,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/celox/celox/internal/api"
+	"github.com/celox/celox/internal/api/check"
 	"github.com/celox/celox/internal/apiserver/admission"
 	"github.com/celox/celox/internal/apiserver/negotiate"
 	"github.com/celox/celox/internal/apiserver/request"
@@ -45,13 +46,10 @@ func (x *exchange) decode(t negotiate.Target, validation string) (runtime.Object
 		validation = metav1.FieldValidationWarn
 	}
 	obj, warnings, err := negotiate.Decode(data, media, t, negotiate.Validation(validation), x.s.cfg.Catalogue.Scheme())
-	if err != nil {
-		return nil, err
-	}
 	for _, w := range warnings {
 		request.Warn(x.ctx, w)
 	}
-	return obj, nil
+	return obj, err
 }
 
 // isFor says whether an object that was given by somebody in this process is what decoding its encoding for t would give.
@@ -250,7 +248,10 @@ func (x *exchange) prepareCreate(obj api.Object) error {
 	if err := x.completeService(obj, nil); err != nil {
 		return err
 	}
-	errs := validateMeta(obj, k.Namespaced, x.nameFunc(), x.qualifies(""))
+	var errs field.ErrorList
+	if k.GroupKind() != eventKind { // whose two doors look at metadata in their own way
+		errs = validateMeta(obj, k.Namespaced, x.nameFunc(), x.qualifies(""))
+	}
 	switch {
 	case x.res.custom != nil:
 		errs = append(errs, x.validateCustom("", obj, nil, errs)...)
@@ -262,7 +263,7 @@ func (x *exchange) prepareCreate(obj api.Object) error {
 	}
 	errs = append(errs, x.validateInNamespace(obj, nil)...)
 	if len(errs) == 0 {
-		errs = validateMeta(obj, k.Namespaced, segmentName, false)
+		errs = validateNames(obj, segmentName)
 	}
 	if x.res.custom == nil && declared(k.Group) {
 		errs = declaredLast(distinct(errs))
@@ -280,6 +281,8 @@ func (x *exchange) prepareCreate(obj api.Object) error {
 	}
 	return x.settle(obj)
 }
+
+var eventKind = schema.GroupKind{Kind: "Event"}
 
 // validateInNamespace checks what depends on the namespace's labels; a namespace that is not there has none.
 func (x *exchange) validateInNamespace(obj, old api.Object) field.ErrorList {
@@ -305,7 +308,7 @@ func (x *exchange) nameFunc() apivalidation.ValidateNameFunc {
 	if f := x.res.kind.ValidateName; f != nil {
 		return f
 	}
-	return apivalidation.NameIsDNSSubdomain
+	return check.NameIsDNSSubdomain
 }
 
 func segmentName(name string, prefix bool) []string {

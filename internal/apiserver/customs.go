@@ -167,7 +167,13 @@ func (x *exchange) accept() (negotiate.Accept, error) {
 	if x.res != nil && x.res.custom != nil {
 		return negotiate.ParseUntypedAccept(x.r.Header)
 	}
-	return negotiate.ParseAccept(x.r.Header)
+	a, err := negotiate.ParseAccept(x.r.Header)
+	if err != nil && apierrors.IsNotAcceptable(err) && (x.info.Verb == "list" || x.info.Verb == "watch" && !x.info.NameInPath) {
+		if s, ok := err.(apierrors.APIStatus); ok && s.Status().Details != nil {
+			err = negotiate.ListNotAcceptable()
+		}
+	}
+	return a, err
 }
 
 // decodeCustom reads the body as an object of the custom resource, with its defaults.
@@ -219,7 +225,9 @@ func (x *exchange) validateCustom(sub string, obj, live api.Object, meta field.E
 
 // settle gives a valid object the form in which it is stored.
 func (x *exchange) settle(obj api.Object) error {
-	x.s.empties.clean(obj)
+	if !x.res.kind.StoredAsJSON { // which tells nothing and an empty list apart
+		x.s.empties.clean(obj)
+	}
 	o, ok := obj.(*custom.Object)
 	if !ok || x.res.custom == nil {
 		return nil

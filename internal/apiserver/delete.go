@@ -12,6 +12,7 @@ import (
 	metavalidation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 	kjson "sigs.k8s.io/json"
 	"sigs.k8s.io/yaml"
 
@@ -56,7 +57,7 @@ func (x *exchange) sentDeleteOptions() (*metav1.DeleteOptions, error) {
 		return x.decodeDeleteOptions(body)
 	case x.r.URL.RawQuery != "":
 		q := x.params()
-		if q.Get("gracePeriodSeconds") != "" {
+		if q.Has("gracePeriodSeconds") {
 			n, err := parseInt64(q, "gracePeriodSeconds")
 			if err != nil {
 				return nil, err
@@ -67,9 +68,23 @@ func (x *exchange) sentDeleteOptions() (*metav1.DeleteOptions, error) {
 			b := request.Truth(v)
 			o.OrphanDependents = &b //nolint:staticcheck // clients still send it
 		}
-		if v := q.Get("propagationPolicy"); v != "" {
-			p := metav1.DeletionPropagation(v)
+		if v, ok := q["ignoreStoreReadErrorWithClusterBreakingPotential"]; ok {
+			b := request.Truth(v)
+			o.IgnoreStoreReadErrorWithClusterBreakingPotential = &b
+		}
+		if q.Has("propagationPolicy") {
+			p := metav1.DeletionPropagation(q.Get("propagationPolicy"))
 			o.PropagationPolicy = &p
+		}
+		uid, version := types.UID(q.Get("uid")), q.Get("resourceVersion")
+		if uid != "" || version != "" {
+			o.Preconditions = &metav1.Preconditions{}
+			if uid != "" {
+				o.Preconditions.UID = &uid
+			}
+			if version != "" {
+				o.Preconditions.ResourceVersion = &version
+			}
 		}
 		o.DryRun = q["dryRun"]
 	}
@@ -101,7 +116,10 @@ func (x *exchange) decodeDeleteOptions(body []byte) (*metav1.DeleteOptions, erro
 		body = j
 		fallthrough
 	case negotiate.JSON:
-		var m metav1.TypeMeta
+		var m struct { // whose type the library tells clients of
+			APIVersion string `json:"apiVersion,omitempty"`
+			Kind       string `json:"kind,omitempty"`
+		}
 		if err := json.Unmarshal(body, &m); err != nil {
 			return nil, apierrors.NewBadRequest("couldn't get version/kind; json parse error: " + err.Error())
 		}
@@ -110,15 +128,15 @@ func (x *exchange) decodeDeleteOptions(body []byte) (*metav1.DeleteOptions, erro
 				return nil, apierrors.NewBadRequest(err.Error())
 			}
 		}
-		o.TypeMeta = m
+		o.TypeMeta = metav1.TypeMeta{APIVersion: m.APIVersion, Kind: m.Kind}
 	default:
 		return nil, negotiate.UnsupportedBody()
 	}
+	gv, err := schema.ParseGroupVersion(o.APIVersion)
+	if err != nil {
+		return nil, apierrors.NewBadRequest(err.Error())
+	}
 	if o.Kind != "" && o.Kind != "DeleteOptions" {
-		gv, err := schema.ParseGroupVersion(o.APIVersion)
-		if err != nil {
-			return nil, apierrors.NewBadRequest(err.Error())
-		}
 		return nil, apierrors.NewBadRequest(negotiate.NotRegistered(gv.WithKind(o.Kind)).Error())
 	}
 	return o, nil
@@ -165,6 +183,12 @@ func (x *exchange) warnOfOrphans(o *metav1.DeleteOptions) {
 	}
 }
 
+// unsafe says that a deletion is for an object that can't be read any more (KEP-3926). All objects here can.
+func unsafe(o *metav1.DeleteOptions) bool {
+	ignore := o.IgnoreStoreReadErrorWithClusterBreakingPotential
+	return ignore != nil && *ignore
+}
+
 // deletion is what became of a deletion: gone now, or waiting for time or finalizers.
 type deletion struct {
 	last shown
@@ -182,6 +206,10 @@ func (x *exchange) deleteObject(namespace, name string, o *metav1.DeleteOptions)
 		d = deletion{}
 		if current == nil {
 			return store.Mutation{}, x.notFound(name)
+		}
+		if unsafe(o) {
+			return store.Mutation{}, apierrors.NewConflict(x.res.gr, name, fmt.Errorf("StorageError: invalid object, Code: 4, Key: /registry/%s/%s, ResourceVersion: 0, AdditionalErrorMsg: unsafe deletion is not allowed because the object is decodable from storage",
+				x.res.kind.Prefix, x.res.key(namespace, name)))
 		}
 		options := o.DeepCopy()
 		next, gone, err := x.planDeletion(current.Object, options)
@@ -250,7 +278,7 @@ func (x *exchange) planDeletion(live store.Object, o *metav1.DeleteOptions) (nex
 		return nil, false, err
 	}
 	if ns, ok := live.(*corev1.Namespace); ok {
-		return x.planNamespaceDeletion(ns)
+		return x.planNamespaceDeletion(ns, o)
 	}
 	if crd, ok := live.(*custom.CRD); ok && crd.DeletionTimestamp == nil {
 		return custom.BeginDeletion(crd, x.s.clock.Now()), false, nil
@@ -336,6 +364,16 @@ func (x *exchange) preconditions(live metav1.Object, p *metav1.Preconditions) er
 	if p == nil {
 		return nil
 	}
+	if words := preconditionWords(x.res.kind); words != "" {
+		// Namespaces and definitions look by themselves before the general way does.
+		if p.UID != nil && *p.UID != live.GetUID() {
+			return apierrors.NewConflict(x.res.gr, live.GetName(), fmt.Errorf("%s: UID in precondition: %v, UID in object meta: %v", words, *p.UID, live.GetUID()))
+		}
+		if p.ResourceVersion != nil && *p.ResourceVersion != live.GetResourceVersion() {
+			return apierrors.NewConflict(x.res.gr, live.GetName(), fmt.Errorf("%s: ResourceVersion in precondition: %v, ResourceVersion in object meta: %v", words, *p.ResourceVersion, live.GetResourceVersion()))
+		}
+		return nil
+	}
 	gr := schema.GroupResource{Group: x.res.gvk.Group, Resource: x.res.gvk.Kind}
 	if p.UID != nil && *p.UID != live.GetUID() {
 		return apierrors.NewConflict(gr, live.GetName(), fmt.Errorf("the UID in the precondition (%s) does not match the UID in record (%s). The object might have been deleted and then recreated", *p.UID, live.GetUID()))
@@ -344,6 +382,17 @@ func (x *exchange) preconditions(live metav1.Object, p *metav1.Preconditions) er
 		return apierrors.NewConflict(gr, live.GetName(), fmt.Errorf("the ResourceVersion in the precondition (%s) does not match the ResourceVersion in record (%s). The object might have been modified", *p.ResourceVersion, live.GetResourceVersion()))
 	}
 	return nil
+}
+
+// preconditionWords begin what kinds say of a precondition that doesn't hold and that they check by themselves; "" is for all others.
+func preconditionWords(k *api.Kind) string {
+	switch k.GroupKind() {
+	case schema.GroupKind{Kind: "Namespace"}:
+		return "Precondition failed"
+	case schema.GroupKind{Group: "apiextensions.k8s.io", Kind: "CustomResourceDefinition"}:
+		return "precondition failed"
+	}
+	return ""
 }
 
 // finalizersForDeletion are the finalizers of an object under deletion: the garbage collector's are added or taken as the
@@ -382,13 +431,16 @@ func (x *exchange) finalizersForDeletion(live metav1.Object, o *metav1.DeleteOpt
 }
 
 // planNamespaceDeletion begins the end of a namespace, or ends it when nothing is left in it.
-func (x *exchange) planNamespaceDeletion(live *corev1.Namespace) (store.Object, bool, error) {
+func (x *exchange) planNamespaceDeletion(live *corev1.Namespace, o *metav1.DeleteOptions) (store.Object, bool, error) {
 	switch {
 	case live.DeletionTimestamp == nil:
 		ns := live.DeepCopy()
 		now := metav1.NewTime(x.s.clock.Now().UTC().Truncate(time.Second))
 		ns.DeletionTimestamp = &now
 		ns.Status.Phase = corev1.NamespaceTerminating
+		if finalizers, changed := x.finalizersForDeletion(live, o); changed {
+			ns.Finalizers = finalizers
+		}
 		return ns, len(ns.Spec.Finalizers) == 0 && len(ns.Finalizers) == 0, nil
 	case len(live.Spec.Finalizers) > 0 || len(live.Finalizers) > 0:
 		return nil, false, nil
@@ -410,6 +462,11 @@ func (x *exchange) deleteCollection() error {
 	if err != nil {
 		return err
 	}
+	if unsafe(o) {
+		return invalidOptions("DeleteOptions", field.ErrorList{field.Invalid(field.NewPath("ignoreStoreReadErrorWithClusterBreakingPotential"), true,
+			"is not allowed with DELETECOLLECTION, try again after removing the option")})
+	}
+	x.warnOfOrphans(o)
 	items, meta, err := x.listItems(&lo)
 	if err != nil {
 		return err

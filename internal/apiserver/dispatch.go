@@ -59,13 +59,29 @@ func (s *Server) dispatch(x *exchange) {
 		return
 	}
 	x.res = res
-	if res.deprecated != "" && res.serves(i.Verb, i.Subresource) {
+	if res.deprecated != "" && res.routes(x) {
 		request.Warn(x.ctx, res.deprecated)
 		s.metrics.askedForDeprecated(x)
 	}
 	if err := s.serveResource(x); err != nil {
 		x.fail(err)
 	}
+}
+
+// routes says whether there is a handler for the request, whatever becomes of it then.
+func (r *resource) routes(x *exchange) bool {
+	i := x.info
+	switch {
+	case !r.serves(i.Verb, i.Subresource), x.r.Method == http.MethodHead:
+		return false
+	case i.Subresource != "":
+		return true
+	case i.Verb == "create" && i.NameInPath, (i.Verb == "update" || i.Verb == "patch" || i.Verb == "delete") && !i.NameInPath:
+		return false
+	case r.kind.Namespaced && i.Namespace == "":
+		return i.Verb == "list" || i.Verb == "watch"
+	}
+	return true
 }
 
 var namespaces = schema.GroupVersionResource{Version: "v1", Resource: "namespaces"}
@@ -134,6 +150,17 @@ func streams(sub string) bool {
 	return false
 }
 
+// streamsBy says whether a subresource that a node answers takes a method.
+func streamsBy(sub, method string) bool {
+	switch sub {
+	case "log":
+		return method == http.MethodGet || method == http.MethodHead
+	case "proxy":
+		return true
+	}
+	return method == http.MethodGet || method == http.MethodPost
+}
+
 // serveSubresource carries out the verb on a part of a resource.
 func (s *Server) serveSubresource(x *exchange, sub *subresource) error {
 	i := x.info
@@ -141,6 +168,9 @@ func (s *Server) serveSubresource(x *exchange, sub *subresource) error {
 		return noSuchResource()
 	}
 	if streams(sub.Name) {
+		if !streamsBy(sub.Name, x.r.Method) {
+			return methodNotAllowed()
+		}
 		if s.cfg.Connect == nil {
 			return notImplemented("way to reach nodes")
 		}

@@ -106,6 +106,12 @@ func (x *exchange) showList(a negotiate.Accept, items []*store.Item, meta metav1
 		}
 		return l.stream()
 	}
+	if len(items) == 0 && a.Shape == negotiate.MetadataList && a.Media != negotiate.Protobuf {
+		// Upstream's list of nothing has no items rather than an empty list of them.
+		head := l.head()
+		x.sendBytes(http.StatusOK, a, nil, append(head[:len(head)-1], "null}"...))
+		return nil
+	}
 	l.bodies = make([][]byte, len(items))
 	for i, it := range items {
 		var err error

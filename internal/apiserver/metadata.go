@@ -8,31 +8,20 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	metavalidation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/runtime/schema"
-	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"github.com/celox/celox/internal/api/check"
 )
 
 // validateMeta checks an object's metadata.
 func validateMeta(m metav1.Object, namespaced bool, nameFn apivalidation.ValidateNameFunc, finalizersToo bool) field.ErrorList {
 	p := field.NewPath("metadata")
-	var errs field.ErrorList
-	if g := m.GetGenerateName(); g != "" {
-		for _, msg := range nameFn(g, true) {
-			errs = append(errs, field.Invalid(p.Child("generateName"), g, msg))
-		}
-	}
-	if n := m.GetName(); n == "" {
-		errs = append(errs, field.Required(p.Child("name"), "name or generateName is required"))
-	} else {
-		for _, msg := range nameFn(n, false) {
-			errs = append(errs, field.Invalid(p.Child("name"), n, msg))
-		}
-	}
+	errs := validateNames(m, nameFn)
 	switch ns := m.GetNamespace(); {
 	case namespaced && ns == "":
 		errs = append(errs, field.Required(p.Child("namespace"), ""))
 	case namespaced:
-		for _, msg := range apivalidation.ValidateNamespaceName(ns, false) {
+		for _, msg := range check.NameIsDNSLabel(ns, false) {
 			errs = append(errs, field.Invalid(p.Child("namespace"), ns, msg))
 		}
 	case ns != "":
@@ -50,12 +39,30 @@ func validateMeta(m metav1.Object, namespaced bool, nameFn apivalidation.Validat
 	return errs
 }
 
+// validateNames checks the name, and what it was to begin with.
+func validateNames(m metav1.Object, nameFn apivalidation.ValidateNameFunc) field.ErrorList {
+	var errs field.ErrorList
+	if g := m.GetGenerateName(); g != "" {
+		for _, msg := range nameFn(g, true) {
+			errs = append(errs, field.Invalid(field.NewPath("metadata", "generateName"), g, msg))
+		}
+	}
+	n := m.GetName()
+	if n == "" {
+		return append(errs, field.Required(field.NewPath("metadata", "name"), "name or generateName is required"))
+	}
+	for _, msg := range nameFn(n, false) {
+		errs = append(errs, field.Invalid(field.NewPath("metadata", "name"), n, msg))
+	}
+	return errs
+}
+
 // validateShared checks what is checked in the same way on create and update.
 func validateShared(m metav1.Object) field.ErrorList {
 	p := field.NewPath("metadata")
 	var errs field.ErrorList
-	if l := m.GetLabels(); !plainLabels(l) {
-		errs = append(errs, metavalidation.ValidateLabels(l, p.Child("labels"))...)
+	if l := m.GetLabels(); len(l) > 0 {
+		errs = append(errs, check.Labels(l, p.Child("labels"))...)
 	}
 	if a := m.GetAnnotations(); len(a) > 0 {
 		errs = append(errs, apivalidation.ValidateAnnotations(a, p.Child("annotations"))...)
@@ -66,7 +73,7 @@ func validateShared(m metav1.Object) field.ErrorList {
 func validateFinalizers(finalizers []string, p *field.Path) field.ErrorList {
 	var errs field.ErrorList
 	for _, f := range finalizers {
-		for _, msg := range validation.IsQualifiedName(f) {
+		for _, msg := range check.IsQualifiedName(f) {
 			errs = append(errs, field.Invalid(p, f, msg))
 		}
 	}

@@ -103,10 +103,10 @@ type listOptions struct {
 }
 
 func parseInt64(q url.Values, name string) (int64, error) {
-	v := q.Get(name)
-	if v == "" {
+	if !q.Has(name) {
 		return 0, nil
 	}
+	v := q.Get(name)
 	n, err := strconv.ParseInt(v, 10, 64)
 	if err != nil {
 		return 0, apierrors.NewBadRequest(err.Error())
@@ -121,7 +121,7 @@ func (x *exchange) listOptions() (listOptions, error) {
 		return o, nil
 	}
 	q := x.params()
-	o.Watch = watching
+	o.Watch = watching && request.Truth(q["watch"]) // paths with "watch" in them are looked at as lists
 	o.ResourceVersion = q.Get("resourceVersion")
 	o.ResourceVersionMatch = metav1.ResourceVersionMatch(q.Get("resourceVersionMatch"))
 	o.Continue = q.Get("continue")
@@ -160,7 +160,7 @@ func (x *exchange) listOptions() (listOptions, error) {
 	if err := invalidOptions("ListOptions", listvalidation.ValidateListOptions(&o.ListOptions, true)); err != nil {
 		return o, err
 	}
-	if watching && o.Continue != "" {
+	if o.Watch && o.Continue != "" {
 		return o, invalidOptions("ListOptions", field.ErrorList{field.Forbidden(field.NewPath("resourceVersionMatch"), "resourceVersionMatch is forbidden when continue is provided")})
 	}
 	return o, nil
@@ -178,6 +178,9 @@ func (x *exchange) fieldSelector(s string) (fields.Selector, error) {
 			continue
 		}
 		if !x.res.isField(r.Field) {
+			if f := x.res.kind.FieldRefusal; f != nil {
+				return nil, apierrors.NewBadRequest(f(x.res.gvk, r.Field))
+			}
 			if len(x.res.kind.FieldNames) > 0 || x.res.custom != nil {
 				return nil, apierrors.NewBadRequest("field label not supported: " + r.Field)
 			}

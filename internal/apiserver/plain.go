@@ -76,7 +76,7 @@ func (s *Server) servePlain(x *exchange) {
 			return
 		}
 	case "openapi":
-		if s.cfg.OpenAPI != nil {
+		if s.cfg.OpenAPI != nil && rest != "" {
 			s.cfg.OpenAPI.ServeHTTP(x.w, x.r)
 			return
 		}

@@ -150,6 +150,7 @@ func (x *exchange) bound(live store.Object, b *corev1.Binding, dryRun bool) (*co
 	// What is not changed is shared with the old pod: both are read-only once stored.
 	pod := *old
 	pod.Spec.NodeName = b.Target.Name
+	pod.Status.NominatedNodeName = "" // it has its node
 	if len(b.Annotations) > 0 {
 		pod.Annotations = merged(old.Annotations, b.Annotations, true)
 	}

@@ -150,14 +150,21 @@ func (x *exchange) listItems(o *listOptions) ([]*store.Item, metav1.ListMeta, er
 	if o.Limit > 0 {
 		lo.Limit = o.Limit
 	}
+	if o.Continue != "" && o.ResourceVersion != "" && o.ResourceVersion != "0" {
+		err := store.CheckContinue(o.Continue)
+		if err == nil {
+			err = apierrors.NewBadRequest("specifying resource version is not allowed when using continue")
+		}
+		return nil, metav1.ListMeta{}, err
+	}
 	rev, err := parseRevision(o.ResourceVersion)
 	if err != nil {
 		return nil, metav1.ListMeta{}, apierrors.NewBadRequest(fmt.Sprintf("invalid resource version: %v", err))
 	}
 	switch {
 	case o.Continue != "":
-		if o.ResourceVersion != "" && o.ResourceVersion != "0" {
-			return nil, metav1.ListMeta{}, apierrors.NewBadRequest("specifying resource version is not allowed when using continue")
+		if o.ResourceVersion == "0" {
+			lo.Limit = 0
 		}
 	case o.ResourceVersionMatch == metav1.ResourceVersionMatchExact:
 		lo.Match, lo.Revision = store.Exact, rev

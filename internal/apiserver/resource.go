@@ -130,7 +130,7 @@ func deprecation(obj runtime.Object, gvk schema.GroupVersionKind) string {
 
 // internalName is what upstream's messages call the Go package of a group's internal types.
 func internalName(group string) string {
-	if group == "" {
+	if group == "" || group == eventsGroup {
 		return "core"
 	}
 	name, _, _ := strings.Cut(group, ".")
@@ -284,8 +284,12 @@ func (r *resource) serves(verb, sub string) bool {
 
 // isField says whether a field selector may name the field.
 func (r *resource) isField(name string) bool {
-	if name == "metadata.name" || name == "metadata.namespace" {
+	switch name {
+	case "metadata.name":
 		return true
+	case "metadata.namespace":
+		// Kinds without fields of their own have the library's, which doesn't ask whether they are in namespaces.
+		return !r.kind.NotByNamespace && (r.kind.Namespaced || r.custom == nil && len(r.kind.FieldNames) == 0)
 	}
 	if r.gvr.Group == eventsGroup && strings.HasPrefix(name, "involvedObject.") {
 		return false

@@ -130,14 +130,18 @@ func encodeObject(obj runtime.Object, media string) ([]byte, error) {
 
 // fail answers with an error.
 func (x *exchange) fail(err error) {
-	accept, aerr := negotiate.ParseAccept(x.r.Header)
-	if aerr != nil {
-		accept = negotiate.Accept{Media: negotiate.JSON}
-	}
+	accept, acceptable := negotiate.ParseErrorAccept(x.r.Header)
 	status := x.status(err)
 	x.event.Status(status)
 	if status.Details != nil && status.Details.RetryAfterSeconds > 0 {
 		x.w.Header().Set("Retry-After", strconv.Itoa(int(status.Details.RetryAfterSeconds)))
+	}
+	if !acceptable && (status.Reason != metav1.StatusReasonNotAcceptable || status.Details == nil) {
+		// Whatever else goes wrong, the error is what the client has to see: in JSON, written for people.
+		if data, err := json.MarshalIndent(status, "", "  "); err == nil {
+			x.body(int(status.Code), negotiate.JSON, data)
+			return
+		}
 	}
 	x.send(int(status.Code), accept, status)
 }
@@ -208,9 +212,10 @@ func (x *exchange) sendBytes(code int, a negotiate.Accept, head, data []byte) {
 		data = y
 	default:
 		if a.Pretty || x.pretty() {
-			data = indent(data)
+			data = indent(data) // which ends without a newline, as upstream's does
+		} else {
+			data = wire.Line(data)
 		}
-		data = wire.Line(data)
 	}
 	x.body(code, a.Media, data)
 }
@@ -273,7 +278,10 @@ func (x *exchange) writeGzip(code int, write func(io.Writer) error) {
 // pretty says whether JSON is to be indented: asked for by ?pretty, or by a person with a browser or a terminal.
 func (x *exchange) pretty() bool {
 	if strings.Contains(x.r.URL.RawQuery, "pretty=") {
-		return request.Truth(x.params()["pretty"])
+		if v := x.params().Get("pretty"); v != "" {
+			wanted, err := strconv.ParseBool(v)
+			return err == nil && wanted
+		}
 	}
 	agent := x.r.UserAgent()
 	return strings.HasPrefix(agent, "curl") || strings.HasPrefix(agent, "Wget") || strings.HasPrefix(agent, "Mozilla/5.0")

@@ -167,6 +167,9 @@ func TestBindingAndEviction(t *testing.T) {
 	if _, err := pods.Create(ctx, &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "p", Labels: map[string]string{"a": "b"}}, Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "c", Image: "i"}}}}, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
+	if _, err := pods.Patch(ctx, "p", types.MergePatchType, []byte(`{"status":{"nominatedNodeName":"node-2"}}`), metav1.PatchOptions{}, "status"); err != nil {
+		t.Fatal(err)
+	}
 	bind := &corev1.Binding{ObjectMeta: metav1.ObjectMeta{Name: "p"}, Target: corev1.ObjectReference{Kind: "Node", Name: "node-1"}}
 	if err := pods.Bind(ctx, bind, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
@@ -175,7 +178,7 @@ func TestBindingAndEviction(t *testing.T) {
 		t.Fatalf("bound twice: %v", err)
 	}
 	p, err := pods.Get(ctx, "p", metav1.GetOptions{})
-	if err != nil || p.Spec.NodeName != "node-1" || len(p.Status.Conditions) != 1 {
+	if err != nil || p.Spec.NodeName != "node-1" || p.Status.NominatedNodeName != "" || len(p.Status.Conditions) != 1 {
 		t.Fatalf("%v %+v", err, p)
 	}
 	p.Status.Phase = corev1.PodRunning

@@ -88,12 +88,12 @@ func (x *exchange) answer(obj api.Object) error {
 		r.Status.UserInfo = userInfo(x.user)
 		return nil
 	case *authorizationv1.SubjectAccessReview:
-		if errs := append(validateSubject(&r.Spec), emptyMeta(&r.ObjectMeta)...); len(errs) > 0 {
+		if errs := append(validateSubject(&r.Spec), emptyMeta(&r.ObjectMeta, "must be empty")...); len(errs) > 0 {
 			return apierrors.NewInvalid(reviewGroup, "", errs)
 		}
 		return x.reviewAccess(subject(&r.Spec), r.Spec.ResourceAttributes, r.Spec.NonResourceAttributes, &r.Status)
 	case *authorizationv1.LocalSubjectAccessReview:
-		errs := append(validateSubject(&r.Spec), emptyMeta(&r.ObjectMeta)...)
+		errs := append(validateSubject(&r.Spec), emptyMeta(&r.ObjectMeta, "must be empty except for namespace")...)
 		if ra := r.Spec.ResourceAttributes; ra != nil && ra.Namespace != r.Namespace {
 			errs = append(errs, field.Invalid(field.NewPath("spec", "resourceAttributes", "namespace"), ra.Namespace, "must match metadata.namespace"))
 		}
@@ -105,7 +105,8 @@ func (x *exchange) answer(obj api.Object) error {
 		}
 		return x.reviewAccess(subject(&r.Spec), r.Spec.ResourceAttributes, nil, &r.Status)
 	case *authorizationv1.SelfSubjectAccessReview:
-		if errs := append(validateAttributes(r.Spec.ResourceAttributes, r.Spec.NonResourceAttributes), emptyMeta(&r.ObjectMeta)...); len(errs) > 0 {
+		errs := append(validateAttributes(r.Spec.ResourceAttributes, r.Spec.NonResourceAttributes), validateSelectors(r.Spec.ResourceAttributes)...)
+		if errs = append(errs, emptyMeta(&r.ObjectMeta, "must be empty")...); len(errs) > 0 {
 			return apierrors.NewInvalid(reviewGroup, "", errs)
 		}
 		return x.reviewAccess(x.user, r.Spec.ResourceAttributes, r.Spec.NonResourceAttributes, &r.Status)
@@ -118,6 +119,7 @@ func (x *exchange) answer(obj api.Object) error {
 		}
 		var err error
 		r.Status, err = x.s.cfg.RuleResolver.RulesFor(x.ctx, x.user, r.Spec.Namespace)
+		r.ObjectMeta, r.Spec = metav1.ObjectMeta{}, authorizationv1.SelfSubjectRulesReviewSpec{} // the answer says no more than what was asked for
 		return err
 	}
 	return apierrors.NewInternalError(fmt.Errorf("nobody answers a %T", obj))
@@ -210,20 +212,22 @@ func shownAttributes(na *authorizationv1.NonResourceAttributes) plainAttributes 
 func validateAttributes(ra *authorizationv1.ResourceAttributes, na *authorizationv1.NonResourceAttributes) field.ErrorList {
 	var errs field.ErrorList
 	spec := field.NewPath("spec")
+	const one = "exactly one of nonResourceAttributes or resourceAttributes must be specified"
 	if ra != nil && na != nil {
-		errs = append(errs, field.Invalid(spec.Child("nonResourceAttributes"), shownAttributes(na), "cannot be specified in combination with resourceAttributes"))
+		errs = append(errs, field.Invalid(spec, shownAttributes(na), one))
 	}
 	if ra == nil && na == nil {
-		errs = append(errs, field.Invalid(spec.Child("resourceAttributes"), nil, "exactly one of nonResourceAttributes or resourceAttributes must be specified"))
-	}
-	if ra != nil {
-		errs = append(errs, validateSelectors(ra, spec.Child("resourceAttributes"))...)
+		errs = append(errs, field.Invalid(spec, nil, one))
 	}
 	return errs
 }
 
 // validateSelectors checks the selectors of a question (KEP-4601): raw or taken apart, not both.
-func validateSelectors(ra *authorizationv1.ResourceAttributes, p *field.Path) field.ErrorList {
+func validateSelectors(ra *authorizationv1.ResourceAttributes) field.ErrorList {
+	if ra == nil {
+		return nil
+	}
+	p := field.NewPath("spec", "resourceAttributes")
 	var errs field.ErrorList
 	shape := func(p *field.Path, raw string, requirements int) {
 		switch {
@@ -251,13 +255,13 @@ func validateSelectors(ra *authorizationv1.ResourceAttributes, p *field.Path) fi
 }
 
 // emptyMeta demands of a question that it has no metadata: nothing of it is kept.
-func emptyMeta(m *metav1.ObjectMeta) field.ErrorList {
+func emptyMeta(m *metav1.ObjectMeta, text string) field.ErrorList {
 	bare := *m
 	bare.ManagedFields, bare.Namespace = nil, ""
 	if equality.Semantic.DeepEqual(bare, metav1.ObjectMeta{}) {
 		return nil
 	}
-	return field.ErrorList{field.Invalid(field.NewPath("metadata"), *m, "must be empty")}
+	return field.ErrorList{field.Invalid(field.NewPath("metadata"), *m, text)}
 }
 
 func validateSubject(s *authorizationv1.SubjectAccessReviewSpec) field.ErrorList {
@@ -265,7 +269,7 @@ func validateSubject(s *authorizationv1.SubjectAccessReviewSpec) field.ErrorList
 	if s.User == "" && len(s.Groups) == 0 {
 		errs = append(errs, field.Invalid(field.NewPath("spec", "user"), s.User, "at least one of user or group must be specified"))
 	}
-	return errs
+	return append(errs, validateSelectors(s.ResourceAttributes)...)
 }
 
 // token makes a token for a service account.
@@ -285,6 +289,9 @@ func (x *exchange) token() error {
 	in, ok := obj.(*authenticationv1.TokenRequest)
 	if !ok {
 		return apierrors.NewBadRequest("not a TokenRequest object")
+	}
+	if in.Namespace != "" && in.Namespace != x.info.Namespace {
+		return apierrors.NewBadRequest("the namespace of the provided object does not match the namespace sent on the request")
 	}
 	if x.s.cfg.TokenIssuer == nil {
 		return notImplemented("issuer of tokens")

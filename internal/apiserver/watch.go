@@ -64,6 +64,11 @@ func (x *exchange) beginWatch() (*openWatch, error) {
 	if err != nil {
 		return nil, err
 	}
+	if accept.Media == negotiate.YAML {
+		if accept, err = negotiate.StreamAccept(x.r.Header); err != nil {
+			return nil, err
+		}
+	}
 	o, err := x.listOptions()
 	if err != nil {
 		return nil, err
@@ -72,9 +77,6 @@ func (x *exchange) beginWatch() (*openWatch, error) {
 		accept.Shape = negotiate.Metadata
 	}
 	enc := &eventEncoder{x: x, accept: accept, media: encodedMedia(accept.Media)}
-	if accept.Media == negotiate.YAML {
-		return nil, negotiate.OnlyAccepted()
-	}
 	if accept.Shape == negotiate.Table {
 		if enc.include, err = x.includeObject(); err != nil {
 			return nil, err

@@ -61,7 +61,7 @@ func (s *Server) runAggregator(run *group, p *controlPlane) error {
 		return errors.New("there is no aggregator")
 	}
 	u := &user.DefaultInfo{Name: user.APIServerUser, Groups: []string{user.SystemPrivilegedGroup}}
-	c, err := apiregistrationclient.NewForConfig(client.InProcess(p.handler, u, "kube-aggregator"))
+	c, err := apiregistrationclient.NewForConfig(client.InProcess(p.handler, u, "kube-apiserver"))
 	if err != nil {
 		return err
 	}

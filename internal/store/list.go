@@ -17,6 +17,14 @@ import (
 	"github.com/celox/celox/internal/store/kv"
 )
 
+// CheckContinue says what is wrong with a continue token, as List does.
+func CheckContinue(token string) error {
+	if _, err := decodeContinue(token); err != nil {
+		return badContinue(err)
+	}
+	return nil
+}
+
 // List returns a part of the collection as it was at one revision, in key order.
 //
 // A limit is ignored when any revision will do (NotOlderThan 0), as upstream does. With a continue token Match and Revision are

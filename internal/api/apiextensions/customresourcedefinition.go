@@ -2,11 +2,15 @@ package apiextensions
 
 import (
 	"slices"
+	"strings"
+	"time"
 
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/celox/celox/internal/api"
+	"github.com/celox/celox/internal/api/table"
 )
 
 func customResourceDefinition() *api.Kind {
@@ -66,5 +70,35 @@ func customResourceDefinition() *api.Kind {
 			}
 		}),
 		Warnings: api.Warn(warnings),
+		Columns: api.Columns(
+			table.Name(),
+			table.Column("Scope", table.String, "Cluster/Namespaced"),
+			table.Column("Versions", table.String, "Served versions"),
+			table.Column("Created At", table.Date, metav1.ObjectMeta{}.SwaggerDoc()["creationTimestamp"]),
+			table.Wide("Group", table.String, "API group"),
+			table.Wide("Kind", table.String, "CustomResource kind"),
+			table.Wide("ShortNames", table.String, "Short names"),
+			table.Wide("Established", table.Boolean, "Established status"),
+		),
+		Row: api.Row(row),
 	}
+}
+
+// row tells what a definition defines: the versions that are served, and whether it is in force.
+func row(d *apiextensionsv1.CustomResourceDefinition, _ time.Time) []any {
+	var versions []string
+	for _, v := range d.Spec.Versions {
+		switch {
+		case v.Served && v.Storage:
+			versions = append(versions, v.Name+"(storage)")
+		case v.Served:
+			versions = append(versions, v.Name)
+		}
+	}
+	slices.Sort(versions)
+	established := slices.ContainsFunc(d.Status.Conditions, func(c apiextensionsv1.CustomResourceDefinitionCondition) bool {
+		return c.Type == apiextensionsv1.Established && c.Status == apiextensionsv1.ConditionTrue
+	})
+	n := &d.Spec.Names
+	return []any{d.Name, string(d.Spec.Scope), strings.Join(versions, ","), d.CreationTimestamp.UTC().Format(time.RFC3339), d.Spec.Group, n.Kind, strings.Join(n.ShortNames, ","), established}
 }

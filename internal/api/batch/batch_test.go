@@ -1,6 +1,8 @@
 package batch_test
 
 import (
+	"maps"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -71,6 +73,31 @@ func TestJobIsFilledIn(t *testing.T) {
 	}
 	if got := j.Spec.Selector.MatchLabels; len(got) != 1 || got["batch.kubernetes.io/controller-uid"] != uid {
 		t.Errorf("selector %v", got)
+	}
+}
+
+// TestLabelsOfJob: labels that a job has from its template say whose pods they are, too; those of its own don't.
+func TestLabelsOfJob(t *testing.T) {
+	const labeled = "\n  template: {metadata: {labels: {app: a}}, spec: {restartPolicy: Never, containers: [{name: c, image: nginx}]}}"
+	for _, tt := range []struct {
+		name, text string
+		want       []string
+	}{
+		{"of its own", "metadata: {name: pi, labels: {b: c}}\nspec:" + labeled, []string{"b"}},
+		{"of its template", "metadata: {name: pi}\nspec:" + labeled, []string{"app", "batch.kubernetes.io/controller-uid", "batch.kubernetes.io/job-name", "controller-uid", "job-name"}},
+		{"none", "metadata: {name: pi}\nspec:" + template, []string{"batch.kubernetes.io/controller-uid", "batch.kubernetes.io/job-name", "controller-uid", "job-name"}},
+		{"of its template, with a selector by hand", "metadata: {name: pi}\nspec:\n  manualSelector: true\n  selector: {matchLabels: {app: a}}" + labeled, []string{"app"}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			c := apitest.Catalogue(t, batch.Kinds())
+			obj, errs := apitest.Create(t, c, apitest.Kind(t, c.Kinds(), "Job"), tt.text)
+			if len(errs) > 0 {
+				t.Fatal(apitest.Text(errs))
+			}
+			if got := slices.Sorted(maps.Keys(obj.(*batchv1.Job).Labels)); !slices.Equal(got, tt.want) {
+				t.Errorf("labels %v, want %v", got, tt.want)
+			}
+		})
 	}
 }
 

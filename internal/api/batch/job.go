@@ -12,6 +12,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/duration"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
@@ -60,6 +61,9 @@ func job() *api.Kind {
 		// Jobs outlive their deletion's silence: pods stay unless somebody says otherwise.
 		DefaultPropagation: metav1.DeletePropagationOrphan,
 		FieldNames:         []string{"status.successful"},
+		FieldRefusal: func(_ schema.GroupVersionKind, name string) string {
+			return fmt.Sprintf("field label %q not supported for Job", name)
+		},
 		Fields: func(o api.Object) fields.Set {
 			return fields.Set{"status.successful": strconv.Itoa(int(o.(*batchv1.Job).Status.Succeeded))}
 		},
@@ -160,7 +164,7 @@ func defaultJob(j *batchv1.Job) {
 	}
 	setInt32(&s.BackoffLimit, 6)
 	if len(j.Labels) == 0 && len(s.Template.Labels) > 0 {
-		j.Labels = maps.Clone(s.Template.Labels)
+		j.Labels = s.Template.Labels // the same map: what prepareJob adds to the template's labels is the job's too, as upstream
 	}
 	if s.CompletionMode == nil {
 		m := batchv1.NonIndexedCompletion
@@ -201,7 +205,7 @@ func prepareJob(j *batchv1.Job) {
 	if m := j.Spec.ManualSelector; m != nil && *m {
 		return
 	}
-	labels := maps.Clone(j.Spec.Template.Labels)
+	labels := j.Spec.Template.Labels
 	if labels == nil {
 		labels = map[string]string{}
 	}

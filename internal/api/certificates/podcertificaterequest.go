@@ -7,12 +7,37 @@ import (
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/celox/celox/internal/api"
 	"github.com/celox/celox/internal/api/check"
 	"github.com/celox/celox/internal/api/table"
 )
+
+// shownFields is a request as complaints show it: with the fields that only older versions have.
+type shownFields struct {
+	SignerName                string
+	PodName                   string
+	PodUID                    string
+	ServiceAccountName        string
+	ServiceAccountUID         string
+	NodeName                  string
+	NodeUID                   string
+	MaxExpirationSeconds      *int32
+	PKIXPublicKey             []byte
+	ProofOfPossession         []byte
+	StubPKCS10Request         []byte
+	UnverifiedUserAnnotations map[string]string
+}
+
+func shownSpec(s *certificatesv1.PodCertificateRequestSpec) shownFields {
+	return shownFields{
+		SignerName: s.SignerName, PodName: s.PodName, PodUID: string(s.PodUID), ServiceAccountName: s.ServiceAccountName, ServiceAccountUID: string(s.ServiceAccountUID),
+		NodeName: string(s.NodeName), NodeUID: string(s.NodeUID), MaxExpirationSeconds: s.MaxExpirationSeconds,
+		StubPKCS10Request: s.StubPKCS10Request, UnverifiedUserAnnotations: s.UnverifiedUserAnnotations,
+	}
+}
 
 func podCertificateRequest() *api.Kind {
 	spec := certificatesv1.PodCertificateRequestSpec{}.SwaggerDoc()
@@ -46,12 +71,13 @@ func podCertificateRequest() *api.Kind {
 			if apiequality.Semantic.DeepEqual(r.Spec, old.Spec) {
 				return nil
 			}
-			return field.ErrorList{field.Invalid(field.NewPath("spec"), check.Rendered(r.Spec), check.ImmutableText)}
+			return field.ErrorList{field.Invalid(field.NewPath("spec"), check.Rendered(shownSpec(&r.Spec)), check.ImmutableText)}
 		}),
 		ValidateStatusUpdate: api.CheckUpdate(func(r, old *certificatesv1.PodCertificateRequest) field.ErrorList {
 			return validatePodStatus(r, old, time.Now())
 		}),
-		FieldNames: []string{"spec.signerName", "spec.podName", "spec.nodeName"},
+		NotByNamespace: true,
+		FieldNames:     []string{"spec.signerName", "spec.podName", "spec.nodeName"},
 		Fields: func(o api.Object) fields.Set {
 			s := &o.(*certificatesv1.PodCertificateRequest).Spec
 			return fields.Set{"spec.signerName": s.SignerName, "spec.podName": s.PodName, "spec.nodeName": string(s.NodeName)}
@@ -62,17 +88,18 @@ func podCertificateRequest() *api.Kind {
 			table.Column("ServiceAccountName", table.String, spec["serviceAccountName"]),
 			table.Column("NodeName", table.String, spec["nodeName"]),
 			table.Column("SignerName", table.String, spec["signerName"]),
-			table.Column("State", table.String, "Whether the request was issued, denied, failed, or is pending."),
-			table.AgeColumn(),
+			table.Column("State", table.String, "Is the request Pending, Issued, Denied, or Failed?"),
+			table.Column("UnverifiedUserAnnotations", table.String, spec["unverifiedUserAnnotations"]),
 		),
-		Row: api.Row(func(r *certificatesv1.PodCertificateRequest, now time.Time) []any {
+		Row: api.Row(func(r *certificatesv1.PodCertificateRequest, _ time.Time) []any {
 			state := "Pending"
 			for _, c := range r.Status.Conditions {
-				if c.Status == "True" {
+				switch c.Type {
+				case certificatesv1.PodCertificateRequestConditionTypeIssued, certificatesv1.PodCertificateRequestConditionTypeDenied, certificatesv1.PodCertificateRequestConditionTypeFailed:
 					state = c.Type
 				}
 			}
-			return []any{r.Name, r.Spec.PodName, r.Spec.ServiceAccountName, string(r.Spec.NodeName), r.Spec.SignerName, state, table.Age(r, now)}
+			return []any{r.Name, r.Spec.PodName, r.Spec.ServiceAccountName, string(r.Spec.NodeName), r.Spec.SignerName, state, labels.FormatLabels(r.Spec.UnverifiedUserAnnotations)}
 		}),
 	}
 }

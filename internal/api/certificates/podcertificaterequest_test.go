@@ -47,8 +47,9 @@ func TestPodCertificateRequest(t *testing.T) {
 		{"too long for the project's own", strings.Replace(podRequest(t, key(t), ", maxExpirationSeconds: 86401"), "example.com/s", "kubernetes.io/s", 1), "must be in the range [3600, 86400]"},
 		{"names", strings.NewReplacer("podName: p", "podName: A_B", "nodeName: node-1", "nodeName: ''", "nodeUID: u", "nodeUID: ''", "podUID: u", "podUID: "+strings.Repeat("u", 129)).Replace(podRequest(t, key(t), "")),
 			"spec.podName: Invalid value: \"A_B\"\nspec.podUID: Too long: may not be more than 128 bytes\nspec.nodeName: Invalid value: \"\"\nspec.nodeUID: Invalid value: \"\": must not be empty"},
-		{"a weak key", podRequest(t, small, ""), "key must be one of RSA3072"},
-		{"no request", "spec: {signerName: example.com/s, podName: p, podUID: u, serviceAccountName: s, serviceAccountUID: u, nodeName: node-1, nodeUID: u}", "must be a DER-serialized PKCS#10 request"},
+		{"a weak key", podRequest(t, small, ""), `spec.stubPKCS10Request: Invalid value: "2048-bit modulus": RSA keys must have modulus size 3072 or 4096`},
+		{"no request", "spec: {signerName: example.com/s, podName: p, podUID: u, serviceAccountName: s, serviceAccountUID: u, nodeName: node-1, nodeUID: u}", "spec: Invalid value: exactly one of (stubPKCS10Request) or (pkixPublicKey, proofOfPossession) must be set"},
+		{"no request at all", "spec: {signerName: example.com/s, podName: p, podUID: u, serviceAccountName: s, serviceAccountUID: u, nodeName: node-1, nodeUID: u, stubPKCS10Request: AAAA}", "spec.stubPKCS10Request: Invalid value: must be a valid PKCS#10 CSR"},
 		{"a forged request", forged, "spec.stubPKCS10Request"},
 		{"a bare annotation", podRequest(t, key(t), ", unverifiedUserAnnotations: {a: b}"), "must be domain-prefixed"},
 	})

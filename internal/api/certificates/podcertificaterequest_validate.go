@@ -8,7 +8,6 @@ import (
 	"crypto/rsa"
 	"crypto/x509"
 	"encoding/pem"
-	"errors"
 	"fmt"
 	"net/mail"
 	"strings"
@@ -33,6 +32,7 @@ const (
 
 const (
 	maxUID        = 128      // bytes
+	maxStub       = 10 << 10 // of a request, in bytes
 	maxChain      = 10 << 10 // of certificates, in bytes
 	maxClockSkew  = 5 * time.Minute
 	refreshMargin = 10 * time.Minute // that a certificate lives at least before and after it is to be refreshed
@@ -70,39 +70,44 @@ func validatePodRequest(r *certificatesv1.PodCertificateRequest) field.ErrorList
 	if n := *s.MaxExpirationSeconds; n < minPodSeconds || n > most {
 		errs = append(errs, field.Invalid(at, n, fmt.Sprintf("must be in the range [%d, %d]", minPodSeconds, most)))
 	}
-	if err := parseStub(s.StubPKCS10Request); err != nil {
-		errs = append(errs, field.Invalid(p.Child("stubPKCS10Request"), field.OmitValueType{}, err.Error()))
+	if len(s.StubPKCS10Request) == 0 {
+		return append(errs, field.Invalid(p, field.OmitValueType{}, "exactly one of (stubPKCS10Request) or (pkixPublicKey, proofOfPossession) must be set"))
+	}
+	if err := checkStub(s.StubPKCS10Request, p.Child("stubPKCS10Request")); err != nil {
+		errs = append(errs, err)
 	}
 	return errs
 }
 
-// parseStub reads the request that proves who holds the key: it must parse, be signed with the key, and the key be of a kind
-// that the node can make.
-func parseStub(der []byte) error {
-	if len(der) == 0 {
-		return errors.New("must be a DER-serialized PKCS#10 request")
+// checkStub looks at the request that proves who holds the key: it must parse, the key be of a kind that the node can make, and sign the request.
+func checkStub(der []byte, p *field.Path) *field.Error {
+	if len(der) > maxStub {
+		return field.TooLong(p, der, maxStub)
 	}
+	bad := func(text string) *field.Error { return field.Invalid(p, field.OmitValueType{}, text) }
 	r, err := x509.ParseCertificateRequest(der)
 	if err != nil {
-		return fmt.Errorf("must be a DER-serialized PKCS#10 request: %w", err)
-	}
-	if err := r.CheckSignature(); err != nil {
-		return fmt.Errorf("must be signed with the key that it is about: %w", err)
+		return bad("must be a valid PKCS#10 CSR")
 	}
 	switch key := r.PublicKey.(type) {
 	case ed25519.PublicKey:
-		return nil
 	case *ecdsa.PublicKey:
 		switch key.Curve {
 		case elliptic.P256(), elliptic.P384(), elliptic.P521():
-			return nil
+		default:
+			return field.Invalid(p, "curve "+key.Params().Name, "elliptic public keys must use curve P256, P384, or P521")
 		}
 	case *rsa.PublicKey:
-		if bits := key.Size() * 8; bits == 3072 || bits == 4096 {
-			return nil
+		if bits := key.Size() * 8; bits != 3072 && bits != 4096 {
+			return field.Invalid(p, fmt.Sprintf("%d-bit modulus", bits), "RSA keys must have modulus size 3072 or 4096")
 		}
+	default:
+		return bad("unknown public key type; supported types are Ed25519, ECDSA, and RSA")
 	}
-	return errors.New("key must be one of RSA3072, RSA4096, ECDSAP256, ECDSAP384, ECDSAP521, or ED25519")
+	if r.CheckSignature() != nil {
+		return bad("invalid signature")
+	}
+	return nil
 }
 
 // validatePodStatus lets the signer answer once, in one of three ways. Who asks when is now; what a complaint would only repeat is not

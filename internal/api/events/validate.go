@@ -6,6 +6,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
+	apivalidation "k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
@@ -62,7 +63,7 @@ func validate(e, old *corev1.Event) field.ErrorList {
 	if old != nil {
 		return append(errs, validateUpdate(e, old)...)
 	}
-	errs = append(errs, check.DNSSubdomain(e.Name, field.NewPath("metadata", "name"))...)
+	errs = append(errs, validateMeta(&e.ObjectMeta)...)
 	errs = append(errs, validateSeries(e.Series)...)
 	if e.EventTime.IsZero() {
 		errs = append(errs, field.Required(field.NewPath("eventTime"), ""))
@@ -83,6 +84,14 @@ func validate(e, old *corev1.Event) field.ErrorList {
 		}
 	}
 	return errs
+}
+
+// validateMeta checks metadata as the core group's kinds have it. The library is asked for what few events have.
+func validateMeta(m *metav1.ObjectMeta) field.ErrorList {
+	if m.Name != "" && m.GenerateName == "" && len(m.Labels)+len(m.Annotations)+len(m.OwnerReferences)+len(m.Finalizers) == 0 {
+		return check.DNSSubdomain(m.Name, field.NewPath("metadata", "name"))
+	}
+	return apivalidation.ValidateObjectMeta(m, true, apivalidation.NameIsDNSSubdomain, field.NewPath("metadata"))
 }
 
 // validateSeries wants a series to be one.

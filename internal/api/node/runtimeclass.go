@@ -39,6 +39,7 @@ func runtimeClass() *api.Kind {
 			}
 			return append(errs, validateRuntimeRest(c)...)
 		}),
+		AllowCreateOnUpdate: true,
 		Columns: api.Columns(
 			table.Name(),
 			table.Column("Handler", table.String, ""),

@@ -36,13 +36,14 @@ func validateReferences(subjects []rbacv1.Subject, role rbacv1.RoleRef, namespac
 	if !known {
 		errs = append(errs, field.NotSupported(at.Child("kind"), role.Kind, kinds))
 	}
-	if role.Name == "" {
-		errs = append(errs, field.Required(at.Child("name"), ""))
-	} else {
+	if role.Name != "" {
 		errs = append(errs, check.Each(path.ValidatePathSegmentName(role.Name, false), at.Child("name"), role.Name)...)
 	}
 	for i, s := range subjects {
 		errs = append(errs, validateSubject(s, namespaced, field.NewPath("subjects").Index(i))...)
+	}
+	if role.Name == "" {
+		errs = append(errs, check.Missing(at.Child("name"))...)
 	}
 	return errs
 }
@@ -77,7 +78,7 @@ func validateSameRole(now, before rbacv1.RoleRef) field.ErrorList {
 	if now == before {
 		return nil
 	}
-	return field.ErrorList{field.Invalid(field.NewPath("roleRef"), check.Rendered(now), check.ImmutableText)}
+	return check.Declared(field.ErrorList{field.Invalid(field.NewPath("roleRef"), check.Rendered(now), check.ImmutableText)})
 }
 
 // columns splits subjects by kind for the Table.

@@ -259,7 +259,7 @@ func validateCounterName(name string, p *field.Path) field.ErrorList {
 func validateCounters(m map[string]resourcev1.Counter, most int, p *field.Path) field.ErrorList {
 	switch n := len(m); {
 	case n == 0:
-		return field.ErrorList{field.Required(p, "")}
+		return check.Missing(p)
 	case n > most:
 		return field.ErrorList{field.TooMany(p, n, most)}
 	}

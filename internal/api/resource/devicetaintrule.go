@@ -47,8 +47,7 @@ func deviceTaintRule() *api.Kind {
 			}
 			return errs
 		}),
-		AllowUnconditionalUpdate: true,
-		ReturnDeleted:            true,
+		ReturnDeleted: true,
 		Columns: api.Columns(
 			table.Name(),
 			table.Column("Key", table.String, resourcev1.DeviceTaint{}.SwaggerDoc()["key"]),

@@ -9,6 +9,7 @@ import (
 	resourcev1 "k8s.io/api/resource/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/celox/celox/internal/api"
@@ -45,6 +46,9 @@ func resourceSlice() *api.Kind {
 		AllowUnconditionalUpdate: true,
 		ReturnDeleted:            true,
 		FieldNames:               []string{"spec.driver", "spec.nodeName", "spec.pool.name"},
+		FieldRefusal: func(gvk schema.GroupVersionKind, name string) string {
+			return "field label not supported for " + gvk.String() + ": " + name
+		},
 		Fields: func(o api.Object) fields.Set {
 			s := o.(*resourcev1.ResourceSlice)
 			return fields.Set{"spec.driver": s.Spec.Driver, "spec.nodeName": nodeOf(s), "spec.pool.name": s.Spec.Pool.Name}

@@ -96,7 +96,12 @@ func defaultStorageClass(c *storagev1.StorageClass) {
 }
 
 func validateStorageClass(c *storagev1.StorageClass) field.ErrorList {
-	errs := validateProvisioner(c.Provisioner, field.NewPath("provisioner"))
+	var errs field.ErrorList
+	if at := field.NewPath("provisioner"); c.Provisioner == "" {
+		errs = check.Missing(at)
+	} else {
+		errs = validateProvisioner(c.Provisioner, at)
+	}
 	errs = append(errs, validateParameters(c.Parameters, false, field.NewPath("parameters"))...)
 	if c.ReclaimPolicy != nil && *c.ReclaimPolicy != "" {
 		errs = append(errs, check.OneOf(*c.ReclaimPolicy, field.NewPath("reclaimPolicy"), corev1.PersistentVolumeReclaimDelete, corev1.PersistentVolumeReclaimRetain)...)

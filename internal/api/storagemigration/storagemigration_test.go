@@ -22,7 +22,7 @@ func TestStorageVersionMigration(t *testing.T) {
 	c := apitest.Catalogue(t, storagemigration.Kinds())
 	k := apitest.Kind(t, c.Kinds(), "StorageVersionMigration")
 	old := apitest.Read(t, c, k, deployments).(*storagemigrationv1.StorageVersionMigration)
-	if got := apitest.Row(k, old, time.Now()); got != "a|deployments.apps|<unknown>" {
+	if got := apitest.Row(k, old, time.Now()); got != "a|deployments.apps|Unknown" {
 		t.Error(got)
 	}
 	m := old.DeepCopy()

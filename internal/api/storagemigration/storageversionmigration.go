@@ -47,12 +47,21 @@ func storageVersionMigration() *api.Kind {
 		}),
 		ValidateStatusUpdate: api.CheckUpdate(validateMigrationStatus),
 		Columns: api.Columns(
-			table.Name(),
-			table.Column("Resource", table.String, storagemigrationv1.StorageVersionMigrationSpec{}.SwaggerDoc()["resource"]),
-			table.AgeColumn(),
+			table.Column("Name", table.String, table.Name().Description),
+			table.Column("Resource", table.String, "GroupResource to migrate"),
+			table.Column("Status", table.String, "Status of the migration"),
 		),
-		Row: api.Row(func(m *storagemigrationv1.StorageVersionMigration, now time.Time) []any {
-			return []any{m.Name, nameOf(m.Spec.Resource), table.Age(m, now)}
+		Row: api.Row(func(m *storagemigrationv1.StorageVersionMigration, _ time.Time) []any {
+			status := "Unknown"
+			for _, c := range m.Status.Conditions {
+				switch known := storagemigrationv1.MigrationConditionType(c.Type); known {
+				case storagemigrationv1.MigrationRunning, storagemigrationv1.MigrationFailed, storagemigrationv1.MigrationSucceeded:
+					if c.Status == metav1.ConditionTrue {
+						status = c.Type
+					}
+				}
+			}
+			return []any{m.Name, nameOf(m.Spec.Resource), status}
 		}),
 	}
 }

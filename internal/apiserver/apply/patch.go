@@ -161,8 +161,16 @@ func (p *Patch) decode(t Target, patched []byte, strict []error) (runtime.Object
 	} else {
 		err = kjson.UnmarshalCaseSensitivePreserveInts(patched, obj)
 	}
-	switch gvk := obj.GetObjectKind().GroupVersionKind(); {
+	gvk := obj.GetObjectKind().GroupVersionKind()
+	if gvk != t.Kind {
+		if nerr := negotiate.NoObject(patched); nerr != nil {
+			return nil, refuse(string(patched), nerr)
+		}
+	}
+	switch {
 	case gvk == t.Kind || err != nil && gvk.Empty():
+	case badVersion(patched) != nil:
+		return nil, refuse(string(patched), badVersion(patched))
 	case gvk.Group == "" && gvk.Version == "":
 		// Without an apiVersion nothing of the document is recognized; the missing name is what is complained about.
 		return t.New(), p.complain(string(patched), allUnknown(patched))
@@ -176,6 +184,16 @@ func (p *Patch) decode(t Target, patched []byte, strict []error) (runtime.Object
 	return obj, p.complain(string(patched), append(strict, more...))
 }
 
+// badVersion says what is wrong with a document's apiVersion, which has to be a group and a version.
+func badVersion(doc []byte) error {
+	var m metav1.TypeMeta
+	if err := kjson.UnmarshalCaseSensitivePreserveInts(doc, &m); err != nil {
+		return err
+	}
+	_, err := schema.ParseGroupVersion(m.APIVersion)
+	return err
+}
+
 // allUnknown complains of every field of a document.
 func allUnknown(doc []byte) []error {
 	var fields map[string]json.RawMessage
@@ -184,7 +202,7 @@ func allUnknown(doc []byte) []error {
 	}
 	var out []error
 	for _, name := range slices.Sorted(maps.Keys(fields)) {
-		if name != "kind" {
+		if name != "kind" && name != "apiVersion" {
 			out = append(out, fmt.Errorf("unknown field %q", name))
 		}
 	}

@@ -271,7 +271,7 @@ func (c converter) ConvertToVersion(in runtime.Object, to runtime.GroupVersioner
 	if u, isMap := in.(*unstructured.Unstructured); isMap {
 		typed := from.New()
 		if err := runtime.DefaultUnstructuredConverter.FromUnstructured(u.Object, typed); err != nil {
-			return nil, err
+			return nil, fmt.Errorf("unable to convert unstructured object to %v: %w", gvk, err)
 		}
 		typed.GetObjectKind().SetGroupVersionKind(gvk)
 		in = typed

@@ -48,6 +48,11 @@ func (s *ServiceAccounts) Request(ctx context.Context, namespace, name string, i
 		return nil, apierrors.NewInvalid(tokenRequestKind, name, field.ErrorList{
 			field.Invalid(field.NewPath("metadata", "namespace"), out.Namespace, "must match the service account namespace if specified")})
 	}
+	if out.UID != "" && out.UID != account.UID {
+		return nil, apierrors.NewConflict(schema.GroupResource{Group: tokenRequestKind.Group, Resource: tokenRequestKind.Kind}, name,
+			fmt.Errorf("the UID in the token request (%s) does not match the UID of the service account (%s)", out.UID, account.UID))
+	}
+	out.UID = account.UID
 	if out.Spec.ExpirationSeconds == nil {
 		out.Spec.ExpirationSeconds = new(int64(defaultExpirationSeconds))
 	}

@@ -201,5 +201,5 @@ func fail(w http.ResponseWriter, err error) {
 	}
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(int(status.Code))
-	_, _ = w.Write(data) // a client that left
+	_, _ = w.Write(append(data, '\n')) // a client that left
 }

@@ -18,7 +18,10 @@ const (
 	Protobuf = "application/vnd.kubernetes.protobuf"
 )
 
-const all = JSON + ", " + YAML + ", " + Protobuf
+const (
+	all     = JSON + ", " + YAML + ", " + Protobuf
+	streams = JSON + ";stream=watch, " + Protobuf + ";stream=watch"
+)
 
 // Shape is what an answer shows of the objects.
 type Shape int8
@@ -49,6 +52,7 @@ var plainJSON = Accept{Media: JSON}
 
 type clause struct {
 	media  string
+	exact  string // media as it is written: the routes are particular about that
 	params [][2]string
 	q      float64
 }
@@ -64,6 +68,29 @@ func ParseTablelessAccept(header http.Header) (Accept, error) {
 
 // ParseUntypedAccept is ParseAccept for kinds that have no protobuf form: only their metadata has one.
 func ParseUntypedAccept(header http.Header) (Accept, error) { return parseAccept(header, false, true) }
+
+// ParseErrorAccept is ParseAccept for errors, which have no other shape than their own. False means that nothing that the client accepts can be served.
+func ParseErrorAccept(header http.Header) (Accept, bool) {
+	a, err := parseAccept(header, true, true)
+	if err == nil && a.Shape == Whole {
+		return a, true
+	}
+	return first(parseClauses(strings.Join(header["Accept"], ",")), func(a Accept) bool { return a.Shape == Whole })
+}
+
+// StreamAccept is the form of a watch's events for a client whose Accept headers prefer one that has no stream. It fails where nothing else is wanted.
+func StreamAccept(header http.Header) (Accept, error) {
+	a, ok := first(parseClauses(strings.Join(header["Accept"], ",")), func(a Accept) bool { return a.Media != YAML })
+	if !ok {
+		return a, plain(http.StatusNotAcceptable, metav1.StatusReasonNotAcceptable, "only the following media types are accepted: "+streams)
+	}
+	return a, nil
+}
+
+// ListNotAcceptable is NotAcceptable where lists and watches are served.
+func ListNotAcceptable() error {
+	return generic(http.StatusNotAcceptable, "get", "406: Not Acceptable\n\nAvailable representations: "+all+", "+streams, metav1.StatusReasonNotAcceptable)
+}
 
 func parseAccept(header http.Header, protobuf, tables bool) (Accept, error) {
 	values := header["Accept"]
@@ -83,7 +110,7 @@ func parseAccept(header http.Header, protobuf, tables bool) (Accept, error) {
 	clauses := parseClauses(strings.Join(values, ","))
 	known := false
 	for _, c := range clauses {
-		if c.media == JSON || c.media == YAML || c.media == Protobuf || c.media == "*/*" {
+		if c.exact == JSON || c.exact == YAML || c.exact == Protobuf || c.exact == "*/*" {
 			known = true
 			break
 		}
@@ -91,17 +118,28 @@ func parseAccept(header http.Header, protobuf, tables bool) (Accept, error) {
 	if !known {
 		return plainJSON, NotAcceptable()
 	}
+	a, ok := first(clauses, func(a Accept) bool {
+		return (protobuf || a.Media != Protobuf || a.Shape != Whole) && (tables || a.Shape != Table)
+	})
+	if !ok {
+		return plainJSON, OnlyAccepted()
+	}
+	return a, nil
+}
+
+// first is the first form that the clauses ask for, by preference, and that will do.
+func first(clauses []clause, will func(Accept) bool) (Accept, bool) {
 	for _, c := range clauses {
 		for _, m := range [...]string{JSON, YAML, Protobuf} {
 			if c.media != m && c.media != "*/*" && c.media != "application/*" {
 				continue
 			}
-			if a, ok := c.shape(m); ok && (protobuf || m != Protobuf || a.Shape != Whole) && (tables || a.Shape != Table) {
-				return a, nil
+			if a, ok := c.shape(m); ok && will(a) {
+				return a, true
 			}
 		}
 	}
-	return plainJSON, OnlyAccepted()
+	return plainJSON, false
 }
 
 func (c clause) shape(media string) (Accept, bool) {
@@ -116,7 +154,9 @@ func (c clause) shape(media string) (Accept, bool) {
 		case "v":
 			version = p[1]
 		case "stream":
-			a.Stream = p[1] == "watch"
+			if a.Stream = p[1] == "watch"; !a.Stream {
+				return a, false
+			}
 		case "pretty":
 			a.Pretty = p[1] == "1"
 		}
@@ -151,11 +191,11 @@ func parseClauses(header string) []clause {
 			break
 		}
 		media, rest, _ := strings.Cut(part, ";")
-		media = strings.ToLower(strings.TrimSpace(media))
+		media = strings.TrimSpace(media)
 		if media == "" {
 			continue
 		}
-		c := clause{media: media, q: 1}
+		c := clause{media: strings.ToLower(media), exact: media, q: 1}
 		for rest != "" {
 			var p string
 			p, rest, _ = strings.Cut(rest, ";")

@@ -96,7 +96,7 @@ func (t *Target) wants(gvk schema.GroupVersionKind) bool {
 }
 
 // Decode reads a body into a new object of t.Kind, with apiVersion and kind set. Errors are what the API answers: 400 with
-// upstream's words, 415. Warnings are the complaints about unknown and duplicate fields unless v is Strict, which makes them an error.
+// upstream's words, 415. Warnings, which may come with an error, are the complaints about unknown and duplicate fields unless v is Strict, which makes them an error.
 func Decode(data []byte, media string, t Target, v Validation, types Types) (obj runtime.Object, warnings []string, err error) {
 	obj = t.New()
 	var strict []error
@@ -108,16 +108,16 @@ func Decode(data []byte, media string, t Target, v Validation, types Types) (obj
 			}
 			obj = t.New()
 		}
-		strict, err = decodeJSON(data, obj, t, v.Strictly(), types)
+		strict, err = decodeJSON(data, obj, t, v, types)
 	case YAML:
-		strict, err = decodeYAML(data, obj, t, v.Strictly(), types)
+		strict, err = decodeYAML(data, obj, t, v, types)
 	case Protobuf:
 		err = decodeProtobuf(data, obj, t, types)
 	default:
 		return nil, nil, UnsupportedBody()
 	}
 	if err != nil {
-		return nil, nil, err
+		return nil, StrictWarnings(strict), err
 	}
 	obj.GetObjectKind().SetGroupVersionKind(t.Kind)
 	if len(strict) == 0 {
@@ -147,8 +147,8 @@ func StrictWarnings(errs []error) []string {
 	return out
 }
 
-func decodeJSON(data []byte, obj runtime.Object, t Target, strictly bool, types Types) (strict []error, err error) {
-	if strictly {
+func decodeJSON(data []byte, obj runtime.Object, t Target, v Validation, types Types) (strict []error, err error) {
+	if v.Strictly() {
 		strict, err = kjson.UnmarshalStrict(data, obj)
 	} else {
 		err = kjson.UnmarshalCaseSensitivePreserveInts(data, obj)
@@ -164,12 +164,36 @@ func decodeJSON(data []byte, obj runtime.Object, t Target, strictly bool, types 
 		return nil, unrecognized(t, fmt.Errorf("couldn't get version/kind; json parse error: %w", kindErr), data)
 	}
 	if err := checkKind(gvk, t, types, data); err != nil {
-		return nil, err
+		return foreign(data, fill(gvk, t.Kind), t, v, types, err)
 	}
 	if err != nil {
 		return nil, cannotHandle(fill(gvk, t.Kind), t.Kind.Kind, err)
 	}
 	return strict, nil
+}
+
+// foreign looks at a body of another known kind than the wanted one, which refusal is about: what is wrong with it as one of its own kind is told first.
+func foreign(data []byte, gvk schema.GroupVersionKind, t Target, v Validation, types Types, refusal error) (strict []error, err error) {
+	maker, ok := types.(interface {
+		New(schema.GroupVersionKind) (runtime.Object, error)
+	})
+	if !ok || gvk == t.Kind {
+		return nil, refusal // apiVersion is none at all
+	}
+	obj, err := maker.New(gvk)
+	if err != nil {
+		return nil, refusal // nobody knows that kind
+	}
+	if strict, err = kjson.UnmarshalStrict(data, obj); err != nil {
+		return nil, cannotHandle(gvk, t.Kind.Kind, err)
+	}
+	switch {
+	case len(strict) == 0 || !v.Strictly() || gvk.Kind != t.Kind.Kind: // another kind is refused before anybody looks for unknown fields
+		return nil, refusal
+	case v == metav1.FieldValidationStrict:
+		return nil, cannotHandle(gvk, t.Kind.Kind, runtime.NewStrictDecodingError(strict))
+	}
+	return strict, refusal
 }
 
 // interpret reads apiVersion and kind alone. The type's form shows in messages.
@@ -222,7 +246,12 @@ func checkKind(m metav1.TypeMeta, t Target, types Types, data []byte) error {
 		return apierrors.NewBadRequest(fmt.Sprintf("the API version in the data (%s) does not match the expected API version (%s)",
 			gvk.GroupVersion(), t.Kind.GroupVersion()))
 	}
-	return cannotHandle(gvk, t.Kind.Kind, fmt.Errorf("converting (%s.%s) to (%s.%s): unknown conversion", gvk.Version, gvk.Kind, t.Internal, t.Kind.Kind))
+	from := gvk.Version
+	switch gvk.Kind {
+	case "CreateOptions", "DeleteOptions", "GetOptions", "ListOptions", "PatchOptions", "UpdateOptions", "WatchEvent":
+		from = "v1" // where the Go type is, whatever group version it is known in
+	}
+	return cannotHandle(gvk, t.Kind.Kind, fmt.Errorf("converting (%s.%s) to (%s.%s): unknown conversion", from, gvk.Kind, t.Internal, t.Kind.Kind))
 }
 
 // NotRegistered is the message about a kind that no server knows.
@@ -230,7 +259,7 @@ func NotRegistered(gvk schema.GroupVersionKind) error {
 	return fmt.Errorf("no kind %q is registered for version %q in scheme %q", gvk.Kind, gvk.GroupVersion(), SchemeName)
 }
 
-func decodeYAML(data []byte, obj runtime.Object, t Target, strictly bool, types Types) ([]error, error) {
+func decodeYAML(data []byte, obj runtime.Object, t Target, v Validation, types Types) ([]error, error) {
 	asJSON, err := yaml.YAMLToJSON(data)
 	if err != nil {
 		return nil, unrecognized(t, trimYAML(err), data)
@@ -240,10 +269,10 @@ func decodeYAML(data []byte, obj runtime.Object, t Target, strictly bool, types 
 		return nil, unrecognized(t, fmt.Errorf("couldn't get version/kind; json parse error: %w", err), data)
 	}
 	if err := checkKind(m, t, types, data); err != nil {
-		return nil, err
+		return foreign(asJSON, fill(m, t.Kind), t, v, types, err)
 	}
 	var strict []error
-	if strictly {
+	if v.Strictly() {
 		if _, err := yaml.YAMLToJSONStrict(data); err != nil {
 			strict = append(strict, trimYAML(err))
 		}
@@ -252,7 +281,7 @@ func decodeYAML(data []byte, obj runtime.Object, t Target, strictly bool, types 
 	if err != nil {
 		return nil, cannotHandle(fill(m, t.Kind), t.Kind.Kind, err)
 	}
-	if strictly {
+	if v.Strictly() {
 		strict = append(strict, more...)
 	}
 	return strict, nil
@@ -291,6 +320,12 @@ func decodeProtobuf(data []byte, obj runtime.Object, t Target, types Types) erro
 
 // UnwrapProtobuf takes the envelope off a protobuf body.
 func UnwrapProtobuf(data []byte) (runtime.TypeMeta, []byte, error) {
+	switch {
+	case len(data) == 0:
+		return runtime.TypeMeta{}, nil, errors.New("empty data")
+	case len(data) == len(protobufPrefix) && bytes.Equal(data, protobufPrefix):
+		return runtime.TypeMeta{}, nil, errors.New("empty body")
+	}
 	if len(data) < len(protobufPrefix) || !bytes.Equal(data[:4], protobufPrefix) {
 		return runtime.TypeMeta{}, nil, fmt.Errorf("provided data does not appear to be a protobuf message, expected prefix %v", protobufPrefix)
 	}
