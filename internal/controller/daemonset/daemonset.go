@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -13,6 +14,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 	appslisters "k8s.io/client-go/listers/apps/v1"
 	corelisters "k8s.io/client-go/listers/core/v1"
@@ -35,6 +37,9 @@ const (
 	minBackoff = time.Second
 	maxBackoff = 15 * time.Minute
 )
+
+// hashLabel carries the hash of a template, on revisions and pods.
+const hashLabel = appsv1.DefaultDaemonSetUniqueLabelKey
 
 var kind = appsv1.SchemeGroupVersion.WithKind("DaemonSet")
 
@@ -79,6 +84,11 @@ func New(c kubernetes.Interface, f *informers.Factory, recorder record.EventReco
 	})
 	queue := func(ds *appsv1.DaemonSet) { ctl.loop.AddObject(ds) }
 	queueAll := func(*corev1.Node) { ctl.queueAll() }
+	lost := func(r *appsv1.ControllerRevision) {
+		if metav1.GetControllerOfNoCopy(r) != nil {
+			ctl.revisionSeen(r)
+		}
+	}
 	return ctl, errors.Join(
 		controller.Watch(sets.Informer(), controller.Handlers[*appsv1.DaemonSet]{Changed: queue, Delete: queue}),
 		controller.Watch(nodes.Informer(), controller.Handlers[*corev1.Node]{Add: queueAll, Delete: queueAll, Update: func(old, n *corev1.Node) {
@@ -87,7 +97,38 @@ func New(c kubernetes.Interface, f *informers.Factory, recorder record.EventReco
 				ctl.queueAll()
 			}
 		}}),
+		controller.Watch(revisions.Informer(), controller.Handlers[*appsv1.ControllerRevision]{
+			Add: func(r *appsv1.ControllerRevision) {
+				if metav1.GetControllerOfNoCopy(r) == nil { // else somebody has made it just now, and knows
+					ctl.revisionSeen(r)
+				}
+			},
+			Update: func(old, r *appsv1.ControllerRevision) {
+				lost(old)
+				ctl.revisionSeen(r)
+			},
+			Delete: lost,
+		}),
 	)
+}
+
+// revisionSeen has the set of a revision looked at, or those that may want to adopt it.
+func (c *Controller) revisionSeen(r *appsv1.ControllerRevision) {
+	if ref := metav1.GetControllerOfNoCopy(r); ref != nil {
+		if ref.Kind == kind.Kind && ref.APIVersion == kind.GroupVersion().String() {
+			c.loop.Add(r.Namespace + "/" + ref.Name)
+		}
+		return
+	}
+	all, err := c.sets.DaemonSets(r.Namespace).List(labels.Everything())
+	if err != nil {
+		return // a cache does not fail
+	}
+	for _, ds := range all {
+		if selector, err := metav1.LabelSelectorAsSelector(ds.Spec.Selector); err == nil && !selector.Empty() && selector.Matches(labels.Set(r.Labels)) {
+			c.loop.AddObject(ds)
+		}
+	}
 }
 
 // Run reconciles until ctx ends.
@@ -140,29 +181,35 @@ func (c *Controller) Reconcile(ctx context.Context, key string) error {
 	if err != nil {
 		return err
 	}
-	current, revisions, collisions, err := c.history.Ensure(ctx, revisions, revision.Request{
-		Owner: ds, Template: &ds.Spec.Template, HashLabel: appsv1.DefaultDaemonSetUniqueLabelKey, Collisions: ds.Status.CollisionCount,
-		Hash: func(_ []byte, n *int32) string { return revision.TemplateHash(&ds.Spec.Template, n) },
-	})
-	if err != nil {
-		return err
-	}
 	settled := c.stale.Look(c.pods.Settled(key))
 	all, err := c.pods.Claim(ctx, ds, selector, pods.All)
 	if err != nil {
 		return err
 	}
-	r := &round{c: c, key: key, ds: ds, nodes: nodes, hash: current.Labels[appsv1.DefaultDaemonSetUniqueLabelKey], now: c.clock.Now(), on: map[string][]*corev1.Pod{}}
+	if revisions, err = c.tidy(ctx, ds, revisions, all); err != nil {
+		return err
+	}
+	current, revisions, collisions, err := c.history.Ensure(ctx, revisions, revision.Request{
+		Owner: ds, Template: &ds.Spec.Template, HashLabel: hashLabel, Collisions: ds.Status.CollisionCount,
+		Hash: func(_ []byte, n *int32) string { return revision.TemplateHash(&ds.Spec.Template, n) },
+	})
+	if err != nil {
+		return err
+	}
+	r := &round{c: c, key: key, ds: ds, nodes: nodes, hash: current.Labels[hashLabel], now: c.clock.Now(), on: map[string][]*corev1.Pod{}}
 	for _, p := range all {
 		if pods.Ended(p) && p.DeletionTimestamp != nil {
 			continue // its successor need not wait until it is out of the API
 		}
-		r.on[nodeOf(p)] = append(r.on[nodeOf(p)], p)
+		if node := nodeOf(p); node != "" { // one that is bound for nowhere, as an orphan may be, is no daemon's
+			r.on[node] = append(r.on[node], p)
+		}
 	}
 	var manageErr error
 	if settled {
 		r.place()
-		if ds.Spec.UpdateStrategy.Type == appsv1.RollingUpdateDaemonSetStrategyType {
+		// What a rollout may do depends on what place does, and waits for its effect.
+		if len(r.create)+len(r.remove) == 0 && ds.Spec.UpdateStrategy.Type == appsv1.RollingUpdateDaemonSetStrategyType {
 			r.roll()
 		}
 		manageErr = r.act(ctx)
@@ -170,15 +217,65 @@ func (c *Controller) Reconcile(ctx context.Context, key string) error {
 	return errors.Join(manageErr, c.writeStatus(ctx, key, ds, r.status(collisions, settled)), c.truncate(ctx, ds, revisions, current.Name, all))
 }
 
-// truncate drops revisions that no pod has any more, beyond the limit.
-func (c *Controller) truncate(ctx context.Context, ds *appsv1.DaemonSet, revisions []*appsv1.ControllerRevision, current string, all []*corev1.Pod) error {
-	live := map[string]bool{current: true}
-	for _, p := range all {
-		if hash := p.Labels[appsv1.DefaultDaemonSetUniqueLabelKey]; hash != "" {
-			live[ds.Name+"-"+hash] = true
+// tidy sees that every revision has a hash, and that none says what a newer one says: pods of the older become the newer one's. There are such after
+// orphans were adopted.
+func (c *Controller) tidy(ctx context.Context, ds *appsv1.DaemonSet, revisions []*appsv1.ControllerRevision, all []*corev1.Pod) ([]*appsv1.ControllerRevision, error) {
+	api := c.client.AppsV1().ControllerRevisions(ds.Namespace)
+	revisions = slices.Clone(revisions)
+	var same []*appsv1.ControllerRevision
+	data, err := revision.Data(&ds.Spec.Template)
+	if err != nil {
+		return nil, err
+	}
+	for i, r := range revisions {
+		if _, there := r.Labels[hashLabel]; !there {
+			r = r.DeepCopy()
+			metav1.SetMetaDataLabel(&r.ObjectMeta, hashLabel, r.Name)
+			if r, err = api.Update(ctx, r, metav1.UpdateOptions{}); err != nil {
+				return nil, fmt.Errorf("label revision %s: %w", revisions[i].Name, err)
+			}
+			revisions[i] = r
+		}
+		if len(revisions) > 1 && revision.Says(r, data) {
+			same = append(same, r)
 		}
 	}
-	return c.history.Truncate(ctx, revisions, live, int(ptr.Deref(ds.Spec.RevisionHistoryLimit, 10)))
+	if len(same) < 2 {
+		return revisions, nil
+	}
+	keep := same[len(same)-1] // the oldest is first
+	for _, r := range same[:len(same)-1] {
+		for _, p := range all {
+			if p.Labels[hashLabel] != r.Labels[hashLabel] || r.Labels[hashLabel] == keep.Labels[hashLabel] {
+				continue
+			}
+			patch := fmt.Sprintf(`{"metadata":{"uid":%q,"labels":{%q:%q}}}`, p.UID, hashLabel, keep.Labels[hashLabel])
+			if _, err := c.client.CoreV1().Pods(p.Namespace).Patch(ctx, p.Name, types.MergePatchType, []byte(patch), metav1.PatchOptions{}); err != nil && !apierrors.IsNotFound(err) {
+				return nil, fmt.Errorf("label pod %s: %w", p.Name, err)
+			}
+		}
+		if err := api.Delete(ctx, r.Name, metav1.DeleteOptions{}); err != nil && !apierrors.IsNotFound(err) {
+			return nil, fmt.Errorf("delete revision %s: %w", r.Name, err)
+		}
+		revisions = slices.DeleteFunc(revisions, func(o *appsv1.ControllerRevision) bool { return o.Name == r.Name })
+	}
+	return revisions, nil
+}
+
+// truncate drops the oldest revisions beyond the limit, but those that a pod still has. These count.
+func (c *Controller) truncate(ctx context.Context, ds *appsv1.DaemonSet, revisions []*appsv1.ControllerRevision, current string, all []*corev1.Pod) error {
+	hashes := map[string]bool{}
+	for _, p := range all {
+		hashes[p.Labels[hashLabel]] = true
+	}
+	live, limit := map[string]bool{current: true}, int(ptr.Deref(ds.Spec.RevisionHistoryLimit, 10))
+	for _, r := range revisions {
+		if r.Name != current && r.Labels[hashLabel] != "" && hashes[r.Labels[hashLabel]] {
+			live[r.Name] = true
+			limit--
+		}
+	}
+	return c.history.Truncate(ctx, revisions, live, max(0, limit))
 }
 
 func (c *Controller) writeStatus(ctx context.Context, key string, ds *appsv1.DaemonSet, status appsv1.DaemonSetStatus) error {

@@ -14,6 +14,15 @@ import (
 // nameField is the field that binds a pod to one node through its affinity.
 const nameField = "metadata.name"
 
+// generationLabel carries the number of the template as it was counted before there were revisions.
+const generationLabel = "pod-template-generation"
+
+// generationOf is the number of a set's template, which the API keeps; false if somebody made nonsense of it.
+func generationOf(ds *appsv1.DaemonSet) (string, bool) {
+	n, err := strconv.ParseInt(ds.Annotations[appsv1.DeprecatedTemplateGeneration], 10, 64)
+	return strconv.FormatInt(n, 10), err == nil
+}
+
 // podFor makes the pod of a set for a node.
 func podFor(ds *appsv1.DaemonSet, node, hash string) *corev1.Pod {
 	t := ds.Spec.Template.DeepCopy()
@@ -21,11 +30,9 @@ func podFor(ds *appsv1.DaemonSet, node, hash string) *corev1.Pod {
 	p.GenerateName, p.Namespace = ds.Name+"-", ds.Namespace
 	p.Annotations, p.Finalizers, p.Labels = t.Annotations, t.Finalizers, map[string]string{}
 	maps.Copy(p.Labels, t.Labels)
-	p.Labels[appsv1.DefaultDaemonSetUniqueLabelKey] = hash
-	if generation := ds.Annotations[appsv1.DeprecatedTemplateGeneration]; generation != "" {
-		p.Labels["pod-template-generation"] = generation
-	} else {
-		p.Labels["pod-template-generation"] = strconv.FormatInt(ds.Generation, 10)
+	p.Labels[hashLabel] = hash
+	if generation, ok := generationOf(ds); ok {
+		p.Labels[generationLabel] = generation
 	}
 	bindTo(&p.Spec, node)
 	tolerate(&p.Spec)

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -35,8 +36,10 @@ func (r *round) available(p *corev1.Pod) bool {
 	return pods.Available(p, time.Duration(r.ds.Spec.MinReadySeconds)*time.Second, r.now)
 }
 
+// isNew says that a pod is of the template as it is: by its hash, or by the number that templates had before.
 func (r *round) isNew(p *corev1.Pod) bool {
-	return p.Labels[appsv1.DefaultDaemonSetUniqueLabelKey] == r.hash
+	generation, ok := generationOf(r.ds)
+	return p.Labels[hashLabel] == r.hash || ok && p.Labels[generationLabel] == generation
 }
 
 // place decides where pods are missing or in the way, whatever their revision.
@@ -71,7 +74,8 @@ func (r *round) drop(all ...*corev1.Pod) {
 	}
 }
 
-// keepOne deletes pods that have ended, and all but one of the others on a node; while a surge goes on, but one of each template.
+// keepOne deletes pods that have ended, and all but one of the others on a node; with a surge, but one of each template, and the old one as soon as it
+// is not ready or the new one can do its work.
 func (r *round) keepOne(node string, here []*corev1.Pod, run bool) {
 	var alive []*corev1.Pod
 	for _, p := range here {
@@ -102,9 +106,15 @@ func (r *round) keepOne(node string, here []*corev1.Pod, run bool) {
 		}
 		return
 	}
+	if len(alive) == 0 {
+		if run { // those that are on their way out need not be gone: the node may have two
+			r.create = append(r.create, node)
+		}
+		return
+	}
 	var older, newer []*corev1.Pod
 	for _, p := range alive {
-		if r.isNew(p) {
+		if p.Labels[hashLabel] == r.hash {
 			newer = append(newer, p)
 		} else {
 			older = append(older, p)
@@ -112,19 +122,14 @@ func (r *round) keepOne(node string, here []*corev1.Pod, run bool) {
 	}
 	oldestFirst(older)
 	oldestFirst(newer)
-	if len(newer) > 1 {
-		r.drop(newer[1:]...)
-	}
-	if len(older) > 1 {
-		r.drop(older[1:]...)
-	}
-	// An old pod that is on its way out while nothing takes its place: the node needs one now.
-	if run && len(alive) == 0 && slices.ContainsFunc(here, func(p *corev1.Pod) bool { return p.DeletionTimestamp != nil && !r.isNew(p) }) {
-		r.create = append(r.create, node)
+	r.drop(older[min(1, len(older)):]...)
+	r.drop(newer[min(1, len(newer)):]...)
+	if len(older) > 0 && len(newer) > 0 && (!pods.Ready(older[0]) || r.available(newer[0])) {
+		r.drop(older[0])
 	}
 }
 
-// oldestFirst puts the pod to keep first: one that is on the node, then one that is ready, then the older.
+// oldestFirst puts the pod to keep first: one that is on the node, then the older.
 func oldestFirst(all []*corev1.Pod) {
 	waits := func(p *corev1.Pod) int {
 		if p.Spec.NodeName == "" {
@@ -166,17 +171,24 @@ type place struct {
 	run  bool
 }
 
-// roll replaces pods of older templates as far as the strategy allows.
+// roll replaces pods of older templates as far as the strategy allows. It comes after place, when that has nothing left to do.
 func (r *round) roll() {
 	var places []place
 	wanted := 0
+	known := map[string]bool{}
 	for _, n := range r.nodes {
+		known[n.Name] = true
 		run, _ := shouldRun(r.ds, n)
 		if run {
 			wanted++
 		}
 		if run || len(r.on[n.Name]) > 0 {
 			places = append(places, place{n.Name, run})
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(r.on)) {
+		if !known[name] { // the node is gone, its pods are not yet
+			places = append(places, place{name, false})
 		}
 	}
 	surge, unavailable := r.limits(wanted)
@@ -187,16 +199,14 @@ func (r *round) roll() {
 	var free, candidates []*corev1.Pod
 	down := 0
 	for _, n := range places {
-		older, newer, unclear := r.pair(n.name)
+		older, newer, many := r.pair(n.name)
 		switch {
-		case unclear: // nothing there yet, or two: that is place's to settle
+		case many || (older == nil) == (newer == nil): // nothing there yet, or too much: that is place's to settle
 			down++
 		case newer != nil:
 			if !r.available(newer) {
 				down++
 			}
-		case older.DeletionTimestamp != nil:
-			down++
 		case !r.available(older):
 			// It serves nobody: replacing it costs nothing.
 			free = append(free, older)
@@ -216,17 +226,21 @@ func (r *round) rollWithSurge(places []place, wanted, surge int) {
 	var closed []*corev1.Pod // available, where none will follow
 	available := 0
 	for _, n := range places {
-		older, newer, _ := r.pair(n.name)
-		if p := cmp.Or(older, newer); p != nil && p.DeletionTimestamp == nil && r.available(p) {
+		older, newer, many := r.pair(n.name)
+		if many {
+			surge--
+			continue
+		}
+		if p := cmp.Or(older, newer); p != nil && r.available(p) {
 			available++
 		}
 		switch {
-		case older == nil:
+		case older == nil: // nothing to replace
 		case newer == nil && !n.run && r.available(older):
 			closed = append(closed, older)
 		case newer == nil && !n.run:
 			r.drop(older)
-		case newer == nil && (older.DeletionTimestamp != nil || !r.available(older)):
+		case newer == nil && !r.available(older):
 			free = append(free, n.name)
 		case newer == nil:
 			candidates = append(candidates, n.name)
@@ -238,22 +252,24 @@ func (r *round) rollWithSurge(places []place, wanted, surge int) {
 	}
 	// Where no pod may begin any more the old one goes when as many as should run do so elsewhere.
 	r.drop(closed[:min(len(closed), max(0, available-wanted))]...)
-	r.create = append(r.create, slices.DeleteFunc(free, func(n string) bool { return slices.Contains(r.create, n) })...)
+	r.create = append(r.create, free...)
 	r.create = append(r.create, candidates[:min(len(candidates), max(0, surge))]...)
 }
 
-// pair returns the old and the new pod on a node; unclear when there is none, or one of each.
-func (r *round) pair(node string) (older, newer *corev1.Pod, unclear bool) {
+// pair returns the old and the new pod on a node, of those that stay; many says that there are several of a kind.
+func (r *round) pair(node string) (older, newer *corev1.Pod, many bool) {
 	for _, p := range r.on[node] {
 		switch {
-		case pods.Ended(p):
-		case r.isNew(p) && p.DeletionTimestamp == nil:
+		case p.DeletionTimestamp != nil:
+		case r.isNew(p):
+			many = many || newer != nil
 			newer = p
-		case !r.isNew(p):
+		default:
+			many = many || older != nil
 			older = p
 		}
 	}
-	return older, newer, (older == nil) == (newer == nil)
+	return older, newer, many
 }
 
 // act does what was decided.

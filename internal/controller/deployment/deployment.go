@@ -1,10 +1,12 @@
 package deployment
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -368,14 +370,26 @@ func (r *round) shrinkOld(ctx context.Context) (bool, error) {
 	return len(plan) > 0, nil
 }
 
-// scaleProportionally spreads a changed size: to the only active set, or over all of them while a rollout is under way.
+// scaleProportionally spreads a changed size: to the only active set, or over all of them while a rollout is under way. The largest comes first; of
+// equals the newer one when they grow, the older one when they shrink.
 func (r *round) scaleProportionally(ctx context.Context) error {
-	for uid, want := range proportionalPlan(r.d, r.all, r.newSet, r.old) {
-		for i, rs := range r.all {
-			if rs.UID == uid {
-				if err := r.scale(ctx, &r.all[i], want); err != nil {
-					return err
-				}
+	plan := proportionalPlan(r.d, r.all, r.newSet, r.old)
+	growth := int32(0)
+	for _, rs := range r.all {
+		if want, ok := plan[rs.UID]; ok {
+			growth += want - *rs.Spec.Replicas
+		}
+	}
+	for _, rs := range slices.SortedFunc(slices.Values(r.all), func(a, b *appsv1.ReplicaSet) int {
+		age := byAge(a, b)
+		if growth > 0 {
+			age = -age
+		}
+		return cmp.Or(cmp.Compare(*b.Spec.Replicas, *a.Spec.Replicas), age)
+	}) {
+		if want, ok := plan[rs.UID]; ok {
+			if err := r.scale(ctx, &rs, want); err != nil {
+				return err
 			}
 		}
 	}

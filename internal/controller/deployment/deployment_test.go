@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -15,7 +16,9 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/intstr"
+	"k8s.io/client-go/tools/record"
 	"k8s.io/utils/clock"
+	testclock "k8s.io/utils/clock/testing"
 	"k8s.io/utils/ptr"
 	"pgregory.net/rapid"
 
@@ -173,6 +176,122 @@ func TestBeyondHistory(t *testing.T) {
 	}
 }
 
+func TestShrinkPlan(t *testing.T) {
+	behind := func(rs *appsv1.ReplicaSet, available int32) *appsv1.ReplicaSet {
+		rs.Status.AvailableReplicas = available
+		return rs
+	}
+	for _, tt := range []struct {
+		name        string
+		replicas    int32
+		surge, down string
+		sets        []*appsv1.ReplicaSet // the last one is the new one
+		want        map[types.UID]int32
+	}{
+		{"as many as the new ones replace", 10, "3", "2", []*appsv1.ReplicaSet{set("a", 8, 8, 1), set("n", 5, 2, 2)}, map[types.UID]int32{"a": 6}},
+		{"what serves nobody goes first", 10, "3", "2", []*appsv1.ReplicaSet{set("a", 8, 5, 1), set("n", 5, 5, 2)}, map[types.UID]int32{"a": 3}},
+		{"the oldest pays first", 10, "0", "2", []*appsv1.ReplicaSet{set("a", 1, 1, 1), set("b", 7, 7, 2), set("n", 2, 2, 3)}, map[types.UID]int32{"a": 0, "b": 6}},
+		{"enough is missing already", 10, "0", "2", []*appsv1.ReplicaSet{set("a", 8, 8, 1), set("n", 2, 0, 2)}, nil},
+		{"it was just scaled down, and its status does not say so yet", 7, "3", "2", []*appsv1.ReplicaSet{set("a", 6, 20, 1), set("n", 4, 0, 2)}, map[types.UID]int32{"a": 5}},
+		{"an empty one's status is behind", 10, "0", "2", []*appsv1.ReplicaSet{set("e", 0, 5, 1), set("a", 8, 8, 2), set("n", 2, 0, 3)}, nil},
+		{"the new one's status is behind", 4, "0", "1", []*appsv1.ReplicaSet{set("a", 3, 3, 1), behind(set("n", 1, 0, 2), 4)}, map[types.UID]int32{"a": 2}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			last := len(tt.sets) - 1
+			if plan := shrinkPlan(deploymentOf(tt.replicas, tt.surge, tt.down), tt.sets, tt.sets[last], tt.sets[:last]); !maps.Equal(plan, tt.want) {
+				t.Errorf("planned %v, want %v", plan, tt.want)
+			}
+		})
+	}
+}
+
+// A condition that says again that the rollout moves on is the newest, with the time of this move.
+func TestJudge(t *testing.T) {
+	then, now := time.Unix(1000, 0), time.Unix(1005, 0)
+	entry := func(kind appsv1.DeploymentConditionType, status corev1.ConditionStatus, reason string) appsv1.DeploymentCondition {
+		return appsv1.DeploymentCondition{Type: kind, Status: status, Reason: reason, LastUpdateTime: metav1.NewTime(then), LastTransitionTime: metav1.NewTime(then)}
+	}
+	there := entry(appsv1.DeploymentAvailable, corev1.ConditionTrue, reasonAvailable)
+	for _, tt := range []struct {
+		name    string
+		before  []appsv1.DeploymentCondition
+		status  appsv1.DeploymentStatus
+		want    []string
+		changed time.Time // when the last one became true or false
+	}{
+		{"it moves on", []appsv1.DeploymentCondition{entry(appsv1.DeploymentProgressing, corev1.ConditionTrue, reasonSetUpdated), there}, appsv1.DeploymentStatus{Replicas: 3, UpdatedReplicas: 1},
+			[]string{reasonAvailable, reasonSetUpdated}, then},
+		{"it moves on after all", []appsv1.DeploymentCondition{entry(appsv1.DeploymentProgressing, corev1.ConditionFalse, reasonTimedOut), there}, appsv1.DeploymentStatus{Replicas: 3, UpdatedReplicas: 1},
+			[]string{reasonAvailable, reasonSetUpdated}, now},
+		{"it was told to go on", []appsv1.DeploymentCondition{entry(appsv1.DeploymentProgressing, corev1.ConditionUnknown, reasonResumed), there}, appsv1.DeploymentStatus{Replicas: 3, UpdatedReplicas: 1},
+			[]string{reasonAvailable, reasonSetUpdated}, now},
+		{"it stands", []appsv1.DeploymentCondition{entry(appsv1.DeploymentProgressing, corev1.ConditionTrue, reasonSetUpdated), there}, appsv1.DeploymentStatus{Replicas: 3},
+			[]string{reasonSetUpdated, reasonAvailable}, then},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			d := deploymentOf(3, "1", "0")
+			d.Spec.ProgressDeadlineSeconds = ptr.To[int32](600)
+			d.Status = appsv1.DeploymentStatus{Replicas: 3, Conditions: tt.before}
+			r := &round{Controller: &Controller{clock: testclock.NewFakePassiveClock(now)}, d: d}
+			s := tt.status
+			s.Conditions = append(s.Conditions, tt.before...)
+			r.judge(&s)
+			var got []string
+			for _, c := range s.Conditions {
+				got = append(got, c.Reason)
+			}
+			if last := s.Conditions[len(s.Conditions)-1]; !slices.Equal(got, tt.want) || !last.LastTransitionTime.Time.Equal(tt.changed) {
+				t.Errorf("%v, the last one since %s; want %v, %s", got, last.LastTransitionTime, tt.want, tt.changed)
+			}
+		})
+	}
+}
+
+// Why a rollout progresses is recorded even if somebody else writes at the same time, unless what they want is another rollout.
+func TestRevisionIsRecorded(t *testing.T) {
+	for _, tt := range []struct {
+		name, patch string
+		want        bool
+	}{
+		{"alone", "", true},
+		{"a label is changed meanwhile", `{"metadata":{"labels":{"l":"m"}}}`, true},
+		{"the size is changed meanwhile", `{"spec":{"replicas":7}}`, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			e := controllertest.Start(t)
+			api := e.Client.AppsV1().Deployments("default")
+			d := deploymentOf(3, "1", "0")
+			d.Spec.ProgressDeadlineSeconds = ptr.To[int32](600)
+			d, err := api.Create(context.Background(), d, metav1.CreateOptions{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if tt.patch != "" {
+				if _, err := api.Patch(context.Background(), "d", types.MergePatchType, []byte(tt.patch), metav1.PatchOptions{}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			newSet := set("n", 3, 0, 1)
+			setAnnotations(newSet, map[string]string{revisionAnnotation: "4"})
+			r := &round{Controller: &Controller{client: e.Client, clock: clock.RealClock{}}, d: d, newSet: newSet}
+			if err := r.writeRevision(context.Background(), reasonNewSet, "made"); (err == nil) != tt.want {
+				t.Errorf("wrote: %v", err)
+			}
+			got, err := api.Get(context.Background(), "d", metav1.GetOptions{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			c := condition(&got.Status, appsv1.DeploymentProgressing)
+			if written := c != nil && c.Reason == reasonNewSet && got.Annotations[revisionAnnotation] == "4"; written != tt.want {
+				t.Errorf("%v, conditions %+v", got.Annotations, got.Status.Conditions)
+			}
+			if tt.want && got.Generation != 1 {
+				t.Errorf("generation %d, though nobody wants anything else", got.Generation)
+			}
+		})
+	}
+}
+
 // everyPodReady plays the node: it makes pods run.
 type everyPodReady struct {
 	e      *controllertest.Env
@@ -273,6 +392,18 @@ func TestDeploymentAgainstTheAPI(t *testing.T) {
 	rollBack("0", "4")
 	rollBack("3", "5")
 	rollBack("77", "5")
+	rollBack("5", "5")
+	told := e.Recorder.(*record.FakeRecorder).Events
+	for _, want := range []string{"Normal DeploymentRollback Rolled", "Warning DeploymentRollbackRevisionNotFound ", "Warning DeploymentRollbackTemplateUnchanged "} {
+		for found := false; !found; {
+			select {
+			case event := <-told:
+				found = strings.HasPrefix(event, want)
+			case <-time.After(controllertest.Patience):
+				t.Fatalf("no event %q", want)
+			}
+		}
+	}
 	if d, err := deployments.Get(ctx, "d", metav1.GetOptions{}); err != nil || d.Spec.Template.Spec.Containers[0].Image != "i:1" {
 		t.Errorf("rolled back to %+v, %v", d.Spec.Template.Spec, err)
 	}

@@ -106,11 +106,10 @@ func (r *round) ensureNew(ctx context.Context, create bool) error {
 			}
 			r.replace(got)
 		}
-		status := *r.d.Status.DeepCopy()
-		if hasDeadline(r.d) && condition(&status, appsv1.DeploymentProgressing) == nil {
-			r.setCondition(&status, appsv1.DeploymentProgressing, corev1.ConditionTrue, reasonFoundSet, fmt.Sprintf("Found new replica set %q", rs.Name))
+		if hasDeadline(r.d) && condition(&r.d.Status, appsv1.DeploymentProgressing) == nil {
+			return r.writeRevision(ctx, reasonFoundSet, fmt.Sprintf("Found new replica set %q", rs.Name))
 		}
-		return r.writeRevision(ctx, status)
+		return r.writeRevision(ctx, "", "")
 	}
 	if !create {
 		return nil
@@ -155,24 +154,41 @@ func (r *round) ensureNew(ctx context.Context, create bool) error {
 	}
 	r.newSet = created
 	r.all = append(r.all, created)
-	status := *r.d.Status.DeepCopy()
 	if hasDeadline(r.d) {
-		r.setCondition(&status, appsv1.DeploymentProgressing, corev1.ConditionTrue, reasonNewSet, fmt.Sprintf("Created new replica set %q", created.Name))
+		return r.writeRevision(ctx, reasonNewSet, fmt.Sprintf("Created new replica set %q", created.Name))
 	}
-	return r.writeRevision(ctx, status)
+	return r.writeRevision(ctx, "", "")
 }
 
-// writeRevision stores what ensureNew found: the revision, as an annotation of the deployment, and its conditions.
-func (r *round) writeRevision(ctx context.Context, status appsv1.DeploymentStatus) error {
-	updated := r.d.DeepCopy()
-	if setAnnotations(updated, map[string]string{revisionAnnotation: r.newSet.Annotations[revisionAnnotation]}) {
-		got, err := r.client.AppsV1().Deployments(r.d.Namespace).Update(ctx, updated, metav1.UpdateOptions{})
-		if err != nil {
+// writeRevision stores what ensureNew found: the revision, as an annotation of the deployment, and why it progresses, unless reason is empty. Both go
+// with the status: an annotation that is written with the rest would count as a new generation, of something that nobody asked for. Somebody else's write
+// in between must not lose the reason, since nothing brings it back.
+func (r *round) writeRevision(ctx context.Context, reason, message string) error {
+	api := r.client.AppsV1().Deployments(r.d.Namespace)
+	base := r.d
+	for last := false; ; last = true {
+		updated := base.DeepCopy()
+		setAnnotations(updated, map[string]string{revisionAnnotation: r.newSet.Annotations[revisionAnnotation]})
+		if reason != "" {
+			r.setCondition(&updated.Status, appsv1.DeploymentProgressing, corev1.ConditionTrue, reason, message)
+		}
+		if equality.Semantic.DeepEqual(base, updated) {
+			return nil
+		}
+		got, err := api.UpdateStatus(ctx, updated, metav1.UpdateOptions{})
+		if err == nil {
+			r.d = got
+			return nil
+		}
+		if !apierrors.IsConflict(err) || last {
 			return fmt.Errorf("record revision: %w", err)
 		}
-		r.d = got
+		fresh, getErr := api.Get(ctx, base.Name, metav1.GetOptions{})
+		if getErr != nil || fresh.UID != r.d.UID || fresh.Generation != r.d.Generation {
+			return fmt.Errorf("record revision: %w", err) // another deployment than the set was made for
+		}
+		base = fresh
 	}
-	return r.writeStatus(ctx, status)
 }
 
 func newSet(d *appsv1.Deployment, hash string) *appsv1.ReplicaSet {

@@ -35,7 +35,7 @@ func (r *round) rollBack(ctx context.Context) error {
 	want, _ := wantedRevision(r.d)
 	updated := r.d.DeepCopy()
 	delete(updated.Annotations, rollbackAnnotation)
-	kind, reason, message := corev1.EventTypeWarning, "RollbackRevisionNotFound", "Unable to find the revision to rollback to."
+	kind, reason, message := corev1.EventTypeWarning, "DeploymentRollbackRevisionNotFound", "Unable to find the revision to rollback to."
 	if want == 0 {
 		if want = lastRevision(r.all); want == 0 {
 			message = "Unable to find last revision."
@@ -44,10 +44,10 @@ func (r *round) rollBack(ctx context.Context) error {
 	if i := slices.IndexFunc(r.all, func(rs *appsv1.ReplicaSet) bool { return want != 0 && revisionOf(rs) == want }); i >= 0 {
 		rs := r.all[i]
 		if sameTemplate(&rs.Spec.Template, &r.d.Spec.Template) {
-			reason, message = "RollbackTemplateUnchanged", fmt.Sprintf("The rollback revision contains the same template as current deployment %q", r.d.Name)
+			reason, message = "DeploymentRollbackTemplateUnchanged", fmt.Sprintf("The rollback revision contains the same template as current deployment %q", r.d.Name)
 		} else {
 			restore(updated, rs)
-			kind, reason, message = corev1.EventTypeNormal, "RollbackDone", fmt.Sprintf("Rolled back deployment %q to revision %d", r.d.Name, want)
+			kind, reason, message = corev1.EventTypeNormal, "DeploymentRollback", fmt.Sprintf("Rolled back deployment %q to revision %d", r.d.Name, want)
 		}
 	}
 	if _, err := r.client.AppsV1().Deployments(r.d.Namespace).Update(ctx, updated, metav1.UpdateOptions{}); err != nil {

@@ -68,14 +68,14 @@ func newReplicas(d *appsv1.Deployment, all []*appsv1.ReplicaSet, rs *appsv1.Repl
 }
 
 // shrinkPlan says to what size old sets shrink now, by uid: unhealthy replicas first, which serve nobody, then healthy ones as long as
-// enough stay available.
+// enough stay available. What a set's status counts beyond its size is about to go, and counts for nothing: the status is behind.
 func shrinkPlan(d *appsv1.Deployment, all []*appsv1.ReplicaSet, newSet *appsv1.ReplicaSet, old []*appsv1.ReplicaSet) map[types.UID]int32 {
 	plan := map[types.UID]int32{}
 	if specified(old) == 0 {
 		return plan
 	}
 	minAvailable := *d.Spec.Replicas - maxUnavailable(d)
-	newUnavailable := *newSet.Spec.Replicas - newSet.Status.AvailableReplicas
+	newUnavailable := *newSet.Spec.Replicas - available(newSet)
 	budget := specified(all) - minAvailable - newUnavailable
 	if budget <= 0 {
 		return plan
@@ -89,17 +89,16 @@ func shrinkPlan(d *appsv1.Deployment, all []*appsv1.ReplicaSet, newSet *appsv1.R
 	}
 	unhealthy := budget
 	for _, rs := range oldest {
-		n := min(unhealthy, *rs.Spec.Replicas-rs.Status.AvailableReplicas)
+		n := min(unhealthy, *rs.Spec.Replicas-available(rs))
 		if n > 0 {
 			plan[rs.UID] = *rs.Spec.Replicas - n
 			unhealthy -= n
 		}
 	}
-	var available int32
+	healthy := -minAvailable
 	for _, rs := range all {
-		available += rs.Status.AvailableReplicas
+		healthy += available(rs)
 	}
-	healthy := available - minAvailable
 	for _, rs := range oldest {
 		if n := min(healthy, size(rs)); n > 0 {
 			plan[rs.UID] = size(rs) - n
@@ -107,6 +106,11 @@ func shrinkPlan(d *appsv1.Deployment, all []*appsv1.ReplicaSet, newSet *appsv1.R
 		}
 	}
 	return plan
+}
+
+// available is how many pods of a set are available and stay.
+func available(rs *appsv1.ReplicaSet) int32 {
+	return min(rs.Status.AvailableReplicas, *rs.Spec.Replicas)
 }
 
 // recorded reads one of the size annotations of a set; false when it has none.

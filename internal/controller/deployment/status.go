@@ -171,21 +171,12 @@ func (r *round) judge(s *appsv1.DeploymentStatus) {
 			fmt.Sprintf("%s %q has successfully progressed.", what, name))
 	case progressed(&r.d.Status, s):
 		message := fmt.Sprintf("%s %q is progressing.", what, name)
-		if current != nil && current.Status == corev1.ConditionTrue && current.Reason == reasonSetUpdated {
-			// Same state, but alive: the update time is what the deadline counts from.
-			if c := condition(s, appsv1.DeploymentProgressing); c != nil {
-				c.Message, c.LastUpdateTime = message, metav1.NewTime(r.clock.Now())
-			}
-			return
-		}
-		if current != nil && current.Status == corev1.ConditionTrue {
-			since := current.LastTransitionTime
-			removeCondition(s, appsv1.DeploymentProgressing)
-			r.setCondition(s, appsv1.DeploymentProgressing, corev1.ConditionTrue, reasonSetUpdated, message)
-			condition(s, appsv1.DeploymentProgressing).LastTransitionTime = since
-			return
-		}
+		// Even if it stands like that already: the time of the update is what the deadline counts from.
+		removeCondition(s, appsv1.DeploymentProgressing)
 		r.setCondition(s, appsv1.DeploymentProgressing, corev1.ConditionTrue, reasonSetUpdated, message)
+		if current != nil && current.Status == corev1.ConditionTrue {
+			condition(s, appsv1.DeploymentProgressing).LastTransitionTime = current.LastTransitionTime
+		}
 	case timedOut(r.d, s, r.clock.Now()):
 		r.setCondition(s, appsv1.DeploymentProgressing, corev1.ConditionFalse, reasonTimedOut,
 			fmt.Sprintf("%s %q has timed out progressing.", what, name))

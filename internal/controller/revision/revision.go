@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/fnv"
+	"maps"
 	"slices"
 	"strconv"
 
@@ -94,7 +95,8 @@ type History struct {
 	Kind   schema.GroupVersionKind
 }
 
-// List returns the revisions of o, the oldest first, after adopting orphans that match the selector and releasing those that do not.
+// List returns the revisions of o, the oldest first, after adopting orphans that match the selector and releasing those that do not. An owner that is being
+// deleted adopts none, but those that it lost by that are still its history: else it would write a new one.
 func (h *History) List(ctx context.Context, o Owner, selector labels.Selector) ([]*appsv1.ControllerRevision, error) {
 	all, err := h.Lister.ControllerRevisions(o.GetNamespace()).List(labels.Everything())
 	if err != nil {
@@ -102,6 +104,13 @@ func (h *History) List(ctx context.Context, o Owner, selector labels.Selector) (
 	}
 	claim := owner.Decide(o, selector, all)
 	own := slices.Clone(claim.Owned)
+	if o.GetDeletionTimestamp() != nil {
+		for _, r := range all {
+			if metav1.GetControllerOfNoCopy(r) == nil && selector.Matches(labels.Set(r.Labels)) {
+				own = append(own, r)
+			}
+		}
+	}
 	api := h.Client.AppsV1().ControllerRevisions(o.GetNamespace())
 	for _, r := range claim.Adopt {
 		patch, err := owner.AdoptPatch(r, *metav1.NewControllerRef(o, h.Kind), "")
@@ -139,6 +148,8 @@ type Request struct {
 	Hash       func(data []byte, collisions *int32) string
 	HashLabel  string
 	Collisions *int32
+	// FirstHash lets the label keep the hash of the first try when its name was taken, as StatefulSets' do.
+	FirstHash bool
 }
 
 // Ensure returns the revision of the template, and all revisions with it the newest, oldest first. One that said the same before becomes the
@@ -169,8 +180,12 @@ func (h *History) Ensure(ctx context.Context, all []*appsv1.ControllerRevision, 
 		return r, append(slices.Delete(slices.Clone(all), i, i+1), r), q.Collisions, nil
 	}
 	collisions = q.Collisions
+	label := ""
 	for {
 		hash := q.Hash(data, collisions)
+		if label == "" || !q.FirstHash {
+			label = hash
+		}
 		prefix := q.Owner.GetName()
 		if len(prefix) > maxPrefix {
 			prefix = prefix[:maxPrefix]
@@ -182,15 +197,9 @@ func (h *History) Ensure(ctx context.Context, all []*appsv1.ControllerRevision, 
 			},
 			Data: runtime.RawExtension{Raw: data}, Revision: next,
 		}
-		for k, v := range q.Template.Labels {
-			r.Labels[k] = v
-		}
-		r.Labels[q.HashLabel] = hash
-		for k, v := range q.Owner.GetAnnotations() {
-			if k != corev1.LastAppliedConfigAnnotation {
-				r.Annotations[k] = v
-			}
-		}
+		maps.Copy(r.Labels, q.Template.Labels)
+		r.Labels[q.HashLabel] = label
+		maps.Copy(r.Annotations, q.Owner.GetAnnotations()) // all of them, as upstream: that of kubectl apply says what was asked for then
 		made, err := api.Create(ctx, r, metav1.CreateOptions{})
 		if !apierrors.IsAlreadyExists(err) {
 			if err != nil {
@@ -202,8 +211,9 @@ func (h *History) Ensure(ctx context.Context, all []*appsv1.ControllerRevision, 
 		if err != nil {
 			return nil, nil, nil, fmt.Errorf("get revision %s: %w", r.Name, err)
 		}
-		if sameData(there.Data.Raw, data) && metav1.IsControlledBy(there, q.Owner) {
-			return there, append(slices.Clone(all), there), collisions, nil // made before, and not seen yet
+		if sameData(there.Data.Raw, data) {
+			// Made before and not seen yet, or that of a namesake which is about to go: the same template keeps its name.
+			return there, append(slices.Clone(all), there), collisions, nil
 		}
 		n := int32(1)
 		if collisions != nil {
@@ -212,6 +222,9 @@ func (h *History) Ensure(ctx context.Context, all []*appsv1.ControllerRevision, 
 		collisions = &n
 	}
 }
+
+// Says says that a revision holds what data does.
+func Says(r *appsv1.ControllerRevision, data []byte) bool { return sameData(r.Data.Raw, data) }
 
 // sameData compares by meaning: what another version of this program, or upstream, wrote may order keys otherwise.
 func sameData(a, b []byte) bool {

@@ -48,6 +48,7 @@ func podFor(set *appsv1.StatefulSet, t *corev1.PodTemplateSpec, revision string,
 	t = t.DeepCopy()
 	p := &corev1.Pod{Spec: t.Spec}
 	p.Name, p.Namespace = podName(set, ordinal), set.Namespace
+	p.GenerateName = set.Name + "-" // of no effect beside a name, but upstream's pods carry it, and tools take the set's name from it
 	p.Annotations, p.Finalizers, p.Labels = t.Annotations, t.Finalizers, map[string]string{}
 	maps.Copy(p.Labels, t.Labels)
 	p.Labels[appsv1.ControllerRevisionHashLabelKey] = revision
@@ -56,29 +57,53 @@ func podFor(set *appsv1.StatefulSet, t *corev1.PodTemplateSpec, revision string,
 	return p
 }
 
-// identify gives a pod what makes it the one of its ordinal.
+// identify gives a new pod what makes it the one of its ordinal.
 func identify(set *appsv1.StatefulSet, p *corev1.Pod, ordinal int) {
+	label(p, ordinal)
+	p.Spec.Hostname, p.Spec.Subdomain = p.Name, set.Spec.ServiceName
+	mount(set, p, ordinal)
+}
+
+// label gives a pod the labels of its ordinal.
+func label(p *corev1.Pod, ordinal int) {
 	if p.Labels == nil {
 		p.Labels = map[string]string{}
 	}
 	p.Labels[appsv1.StatefulSetPodNameLabel] = p.Name
 	p.Labels[appsv1.PodIndexLabel] = strconv.Itoa(ordinal)
-	p.Spec.Hostname, p.Spec.Subdomain = p.Name, set.Spec.ServiceName
-	for i := range set.Spec.VolumeClaimTemplates {
-		name := set.Spec.VolumeClaimTemplates[i].Name
-		v := corev1.Volume{Name: name, VolumeSource: corev1.VolumeSource{PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: claimName(name, p.Name)}}}
-		at := slices.IndexFunc(p.Spec.Volumes, func(o corev1.Volume) bool { return o.Name == name })
-		if at < 0 {
-			p.Spec.Volumes = append(p.Spec.Volumes, v)
-		} else {
-			p.Spec.Volumes[at] = v
-		}
-	}
 }
 
-// isIdentified says that a pod carries the labels of its ordinal.
-func isIdentified(p *corev1.Pod, ordinal int) bool {
-	return p.Labels[appsv1.StatefulSetPodNameLabel] == p.Name && p.Labels[appsv1.PodIndexLabel] == strconv.Itoa(ordinal)
+// isLabelled says that a pod carries its name. Its index is not looked at: pods from before that label was invented are as good.
+func isLabelled(p *corev1.Pod) bool { return p.Labels[appsv1.StatefulSetPodNameLabel] == p.Name }
+
+// mount gives a pod the volumes of its claims, before its others, in place of those that have their names.
+func mount(set *appsv1.StatefulSet, p *corev1.Pod, ordinal int) {
+	var volumes []corev1.Volume
+	named := map[string]bool{}
+	for i := range set.Spec.VolumeClaimTemplates {
+		name := set.Spec.VolumeClaimTemplates[i].Name
+		if named[name] {
+			continue
+		}
+		named[name] = true
+		volumes = append(volumes, corev1.Volume{Name: name, VolumeSource: corev1.VolumeSource{
+			PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: claimName(name, podName(set, ordinal))},
+		}})
+	}
+	p.Spec.Volumes = append(volumes, slices.DeleteFunc(slices.Clone(p.Spec.Volumes), func(v corev1.Volume) bool { return named[v.Name] })...)
+}
+
+// isMounted says that a pod has the volumes of its claims.
+func isMounted(set *appsv1.StatefulSet, p *corev1.Pod, ordinal int) bool {
+	for i := range set.Spec.VolumeClaimTemplates {
+		name := set.Spec.VolumeClaimTemplates[i].Name
+		if !slices.ContainsFunc(p.Spec.Volumes, func(v corev1.Volume) bool {
+			return v.Name == name && v.PersistentVolumeClaim != nil && v.PersistentVolumeClaim.ClaimName == claimName(name, podName(set, ordinal))
+		}) {
+			return false
+		}
+	}
+	return true
 }
 
 // claimsOf makes the claims of an ordinal.
@@ -101,15 +126,23 @@ func claimsOf(set *appsv1.StatefulSet, ordinal int) []*corev1.PersistentVolumeCl
 
 // ownersOf says who should own the claims of an ordinal by the retention policy (KEP-1847): the set, if they are to go with it; the pod, if they
 // are to go because the set shrank below it. What others own stays; where one of them is the controller the policy does not apply, and conflict says so.
-// Pod is nil when there is none.
+// A claim that a namesake of the set or the pod owned is left as it is: it is about to go. Pod is nil when there is none.
 func ownersOf(set *appsv1.StatefulSet, claim *corev1.PersistentVolumeClaim, pod *corev1.Pod, condemned bool) (owners []metav1.OwnerReference, conflict bool) {
 	policy := retention(set)
 	for _, r := range claim.OwnerReferences {
-		if isRef(r, kind, set.Name) || pod != nil && isRef(r, podKind, pod.Name) {
-			continue // of now, or of a namesake before
+		switch {
+		case isRef(r, kind, set.Name):
+			if r.UID != set.UID {
+				return claim.OwnerReferences, true
+			}
+		case pod != nil && isRef(r, podKind, pod.Name):
+			if r.UID != pod.UID {
+				return claim.OwnerReferences, true
+			}
+		default:
+			owners = append(owners, r)
+			conflict = conflict || ptr.Deref(r.Controller, false)
 		}
-		owners = append(owners, r)
-		conflict = conflict || ptr.Deref(r.Controller, false)
 	}
 	switch {
 	case conflict:
@@ -127,12 +160,17 @@ func isRef(r metav1.OwnerReference, of schema.GroupVersionKind, name string) boo
 	return r.Kind == of.Kind && r.APIVersion == of.GroupVersion().String() && r.Name == name
 }
 
+// keepAll is the policy that leaves claims alone.
+var keepAll = appsv1.StatefulSetPersistentVolumeClaimRetentionPolicy{
+	WhenDeleted: appsv1.RetainPersistentVolumeClaimRetentionPolicyType, WhenScaled: appsv1.RetainPersistentVolumeClaimRetentionPolicyType,
+}
+
 // retention is a set's policy for its claims; unset is to keep them.
 func retention(set *appsv1.StatefulSet) appsv1.StatefulSetPersistentVolumeClaimRetentionPolicy {
-	return ptr.Deref(set.Spec.PersistentVolumeClaimRetentionPolicy, appsv1.StatefulSetPersistentVolumeClaimRetentionPolicy{})
+	return ptr.Deref(set.Spec.PersistentVolumeClaimRetentionPolicy, keepAll)
 }
 
 // isLeft says that a claim is about to go with a pod that is gone, of the same name as the one that is to be made.
 func isLeft(claim *corev1.PersistentVolumeClaim, pod string) bool {
-	return claim.DeletionTimestamp != nil || slices.ContainsFunc(claim.OwnerReferences, func(r metav1.OwnerReference) bool { return isRef(r, podKind, pod) })
+	return slices.ContainsFunc(claim.OwnerReferences, func(r metav1.OwnerReference) bool { return isRef(r, podKind, pod) })
 }

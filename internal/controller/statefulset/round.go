@@ -14,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	utilerrors "k8s.io/apimachinery/pkg/util/errors"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/utils/ptr"
 
@@ -59,7 +60,7 @@ func newRound(c *Controller, key string, set *appsv1.StatefulSet, all []*corev1.
 				r.status.AvailableReplicas++
 			}
 		}
-		if p.DeletionTimestamp == nil && !pods.Ended(p) {
+		if p.DeletionTimestamp == nil {
 			if r.revisionOf(p) == current.Name {
 				r.status.CurrentReplicas++
 			}
@@ -101,11 +102,14 @@ func (r *round) partition() int {
 
 // step goes on from where the pods are. A set in order takes one step and waits for its effect.
 func (r *round) step(ctx context.Context) error {
-	if err := r.own(ctx); err != nil {
-		return err
-	}
 	if wait, err := r.fillAll(ctx); wait || err != nil {
 		return err
+	}
+	// Claims that are to go with a pod have to be its own before it goes.
+	for _, p := range r.condemned {
+		if _, err := r.own(ctx, p, true); err != nil {
+			return err
+		}
 	}
 	unhealthy := r.firstUnhealthy()
 	for _, p := range r.condemned {
@@ -182,27 +186,60 @@ func (r *round) fill(ctx context.Context, i int) (wait bool, err error) {
 			return true, r.remove(ctx, p)
 		}
 		return true, nil
-	case p.DeletionTimestamp != nil:
-		return true, nil
 	}
 	if p.Status.Phase == corev1.PodPending { // it may wait for a claim that somebody deleted; one that runs has its volumes
 		if err := r.makeClaims(ctx, ordinal); err != nil {
 			return true, err
 		}
-	}
-	if !isIdentified(p, ordinal) {
-		fixed := p.DeepCopy()
-		fixed.Labels[appsv1.StatefulSetPodNameLabel] = p.Name
-		fixed.Labels[appsv1.PodIndexLabel] = fmt.Sprint(ordinal)
-		if _, err := r.c.client.CoreV1().Pods(p.Namespace).Update(ctx, fixed, metav1.UpdateOptions{}); apierrors.IsConflict(err) {
-			return true, fmt.Errorf("label pod %s: %w", p.Name, err)
-		} else if err != nil {
-			r.c.recorder.Event(r.set, corev1.EventTypeWarning, "FailedUpdate", podEvent(r.set, "update", p.Name, err))
-			return true, fmt.Errorf("label pod %s: %w", p.Name, err)
+		if err := r.ownOrSay(ctx, p); err != nil {
+			return true, err
 		}
-		r.c.recorder.Event(r.set, corev1.EventTypeNormal, "SuccessfulUpdate", podEvent(r.set, "update", p.Name, nil))
 	}
-	return !r.available(p), nil
+	if r.inOrder() && !(r.healthy(p) && r.available(p)) {
+		return true, nil
+	}
+	return false, r.conform(ctx, p, ordinal)
+}
+
+// conform gives a pod what it lacks of its identity, and its claims their owners. A volume can't be given to it any more: that is refused, and told.
+func (r *round) conform(ctx context.Context, p *corev1.Pod, ordinal int) error {
+	mounted := isMounted(r.set, p, ordinal)
+	if !mounted {
+		if err := r.makeClaims(ctx, ordinal); err != nil {
+			r.tellUpdate(p, err)
+			return err
+		}
+	}
+	owned, err := r.own(ctx, p, false)
+	if err != nil {
+		r.tellUpdate(p, err)
+		return err
+	}
+	if mounted && isLabelled(p) {
+		if owned {
+			r.tellUpdate(p, nil)
+		}
+		return nil
+	}
+	fixed := p.DeepCopy()
+	label(fixed, ordinal)
+	mount(r.set, fixed, ordinal)
+	_, err = r.c.client.CoreV1().Pods(p.Namespace).Update(ctx, fixed, metav1.UpdateOptions{})
+	if !apierrors.IsConflict(err) { // else it is tried again at once, with what the pod is now
+		r.tellUpdate(p, err)
+	}
+	if err != nil {
+		return fmt.Errorf("update pod %s: %w", p.Name, err)
+	}
+	return nil
+}
+
+func (r *round) tellUpdate(p *corev1.Pod, err error) {
+	kind, reason := corev1.EventTypeNormal, "SuccessfulUpdate"
+	if err != nil {
+		kind, reason = corev1.EventTypeWarning, "FailedUpdate"
+	}
+	r.c.recorder.Event(r.set, kind, reason, podEvent(r.set, "update", p.Name, err))
 }
 
 // create makes the i-th pod: from the old template if the rollout has not come to it yet.
@@ -221,10 +258,16 @@ func (r *round) create(ctx context.Context, i int) error {
 		r.c.recorder.Event(r.set, corev1.EventTypeWarning, "FailedCreate", podEvent(r.set, "create", p.Name, err))
 		return err
 	}
-	_, err := r.c.pods.Create(ctx, r.key, r.set, p)
+	made, err := r.c.pods.Create(ctx, r.key, r.set, p)
 	if apierrors.IsAlreadyExists(err) {
 		return fmt.Errorf("pod %s exists and is not of this set: %w", p.Name, err)
 	} else if err != nil {
+		return err
+	}
+	if made == nil {
+		return nil // the namespace goes
+	}
+	if err := r.ownOrSay(ctx, made); err != nil {
 		return err
 	}
 	r.status.Replicas++
@@ -250,10 +293,10 @@ func (r *round) isOld(i int) bool {
 }
 
 func (r *round) remove(ctx context.Context, p *corev1.Pod) error {
-	if r.revisionOf(p) == r.current.Name && !pods.Ended(p) {
+	if r.revisionOf(p) == r.current.Name {
 		r.status.CurrentReplicas--
 	}
-	if r.revisionOf(p) == r.update.Name && !pods.Ended(p) {
+	if r.revisionOf(p) == r.update.Name {
 		r.status.UpdatedReplicas--
 	}
 	return r.c.pods.Delete(ctx, r.key, r.set, p)
@@ -320,14 +363,9 @@ func (r *round) serves(p *corev1.Pod) bool {
 func podEvent(set metav1.Object, verb, pod string, err error) string {
 	verb = strings.ToUpper(verb[:1]) + verb[1:]
 	if err != nil {
-		return fmt.Sprintf("%s Pod %s in StatefulSet %s failed error: %s", verb, pod, set.GetName(), pods.Cause(err))
+		return fmt.Sprintf("%s Pod %s in StatefulSet %s failed error: %v", verb, pod, set.GetName(), err)
 	}
 	return fmt.Sprintf("%s Pod %s in StatefulSet %s successful", verb, pod, set.GetName())
-}
-
-// keepAll is the policy that leaves claims alone.
-var keepAll = appsv1.StatefulSetPersistentVolumeClaimRetentionPolicy{
-	WhenDeleted: appsv1.RetainPersistentVolumeClaimRetentionPolicyType, WhenScaled: appsv1.RetainPersistentVolumeClaimRetentionPolicyType,
 }
 
 // leftRetry is how soon a set is looked at again that waits for claims to go: nothing tells of their end.
@@ -367,46 +405,41 @@ func (r *round) makeClaims(ctx context.Context, ordinal int) error {
 			r.c.recorder.Eventf(r.set, corev1.EventTypeNormal, "SuccessfulCreate", "Create Claim %s Pod %s in StatefulSet %s success", claim.Name, podName(r.set, ordinal), r.set.Name)
 		}
 	}
-	return errors.Join(errs...)
+	return utilerrors.NewAggregate(errs) // its words are those of the event
 }
 
-// own sees that the claims belong to whom the retention policy says, before a pod goes whose claims are to go with it.
-func (r *round) own(ctx context.Context) error {
-	if r.set.Spec.PersistentVolumeClaimRetentionPolicy == nil || len(r.set.Spec.VolumeClaimTemplates) == 0 {
-		return nil
-	}
-	var errs []error
-	set := func(p *corev1.Pod, condemned bool) {
-		if p == nil {
-			return
+// own sees that the claims of a pod belong to whom the retention policy says, and says whether any did not.
+func (r *round) own(ctx context.Context, p *corev1.Pod, condemned bool) (changed bool, err error) {
+	ordinal, _ := ordinalOf(r.set, p.Name)
+	for _, c := range claimsOf(r.set, ordinal) {
+		have, err := r.c.claims.PersistentVolumeClaims(c.Namespace).Get(c.Name)
+		if err != nil {
+			continue // it has been made with the right owner, or is gone
 		}
-		ordinal, _ := ordinalOf(r.set, p.Name)
-		for _, c := range claimsOf(r.set, ordinal) {
-			have, err := r.c.claims.PersistentVolumeClaims(c.Namespace).Get(c.Name)
-			if err != nil {
-				continue // it will be made with the right owner, or is gone
-			}
-			owners, conflict := ownersOf(r.set, have, p, condemned)
-			if conflict && retention(r.set) != keepAll {
-				r.c.warnOnce(r.set, have)
-			}
-			if equality.Semantic.DeepEqual(owners, have.OwnerReferences) {
-				continue
-			}
-			have = have.DeepCopy()
-			have.OwnerReferences = owners
-			if _, err := r.c.client.CoreV1().PersistentVolumeClaims(c.Namespace).Update(ctx, have, metav1.UpdateOptions{}); err != nil && !apierrors.IsNotFound(err) {
-				errs = append(errs, fmt.Errorf("set owner of claim %s: %w", c.Name, err))
-			}
+		owners, conflict := ownersOf(r.set, have, p, condemned)
+		if conflict && retention(r.set) != keepAll {
+			r.c.warnOnce(r.set, have)
+		}
+		if equality.Semantic.DeepEqual(owners, have.OwnerReferences) {
+			continue
+		}
+		have = have.DeepCopy()
+		have.OwnerReferences = owners
+		changed = true
+		if _, err := r.c.client.CoreV1().PersistentVolumeClaims(c.Namespace).Update(ctx, have, metav1.UpdateOptions{}); err != nil && !apierrors.IsNotFound(err) {
+			return changed, fmt.Errorf("could not update claim %s for delete policy ownerRefs: %w", c.Name, err)
 		}
 	}
-	for _, p := range r.wanted {
-		set(p, false)
+	return changed, nil
+}
+
+// ownOrSay does so for a pod that is wanted, and tells if it can't.
+func (r *round) ownOrSay(ctx context.Context, p *corev1.Pod) error {
+	_, err := r.own(ctx, p, false)
+	if err != nil {
+		r.tellUpdate(p, err)
 	}
-	for _, p := range r.condemned {
-		set(p, true)
-	}
-	return errors.Join(errs...)
+	return err
 }
 
 // conclude ends a rollout when every pod that there should be, and no other, is of the new template and ready.

@@ -142,7 +142,7 @@ func (c *Controller) Reconcile(ctx context.Context, key string) error {
 		return err
 	}
 	update, revisions, collisions, err := c.history.Ensure(ctx, revisions, revision.Request{
-		Owner: set, Template: &set.Spec.Template, HashLabel: hashLabel, Hash: revision.DataHash,
+		Owner: set, Template: &set.Spec.Template, HashLabel: hashLabel, Hash: revision.DataHash, FirstHash: true,
 		Collisions: ptr.To(ptr.Deref(set.Status.CollisionCount, 0)), // never nil, as upstream: the first revision is to have one name before and after the first status
 	})
 	if err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"slices"
 	"strings"
 	"testing"
@@ -473,7 +474,8 @@ func TestOrdinalOf(t *testing.T) {
 	}
 }
 
-// A claim that somebody else controls is not the set's to give away; one that is about to go with the pod before is not given to its successor.
+// A claim that somebody else controls is not the set's to give away, nor one of a namesake before; one that is about to go with the pod before is not given to
+// its successor.
 func TestOwnersOfClaims(t *testing.T) {
 	del := appsv1.DeletePersistentVolumeClaimRetentionPolicyType
 	set := &appsv1.StatefulSet{ObjectMeta: metav1.ObjectMeta{Name: "s", UID: "set"}, Spec: appsv1.StatefulSetSpec{
@@ -483,6 +485,7 @@ func TestOwnersOfClaims(t *testing.T) {
 		return metav1.OwnerReference{APIVersion: apiVersion, Kind: kind, Name: name, UID: types.UID(uid), Controller: ptr.To(controls), BlockOwnerDeletion: ptr.To(controls)}
 	}
 	ofSet, ofPod := ref("apps/v1", "StatefulSet", "s", "set", true), ref("v1", "Pod", "s-1", "pod", true)
+	oldSet, oldPod := ref("apps/v1", "StatefulSet", "s", "old", true), ref("v1", "Pod", "s-1", "old", true)
 	foreign, theirs := ref("v1", "ConfigMap", "m", "m", false), ref("v1", "ConfigMap", "m", "m", true)
 	for _, tt := range []struct {
 		name      string
@@ -494,7 +497,9 @@ func TestOwnersOfClaims(t *testing.T) {
 		{"kept for the set", nil, false, []metav1.OwnerReference{ofSet}, false},
 		{"condemned", []metav1.OwnerReference{ofSet}, true, []metav1.OwnerReference{ofPod}, false},
 		{"wanted again", []metav1.OwnerReference{ofPod}, false, []metav1.OwnerReference{ofSet}, false},
-		{"of a set before", []metav1.OwnerReference{ref("apps/v1", "StatefulSet", "s", "old", false)}, false, []metav1.OwnerReference{ofSet}, false},
+		{"of a set before", []metav1.OwnerReference{oldSet}, false, []metav1.OwnerReference{oldSet}, true},
+		{"of a pod before", []metav1.OwnerReference{oldPod}, true, []metav1.OwnerReference{oldPod}, true},
+		{"owned and not controlled", []metav1.OwnerReference{ref("apps/v1", "StatefulSet", "s", "set", false)}, false, []metav1.OwnerReference{ofSet}, false},
 		{"others stay", []metav1.OwnerReference{foreign}, false, []metav1.OwnerReference{foreign, ofSet}, false},
 		{"another controller", []metav1.OwnerReference{theirs, ofSet}, false, []metav1.OwnerReference{theirs}, true},
 	} {
@@ -513,10 +518,325 @@ func TestOwnersOfClaims(t *testing.T) {
 		{corev1.PersistentVolumeClaim{}, false},
 		{corev1.PersistentVolumeClaim{ObjectMeta: metav1.ObjectMeta{OwnerReferences: []metav1.OwnerReference{ofSet}}}, false},
 		{corev1.PersistentVolumeClaim{ObjectMeta: metav1.ObjectMeta{OwnerReferences: []metav1.OwnerReference{ofPod}}}, true},
-		{corev1.PersistentVolumeClaim{ObjectMeta: metav1.ObjectMeta{DeletionTimestamp: &metav1.Time{}}}, true},
+		{corev1.PersistentVolumeClaim{ObjectMeta: metav1.ObjectMeta{DeletionTimestamp: &metav1.Time{}}}, false}, // nobody's fault, and told
 	} {
 		if got := isLeft(&tt.claim, "s-1"); got != tt.want {
 			t.Errorf("%+v is about to go: %v", tt.claim.ObjectMeta, got)
 		}
+	}
+}
+
+// desk is a controller that works only when it is told to.
+type desk struct {
+	*controllertest.Env
+	t   *testing.T
+	ctl *Controller
+}
+
+func newDesk(t *testing.T, refuse func(*http.Request) error) *desk {
+	e := controllertest.Start(t)
+	ctl, err := New(e.Through(t, refuse), e.Informers, e.Recorder, clock.RealClock{}, nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ended, end := context.WithCancel(context.Background())
+	end()
+	t.Cleanup(func() { _ = ctl.loop.Run(ended) }) // it has nothing to do but to end
+	e.Run(t)
+	return &desk{e, t, ctl}
+}
+
+func nothing(*http.Request) error { return nil }
+
+// look lets the controller look at the set, with all that was written before.
+func (d *desk) look() error {
+	d.t.Helper()
+	ctx := context.Background()
+	controllertest.Eventually(d.t, func() error {
+		set, err := d.Client.AppsV1().StatefulSets("default").Get(ctx, "s", metav1.GetOptions{})
+		if err != nil {
+			return err
+		}
+		if have, err := d.ctl.sets.StatefulSets("default").Get("s"); err != nil || have.ResourceVersion != set.ResourceVersion {
+			return fmt.Errorf("the set is behind: %w", err)
+		}
+		pods, err := d.Client.CoreV1().Pods("default").List(ctx, metav1.ListOptions{})
+		if err != nil {
+			return err
+		}
+		known := d.ctl.pods.Owned(set.UID, func(*corev1.Pod) bool { return true })
+		if len(known) != len(pods.Items) {
+			return fmt.Errorf("%d pods, %d are known", len(pods.Items), len(known))
+		}
+		for _, p := range known {
+			if !slices.ContainsFunc(pods.Items, func(q corev1.Pod) bool { return q.ResourceVersion == p.ResourceVersion }) {
+				return fmt.Errorf("%s is behind", p.Name)
+			}
+		}
+		claims, err := d.Client.CoreV1().PersistentVolumeClaims("default").List(ctx, metav1.ListOptions{})
+		if err != nil {
+			return err
+		}
+		for _, c := range claims.Items {
+			if have, err := d.ctl.claims.PersistentVolumeClaims("default").Get(c.Name); err != nil || have.ResourceVersion != c.ResourceVersion {
+				return fmt.Errorf("claim %s is behind: %w", c.Name, err)
+			}
+		}
+		return nil
+	})
+	return d.ctl.Reconcile(ctx, "default/s")
+}
+
+// events are those that were told since the last call.
+func (d *desk) events() []string {
+	var all []string
+	for {
+		select {
+		case e := <-d.Recorder.(*record.FakeRecorder).Events:
+			all = append(all, e)
+		default:
+			return all
+		}
+	}
+}
+
+// ready says whether a pod is ready.
+func (d *desk) ready(pod string, is bool) {
+	d.t.Helper()
+	p, err := d.Client.CoreV1().Pods("default").Get(context.Background(), pod, metav1.GetOptions{})
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	status := corev1.ConditionFalse
+	if is {
+		status = corev1.ConditionTrue
+	}
+	p.Status = corev1.PodStatus{Phase: corev1.PodRunning, Conditions: []corev1.PodCondition{{Type: corev1.PodReady, Status: status, LastTransitionTime: metav1.Unix(1, 0)}}}
+	if _, err := d.Client.CoreV1().Pods("default").UpdateStatus(context.Background(), p, metav1.UpdateOptions{}); err != nil {
+		d.t.Fatal(err)
+	}
+}
+
+// A set in order gives claims to their owners, and tells of it, only as far as its pods are available; one that is not comes to all.
+func TestClaimsFollowThePolicyInOrder(t *testing.T) {
+	const told = "Normal SuccessfulUpdate Update Pod s-%d in StatefulSet s successful"
+	for _, tt := range []struct {
+		policy appsv1.PodManagementPolicyType
+		owned  []string
+		events []string
+	}{
+		{appsv1.OrderedReadyPodManagement, []string{"data-s-0"}, []string{fmt.Sprintf(told, 0)}},
+		{appsv1.ParallelPodManagement, []string{"data-s-0", "data-s-1"}, []string{fmt.Sprintf(told, 0), fmt.Sprintf(told, 1)}},
+	} {
+		t.Run(string(tt.policy), func(t *testing.T) {
+			d := newDesk(t, nothing)
+			(&stage{d.Env, t}).create(2, func(set *appsv1.StatefulSetSpec) {
+				set.PodManagementPolicy = tt.policy
+				set.VolumeClaimTemplates = []corev1.PersistentVolumeClaim{{ObjectMeta: metav1.ObjectMeta{Name: "data"}, Spec: corev1.PersistentVolumeClaimSpec{
+					AccessModes: []corev1.PersistentVolumeAccessMode{corev1.ReadWriteOnce}, Resources: corev1.VolumeResourceRequirements{Requests: corev1.ResourceList{"storage": resource.MustParse("1Gi")}}}}}
+			})
+			for i := range 2 {
+				if err := d.look(); err != nil {
+					t.Fatal(err)
+				}
+				d.ready(fmt.Sprintf("s-%d", i), true)
+			}
+			d.ready("s-1", false)
+			d.events()
+			(&stage{d.Env, t}).patch(`{"spec":{"persistentVolumeClaimRetentionPolicy":{"whenDeleted":"Delete","whenScaled":"Delete"}}}`)
+			if err := d.look(); err != nil {
+				t.Fatal(err)
+			}
+			claims, err := d.Client.CoreV1().PersistentVolumeClaims("default").List(context.Background(), metav1.ListOptions{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			var owned []string
+			for _, c := range claims.Items {
+				if len(c.OwnerReferences) > 0 {
+					owned = append(owned, c.Name)
+				}
+			}
+			if events := d.events(); !slices.Equal(owned, tt.owned) || !slices.Equal(events, tt.events) {
+				t.Errorf("owned: %v, told: %q; want %v, %q", owned, events, tt.owned, tt.events)
+			}
+			if err := d.look(); err != nil || len(d.events()) > 0 {
+				t.Errorf("told again, %v", err)
+			}
+		})
+	}
+}
+
+// What a pod lacks of its identity is put right once it is available; a volume can't be given to it, which is told.
+func TestConform(t *testing.T) {
+	for _, tt := range []struct {
+		name, patch string // of the set; then of the pod
+		pod         string
+		want        string // the beginning of the only event; none if empty
+	}{
+		{"nothing", `{}`, `{}`, ""},
+		{"its name", `{}`, `{"metadata":{"labels":{"statefulset.kubernetes.io/pod-name":null}}}`, "Normal SuccessfulUpdate Update Pod s-0 in StatefulSet s successful"},
+		{"its index", `{}`, `{"metadata":{"labels":{"apps.kubernetes.io/pod-index":"7"}}}`, ""},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			d := newDesk(t, nothing)
+			(&stage{d.Env, t}).create(1, nil)
+			if err := d.look(); err != nil {
+				t.Fatal(err)
+			}
+			patch := func() {
+				t.Helper()
+				if _, err := d.Client.CoreV1().Pods("default").Patch(context.Background(), "s-0", types.MergePatchType, []byte(tt.pod), metav1.PatchOptions{}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			patch()
+			d.events()
+			if err := d.look(); err != nil || len(d.events()) > 0 {
+				t.Errorf("it is not ready, and something was done: %v", err)
+			}
+			d.ready("s-0", true)
+			if err := d.look(); err != nil {
+				t.Fatal(err)
+			}
+			events := d.events()
+			if tt.want == "" && len(events) > 0 || tt.want != "" && (len(events) != 1 || !strings.HasPrefix(events[0], tt.want)) {
+				t.Errorf("told %q, want %q", events, tt.want)
+			}
+			p, err := d.Client.CoreV1().Pods("default").Get(context.Background(), "s-0", metav1.GetOptions{})
+			if err != nil || p.Labels[appsv1.StatefulSetPodNameLabel] != "s-0" {
+				t.Errorf("labels %v, %v", p.Labels, err)
+			}
+		})
+	}
+	t.Run("a volume", func(t *testing.T) {
+		d := newDesk(t, nothing)
+		s := &stage{d.Env, t}
+		s.create(1, nil)
+		if err := d.look(); err != nil {
+			t.Fatal(err)
+		}
+		d.ready("s-0", true)
+		ctx := context.Background()
+		old, err := d.Client.AppsV1().StatefulSets("default").Get(ctx, "s", metav1.GetOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		set := old.DeepCopy()
+		set.Spec.VolumeClaimTemplates = []corev1.PersistentVolumeClaim{{ObjectMeta: metav1.ObjectMeta{Name: "data"}, Spec: corev1.PersistentVolumeClaimSpec{
+			AccessModes: []corev1.PersistentVolumeAccessMode{corev1.ReadWriteOnce}, Resources: corev1.VolumeResourceRequirements{Requests: corev1.ResourceList{"storage": resource.MustParse("1Gi")}}}}}
+		r := &round{c: d.ctl, key: "default/s", set: set}
+		p, err := d.Client.CoreV1().Pods("default").Get(ctx, "s-0", metav1.GetOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		d.events()
+		err = r.conform(ctx, p, 0)
+		events := d.events()
+		if err == nil || len(events) != 2 || !strings.HasPrefix(events[1], "Warning FailedUpdate Update Pod s-0 in StatefulSet s failed error: Pod \"s-0\" is invalid: spec: Forbidden") {
+			t.Errorf("told %q, %v", events, err)
+		}
+	})
+}
+
+// The status counts pods that have ended as long as they are not on their way out.
+func TestEndedPodsCount(t *testing.T) {
+	rev := &appsv1.ControllerRevision{ObjectMeta: metav1.ObjectMeta{Name: "one"}, Data: runtime.RawExtension{Raw: []byte("{}")}}
+	set := &appsv1.StatefulSet{ObjectMeta: metav1.ObjectMeta{Name: "s"}, Spec: appsv1.StatefulSetSpec{Replicas: ptr.To[int32](3)}}
+	var all []*corev1.Pod
+	for i, phase := range []corev1.PodPhase{corev1.PodRunning, corev1.PodFailed, corev1.PodSucceeded} {
+		all = append(all, &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: podName(set, i), Labels: map[string]string{appsv1.ControllerRevisionHashLabelKey: "one"}}, Status: corev1.PodStatus{Phase: phase}})
+	}
+	all[2].DeletionTimestamp = &metav1.Time{}
+	r, err := newRound(&Controller{clock: clock.RealClock{}}, "default/s", set, all, rev, rev)
+	if err != nil || r.status.Replicas != 3 || r.status.CurrentReplicas != 2 || r.status.UpdatedReplicas != 2 {
+		t.Errorf("%+v, %v", r.status, err)
+	}
+}
+
+func TestPodFor(t *testing.T) {
+	set := &appsv1.StatefulSet{ObjectMeta: metav1.ObjectMeta{Name: "s"}, Spec: appsv1.StatefulSetSpec{
+		ServiceName: "svc", VolumeClaimTemplates: []corev1.PersistentVolumeClaim{{ObjectMeta: metav1.ObjectMeta{Name: "x"}}, {ObjectMeta: metav1.ObjectMeta{Name: "y"}}},
+		Template: corev1.PodTemplateSpec{Spec: corev1.PodSpec{Volumes: []corev1.Volume{{Name: "own"}, {Name: "y"}}}}}}
+	p := podFor(set, &set.Spec.Template, "one", 2)
+	var volumes []string
+	for _, v := range p.Spec.Volumes {
+		volumes = append(volumes, v.Name)
+	}
+	if p.Name != "s-2" || p.GenerateName != "s-" || p.Spec.Hostname != "s-2" || p.Spec.Subdomain != "svc" || !slices.Equal(volumes, []string{"x", "y", "own"}) {
+		t.Errorf("%s (%s), volumes %v", p.Name, p.GenerateName, volumes)
+	}
+	if !isMounted(set, p, 2) || isMounted(set, p, 1) || !isLabelled(p) {
+		t.Error("it is not what it was made to be")
+	}
+}
+
+func TestPodEvent(t *testing.T) {
+	set := &appsv1.StatefulSet{ObjectMeta: metav1.ObjectMeta{Name: "s"}}
+	for _, tt := range []struct {
+		err  error
+		want string
+	}{
+		{nil, "Create Pod s-0 in StatefulSet s successful"},
+		{fmt.Errorf("failed to create PVC x: %w", apierrors.NewBadRequest("no")), "Create Pod s-0 in StatefulSet s failed error: failed to create PVC x: no"},
+	} {
+		if got := podEvent(set, "create", "s-0", tt.err); got != tt.want {
+			t.Errorf("%q, want %q", got, tt.want)
+		}
+	}
+}
+
+// In a namespace that goes no pod is made, and none is counted.
+func TestNamespaceGoes(t *testing.T) {
+	d := newDesk(t, func(req *http.Request) error {
+		if req.Method != http.MethodPost || !strings.HasSuffix(req.URL.Path, "/pods") {
+			return nil
+		}
+		err := apierrors.NewForbidden(corev1.Resource("pods"), "s-0", errors.New("the namespace goes"))
+		err.ErrStatus.Details.Causes = []metav1.StatusCause{{Type: corev1.NamespaceTerminatingCause}}
+		return err
+	})
+	(&stage{d.Env, t}).create(2, nil)
+	if err := d.look(); err != nil {
+		t.Fatal(err)
+	}
+	set, err := d.Client.AppsV1().StatefulSets("default").Get(context.Background(), "s", metav1.GetOptions{})
+	if err != nil || set.Status.ObservedGeneration != 1 || set.Status.Replicas != 0 || set.Status.CurrentReplicas != 0 || set.Status.UpdatedReplicas != 0 {
+		t.Errorf("status %+v, %v", set.Status, err)
+	}
+}
+
+// A set that goes and leaves its dependents writes no new history in place of that it has just lost.
+func TestLostHistory(t *testing.T) {
+	d := newDesk(t, nothing)
+	(&stage{d.Env, t}).create(1, nil)
+	if err := d.look(); err != nil {
+		t.Fatal(err)
+	}
+	ctx := context.Background()
+	revisions := d.Client.AppsV1().ControllerRevisions("default")
+	list, err := revisions.List(ctx, metav1.ListOptions{})
+	if err != nil || len(list.Items) != 1 {
+		t.Fatalf("%d revisions, %v", len(list.Items), err)
+	}
+	if err := d.Client.AppsV1().StatefulSets("default").Delete(ctx, "s", metav1.DeleteOptions{PropagationPolicy: ptr.To(metav1.DeletePropagationOrphan)}); err != nil {
+		t.Fatal(err)
+	}
+	lost, err := revisions.Patch(ctx, list.Items[0].Name, types.MergePatchType, []byte(`{"metadata":{"ownerReferences":null}}`), metav1.PatchOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	controllertest.Eventually(t, func() error {
+		if have, err := d.ctl.history.Lister.ControllerRevisions("default").Get(lost.Name); err != nil || have.ResourceVersion != lost.ResourceVersion {
+			return fmt.Errorf("the revision is behind: %w", err)
+		}
+		return nil
+	})
+	if err := d.look(); err != nil {
+		t.Fatal(err)
+	}
+	list, err = revisions.List(ctx, metav1.ListOptions{})
+	if err != nil || len(list.Items) != 1 || list.Items[0].ResourceVersion != lost.ResourceVersion {
+		t.Errorf("%+v, %v", list.Items, err)
 	}
 }
