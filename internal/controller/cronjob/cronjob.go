@@ -195,9 +195,12 @@ func (c *Controller) start(ctx context.Context, key string, cj *batchv1.CronJob)
 		c.recorder.Event(cj, corev1.EventTypeWarning, reason, err.Error())
 		return nil // an update of the object may help, a retry does not
 	}
-	if d, ok := nextIn(s, now); ok {
-		c.loop.AddAfter(key, d+slack)
+	d, ok := nextIn(s, now)
+	if !ok {
+		c.recorder.Eventf(cj, corev1.EventTypeWarning, "InvalidSchedule", "invalid schedule: %s : time difference between two schedules is less than 1 second", cj.Spec.Schedule)
+		return nil
 	}
+	c.loop.AddAfter(key, d+slack)
 	at, many := due(cj, s, now)
 	if many {
 		c.recorder.Eventf(cj, corev1.EventTypeWarning, "TooManyMissedTimes", "too many missed start times. Set or decrease .spec.startingDeadlineSeconds or check clock skew")

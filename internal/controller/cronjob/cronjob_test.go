@@ -16,6 +16,7 @@ import (
 	"k8s.io/client-go/kubernetes/fake"
 	"k8s.io/client-go/tools/record"
 	"k8s.io/utils/clock"
+	testclock "k8s.io/utils/clock/testing"
 	"k8s.io/utils/ptr"
 
 	"github.com/celox/celox/internal/client/informers"
@@ -195,5 +196,31 @@ func TestJobFor(t *testing.T) {
 	j := jobFor(aCron("* * * * *", at, nil), at)
 	if want := fmt.Sprintf("c-%d", at.Unix()/60); j.Name != want || j.Annotations[batchv1.CronJobScheduledTimestampAnnotation] != "2026-07-01T12:30:00+02:00" || metav1.GetControllerOf(j) == nil {
 		t.Errorf("%+v", j.ObjectMeta)
+	}
+}
+
+// TestNoSuchTime: who writes a schedule that is never due, or that nobody understands, is told.
+func TestNoSuchTime(t *testing.T) {
+	now := time.Date(2026, 3, 29, 0, 0, 0, 0, time.UTC)
+	for _, tt := range []struct{ name, schedule, zone, want string }{
+		{"no such day", "0 0 31 2 *", "Etc/UTC", "Warning InvalidSchedule invalid schedule: 0 0 31 2 * : time difference between two schedules is less than 1 second"},
+		{"no such zone", "0 0 1 2 *", "Nowhere", `Warning UnknownTimeZone invalid timeZone: "Nowhere": unknown time zone Nowhere`},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			events := record.NewFakeRecorder(2)
+			c := &Controller{recorder: events, clock: testclock.NewFakePassiveClock(now)}
+			cj := aCron(tt.schedule, now, func(cj *batchv1.CronJob) { cj.Spec.TimeZone = &tt.zone })
+			if err := c.start(t.Context(), "default/c", cj); err != nil {
+				t.Fatal(err)
+			}
+			select {
+			case got := <-events.Events:
+				if got != tt.want {
+					t.Errorf("%s, want %s", got, tt.want)
+				}
+			default:
+				t.Error("nothing is told")
+			}
+		})
 	}
 }

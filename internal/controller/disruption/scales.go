@@ -26,10 +26,11 @@ type Workloads struct {
 	others      Others
 }
 
-// Others reads the scale of workloads that are not built in. Their kinds come and go: a kind that there is none of now is an error that
-// meta.IsNoMatchError knows.
+// Others reads the scale of any workload from the API. Kinds come and go: one that there is none of now is an error that meta.IsNoMatchError knows.
 type Others interface {
 	Scale(ctx context.Context, namespace string, target *autoscalingv2.CrossVersionObjectReference) (*autoscalingv1.Scale, error)
+	// HasScale says whether the objects of a kind have a scale, and the resource that they are.
+	HasScale(ctx context.Context, kind schema.GroupKind) (schema.GroupResource, bool, error)
 }
 
 // NewWorkloads makes it over the informers, which the caller starts. Others may be nil: then custom resources have no scale.
@@ -40,64 +41,73 @@ func NewWorkloads(f *informers.Factory, others Others) *Workloads {
 	}
 }
 
-// Expected implements Scales. A controller that is gone, or another than the one that is referred to, means to have none.
+// Expected implements Scales. What the caches don't have is asked of the API; a controller that is gone, or another than the one that is referred to,
+// is not known.
 func (w *Workloads) Expected(ctx context.Context, namespace string, ref metav1.OwnerReference) (id string, n int32, known bool, err error) {
 	gv, err := schema.ParseGroupVersion(ref.APIVersion)
 	if err != nil {
-		return "", 0, false, nil // no kind that we could ask about
+		return "", 0, false, err
 	}
-	switch gk := (schema.GroupKind{Group: gv.Group, Kind: ref.Kind}); gk {
+	if id, n, known := w.cached(namespace, gv.Group, ref); known {
+		return id, n, true, nil
+	}
+	return w.other(ctx, namespace, gv, ref)
+}
+
+// cached finds the scale of a built-in controller. A replica set of a deployment has that of the deployment.
+func (w *Workloads) cached(namespace, group string, ref metav1.OwnerReference) (id string, n int32, known bool) {
+	var found metav1.Object
+	var replicas *int32
+	switch (schema.GroupKind{Group: group, Kind: ref.Kind}) {
 	case schema.GroupKind{Group: "apps", Kind: "ReplicaSet"}:
-		rs, err := w.sets.ReplicaSets(namespace).Get(ref.Name)
-		if err != nil || rs.UID != ref.UID {
-			return none(ref, err)
+		if rs, err := w.sets.ReplicaSets(namespace).Get(ref.Name); err == nil {
+			found, replicas = rs, rs.Spec.Replicas
 		}
-		if up := metav1.GetControllerOf(rs); up != nil && up.Kind == "Deployment" {
-			return w.Expected(ctx, namespace, *up)
-		}
-		return string(rs.UID), ptr.Deref(rs.Spec.Replicas, 1), true, nil
 	case schema.GroupKind{Group: "apps", Kind: "Deployment"}:
-		d, err := w.deployments.Deployments(namespace).Get(ref.Name)
-		if err != nil || d.UID != ref.UID {
-			return none(ref, err)
+		if d, err := w.deployments.Deployments(namespace).Get(ref.Name); err == nil {
+			found, replicas = d, d.Spec.Replicas
 		}
-		return string(d.UID), ptr.Deref(d.Spec.Replicas, 1), true, nil
 	case schema.GroupKind{Group: "apps", Kind: "StatefulSet"}:
-		s, err := w.stateful.StatefulSets(namespace).Get(ref.Name)
-		if err != nil || s.UID != ref.UID {
-			return none(ref, err)
+		if set, err := w.stateful.StatefulSets(namespace).Get(ref.Name); err == nil {
+			found, replicas = set, set.Spec.Replicas
 		}
-		return string(s.UID), ptr.Deref(s.Spec.Replicas, 1), true, nil
 	case schema.GroupKind{Kind: "ReplicationController"}:
-		rc, err := w.replication.ReplicationControllers(namespace).Get(ref.Name)
-		if err != nil || rc.UID != ref.UID {
-			return none(ref, err)
+		if rc, err := w.replication.ReplicationControllers(namespace).Get(ref.Name); err == nil {
+			found, replicas = rc, rc.Spec.Replicas
 		}
-		return string(rc.UID), ptr.Deref(rc.Spec.Replicas, 1), true, nil
-	default:
-		return w.other(ctx, namespace, ref)
 	}
+	if found == nil || found.GetUID() != ref.UID {
+		return "", 0, false // a cache has no other error than that it is not there
+	}
+	if up := metav1.GetControllerOf(found); up != nil && ref.Kind == "ReplicaSet" && up.Kind == "Deployment" {
+		if gv, err := schema.ParseGroupVersion(up.APIVersion); err == nil {
+			if id, n, known := w.cached(namespace, gv.Group, *up); known {
+				return id, n, true
+			}
+		}
+	}
+	return string(ref.UID), ptr.Deref(replicas, 1), true
 }
 
-func none(ref metav1.OwnerReference, err error) (string, int32, bool, error) {
-	if err != nil && !apierrors.IsNotFound(err) {
-		return "", 0, false, fmt.Errorf("get %s %s: %w", ref.Kind, ref.Name, err)
-	}
-	return string(ref.UID), 0, true, nil
-}
-
-func (w *Workloads) other(ctx context.Context, namespace string, ref metav1.OwnerReference) (string, int32, bool, error) {
+func (w *Workloads) other(ctx context.Context, namespace string, gv schema.GroupVersion, ref metav1.OwnerReference) (string, int32, bool, error) {
 	if w.others == nil {
 		return "", 0, false, nil
 	}
+	kind := schema.GroupKind{Group: gv.Group, Kind: ref.Kind}
 	s, err := w.others.Scale(ctx, namespace, &autoscalingv2.CrossVersionObjectReference{APIVersion: ref.APIVersion, Kind: ref.Kind, Name: ref.Name})
-	if meta.IsNoMatchError(err) || apierrors.IsNotFound(err) {
-		return "", 0, false, nil // no such kind, gone, or without a scale
-	} else if err != nil {
+	switch {
+	case meta.IsNoMatchError(err):
+		return "", 0, false, &meta.NoKindMatchError{GroupKind: kind, SearchedVersions: []string{gv.Version}}
+	case apierrors.IsNotFound(err): // it, or its scale
+		resource, has, err := w.others.HasScale(ctx, kind)
+		if err == nil && !has {
+			err = fmt.Errorf("%s does not implement the scale subresource", resource)
+		}
+		return "", 0, false, err
+	case err != nil:
 		return "", 0, false, fmt.Errorf("get scale of %s %s: %w", ref.Kind, ref.Name, err)
-	}
-	if s.UID != ref.UID {
-		return none(ref, nil)
+	case s.UID != ref.UID:
+		return "", 0, false, nil
 	}
 	return string(s.UID), s.Spec.Replicas, true, nil
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"testing"
 
+	appsv1 "k8s.io/api/apps/v1"
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -13,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes/fake"
+	"k8s.io/utils/ptr"
 
 	"github.com/celox/celox/internal/client/informers"
 )
@@ -33,6 +35,15 @@ func (k kinds) Scale(_ context.Context, namespace string, target *autoscalingv2.
 	return s, nil
 }
 
+// HasScale says that kinds with a nil have none.
+func (k kinds) HasScale(_ context.Context, kind schema.GroupKind) (schema.GroupResource, bool, error) {
+	s, ok := k[kind.Kind]
+	if !ok {
+		return schema.GroupResource{}, false, &meta.NoKindMatchError{GroupKind: kind}
+	}
+	return schema.GroupResource{Group: "example.com", Resource: "things"}, s != nil, nil
+}
+
 // Kinds that are not built in may appear at any time.
 func TestScalesOfOthers(t *testing.T) {
 	others := kinds{"Plain": nil}
@@ -46,20 +57,64 @@ func TestScalesOfOthers(t *testing.T) {
 			t.Errorf("%s %s: %q %d %t %v", kind, name, id, n, known, err)
 		}
 	}
-	unknown("Plain", "a", "1")
-	unknown("Thing", "a", "1")
+	fails := func(kind, want string) {
+		t.Helper()
+		if _, _, known, err := ask(kind, "a", "1"); known || err == nil || err.Error() != want {
+			t.Errorf("%s: %t %v, want %s", kind, known, err, want)
+		}
+	}
+	fails("Plain", "things.example.com does not implement the scale subresource")
+	fails("Thing", `no matches for kind "Thing" in version "example.com/v1"`)
 	others["Thing"] = &autoscalingv1.Scale{ObjectMeta: metav1.ObjectMeta{Name: "a", UID: "1"}, Spec: autoscalingv1.ScaleSpec{Replicas: 7}}
 	if id, n, known, err := ask("Thing", "a", "1"); id != "1" || n != 7 || !known || err != nil {
 		t.Errorf("a kind that came later: %q %d %t %v", id, n, known, err)
 	}
 	unknown("Thing", "b", "2")
-	if _, n, known, err := ask("Thing", "a", "2"); n != 0 || !known || err != nil {
-		t.Errorf("another one of the name: %d %t %v", n, known, err)
-	}
+	unknown("Thing", "a", "2") // another one of the name
 	if _, _, _, err := ask("Broken", "a", "1"); err == nil {
 		t.Error("an error is not told")
 	}
 	if _, _, known, err := (NewWorkloads(informers.New(fake.NewClientset()), nil)).Expected(t.Context(), "ns", metav1.OwnerReference{APIVersion: "example.com/v1", Kind: "Thing"}); known || err != nil {
 		t.Errorf("without others: %t %v", known, err)
+	}
+}
+
+// TestScaleOfReplicaSet: a replica set has the scale of its deployment, or its own if that is gone; one that the cache lacks is asked for.
+func TestScaleOfReplicaSet(t *testing.T) {
+	of := func(kind, name, uid string) []metav1.OwnerReference {
+		return []metav1.OwnerReference{{APIVersion: "apps/v1", Kind: kind, Name: name, UID: types.UID(uid), Controller: ptr.To(true)}}
+	}
+	set := func(name string, n int32, owners []metav1.OwnerReference) *appsv1.ReplicaSet {
+		return &appsv1.ReplicaSet{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: name, UID: types.UID(name), OwnerReferences: owners}, Spec: appsv1.ReplicaSetSpec{Replicas: &n}}
+	}
+	f := informers.New(fake.NewClientset(
+		&appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "d", UID: "d"}, Spec: appsv1.DeploymentSpec{Replicas: ptr.To(int32(9))}},
+		set("of-it", 4, of("Deployment", "d", "d")), set("of-an-older", 3, of("Deployment", "d", "old")), set("of-other", 2, of("Rollout", "d", "d")),
+	))
+	later := &autoscalingv1.Scale{ObjectMeta: metav1.ObjectMeta{Name: "later", UID: "later"}, Spec: autoscalingv1.ScaleSpec{Replicas: 6}}
+	w := NewWorkloads(f, kinds{"ReplicaSet": later})
+	ctx, cancel := context.WithCancel(t.Context())
+	f.StartWithContext(ctx)
+	f.WaitForCacheSync(ctx)
+	defer f.Shutdown()
+	defer cancel()
+	for _, tt := range []struct {
+		name, uid, id string
+		n             int32
+		known         bool
+	}{
+		{"of-it", "of-it", "d", 9, true},
+		{"of-an-older", "of-an-older", "of-an-older", 3, true},
+		{"of-other", "of-other", "of-other", 2, true},
+		{"of-it", "another", "", 0, false},
+		{"later", "later", "later", 6, true},
+		{"gone", "gone", "", 0, false},
+	} {
+		t.Run(tt.name+" "+tt.uid, func(t *testing.T) {
+			id, n, known, err := w.Expected(ctx, "ns", metav1.OwnerReference{APIVersion: "apps/v1", Kind: "ReplicaSet", Name: tt.name, UID: types.UID(tt.uid)})
+			if id != tt.id || n != tt.n || known != tt.known || err != nil {
+				t.Errorf("%q %d %t %v", id, n, known, err)
+			}
+		})
 	}
 }

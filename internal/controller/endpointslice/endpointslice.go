@@ -5,11 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/client-go/kubernetes"
 	corelisters "k8s.io/client-go/listers/core/v1"
@@ -37,13 +39,22 @@ const (
 type Controller struct {
 	services   corelisters.ServiceLister
 	pods       corelisters.PodLister
+	nodes      corelisters.NodeLister
 	slices     func(namespace, service string) ([]*discoveryv1.EndpointSlice, error)
 	tracker    *sliceutil.EndpointSliceTracker
 	triggers   *sliceutil.TriggerTimeTracker
+	topology   *topologycache.TopologyCache
 	reconciler *slices.Reconciler
 	recorder   record.EventRecorder
 	logger     klog.Logger
 	loop       *controller.Loop
+	zones      *controller.Loop // has one key: the share that each zone has of the nodes
+	first      sync.Once        // the zones are looked at before the first service
+
+	mu sync.Mutex // guards busy
+	// busy has the services that are reconciled now, with what is to be done about changes of their slices when that is over: in this process they
+	// are seen before the tracker knows that they are our own.
+	busy map[string][]func()
 }
 
 // New makes the controller and registers it with the informers, which the caller starts.
@@ -53,18 +64,22 @@ func New(c kubernetes.Interface, f *informers.Factory, recorder record.EventReco
 	count(m)
 	ctl := &Controller{
 		services: services.Lister(), pods: pods.Lister(), recorder: recorder, logger: logger,
-		tracker: sliceutil.NewEndpointSliceTracker(), triggers: sliceutil.NewTriggerTimeTracker(),
+		tracker: sliceutil.NewEndpointSliceTracker(), triggers: sliceutil.NewTriggerTimeTracker(), topology: topologycache.NewTopologyCache(),
+		nodes: nodes.Lister(), busy: map[string][]func(){},
 	}
-	ctl.reconciler = slices.NewReconciler(c, nodes.Lister(), maxEndpoints, ctl.tracker, topologycache.NewTopologyCache(), recorder, managedBy,
+	ctl.reconciler = slices.NewReconciler(c, nodes.Lister(), maxEndpoints, ctl.tracker, ctl.topology, recorder, managedBy,
 		slices.WithPreferSameTrafficDistributionEnabled(true))
 	var err error
 	if ctl.slices, err = controller.SlicesOf(endpoints.Informer(), managedBy); err != nil {
 		return nil, fmt.Errorf("endpointslice: %w", err)
 	}
-	ctl.loop = controller.NewLoop("endpointslice", ctl.Reconcile, controller.Options{
+	options := controller.Options{
 		Workers: 5, Log: log, Metrics: m, MinBackoff: time.Second,
 		Synced: []cache.InformerSynced{services.Informer().HasSynced, pods.Informer().HasSynced, nodes.Informer().HasSynced, endpoints.Informer().HasSynced},
-	})
+	}
+	ctl.loop = controller.NewLoop("endpointslice", ctl.Reconcile, options)
+	options.Workers = 1
+	ctl.zones = controller.NewLoop("endpointslice_zones", ctl.share, options)
 	queue := func(s *corev1.Service) { ctl.loop.AddObject(s) }
 	queueOwner := func(s *discoveryv1.EndpointSlice) {
 		if name := s.Labels[discoveryv1.LabelServiceName]; name != "" && ctl.reconciler.ManagedByController(s) {
@@ -80,23 +95,38 @@ func New(c kubernetes.Interface, f *informers.Factory, recorder record.EventReco
 		}),
 		controller.Watch(endpoints.Informer(), controller.Handlers[*discoveryv1.EndpointSlice]{
 			Add: func(s *discoveryv1.EndpointSlice) {
-				if ctl.reconciler.ManagedByController(s) && ctl.tracker.ShouldSync(s) {
-					queueOwner(s)
-				}
+				ctl.whenIdle(s, func() {
+					if ctl.reconciler.ManagedByController(s) && ctl.tracker.ShouldSync(s) {
+						queueOwner(s)
+					}
+				})
 			},
 			Update: func(old, s *discoveryv1.EndpointSlice) {
 				if old.Labels[discoveryv1.LabelServiceName] != s.Labels[discoveryv1.LabelServiceName] {
 					queueOwner(old)
 				}
-				if ctl.reconciler.ManagedByChanged(old, s) || ctl.reconciler.ManagedByController(s) && ctl.tracker.ShouldSync(s) {
-					queueOwner(s)
-				}
+				ctl.whenIdle(s, func() {
+					if ctl.reconciler.ManagedByChanged(old, s) || ctl.reconciler.ManagedByController(s) && ctl.tracker.ShouldSync(s) {
+						queueOwner(s)
+					}
+				})
 			},
 			Delete: func(s *discoveryv1.EndpointSlice) {
-				if ctl.reconciler.ManagedByController(s) && ctl.tracker.Has(s) && !ctl.tracker.HandleDeletion(s) {
-					queueOwner(s)
+				ctl.whenIdle(s, func() {
+					if ctl.reconciler.ManagedByController(s) && ctl.tracker.Has(s) && !ctl.tracker.HandleDeletion(s) {
+						queueOwner(s)
+					}
+				})
+			},
+		}),
+		controller.Watch(nodes.Informer(), controller.Handlers[*corev1.Node]{
+			Add: func(*corev1.Node) { ctl.zones.Add(allNodes) },
+			Update: func(old, n *corev1.Node) {
+				if ready(old) != ready(n) || old.Labels[corev1.LabelTopologyZone] != n.Labels[corev1.LabelTopologyZone] {
+					ctl.zones.Add(allNodes)
 				}
 			},
+			Delete: func(*corev1.Node) { ctl.zones.Add(allNodes) },
 		}),
 	); err != nil {
 		return nil, fmt.Errorf("endpointslice: %w", err)
@@ -105,7 +135,77 @@ func New(c kubernetes.Interface, f *informers.Factory, recorder record.EventReco
 }
 
 // Run reconciles until ctx ends.
-func (c *Controller) Run(ctx context.Context) error { return c.loop.Run(ctx) }
+func (c *Controller) Run(ctx context.Context) error {
+	var zones sync.WaitGroup
+	var zonesErr error
+	zones.Go(func() { zonesErr = c.zones.Run(ctx) })
+	err := c.loop.Run(ctx)
+	zones.Wait()
+	return errors.Join(err, zonesErr)
+}
+
+// allNodes is the only key of the loop that looks after zones.
+const allNodes = "nodes"
+
+func ready(n *corev1.Node) bool {
+	for i := range n.Status.Conditions {
+		if n.Status.Conditions[i].Type == corev1.NodeReady {
+			return n.Status.Conditions[i].Status == corev1.ConditionTrue
+		}
+	}
+	return false
+}
+
+// share tells the library which share of the cluster each zone has, for services with topology-mode Auto, and queues those whose endpoints don't fit
+// it any more.
+func (c *Controller) share(context.Context, string) error {
+	if err := c.look(); err != nil {
+		return err
+	}
+	for _, key := range c.topology.GetOverloadedServices() {
+		c.loop.Add(key)
+	}
+	return nil
+}
+
+func (c *Controller) look() error {
+	nodes, err := c.nodes.List(labels.Everything())
+	if err != nil {
+		return fmt.Errorf("list nodes: %w", err)
+	}
+	c.topology.SetNodes(c.logger, nodes)
+	return nil
+}
+
+// whenIdle does something about a slice when nobody reconciles its service: at once, or when that is over.
+func (c *Controller) whenIdle(s *discoveryv1.EndpointSlice, do func()) {
+	key := s.Namespace + "/" + s.Labels[discoveryv1.LabelServiceName]
+	c.mu.Lock()
+	waiting, busy := c.busy[key]
+	if busy {
+		c.busy[key] = append(waiting, do)
+	}
+	c.mu.Unlock()
+	if !busy {
+		do()
+	}
+}
+
+// isBusy says that a service is being reconciled, and returns what ends that.
+func (c *Controller) isBusy(key string) (end func()) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.busy[key] = nil
+	return func() {
+		c.mu.Lock()
+		waiting := c.busy[key]
+		delete(c.busy, key)
+		c.mu.Unlock()
+		for _, do := range waiting {
+			do()
+		}
+	}
+}
 
 // podChanged queues the services that a change of a pod concerns; nil is before its creation or after its deletion.
 func (c *Controller) podChanged(old, pod *corev1.Pod) {
@@ -129,9 +229,25 @@ func (c *Controller) podChanged(old, pod *corev1.Pod) {
 
 // Reconcile brings the slices of one Service up to date.
 func (c *Controller) Reconcile(_ context.Context, key string) error {
+	var err error
+	if c.first.Do(func() { err = c.look() }); err != nil {
+		return err // a cache does not fail
+	}
+	defer c.isBusy(key)()
 	outcome, err := c.sync(key)
 	synced(outcome)
 	return err
+}
+
+// plain is a slice as the library makes one: by its kind, which the store's objects say, a slice without endpoints would be another than the one that
+// is wanted, and be written anew each time.
+func plain(s *discoveryv1.EndpointSlice) *discoveryv1.EndpointSlice {
+	if len(s.Endpoints) > 0 || s.TypeMeta == (metav1.TypeMeta{}) {
+		return s
+	}
+	out := *s
+	out.TypeMeta = metav1.TypeMeta{}
+	return &out
 }
 
 func (c *Controller) sync(key string) (outcome string, err error) {
@@ -168,7 +284,7 @@ func (c *Controller) sync(key string) (outcome string, err error) {
 	var alive []*discoveryv1.EndpointSlice
 	for _, s := range existing {
 		if s.DeletionTimestamp == nil {
-			alive = append(alive, s)
+			alive = append(alive, plain(s))
 		}
 	}
 	if c.tracker.StaleSlices(service, alive) {

@@ -115,7 +115,38 @@ func TestMirror(t *testing.T) {
 				{Addresses: addresses("10.0.0.1"), Ports: ports(80, 81)}, {Addresses: addresses("10.0.0.2"), NotReadyAddresses: addresses("10.0.0.1"), Ports: ports(81, 80)},
 				{Addresses: addresses("10.0.0.1"), Ports: ports(82)},
 			},
-			want: []string{"IPv4 p80/80 p81/81: 10.0.0.1 10.0.0.2", "IPv4 p82/82: 10.0.0.1"},
+			want: []string{"IPv4 p80/80 p81/81: 10.0.0.2 10.0.0.1!", "IPv4 p82/82: 10.0.0.1"},
+		},
+		{
+			name: "ports that lead to the same endpoints",
+			subsets: []corev1.EndpointSubset{
+				{Addresses: addresses("10.0.0.1", "10.0.0.2"), Ports: ports(80)}, {Addresses: addresses("10.0.0.2", "10.0.0.1"), Ports: ports(81)},
+				{Addresses: addresses("10.0.0.1"), NotReadyAddresses: addresses("10.0.0.2"), Ports: ports(82)},
+			},
+			want: []string{"IPv4 p80/80 p81/81: 10.0.0.1 10.0.0.2", "IPv4 p82/82: 10.0.0.1 10.0.0.2!"},
+		},
+		{
+			name: "an endpoint is what was first said of it",
+			subsets: []corev1.EndpointSubset{
+				{Addresses: []corev1.EndpointAddress{{IP: "10.0.0.1", Hostname: "a", NodeName: &node}}, Ports: ports(80)},
+				{Addresses: []corev1.EndpointAddress{{IP: "10.0.0.1"}, {IP: "10.0.0.2"}}, Ports: ports(81)},
+			},
+			want: []string{"IPv4 p80/80: 10.0.0.1=a@n1", "IPv4 p81/81: 10.0.0.1=a@n1 10.0.0.2"},
+		},
+		{
+			name: "two behind the same address and port",
+			subsets: []corev1.EndpointSubset{{Addresses: []corev1.EndpointAddress{
+				{IP: "10.0.0.1", TargetRef: &corev1.ObjectReference{Kind: "Pod", Name: "a", UID: "a"}}, {IP: "10.0.0.1", TargetRef: &corev1.ObjectReference{Kind: "Pod", Name: "b", UID: "b"}},
+			}, Ports: ports(80)}},
+			want: []string{"IPv4 p80/80: 10.0.0.1(a) 10.0.0.1(b)"},
+		},
+		{
+			name: "others behind the same address",
+			subsets: []corev1.EndpointSubset{
+				{Addresses: []corev1.EndpointAddress{{IP: "10.0.0.1", Hostname: "a", TargetRef: &corev1.ObjectReference{Kind: "Pod", Name: "a", UID: "a"}}}, Ports: ports(80)},
+				{Addresses: []corev1.EndpointAddress{{IP: "10.0.0.1", Hostname: "b", TargetRef: &corev1.ObjectReference{Kind: "Pod", Name: "b", UID: "b"}}}, Ports: ports(81)},
+			},
+			want: []string{"IPv4 p80/80: 10.0.0.1=a(a)", "IPv4 p81/81: 10.0.0.1=b(b)"},
 		},
 		{
 			name:    "no ports",

@@ -29,7 +29,18 @@ type place struct {
 type content struct {
 	ports     []discoveryv1.EndpointPort
 	endpoints []discoveryv1.Endpoint
-	seen      map[string]bool // addresses
+	seen      map[identity]bool
+}
+
+// identity is what no two endpoints of a slice have in common.
+type identity struct{ ip, hostname, namespace, name string }
+
+func identityOf(a *corev1.EndpointAddress, ip string) identity {
+	id := identity{ip: ip, hostname: a.Hostname}
+	if a.TargetRef != nil {
+		id.namespace, id.name = a.TargetRef.Namespace, a.TargetRef.Name
+	}
+	return id
 }
 
 // mirrored is what Endpoints look like as slices.
@@ -45,11 +56,12 @@ func wanted(e *corev1.Endpoints) bool {
 	return !lock && e.Labels[discoveryv1.LabelSkipMirror] != "true"
 }
 
-// mirror computes the slices of Endpoints. An address that is in two lists of the same ports counts once, as ready if it is in the list of those.
+// mirror computes the slices of Endpoints.
 func mirror(e *corev1.Endpoints) mirrored {
 	out := mirrored{slices: map[place]*content{}}
-	for i := range e.Subsets {
-		s := &e.Subsets[i]
+	subsets := repack(e.Subsets)
+	for i := range subsets {
+		s := &subsets[i]
 		ports := portsOf(s.Ports)
 		key := sliceutil.NewPortMapKey(slices.Clone(ports)) // which sorts them
 		added := 0
@@ -66,15 +78,15 @@ func mirror(e *corev1.Endpoints) mirrored {
 				}
 				c := out.slices[place{family, key}]
 				if c == nil {
-					c = &content{ports: ports, seen: map[string]bool{}}
+					c = &content{ports: ports, seen: map[identity]bool{}}
 					out.slices[place{family, key}] = c
 				}
 				switch {
-				case c.seen[ip]:
+				case c.seen[identityOf(a, ip)]:
 				case added == maxAddresses || len(c.endpoints) == maxAddresses:
 					out.skipped++
 				default:
-					c.seen[ip] = true
+					c.seen[identityOf(a, ip)] = true
 					c.endpoints = append(c.endpoints, endpointOf(a, ip, list.ready))
 					added++
 				}

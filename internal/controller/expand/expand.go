@@ -56,22 +56,15 @@ func grows(c *corev1.PersistentVolumeClaim) bool {
 	return c.Status.Phase == corev1.ClaimBound && c.Spec.VolumeName != "" && c.DeletionTimestamp == nil && want.Cmp(have) > 0
 }
 
-// notice is an event.
-type notice struct{ kind, message string }
-
 // errNotBound says that the claim and the volume do not agree; they will, or the claim is lost.
 var errNotBound = errors.New("persistent volume is not bound to the claim")
 
-// decide says who is waited for to enlarge a claim's volume.
-func decide(c *corev1.PersistentVolumeClaim, v *corev1.PersistentVolume) (notice, error) {
+// belong says that a volume is the claim's.
+func belong(c *corev1.PersistentVolumeClaim, v *corev1.PersistentVolume) error {
 	if r := v.Spec.ClaimRef; r == nil || r.Namespace != c.Namespace || r.UID != c.UID {
-		return notice{}, errNotBound
+		return errNotBound
 	}
-	n := notice{kind: corev1.EventTypeNormal, message: "waiting for an external controller to expand this PVC"}
-	if v.Spec.CSI == nil {
-		n.kind = corev1.EventTypeWarning
-	}
-	return n, nil
+	return nil
 }
 
 // Reconcile tells about one claim that grows.
@@ -92,10 +85,10 @@ func (c *Controller) Reconcile(_ context.Context, key string) error {
 	} else if err != nil {
 		return fmt.Errorf("get volume: %w", err)
 	}
-	n, err := decide(claim, v)
-	if err != nil {
+	if err := belong(claim, v); err != nil {
 		return fmt.Errorf("claim %s, volume %s: %w", key, v.Name, err)
 	}
-	c.recorder.Event(claim, n.kind, "ExternalExpanding", n.message)
+	// Whoever has the volume: nothing here enlarges any.
+	c.recorder.Event(claim, corev1.EventTypeNormal, "ExternalExpanding", "waiting for an external controller to expand this PVC")
 	return nil
 }

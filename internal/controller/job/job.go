@@ -51,6 +51,7 @@ type Controller struct {
 	mu       sync.Mutex           // guards the maps
 	released map[types.UID]string // pods whose finalizer is gone while the informer still shows it, with the key of their Job
 	written  map[string]uint64    // the revision of the last status written, by key: an older Job in the cache is not acted on
+	failures map[string]*failures // of the Jobs that have not ended, by key
 }
 
 // New makes the controller and registers it with the informers, which the caller starts.
@@ -58,7 +59,7 @@ func New(c kubernetes.Interface, f *informers.Factory, recorder record.EventReco
 	jobs := f.Batch().V1().Jobs()
 	ctl := &Controller{
 		client: c, jobs: jobs.Lister(), allPods: f.Core().V1().Pods().Lister(), recorder: recorder, clock: clk,
-		released: map[types.UID]string{}, written: map[string]uint64{},
+		released: map[types.UID]string{}, written: map[string]uint64{}, failures: map[string]*failures{},
 		stale: m.Stale("job_controller"),
 	}
 	var err error
@@ -143,7 +144,11 @@ func (c *Controller) Reconcile(ctx context.Context, key string) error {
 	if cached.Spec.ManagedBy != nil && *cached.Spec.ManagedBy != managedBy {
 		return nil
 	}
-	if _, finished := Finished(cached); finished || c.isStale(key, cached) {
+	if _, finished := Finished(cached); finished {
+		c.forgetFailures(key)
+		return nil
+	}
+	if c.isStale(key, cached) {
 		return nil // an event of the newer state queues the key again
 	}
 	selector, err := metav1.LabelSelectorAsSelector(cached.Spec.Selector)
@@ -189,11 +194,30 @@ func (c *Controller) forget(key string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	delete(c.written, key)
+	delete(c.failures, key)
 	for uid, k := range c.released {
 		if k == key {
 			delete(c.released, uid)
 		}
 	}
+}
+
+func (c *Controller) forgetFailures(key string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.failures, key)
+}
+
+// failuresOf returns what is remembered of a Job's failures. Only who reconciles the Job uses it.
+func (c *Controller) failuresOf(key string) *failures {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	f := c.failures[key]
+	if f == nil {
+		f = &failures{}
+		c.failures[key] = f
+	}
+	return f
 }
 
 func (c *Controller) isStale(key string, j *batchv1.Job) bool {
@@ -338,7 +362,7 @@ func (r *round) manage(ctx context.Context) error {
 	}
 	r.action = podsCreated
 	if j.Spec.BackoffLimitPerIndex == nil {
-		if wait := backoff(j, r.ended, r.now); wait > 0 {
+		if wait := r.failures.backoff(r.now); wait > 0 {
 			r.c.loop.AddAfter(r.key, wait)
 			return nil
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -356,30 +357,66 @@ func FuzzIndexes(f *testing.F) {
 	})
 }
 
+// TestBackoff: failures since the last success count, also those of pods that are gone by now.
 func TestBackoff(t *testing.T) {
-	now := time.Unix(10000, 0)
+	now, names := time.Unix(10000, 0), 0
 	at := func(phase corev1.PodPhase, ago time.Duration) *corev1.Pod {
-		return &corev1.Pod{Status: corev1.PodStatus{Phase: phase, ContainerStatuses: []corev1.ContainerStatus{{
+		names++
+		return &corev1.Pod{ObjectMeta: metav1.ObjectMeta{UID: types.UID(strconv.Itoa(names))}, Status: corev1.PodStatus{Phase: phase, ContainerStatuses: []corev1.ContainerStatus{{
 			State: corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{FinishedAt: metav1.NewTime(now.Add(-ago))}}}}}}
 	}
 	f, ok := corev1.PodFailed, corev1.PodSucceeded
-	tests := []struct {
-		ended []*corev1.Pod
+	old := at(f, 8*time.Second)
+	type look []*corev1.Pod // what is there, all of it not counted yet
+	for _, tt := range []struct {
+		name  string
+		looks []look
 		want  time.Duration
 	}{
-		{nil, 0},
-		{[]*corev1.Pod{at(f, 0)}, 10 * time.Second},
-		{[]*corev1.Pod{at(f, 4*time.Second), at(f, time.Second)}, 19 * time.Second},
-		{[]*corev1.Pod{at(f, 4*time.Second), at(ok, time.Second)}, 0},
-		{[]*corev1.Pod{at(ok, 4*time.Second), at(f, time.Second)}, 9 * time.Second},
-		{[]*corev1.Pod{at(f, time.Minute)}, 0},
+		{"nothing", []look{nil}, 0},
+		{"one", []look{{at(f, 0)}}, 10 * time.Second},
+		{"two", []look{{at(f, 4*time.Second), at(f, time.Second)}}, 19 * time.Second},
+		{"a success after it", []look{{at(f, 4*time.Second), at(ok, time.Second)}}, 0},
+		{"a success before it", []look{{at(ok, 4*time.Second), at(f, time.Second)}}, 9 * time.Second},
+		{"a success at the same time", []look{{at(ok, time.Second), at(f, time.Second)}}, 0},
+		{"long ago", []look{{at(f, time.Minute)}}, 0},
+		{"one that is gone", []look{{at(f, 3*time.Second)}, nil}, 7 * time.Second},
+		{"one that is gone, and another", []look{{at(f, 3*time.Second)}, {at(f, time.Second)}}, 19 * time.Second},
+		{"one that is seen again", []look{{old}, {old}, {old}}, 2 * time.Second},
+		{"one that is gone, then a success", []look{{at(f, 3*time.Second)}, {at(ok, time.Second)}, nil}, 0},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			j := aJob(func(*batchv1.JobSpec) {})
+			j.UID = "j"
+			got := &failures{}
+			for _, l := range tt.looks {
+				tracked := map[types.UID]bool{}
+				for _, p := range l {
+					tracked[p.UID] = true
+				}
+				got.see(j, l, tracked)
+			}
+			if got := got.backoff(now); got != tt.want {
+				t.Errorf("%s, want %s", got, tt.want)
+			}
+		})
 	}
-	j := aJob(func(*batchv1.JobSpec) {})
-	for i, tt := range tests {
-		if got := backoff(j, tt.ended, now); got != tt.want {
-			t.Errorf("%d: %s, want %s", i, got, tt.want)
+	t.Run("pods that were counted say how it went before a restart, once", func(t *testing.T) {
+		j := aJob(func(*batchv1.JobSpec) {})
+		j.UID = "j"
+		got := &failures{}
+		for range 3 {
+			got.see(j, []*corev1.Pod{old}, nil)
 		}
-	}
+		if got := got.backoff(now); got != 2*time.Second {
+			t.Error(got)
+		}
+		j = j.DeepCopy()
+		j.UID = "another of that name"
+		if got.see(j, nil, nil); got.backoff(now) != 0 {
+			t.Errorf("another Job waits %s", got.backoff(now))
+		}
+	})
 	if delay(100) != maxBackoff {
 		t.Errorf("no limit: %s", delay(100))
 	}

@@ -39,6 +39,7 @@ type round struct {
 	// completed and failedIndexes are of indexed Jobs; lastFailed is the newest failed pod of each index without a later pod.
 	completed, failedIndexes indexes
 	lastFailed               map[int]*corev1.Pod
+	failures                 *failures
 	failJob                  string // the message of a FailJob rule that matched
 	created                  int
 	events                   []event
@@ -80,6 +81,8 @@ func (c *Controller) count(key string, j *batchv1.Job, all []*corev1.Pod) *round
 		}
 	}
 	c.seeReleased(key, all)
+	r.failures = c.failuresOf(key)
+	r.failures.see(j, r.ended, tracked)
 	// Whose finalizer is gone is counted now.
 	uncounted := s.UncountedTerminatedPods
 	s.Succeeded += settle(&uncounted.Succeeded, tracked)
@@ -170,12 +173,12 @@ func (r *round) countEnded(p *corev1.Pod, completions int, tracked bool) {
 // replaced says that an index has a newer pod than p.
 func (r *round) replaced(index int, p *corev1.Pod) bool {
 	newer := func(o *corev1.Pod) bool {
-		return indexOf(o) == index && o.UID != p.UID && !o.CreationTimestamp.Before(&p.CreationTimestamp) && failures(o) > failures(p)
+		return indexOf(o) == index && o.UID != p.UID && !o.CreationTimestamp.Before(&p.CreationTimestamp) && failuresOf(o) > failuresOf(p)
 	}
 	return slices.ContainsFunc(r.active, newer) || slices.ContainsFunc(r.ended, newer) || slices.ContainsFunc(r.terminating, newer)
 }
 
-func failures(p *corev1.Pod) int {
+func failuresOf(p *corev1.Pod) int {
 	counted, ignored := failuresBefore(p)
 	return counted + ignored
 }

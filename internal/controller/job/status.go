@@ -1,12 +1,14 @@
 package job
 
 import (
+	"cmp"
 	"slices"
 	"time"
 
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/ptr"
 
 	"github.com/celox/celox/internal/controller/pods"
@@ -95,22 +97,51 @@ func finishedAt(p *corev1.Pod) time.Time {
 	return p.CreationTimestamp.Time
 }
 
-// backoff returns how long to wait from now before a pod may replace the failed ones among ended: it grows with the failures since the last success.
-func backoff(j *batchv1.Job, ended []*corev1.Pod, now time.Time) time.Duration {
-	ended = slices.SortedFunc(slices.Values(ended), func(a, b *corev1.Pod) int { return finishedAt(a).Compare(finishedAt(b)) })
-	failures, last := 0, time.Time{}
+// failures is what is remembered of the pods of a Job that failed: as they may be deleted at once, the pods that are there do not tell.
+type failures struct {
+	job  types.UID
+	many int       // since the last success
+	last time.Time // when the newest of them failed
+	seen map[types.UID]bool
+}
+
+// see counts the pods that ended and were not seen before; tracked says which of them are not counted in the Job's status yet. Of a Job that
+// nothing is known of, all pods that are there say how it went so far.
+func (f *failures) see(j *batchv1.Job, ended []*corev1.Pod, tracked map[types.UID]bool) {
+	first := f.job != j.UID
+	if first {
+		*f = failures{job: j.UID}
+	}
+	var fresh []*corev1.Pod
+	seen := map[types.UID]bool{}
 	for _, p := range ended {
-		switch {
-		case p.Status.Phase == corev1.PodSucceeded:
-			failures = 0
-		case hasFailed(j, p):
-			failures, last = failures+1, finishedAt(p)
+		if tracked[p.UID] {
+			seen[p.UID] = true
+		}
+		if first || tracked[p.UID] && !f.seen[p.UID] {
+			fresh = append(fresh, p)
 		}
 	}
-	if failures == 0 {
+	f.seen = seen
+	// A success wipes out the failures of its time.
+	slices.SortStableFunc(fresh, func(a, b *corev1.Pod) int {
+		return cmp.Or(finishedAt(a).Compare(finishedAt(b)), cmp.Compare(a.Status.Phase, b.Status.Phase))
+	})
+	for _, p := range fresh {
+		if p.Status.Phase == corev1.PodSucceeded {
+			f.many = 0
+			continue
+		}
+		f.many, f.last = f.many+1, finishedAt(p)
+	}
+}
+
+// backoff returns how long to wait from now before a pod may replace a failed one: it grows with the failures since the last success.
+func (f *failures) backoff(now time.Time) time.Duration {
+	if f.many == 0 {
 		return 0
 	}
-	return max(0, last.Add(delay(failures)).Sub(now))
+	return max(0, f.last.Add(delay(f.many)).Sub(now))
 }
 
 func delay(failures int) time.Duration {

@@ -100,9 +100,12 @@ func (c *Controller) deleterOf(v *corev1.PersistentVolume) string {
 	return unknownPlugin
 }
 
-// deletedElsewhere tells whether somebody else made a volume, who then deletes it: he sees the phase.
+// deletedElsewhere tells whether a volume is deleted by whoever made it, or whose driver it names: he sees the phase.
 func deletedElsewhere(v *corev1.PersistentVolume) bool {
-	by, provisioned := v.Annotations[volumehelpers.AnnDynamicallyProvisioned]
-	_, isOld := migrated[by]
-	return provisioned && (isOld || !strings.HasPrefix(by, "kubernetes.io/"))
+	if by := v.Annotations[volumehelpers.AnnDynamicallyProvisioned]; by != "" {
+		_, isOld := migrated[by]
+		return isOld || !strings.HasPrefix(by, "kubernetes.io/")
+	}
+	_, moved := v.Annotations[volumehelpers.AnnMigratedTo]
+	return moved || v.Spec.CSI != nil
 }

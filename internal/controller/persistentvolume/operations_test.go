@@ -65,6 +65,45 @@ func measured(t *testing.T, r *prometheus.Registry) []string {
 	return got
 }
 
+// TestDeletedElsewhere: what a driver made, or has, is left to it.
+func TestDeletedElsewhere(t *testing.T) {
+	by := func(name string) func(*corev1.PersistentVolume) {
+		return func(v *corev1.PersistentVolume) {
+			v.Annotations = map[string]string{volumehelpers.AnnDynamicallyProvisioned: name}
+		}
+	}
+	csi := func(v *corev1.PersistentVolume) {
+		v.Spec.Local, v.Spec.CSI = nil, &corev1.CSIPersistentVolumeSource{Driver: "d.example.com"}
+	}
+	for _, tt := range []struct {
+		name string
+		with []func(*corev1.PersistentVolume)
+		want bool
+	}{
+		{"by hand", nil, false},
+		{"by a driver", []func(*corev1.PersistentVolume){by("d.example.com")}, true},
+		{"by a plugin that there was once", []func(*corev1.PersistentVolume){by("kubernetes.io/gce-pd")}, true},
+		{"by a plugin", []func(*corev1.PersistentVolume){by("kubernetes.io/host-path")}, false},
+		{"by nobody", []func(*corev1.PersistentVolume){by("")}, false},
+		{"by hand, of a driver", []func(*corev1.PersistentVolume){csi}, true},
+		{"by nobody, of a driver", []func(*corev1.PersistentVolume){csi, by("")}, true},
+		{"by a plugin, of a driver", []func(*corev1.PersistentVolume){csi, by("kubernetes.io/host-path")}, false},
+		{"moved to a driver", []func(*corev1.PersistentVolume){func(v *corev1.PersistentVolume) {
+			v.Annotations = map[string]string{volumehelpers.AnnMigratedTo: "d.example.com"}
+		}}, true},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			v := volume("v", "1Gi")
+			for _, f := range tt.with {
+				f(v)
+			}
+			if got := deletedElsewhere(v); got != tt.want {
+				t.Error(got)
+			}
+		})
+	}
+}
+
 func TestDeleterOf(t *testing.T) {
 	s := newStage(t)
 	s.Run(t, s.ctl)

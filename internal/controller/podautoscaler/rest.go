@@ -12,6 +12,7 @@ import (
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
@@ -67,10 +68,30 @@ func (a *API) get(ctx context.Context, out any, params map[string]labels.Selecto
 	return nil
 }
 
+// errNoGroup says that nobody serves a group. It has no words: the error that it comes with has them.
+var errNoGroup = errors.New("")
+
+// asked says of an answer that is no Status what was asked for, as clients do that are made for the resource.
+func asked(err error, group, resource, name string) error {
+	var status apierrors.APIStatus
+	if !errors.As(err, &status) || !apierrors.HasStatusCause(err, metav1.CauseTypeUnexpectedServerResponse) {
+		return err
+	}
+	said := ""
+	for _, c := range status.Status().Details.Causes {
+		if c.Type == metav1.CauseTypeUnexpectedServerResponse {
+			said = c.Message
+		}
+	}
+	return apierrors.NewGenericServerResponse(int(status.Status().Code), "get", schema.GroupResource{Group: group, Resource: resource}, name, said, 0, true)
+}
+
 // version is where the version of a group is that the server prefers, of those that we know, which all look the same to us.
 func (a *API) version(ctx context.Context, name string, known ...string) (string, error) {
 	var group metav1.APIGroup
-	if err := a.get(ctx, &group, nil, "/apis/"+name); err != nil {
+	if err := a.get(ctx, &group, nil, "/apis/"+name); apierrors.IsNotFound(err) {
+		return "", fmt.Errorf("%w%w", errNoGroup, err)
+	} else if err != nil {
 		return "", err
 	}
 	for _, v := range append([]metav1.GroupVersionForDiscovery{group.PreferredVersion}, group.Versions...) {
@@ -89,7 +110,7 @@ func (a *API) Resource(ctx context.Context, namespace string, pods labels.Select
 		err = a.get(ctx, &list, map[string]labels.Selector{"labelSelector": pods}, root, "namespaces", namespace, "pods")
 	}
 	if err != nil {
-		return nil, fmt.Errorf("unable to fetch metrics from resource metrics API: %w", err)
+		return nil, fmt.Errorf("unable to fetch metrics from resource metrics API: %w", asked(err, resourcemetrics.GroupName, "pods", ""))
 	}
 	if len(list.Items) == 0 {
 		return nil, errors.New("no metrics returned from resource metrics API")
@@ -131,6 +152,7 @@ type customValue struct {
 	Window *int64 `json:"window"`
 }
 
+// custom asks for a metric of something in a namespace: path is "namespaces", its name, a resource, the name of an object and what else there is.
 func (a *API) custom(ctx context.Context, params map[string]labels.Selector, path ...string) ([]customValue, error) {
 	root, err := a.version(ctx, custommetrics.GroupName, "v1beta2", "v1beta1")
 	var list struct {
@@ -139,8 +161,11 @@ func (a *API) custom(ctx context.Context, params map[string]labels.Selector, pat
 	if err == nil {
 		err = a.get(ctx, &list, params, append([]string{root}, path...)...)
 	}
+	if errors.Is(err, errNoGroup) {
+		err = errors.New("no custom metrics API (" + custommetrics.GroupName + ") registered")
+	}
 	if err != nil {
-		return nil, fmt.Errorf("unable to fetch metrics from custom metrics API: %w", err)
+		return nil, fmt.Errorf("unable to fetch metrics from custom metrics API: %w", asked(err, custommetrics.GroupName, path[2], path[3]))
 	}
 	if len(list.Items) == 0 {
 		return nil, errors.New("no metrics returned from custom metrics API")
@@ -191,7 +216,7 @@ func (a *API) Object(ctx context.Context, namespace, metric string, object *auto
 func (a *API) External(ctx context.Context, namespace, metric string, series labels.Selector) ([]int64, error) {
 	var list externalmetrics.ExternalMetricValueList
 	if err := a.get(ctx, &list, map[string]labels.Selector{"labelSelector": series}, "/apis/external.metrics.k8s.io/v1beta1/namespaces", namespace, metric); err != nil {
-		return nil, fmt.Errorf("unable to fetch metrics from external metrics API: %w", err)
+		return nil, fmt.Errorf("unable to fetch metrics from external metrics API: %w", asked(err, externalmetrics.GroupName, metric, ""))
 	}
 	if len(list.Items) == 0 {
 		return nil, errors.New("no metrics returned from external metrics API")
@@ -231,6 +256,24 @@ func (a *API) Scale(ctx context.Context, namespace string, target *autoscalingv2
 		return nil, err
 	}
 	return &scale, nil
+}
+
+// HasScale says whether the objects of a kind have a scale, and the resource that they are.
+func (a *API) HasScale(ctx context.Context, kind schema.GroupKind) (schema.GroupResource, bool, error) {
+	gvr, err := a.resolve.resource(kind)
+	if err != nil {
+		return schema.GroupResource{}, false, err
+	}
+	path := []string{"/apis", gvr.Group, gvr.Version}
+	if gvr.Group == "" {
+		path = []string{"/api", gvr.Version}
+	}
+	var list metav1.APIResourceList
+	if err := a.get(ctx, &list, nil, path...); err != nil {
+		return schema.GroupResource{}, false, err
+	}
+	is := func(r metav1.APIResource) bool { return r.Name == gvr.Resource+"/scale" }
+	return gvr.GroupResource(), slices.ContainsFunc(list.APIResources, is), nil
 }
 
 // Resize implements Scales.

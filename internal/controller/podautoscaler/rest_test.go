@@ -108,3 +108,77 @@ func TestMetricsOverREST(t *testing.T) {
 		}
 	}
 }
+
+// TestNobodyMeasures: the words of a server that knows nothing of a group name what was asked for.
+func TestNobodyMeasures(t *testing.T) {
+	handler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if strings.HasPrefix(r.URL.Path, "/apis/metrics.k8s.io") && r.URL.Query().Has("labelSelector") {
+			http.Error(w, "service unavailable", http.StatusServiceUnavailable)
+			return
+		}
+		if r.URL.Path == "/apis/metrics.k8s.io" && r.Header.Get("User-Agent") == "served" {
+			w.Header().Set("Content-Type", "application/json")
+			if _, err := w.Write([]byte(`{"kind":"APIGroup","apiVersion":"v1","name":"metrics.k8s.io","versions":[{"version":"v1beta1"}]}`)); err != nil {
+				t.Error(err)
+			}
+			return
+		}
+		http.NotFound(w, r)
+	})
+	api := func(agent string) *API {
+		c, err := client.Clientset(handler, &user.DefaultInfo{Name: "hpa"}, agent)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return NewAPI(c.Discovery().RESTClient(), func(schema.GroupKind) (schema.GroupVersionResource, bool) {
+			return schema.GroupVersionResource{Version: "v1", Resource: "services"}, true
+		})
+	}
+	ctx, pods := context.Background(), labels.SelectorFromSet(labels.Set{"a": "b"})
+	nothing := api("nothing")
+	_, resource := nothing.Resource(ctx, "n", pods, "cpu", "")
+	_, ofPods := nothing.Pods(ctx, "n", "q", pods, nil)
+	_, object := nothing.Object(ctx, "n", "q", &autoscalingv2.CrossVersionObjectReference{APIVersion: "v1", Kind: "Service", Name: "s"}, nil)
+	_, external := nothing.External(ctx, "n", "q", nil)
+	_, down := api("served").Resource(ctx, "n", pods, "cpu", "")
+	for _, tt := range []struct {
+		name string
+		err  error
+		want string
+	}{
+		{"resource", resource, "unable to fetch metrics from resource metrics API: the server could not find the requested resource (get pods.metrics.k8s.io)"},
+		{"pods", ofPods, "unable to fetch metrics from custom metrics API: no custom metrics API (custom.metrics.k8s.io) registered"},
+		{"object", object, "unable to fetch metrics from custom metrics API: no custom metrics API (custom.metrics.k8s.io) registered"},
+		{"external", external, "unable to fetch metrics from external metrics API: the server could not find the requested resource (get q.external.metrics.k8s.io)"},
+		{"down", down, "unable to fetch metrics from resource metrics API: the server is currently unable to handle the request (get pods.metrics.k8s.io)"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			if tt.err == nil || tt.err.Error() != tt.want {
+				t.Errorf("%v, want %s", tt.err, tt.want)
+			}
+		})
+	}
+}
+
+// TestHasScale: a kind has a scale if the resources of its version say so.
+func TestHasScale(t *testing.T) {
+	a := served(t, map[string]string{
+		"/api/v1":                    `{"resources":[{"name":"replicationcontrollers"},{"name":"replicationcontrollers/scale"}]}`,
+		"/apis/networking.k8s.io/v1": `{"resources":[{"name":"ingresses"},{"name":"ingresses/status"}]}`,
+	})
+	for _, tt := range []struct {
+		kind schema.GroupKind
+		want string
+		has  bool
+	}{
+		{schema.GroupKind{Kind: "ReplicationController"}, "replicationcontrollers", true},
+		{schema.GroupKind{Group: "networking.k8s.io", Kind: "Ingress"}, "ingresses.networking.k8s.io", false},
+	} {
+		if r, has, err := a.HasScale(context.Background(), tt.kind); err != nil || has != tt.has || r.String() != tt.want {
+			t.Errorf("%s: %s %t %v", tt.kind, r, has, err)
+		}
+	}
+	if _, _, err := a.HasScale(context.Background(), schema.GroupKind{Kind: "Teapot"}); err == nil {
+		t.Error("no error about a kind that there is not")
+	}
+}
