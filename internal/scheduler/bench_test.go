@@ -222,7 +222,7 @@ func preemption(b *testing.B, waiting int) {
 // what was found for equal pods; "sampled" ends a search, which begins anywhere, when enough nodes fit; "all" ends none.
 func BenchmarkBorg(b *testing.B) {
 	blue := podLabels("color", "blue")
-	zones := []podOption{blue, spreading(1, v1.LabelTopologyZone, v1.DoNotSchedule)}
+	zones := []podOption{blue, spreading(1, v1.LabelTopologyZone, v1.DoNotSchedule, "color", "blue")}
 	red := []podOption{podLabels("color", "red"), wishing(term(v1.LabelHostname, "color", "red"))}
 	for name, opts := range map[string][]podOption{"SchedulingBasic": nil, "TopologySpreading": zones, "PreferredPodAffinity": red} {
 		for _, classes := range []bool{true, false} {

@@ -23,9 +23,9 @@ func (s *Scheduler) tell(ctx context.Context, p *Pod, node string, plan VolumePl
 		return err
 	}
 	if err := s.bindVolumes(ctx, p, node, plan); err != nil {
-		return passed("PreBind", fmt.Errorf("running PreBind plugin %q: binding volumes: %w", NameVolumeBinding, err))
+		return passed("PreBind", fmt.Errorf("running PreBind plugin %q: %w", NameVolumeBinding, err))
 	}
-	if err := s.bindDevices(ctx, p, devices); err != nil {
+	if err := s.bindDevices(ctx, p, node, devices); err != nil {
 		return passed("PreBind", fmt.Errorf("running PreBind plugin %q: %w", NameDynamicResources, err))
 	}
 	_ = passed("PreBind", nil)
@@ -80,7 +80,19 @@ func (s *Scheduler) bind(ctx context.Context, it *item, p *Pod, node string, pla
 	}
 	s.queue.retry(it, s.clock.Now())
 	s.signal()
-	s.reportLater(ctx, p, report{reason: v1.PodReasonSchedulerError, message: err.Error()})
+	r := report{reason: v1.PodReasonSchedulerError, message: err.Error()}
+	if !plan.Empty() || !devices.Empty() {
+		none := ""
+		r.nominate = &none // where it was expected
+	}
+	s.reportLater(ctx, p, r)
+}
+
+// expect says where a pod is going to be, before something is waited for that is made ready for it there: whoever adds and removes nodes wants to know (KEP-5278).
+func (s *Scheduler) expect(ctx context.Context, pod *v1.Pod, node string) {
+	if pod.Status.NominatedNodeName != node {
+		s.writeStatus(ctx, pod, &statusChange{nominate: &node})
+	}
 }
 
 // bindPod writes the binding, or has an extender do so.

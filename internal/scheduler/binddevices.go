@@ -18,7 +18,7 @@ const claimTries = 5
 
 // bindDevices writes what was planned for a pod's claims: their devices, and that they are reserved for the pod. Then it waits until drivers say that the devices are
 // ready, if they want that (KEP-5007). The place for a call is given back while there is nothing to do but wait.
-func (s *Scheduler) bindDevices(ctx context.Context, p *Pod, plan DevicePlan) error {
+func (s *Scheduler) bindDevices(ctx context.Context, p *Pod, node string, plan DevicePlan) error {
 	waits := false
 	for i := range plan.Claims {
 		bind := s.bindClaim
@@ -34,6 +34,7 @@ func (s *Scheduler) bindDevices(ctx context.Context, p *Pod, plan DevicePlan) er
 	if !waits {
 		return nil
 	}
+	s.expect(ctx, p.pod, node)
 	<-s.calls
 	bad, err := s.awaitDevices(ctx, p, plan)
 	// Taken again in any case: the caller gives it back.

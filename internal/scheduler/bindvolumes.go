@@ -15,6 +15,7 @@ func (s *Scheduler) bindVolumes(ctx context.Context, p *Pod, node string, plan V
 	if plan.Empty() {
 		return nil
 	}
+	s.expect(ctx, p.pod, node)
 	if err := s.writeVolumes(ctx, node, plan); err != nil {
 		return err
 	}
@@ -22,7 +23,10 @@ func (s *Scheduler) bindVolumes(ctx context.Context, p *Pod, node string, plan V
 	err := s.awaitVolumes(ctx, p, plan)
 	// Taken again in any case: the caller gives it back.
 	s.calls <- struct{}{}
-	return err
+	if err != nil {
+		return fmt.Errorf("binding volumes: %w", err)
+	}
+	return nil
 }
 
 func (s *Scheduler) writeVolumes(ctx context.Context, node string, plan VolumePlan) error {

@@ -103,10 +103,13 @@ const (
 	claimProblem       rejection = 3<<rejectedDetail | filterClaims | rejectedForGood
 )
 
+// claimNotHere is why a node doesn't fit that can't reach the devices of a claim.
+const claimNotHere = "resourceclaim not available on the node"
+
 func (s *Snapshot) claimReason(r rejection) string {
 	switch r {
 	case claimElsewhere:
-		return "resourceclaim not available on the node"
+		return claimNotHere
 	case claimUnsatisfiable:
 		return "cannot allocate all claims"
 	}
@@ -116,6 +119,7 @@ func (s *Snapshot) claimReason(r rejection) string {
 // deviceAsk is the plugin, prepared for one pod.
 type deviceAsk struct {
 	s *Snapshot
+	p *Pod
 	// have are the claims that have devices, and want those that get them with the pod.
 	have, want []*resourcev1.ResourceClaim
 	// ask is for those that want some; extended, if it isn't nil, are devices that the pod asks for as extended resources.
@@ -170,7 +174,7 @@ func (s *Snapshot) askDevices(p *Pod) (*deviceAsk, *refusal) {
 	if err != nil {
 		return no(err)
 	}
-	a := &deviceAsk{s: s, extended: extended}
+	a := &deviceAsk{s: s, p: p, extended: extended}
 	if left := s.devices.Extended(p.uid()); extended != nil && left != nil && left.Status.Allocation != nil && left.DeletionTimestamp == nil {
 		claims, a.extended = append(claims, left), nil // made for the pod by a scheduler that didn't get to bind it
 	}
@@ -226,28 +230,52 @@ func (s *Snapshot) reaches(c *resourcev1.ResourceClaim, i int32) bool {
 }
 
 func (a *deviceAsk) filter(i int32) rejection {
-	for _, c := range a.have {
-		if !a.s.reaches(c, i) {
-			return claimElsewhere
-		}
-	}
 	ask, err := a.on(i)
 	if err != nil {
 		a.s.devices.problem = err.Error()
 		return claimProblem
 	}
-	if ask == nil || ask.Fits(deviceNode{a.s, i}) {
-		return 0
+	if ask != nil && !ask.Fits(deviceNode{a.s, i}) {
+		if why := ask.Problem(); why != "" {
+			a.s.devices.problem = why
+			return claimProblem
+		}
+		return claimUnsatisfiable
 	}
-	if why := ask.Problem(); why != "" {
-		a.s.devices.problem = why
-		return claimProblem
+	for _, c := range a.have {
+		if !a.s.reaches(c, i) {
+			return claimElsewhere
+		}
 	}
-	return claimUnsatisfiable
+	return 0
 }
 
-func (*deviceAsk) adjust(*Snapshot, *placed, int64)                  {}
-func (*deviceAsk) score(_ *Snapshot, _ []int32, out []int64) []int64 { return out }
+func (*deviceAsk) adjust(*Snapshot, *placed, int64) {}
+
+// score prefers nodes on which the claims get what is named first among their alternatives (KEP-4816).
+func (a *deviceAsk) score(_ *Snapshot, nodes []int32, out []int64) []int64 {
+	weight := a.p.profile.deviceWeight
+	if weight == 0 || a.ask == nil && a.extended == nil {
+		return out
+	}
+	var have, most int64
+	for _, c := range a.have {
+		have += dynamicresources.RankOf(c)
+	}
+	from := len(out)
+	for _, i := range nodes {
+		rank := have
+		if ask, err := a.on(i); err == nil && ask != nil {
+			rank += ask.Rank(deviceNode{a.s, i})
+		}
+		most = max(most, rank)
+		out = append(out, rank)
+	}
+	for k, v := range out[from:] {
+		out[from+k] = weight * normalize(largestIsBest, v, most)
+	}
+	return out
+}
 
 // DevicePlan is what must be done for a pod's claims to devices before it can be bound to its node.
 type DevicePlan struct{ Claims []PlannedClaim }

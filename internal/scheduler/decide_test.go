@@ -9,7 +9,7 @@ import (
 )
 
 func unresolved(n int) string {
-	return fmt.Sprintf(" no new claims to deallocate, preemption: 0/%d nodes are available: %d Preemption is not helpful for scheduling.", n, n)
+	return fmt.Sprintf(" preemption: 0/%d nodes are available: %d Preemption is not helpful for scheduling.", n, n)
 }
 
 func TestFilters(t *testing.T) {
@@ -23,16 +23,16 @@ func TestFilters(t *testing.T) {
 		{"no nodes", snapshotOf(), newPod("p"), "no nodes available to schedule pods"},
 		{"fits", snapshotOf(newNode("a", "1", "1Gi")), newPod("p", requesting("cpu", "1", "memory", "1Gi")), "a"},
 		{"cpu in use", snapshotOf(newNode("a", "1", "1Gi")).with(newPod("x", on("a"), requesting("cpu", "600m"))), newPod("p", requesting("cpu", "500m")),
-			"0/1 nodes are available: 1 Insufficient cpu. no new claims to deallocate, preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod."},
+			"0/1 nodes are available: 1 Insufficient cpu. preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod."},
 		{"never preempts", snapshotOf(newNode("a", "1", "1Gi")).with(newPod("x", on("a"), requesting("cpu", "600m"))), newPod("p", requesting("cpu", "500m"), func(p *v1.Pod) {
 			never := v1.PreemptNever
 			p.Spec.PreemptionPolicy = &never
-		}), "0/1 nodes are available: 1 Insufficient cpu. no new claims to deallocate, preemption: not eligible due to preemptionPolicy=Never."},
+		}), "0/1 nodes are available: 1 Insufficient cpu. preemption: not eligible due to preemptionPolicy=Never."},
 		{"more than there is", snapshotOf(newNode("a", "1", "1Gi"), newNode("b", "1", "1Gi")), newPod("p", requesting("cpu", "2", "memory", "2Gi", "ephemeral-storage", "1Ti", "example.com/gpu", "1")),
 			"0/2 nodes are available: 2 Insufficient cpu, 2 Insufficient ephemeral-storage, 2 Insufficient example.com/gpu, 2 Insufficient memory." + unresolved(2)},
 		{"extended", snapshotOf(newNode("a", "1", "1Gi"), newNode("b", "1", "1Gi", allocatable("example.com/gpu", "2"))).with(newPod("x", on("b"), requesting("example.com/gpu", "1"))), newPod("p", requesting("example.com/gpu", "1")), "b"},
 		{"too many pods", snapshotOf(newNode("a", "1", "1Gi", allocatable("pods", "1"))).with(newPod("x", on("a"))), newPod("p"),
-			"0/1 nodes are available: 1 Too many pods. no new claims to deallocate, preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod."},
+			"0/1 nodes are available: 1 Too many pods. preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod."},
 		{"init container is the largest", snapshotOf(newNode("a", "1", "1Gi")), newPod("p", func(p *v1.Pod) {
 			p.Spec.InitContainers = []v1.Container{{Name: "i", Resources: v1.ResourceRequirements{Requests: list(map[v1.ResourceName]string{"cpu": "2"})}}}
 		}), "0/1 nodes are available: 1 Insufficient cpu." + unresolved(1)},
@@ -71,9 +71,9 @@ func TestFilters(t *testing.T) {
 		{"an empty term matches nothing", snapshotOf(newNode("a", "1", "1Gi")), newPod("p", requiring(v1.NodeSelectorTerm{})), "0/1 nodes are available: 1 node(s) didn't match Pod's node affinity/selector." + unresolved(1)},
 		{"by name", snapshotOf(newNode("a", "1", "1Gi"), newNode("b", "1", "1Gi"), newNode("c", "1", "1Gi")), newPod("p", requiring(named("b"))), "b"},
 		{"by name, full", snapshotOf(newNode("a", "1", "1Gi"), newNode("b", "1", "1Gi"), newNode("c", "1", "1Gi")).with(newPod("x", on("b"), requesting("cpu", "1"))), newPod("p", requiring(named("b")), requesting("cpu", "1")),
-			"0/3 nodes are available: 1 Insufficient cpu, 2 node(s) didn't satisfy plugin(s) [NodeAffinity]. no new claims to deallocate, preemption: 0/3 nodes are available: 1 No preemption victims found for incoming pod, 2 Preemption is not helpful for scheduling."},
+			"0/3 nodes are available: 1 Insufficient cpu, 2 node(s) didn't satisfy plugin(s) [NodeAffinity]. preemption: 0/3 nodes are available: 1 No preemption victims found for incoming pod, 2 Preemption is not helpful for scheduling."},
 		{"port in use", snapshotOf(newNode("a", "1", "1Gi")).with(newPod("x", on("a"), port(80, "", ""))), newPod("p", port(80, "1.2.3.4", "TCP")),
-			"0/1 nodes are available: 1 node(s) didn't have free ports for the requested pod ports. no new claims to deallocate, preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod."},
+			"0/1 nodes are available: 1 node(s) didn't have free ports for the requested pod ports. preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod."},
 		{"another port", snapshotOf(newNode("a", "1", "1Gi")).with(newPod("x", on("a"), port(80, "1.1.1.1", ""))), newPod("p", port(80, "1.2.3.4", "TCP"), port(80, "1.1.1.1", "UDP"), port(81, "", "")), "a"},
 		{"a node that is gone", func() *Snapshot {
 			s := snapshotOf(newNode("a", "1", "1Gi"), newNode("b", "1", "1Gi")).with(newPod("x", on("a")))
@@ -85,7 +85,7 @@ func TestFilters(t *testing.T) {
 			s.RemoveNode("a")
 			s.SetNode(newNode("a", "1", "1Gi"))
 			return s
-		}(), newPod("p", requesting("cpu", "1")), "0/1 nodes are available: 1 Insufficient cpu. no new claims to deallocate, preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod."},
+		}(), newPod("p", requesting("cpu", "1")), "0/1 nodes are available: 1 Insufficient cpu. preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod."},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			for range 2 { // the second time from what is kept
@@ -145,22 +145,22 @@ func TestOtherPods(t *testing.T) {
 		{"near both", zones().with(newPod("x", on("b1"), db), newPod("y", on("a1"), db, podLabels("v", "2"))), newPod("p", near(term(zone, "app", "db"), term(v1.LabelHostname, "v", "2"))), "a1"},
 		{"apart", zones().with(newPod("x", on("a1"), db)), newPod("p", apart(term(zone, "app", "db"))), "b1"},
 		{"apart from everybody", zones().with(newPod("x", on("a1"), db), newPod("y", on("b1"), db)), newPod("p", apart(term(zone, "app", "db"))),
-			"0/3 nodes are available: 3 node(s) didn't match pod anti-affinity rules. no new claims to deallocate, preemption: 0/3 nodes are available: 3 No preemption victims found for incoming pod."},
+			"0/3 nodes are available: 3 node(s) didn't match pod anti-affinity rules. preemption: 0/3 nodes are available: 3 No preemption victims found for incoming pod."},
 		{"kept away", zones().with(newPod("x", on("a1"), apart(term(zone, "app", "db")))), newPod("p", db), "b1"},
 		{"kept away everywhere", zones().with(newPod("x", on("a1"), apart(term(zone, "app", "db"))), newPod("y", on("b1"), apart(term(zone, "app", "db")))), newPod("p", db),
-			"0/3 nodes are available: 3 node(s) didn't satisfy existing pods anti-affinity rules. no new claims to deallocate, preemption: 0/3 nodes are available: 3 No preemption victims found for incoming pod."},
+			"0/3 nodes are available: 3 node(s) didn't satisfy existing pods anti-affinity rules. preemption: 0/3 nodes are available: 3 No preemption victims found for incoming pod."},
 		{"would rather be near", zones().with(newPod("x", on("b1"), db)), newPod("p", func(p *v1.Pod) {
 			affinity(p).PodAffinity = &v1.PodAffinity{PreferredDuringSchedulingIgnoredDuringExecution: []v1.WeightedPodAffinityTerm{{Weight: 10, PodAffinityTerm: term(zone, "app", "db")}}}
 		}), "b1"},
 		{"others would rather have it near", zones().with(newPod("x", on("b1"), near(term(zone, "app", "db")))), newPod("p", db), "b1"},
 		{"spread", zones().with(newPod("x", on("a1"), db), newPod("y", on("a2"), db), newPod("z", on("b1"), db)), newPod("p", db, spreading(1, zone, v1.DoNotSchedule, "app", "db")), "b1"},
 		{"spread, skewed by size", snapshotOf(newNode("a", "4", "4Gi", labelled(zone, "a")), newNode("b", "1", "1Gi", labelled(zone, "b")), newNode("c", "4", "4Gi")).with(newPod("x", on("a"), db), newPod("y", on("b"), requesting("cpu", "1"))), newPod("p", db, requesting("cpu", "1"), spreading(1, zone, v1.DoNotSchedule, "app", "db")),
-			"0/3 nodes are available: 1 Insufficient cpu, 1 node(s) didn't match pod topology spread constraints, 1 node(s) didn't match pod topology spread constraints (missing required label). no new claims to deallocate, preemption: 0/3 nodes are available: 1 Preemption is not helpful for scheduling, 2 No preemption victims found for incoming pod."},
+			"0/3 nodes are available: 1 Insufficient cpu, 1 node(s) didn't match pod topology spread constraints, 1 node(s) didn't match pod topology spread constraints (missing required label). preemption: 0/3 nodes are available: 1 Preemption is not helpful for scheduling, 2 No preemption victims found for incoming pod."},
 		{"would rather be spread", zones().with(newPod("x", on("a1"), db), newPod("y", on("b1"), requesting("cpu", "500m"))), newPod("p", db, spreading(1, zone, v1.ScheduleAnyway, "app", "db")), "b1"},
 		{"spread, min domains", zones().with(newPod("x", on("a1"), db), newPod("z", on("b1"), db)), newPod("p", db, spreading(1, zone, v1.DoNotSchedule, "app", "db"), func(p *v1.Pod) {
 			three := int32(3)
 			p.Spec.TopologySpreadConstraints[0].MinDomains = &three
-		}), "0/3 nodes are available: 3 node(s) didn't match pod topology spread constraints. no new claims to deallocate, preemption: 0/3 nodes are available: 3 No preemption victims found for incoming pod."},
+		}), "0/3 nodes are available: 3 node(s) didn't match pod topology spread constraints. preemption: 0/3 nodes are available: 3 No preemption victims found for incoming pod."},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			for range 3 {

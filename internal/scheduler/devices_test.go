@@ -93,7 +93,7 @@ func TestDevicesAreAllocated(t *testing.T) {
 		b.pass(time.Minute)
 		b.on("b", "r")
 		b.on("", "s")
-		if got := b.condition("s"); got != "False Unschedulable 0/2 nodes are available: 2 cannot allocate all claims. still not schedulable, preemption: 0/2 nodes are available: 2 Preemption is not helpful for scheduling." {
+		if got := b.condition("s"); got != "False Unschedulable 0/2 nodes are available: 2 cannot allocate all claims. preemption: 0/2 nodes are available: 2 Preemption is not helpful for scheduling." {
 			b.Error(got)
 		}
 		// As the claim's controller does when its pod is gone.
@@ -117,7 +117,7 @@ func TestDevicesAreAllocated(t *testing.T) {
 func TestDevicesAreWaitedFor(t *testing.T) {
 	run(t, func(b *bench) {
 		b.create(newPod("p", claiming("c")))
-		if got := b.condition("p"); !strings.HasPrefix(got, "False Unschedulable 0/1 nodes are available: request r: device class gpu does not exist. no new claims to deallocate,") {
+		if got := b.condition("p"); !strings.HasPrefix(got, "False Unschedulable 0/1 nodes are available: request r: device class gpu does not exist. preemption:") {
 			b.Error(got)
 		}
 		if _, err := b.client.ResourceV1().DeviceClasses().Create(b.Context(), gpuClass(), metav1.CreateOptions{}); err != nil {

@@ -49,12 +49,17 @@ func (s *Scheduler) evict(ctx context.Context, it *item, p *Pod, e Eviction) {
 			s.reportLater(ctx, p, report{reason: v1.PodReasonSchedulerError, message: fmt.Sprintf("preemption: %v", err), nominate: &none})
 		}
 	}
-	if s.snapshot.FitsOn(it.p, e.Node, 1) > 0 {
+	if s.snapshot.FitsOn(it.p, e.Node, 1) > 0 && (!it.waitsForOthers() || s.left(e.Victims)) {
 		it.woken = true // they were gone before they were deleted
 	}
 	s.queue.evicted(it, now)
 	s.evictedFor(p.uid(), now)
 	s.signal()
+}
+
+// left says that none of some pods is on a node any more. s.mu must be held.
+func (s *Scheduler) left(pods []*v1.Pod) bool {
+	return !slices.ContainsFunc(pods, func(p *v1.Pod) bool { return s.snapshot.pods[p.UID] != nil })
 }
 
 func (s *Scheduler) evictOne(ctx context.Context, p *Pod, victim *v1.Pod, node string) error {

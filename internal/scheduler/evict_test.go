@@ -14,7 +14,10 @@ import (
 	clientgotesting "k8s.io/client-go/testing"
 )
 
-const preempting = "0/1 nodes are available: 1 Insufficient cpu."
+const (
+	unfit      = "0/1 nodes are available: 1 Insufficient cpu."
+	preempting = unfit + " preemption: found a potential placement for pod on node a, preempting 1 victims"
+)
 
 func TestEvicts(t *testing.T) {
 	run(t, func(b *bench) {
@@ -68,7 +71,7 @@ func TestNeverEvicts(t *testing.T) {
 		b.pass(time.Hour)
 		b.on("", "p")
 		b.on("a", "x")
-		if got := b.condition("p"); got != "False Unschedulable "+preempting+" no new claims to deallocate, preemption: not eligible due to preemptionPolicy=Never." {
+		if got := b.condition("p"); got != "False Unschedulable "+unfit+" preemption: not eligible due to preemptionPolicy=Never." {
 			b.Error(got)
 		}
 	}, newNode("a", "1", "1Gi"), newPod("x", on("a"), requesting("cpu", "1")))

@@ -1,7 +1,6 @@
 package scheduler
 
 import (
-	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -29,10 +28,10 @@ type Failure struct {
 	Never string
 	// Quiet says that the reason will soon be gone by itself.
 	Quiet bool
-	// Claims is what was done about the pod's claims to devices, in upstream's words; empty if it has none.
+	// Claims is what was done about the pod's claims to devices, in upstream's words; empty if nothing was.
 	Claims string
-	// Room says that room is being made for the pod by evicting others.
-	Room bool
+	// Room says, in upstream's words, which room is being made for the pod by evicting others; empty if none is.
+	Room string
 }
 
 func (s *Snapshot) newFailure(p *Pod) *Failure {
@@ -67,9 +66,6 @@ func countRejections(rejections []rejection) map[rejection]int32 {
 // explain counts the reasons of all nodes.
 func (s *Snapshot) explain(p *Pod, counts map[rejection]int32) *Failure {
 	f := s.newFailure(p)
-	if len(p.pod.Spec.ResourceClaims) > 0 && p.profile.asked[NameDynamicResources] {
-		f.Claims = "still not schedulable"
-	}
 	for r, many := range counts {
 		n := int(many)
 		if r&rejectedForGood != 0 {
@@ -118,10 +114,17 @@ func (f *Failure) Error() string {
 	} else {
 		fmt.Fprintf(&b, "0/%d nodes are available: %s.", f.Nodes, histogram(f.Reasons))
 	}
-	if f.Room || f.Never == notConfigured {
+	switch {
+	case f.Room != "":
+		return b.String() + " preemption: " + f.Room
+	case f.Never == notConfigured && f.Claims == "":
 		return b.String()
+	case f.Never == notConfigured:
+		return b.String() + " " + f.Claims
+	case f.Claims != "":
+		b.WriteString(" " + f.Claims + ",")
 	}
-	b.WriteString(" " + cmp.Or(f.Claims, "no new claims to deallocate") + ", preemption: ")
+	b.WriteString(" preemption: ")
 	if f.Never != "" {
 		b.WriteString(f.Never)
 		return b.String()

@@ -210,7 +210,8 @@ func (ip *interPod) score(_ *Snapshot, nodes []int32, out []int64) []int64 {
 	}
 	for k, v := range out[from:] {
 		if most > least {
-			out[from+k] = ip.pod.profile.interPodWeight * maxNodeScore * (v - least) / (most - least)
+			// As upstream counts, to the last bit: what is cut off is cut off before the weight.
+			out[from+k] = ip.pod.profile.interPodWeight * int64(maxNodeScore*(float64(v-least)/float64(most-least)))
 		} else {
 			out[from+k] = 0
 		}

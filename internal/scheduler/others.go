@@ -100,6 +100,14 @@ func (c *counter) add(node int, by int32) {
 	c.total += int(by)
 }
 
+// at is the number for a node.
+func (c *counter) at(i int32) int64 {
+	if int(i) < len(c.nodes) {
+		return int64(c.nodes[i])
+	}
+	return 0
+}
+
 // podTerm is a term of a pod's affinity or anti-affinity: other pods, and the label that says which nodes are one place.
 type podTerm struct {
 	matcher
@@ -340,6 +348,21 @@ func (s *Snapshot) domainsOf(key uint32) *domains {
 	return d
 }
 
+// among is in how many places those nodes are that aren't marked in a list; all that are nowhere are in one.
+func (d *domains) among(s *Snapshot, nodes []int32, list []int64, mark int64) int {
+	t, nowhere := s.newTally(d), 0
+	for k, i := range nodes {
+		switch id := d.of[i]; {
+		case list[k] == mark:
+		case id < 0:
+			nowhere = 1
+		case !t.known[id]:
+			t.add(id, 0)
+		}
+	}
+	return len(t.list) + nowhere
+}
+
 // tally is a number for each domain: a map that is quick to fill and to clear.
 type tally struct {
 	counts []int64
@@ -421,14 +444,27 @@ func (s *Snapshot) ask(p *Pod, c *class) ([]asked, *refusal) {
 	return out, nil
 }
 
+// spreadsWith says whether a waiting pod must keep its distance from pods like another one, be that alive or not.
+func (s *Snapshot) spreadsWith(waiting, other *Pod) bool {
+	var rules []spreadRule
+	switch own := waiting.others != nil && waiting.others.hasSpread; {
+	case own:
+		rules = waiting.others.spread
+	case waiting.profile.spreadsHard:
+		rules = s.spreadRules(waiting)
+	}
+	return slices.ContainsFunc(rules, func(r spreadRule) bool {
+		r.alive = false
+		return r.hard && r.matches(s, other.pod)
+	})
+}
+
 // concerns says whether it can matter to a waiting pod that another comes to a node or leaves one.
 func (s *Snapshot) concerns(waiting, other *Pod) bool {
+	if s.spreadsWith(waiting, other) {
+		return true
+	}
 	if r := waiting.others; r != nil {
-		for i := range r.spread {
-			if r.spread[i].matcher.matches(s, other.pod) || r.spread[i].alive && other.pod.DeletionTimestamp != nil {
-				return true
-			}
-		}
 		for _, terms := range [][]podTerm{r.affinity, r.anti} {
 			for i := range terms {
 				if terms[i].matches(s, other.pod) {

@@ -103,8 +103,9 @@ func (s *Snapshot) readRequests(p *Pod) {
 		s.addPlain(p)
 		return
 	}
-	opts := podresource.PodResourcesOptions{UseStatusResources: true}
-	for name, q := range podresource.PodRequests(p.pod, opts) {
+	opts := podresource.PodResourcesOptions{UseStatusResources: true, InPlacePodLevelResourcesVerticalScalingEnabled: true}
+	all := podresource.PodRequests(p.pod, opts)
+	for name, q := range all {
 		s.addRequest(&p.requests, name, q)
 	}
 	slices.SortFunc(p.requests.extended, func(a, b request) int { return cmp.Compare(a.resource, b.resource) })
@@ -113,6 +114,12 @@ func (s *Snapshot) readRequests(p *Pod) {
 		opts.NonMissingContainerRequests = v1.ResourceList{
 			v1.ResourceCPU:    *resource.NewMilliQuantity(defaultMilliCPU, resource.DecimalSI),
 			v1.ResourceMemory: *resource.NewQuantity(defaultMemoryBytes, resource.BinarySI),
+		}
+		if podresource.IsPodLevelRequestsSet(p.pod) {
+			// What the pod itself requests is not for its containers to complete.
+			for name := range all {
+				delete(opts.NonMissingContainerRequests, name)
+			}
 		}
 		scored := podresource.PodRequests(p.pod, opts)
 		p.scoredCPU, p.scoredMemory = scored.Cpu().MilliValue(), scored.Memory().Value()

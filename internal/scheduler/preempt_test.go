@@ -70,7 +70,7 @@ func TestPreempt(t *testing.T) {
 	}{
 		{"the less important", two().with(newPod("x", on("a"), whole, priority(5)), newPod("y", on("b"), whole, priority(3))), newPod("p", whole, priority(10)), "b: y"},
 		{"an equal isn't touched", two().with(newPod("x", on("a"), whole, priority(10)), newPod("y", on("b"), whole, priority(11))), newPod("p", whole, priority(10)),
-			"0/2 nodes are available: 2 Insufficient cpu. no new claims to deallocate, preemption: 0/2 nodes are available: 2 No preemption victims found for incoming pod."},
+			"0/2 nodes are available: 2 Insufficient cpu. preemption: 0/2 nodes are available: 2 No preemption victims found for incoming pod."},
 		{"as few as possible", two().with(newPod("x", on("a"), half, priority(1)), newPod("y", on("a"), half, priority(1)), newPod("z", on("b"), half), newPod("w", on("b"), half, priority(20))), newPod("p", half, priority(10)), "b: z"},
 		{"the younger", two().with(newPod("x", on("a"), whole, began(1)), newPod("y", on("b"), whole, began(2))), newPod("p", whole, priority(10)), "b: y"},
 		{"fewer", two().with(newPod("x", on("a"), whole), newPod("y", on("b"), half), newPod("z", on("b"), half)), newPod("p", whole, priority(10)), "a: x"},
@@ -80,7 +80,7 @@ func TestPreempt(t *testing.T) {
 		{"a budget is broken if need be", guarded(snapshotOf(newNode("a", "1", "1Gi")).with(newPod("x", on("a"), whole, db)), budgetFor("b", 0, "app", "db")), newPod("p", whole, priority(10)), "a: x"},
 		{"the protected stays on the node", guarded(snapshotOf(newNode("a", "1", "1Gi")).with(newPod("x", on("a"), half, db), newPod("y", on("a"), half, priority(5))), budgetFor("b", 0, "app", "db")), newPod("p", half, priority(10)), "a: y"},
 		{"nowhere near enough", snapshotOf(newNode("a", "1", "1Gi")).with(newPod("x", on("a"), half), newPod("y", on("a"), half, priority(20))), newPod("p", whole, priority(10)),
-			"0/1 nodes are available: 1 Insufficient cpu. no new claims to deallocate, preemption: 0/1 nodes are available: 1 Insufficient cpu."},
+			"0/1 nodes are available: 1 Insufficient cpu. preemption: 0/1 nodes are available: 1 Insufficient cpu."},
 		{"more than there is", snapshotOf(newNode("a", "1", "1Gi")).with(newPod("x", on("a"), half)), newPod("p", requesting("cpu", "2"), priority(10)), "0/1 nodes are available: 1 Insufficient cpu." + unresolved(1)},
 		{"port", snapshotOf(newNode("a", "4", "4Gi")).with(newPod("x", on("a"), port(80, "", "")), newPod("y", on("a"), port(81, "", ""))), newPod("p", port(80, "", ""), priority(10)), "a: x"},
 		{"apart", snapshotOf(newNode("a", "4", "4Gi")).with(newPod("x", on("a"), db), newPod("y", on("a"))), newPod("p", apart(term(v1.LabelHostname, "app", "db")), priority(10)), "a: x"},
@@ -95,7 +95,7 @@ func TestPreempt(t *testing.T) {
 			p.DeletionTimestamp = &metav1.Time{Time: time.Unix(1, 0)}
 			p.Status.Conditions = []v1.PodCondition{{Type: v1.DisruptionTarget, Status: v1.ConditionTrue, Reason: v1.PodReasonPreemptionByScheduler}}
 		})), "a", newPod("p", whole, priority(10))), newPod("p", whole, priority(10)),
-			"0/1 nodes are available: 1 Insufficient cpu. no new claims to deallocate, preemption: not eligible due to a terminating pod on the nominated node."},
+			"0/1 nodes are available: 1 Insufficient cpu. preemption: not eligible due to a terminating pod on the nominated node."},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			for range 3 {
@@ -119,7 +119,7 @@ func TestNominated(t *testing.T) {
 		{newPod("p", requesting("cpu", "1"), priority(10)), "b"},
 		{n, "a"},
 		{newPod("p", requesting("cpu", "1"), selecting(v1.LabelHostname, "a"), priority(11)), "a"},
-		{newPod("p", requesting("cpu", "1"), selecting(v1.LabelHostname, "a")), "0/2 nodes are available: 1 Insufficient cpu, 1 node(s) didn't match Pod's node affinity/selector. no new claims to deallocate, preemption: 0/2 nodes are available: 1 No preemption victims found for incoming pod, 1 Preemption is not helpful for scheduling."},
+		{newPod("p", requesting("cpu", "1"), selecting(v1.LabelHostname, "a")), "0/2 nodes are available: 1 Insufficient cpu, 1 node(s) didn't match Pod's node affinity/selector. preemption: 0/2 nodes are available: 1 No preemption victims found for incoming pod, 1 Preemption is not helpful for scheduling."},
 	} {
 		if got := s.outcome(tt.pod); got != tt.want {
 			t.Errorf("got  %s\nwant %s", got, tt.want)

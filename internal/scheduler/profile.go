@@ -20,8 +20,8 @@ type profile struct {
 	scores  []weighted
 	// asked are the filters that look at more than the pod's class and the node, by name.
 	asked map[string]bool
-	// spreadWeight, interPodWeight and volumeWeight are 0 if those plugins don't score.
-	spreadWeight, interPodWeight, volumeWeight int64
+	// spreadWeight, interPodWeight, volumeWeight and deviceWeight are 0 if those plugins don't score.
+	spreadWeight, interPodWeight, volumeWeight, deviceWeight int64
 	// volumeShape is how good it is that so much of the storage of a node is asked for.
 	volumeShape []schedulerv1.UtilizationShapePoint
 	// hardWeight is what a required affinity of a pod on a node counts for in the scores of the pods that it wants near it.
@@ -32,7 +32,9 @@ type profile struct {
 	// exempt themselves from.
 	spreadBy  []v1.TopologySpreadConstraint
 	byDefault bool
-	preempts  bool
+	// spreadsHard says that some of them must be kept.
+	spreadsHard bool
+	preempts    bool
 	// minTried and minTriedPercent are on how many nodes preemption is tried at least.
 	minTried, minTriedPercent int
 	// percentage is at what part of all nodes the search for nodes that fit may end; 0 lets the number of nodes decide.
@@ -81,6 +83,7 @@ func (s *Snapshot) newProfile(index int, c *config.Profile) *profile {
 		if p.byDefault = a.PodTopologySpread.DefaultingType != schedulerv1.ListDefaulting; p.byDefault {
 			p.spreadBy = systemConstraints()
 		}
+		p.spreadsHard = slices.ContainsFunc(p.spreadBy, func(t v1.TopologySpreadConstraint) bool { return t.WhenUnsatisfiable == v1.DoNotSchedule })
 	}
 	fit := s.newFit(&a.NodeResourcesFit)
 	affinity := s.newNodeAffinity(a.NodeAffinity.AddedAffinity)
@@ -107,6 +110,8 @@ func (s *Snapshot) newProfile(index int, c *config.Profile) *profile {
 			p.interPodWeight = weight
 		case e.Name == NameVolumeBinding:
 			p.volumeWeight = weight
+		case e.Name == NameDynamicResources:
+			p.deviceWeight = weight
 		}
 	}
 	return p

@@ -2,6 +2,7 @@ package scheduler
 
 import (
 	"container/heap"
+	"slices"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
@@ -74,6 +75,12 @@ func stuckFor(plugins []string) (kinds [stuckKinds]bool, node bool) {
 		}
 	}
 	return kinds, node || len(plugins) == 0
+}
+
+// waitsForOthers says that room on a node is not all that the pod waits for.
+func (it *item) waitsForOthers() bool {
+	kinds, _ := stuckFor(it.plugins)
+	return slices.Contains(kinds[:], true)
 }
 
 // queue holds the pods without a node. It knows neither clock nor API; the time is given to it.

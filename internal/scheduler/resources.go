@@ -265,8 +265,8 @@ func (b *balancedAllocation) Score(_ *Snapshot, c *class, n *node) int64 {
 			without.add(min(1, float64(used-added)/float64(capacity)))
 		}
 	}
-	// Three quarters are for a pod that leaves the balance as it is.
-	return int64(maxNodeScore*3/4 + (without.value()-with.value())*maxNodeScore/2)
+	// Three quarters are for a pod that leaves the balance as it is. Each side is made whole before they are compared, as upstream does.
+	return maxNodeScore/2 + (maxNodeScore/2+with.balance()-without.balance())/2
 }
 
 // maxBalanced bounds how many resources are balanced.
@@ -284,6 +284,9 @@ func (d *deviation) add(x float64) {
 		d.n++
 	}
 }
+
+// balance is a score that is lower the more the numbers differ.
+func (d *deviation) balance() int64 { return int64((1 - d.value()) * maxNodeScore) }
 
 func (d *deviation) value() float64 {
 	switch d.n {

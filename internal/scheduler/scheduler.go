@@ -292,7 +292,7 @@ func (s *Scheduler) failed(ctx context.Context, it *item, now time.Time, f *Fail
 	r := report{reason: v1.PodReasonUnschedulable}
 	var e Eviction
 	room := false
-	if f.Claims != "" {
+	if f.Reasons[claimNotHere] > 0 {
 		if c := s.snapshot.Deallocatable(p); c != nil {
 			f.Claims = "deallocation of ResourceClaim completed"
 			s.wg.Go(func() {
@@ -320,7 +320,7 @@ func (s *Scheduler) failed(ctx context.Context, it *item, now time.Time, f *Fail
 	s.metrics.attempted(p, resultUnschedulable, s.clock.Since(now))
 	switch {
 	case room:
-		f.Room = true
+		f.Room = fmt.Sprintf("found a potential placement for pod on node %s, preempting %d victims", e.Node, len(e.Victims))
 		r.nominate = &e.Node
 		it.evicting = true
 		if freed := s.snapshot.NominatedFor(p.uid()); freed != "" && freed != e.Node {

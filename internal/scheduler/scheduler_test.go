@@ -223,7 +223,7 @@ func (b *bench) condition(name string) string {
 	return ""
 }
 
-const noCPU = "0/1 nodes are available: 1 Insufficient cpu. no new claims to deallocate, preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod."
+const noCPU = "0/1 nodes are available: 1 Insufficient cpu. preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod."
 
 func TestSchedules(t *testing.T) {
 	run(t, func(b *bench) {

@@ -17,6 +17,7 @@ type spreadRule struct {
 	honorAffinity bool // count only nodes that the pod's selector and affinity accept
 	honorTaints   bool // count only nodes whose taints the pod tolerates
 	matchesItself bool
+	hostname      bool // each node is a domain of its own
 }
 
 func (s *Snapshot) newSpreadRule(pod *v1.Pod, t *v1.TopologySpreadConstraint) spreadRule {
@@ -24,17 +25,22 @@ func (s *Snapshot) newSpreadRule(pod *v1.Pod, t *v1.TopologySpreadConstraint) sp
 }
 
 func (s *Snapshot) newRule(pod *v1.Pod, t *v1.TopologySpreadConstraint, sel labels.Selector) spreadRule {
+	counted := sel
+	if sel.Empty() {
+		counted = labels.Nothing() // upstream's scheduler counts no pods for a selector that selects all
+	}
 	r := spreadRule{
-		matcher:  newMatcher([]string{pod.Namespace}, nil, true, sel),
+		matcher:  newMatcher([]string{pod.Namespace}, nil, true, counted),
 		topology: s.strings.id(t.TopologyKey), maxSkew: int64(t.MaxSkew), minDomains: 1,
 		hard:          t.WhenUnsatisfiable == v1.DoNotSchedule,
 		honorAffinity: t.NodeAffinityPolicy == nil || *t.NodeAffinityPolicy == v1.NodeInclusionPolicyHonor,
+		hostname:      t.TopologyKey == v1.LabelHostname,
 		honorTaints:   t.NodeTaintsPolicy != nil && *t.NodeTaintsPolicy == v1.NodeInclusionPolicyHonor,
 	}
 	if t.MinDomains != nil {
 		r.minDomains = int64(*t.MinDomains)
 	}
-	r.matchesItself = r.matches(s, pod)
+	r.matchesItself = sel.Matches(labels.Set(pod.Labels))
 	return r
 }
 
@@ -163,33 +169,51 @@ func (sp *spread) adjust(s *Snapshot, q *placed, by int64) {
 	}
 }
 
-// score prefers domains with few matching pods; the more domains there are, the more a difference weighs.
-func (sp *spread) score(_ *Snapshot, nodes []int32, out []int64) []int64 {
+// score prefers domains with few matching pods; the more domains the nodes are in, the more a difference weighs.
+func (sp *spread) score(s *Snapshot, nodes []int32, out []int64) []int64 {
 	if len(sp.soft) == 0 {
 		return out
-	}
-	weights := make([]float64, len(sp.soft))
-	for k := range sp.soft {
-		weights[k] = math.Log(float64(sp.soft[k].counted.known + 2))
 	}
 	const outside = -1
 	least, most := int64(math.MaxInt64), int64(0)
 	from := len(out)
+	takePart := 0
 	for _, i := range nodes {
-		if !sp.lenient && !hasAll(sp.soft, int(i)) {
+		if sp.lenient || hasAll(sp.soft, int(i)) {
+			takePart++
+			out = append(out, 0)
+		} else {
 			out = append(out, outside)
+		}
+	}
+	weights := make([]float64, len(sp.soft))
+	for k := range sp.soft {
+		size := takePart
+		if st := &sp.soft[k]; !st.hostname {
+			size = st.domains.among(s, nodes, out[from:], outside)
+		}
+		weights[k] = math.Log(float64(size + 2))
+	}
+	for at, i := range nodes {
+		if out[from+at] == outside {
 			continue
 		}
 		var sum float64
 		for k := range sp.soft {
 			st := &sp.soft[k]
-			if d := st.domains.of[i]; d >= 0 {
-				sum += float64(st.counted.counts[d])*weights[k] + float64(st.maxSkew-1)
+			d := st.domains.of[i]
+			if d < 0 {
+				continue
 			}
+			n := st.counted.counts[d]
+			if st.hostname {
+				n = st.counted.counter.at(i) // also where the rule's policies don't count the node
+			}
+			sum += float64(n)*weights[k] + float64(st.maxSkew-1)
 		}
 		v := int64(math.Round(sum))
 		least, most = min(least, v), max(most, v)
-		out = append(out, v)
+		out[from+at] = v
 	}
 	for k, v := range out[from:] {
 		switch {

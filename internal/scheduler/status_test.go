@@ -211,7 +211,7 @@ func TestEvictsDirectly(t *testing.T) {
 				b.Errorf("%s was told %d times", name, told[name])
 			}
 		}
-		if b.seen("p Warning FailedScheduling "+preempting) == 0 || b.seen("z Normal Preempted Preempted by pod uid-p on node a") != 1 {
+		if b.seen("p Warning FailedScheduling "+strings.Replace(preempting, "1 victims", "3 victims", 1)) == 0 || b.seen("z Normal Preempted Preempted by pod uid-p on node a") != 1 {
 			b.Errorf("%q", b.events)
 		}
 	}, newNode("a", "3", "1Gi"), newPod("x", on("a"), requesting("cpu", "1")), newPod("y", on("a"), requesting("cpu", "1")), newPod("z", on("a"), requesting("cpu", "1")))

@@ -16,13 +16,14 @@ import (
 
 // Details of the volume plugins' rejections.
 const (
-	diskInUse       rejection = 1<<rejectedDetail | filterVolumeRestrictions
-	claimInUse      rejection = 2<<rejectedDetail | filterVolumeRestrictions
-	tooManyVolumes  rejection = 1<<rejectedDetail | filterVolumeLimits
+	diskInUse      rejection = 1<<rejectedDetail | filterVolumeRestrictions
+	claimInUse     rejection = 2<<rejectedDetail | filterVolumeRestrictions
+	tooManyVolumes rejection = 1<<rejectedDetail | filterVolumeLimits
+	// Those of volume binding are bits: a node may have several.
 	volumeElsewhere rejection = 1<<rejectedDetail | filterVolumeBinding | rejectedForGood
-	volumeGone      rejection = 2<<rejectedDetail | filterVolumeBinding | rejectedForGood
-	noVolume        rejection = 3<<rejectedDetail | filterVolumeBinding | rejectedForGood
+	noVolume        rejection = 2<<rejectedDetail | filterVolumeBinding | rejectedForGood
 	noStorage       rejection = 4<<rejectedDetail | filterVolumeBinding | rejectedForGood
+	volumeGone      rejection = 8<<rejectedDetail | filterVolumeBinding | rejectedForGood
 	otherZone       rejection = 1<<rejectedDetail | filterVolumeZone | rejectedForGood
 )
 
@@ -40,19 +41,26 @@ func (s *Snapshot) volumeReason(r rejection) (plugin string, texts []string) {
 	case diskInUse:
 		return NameVolumeRestrictions, []string{"node(s) had no available disk"}
 	case claimInUse:
-		return NameVolumeRestrictions, []string{"node has pod using PersistentVolumeClaim with the same name and ReadWriteOncePod access mode"}
+		return NameVolumeRestrictions, []string{"node(s) unavailable due to PersistentVolumeClaim with ReadWriteOncePod access mode already in-use by another pod"}
 	case tooManyVolumes:
 		return NameNodeVolumeLimits, []string{"node(s) exceed max volume count"}
-	case volumeElsewhere:
-		return NameVolumeBinding, []string{"node(s) didn't match PersistentVolume's node affinity"}
-	case volumeGone:
-		return NameVolumeBinding, []string{"node(s) unavailable due to one or more pvc(s) bound to non-existent pv(s)"}
-	case noStorage:
-		return NameVolumeBinding, []string{"node(s) did not have enough free storage"}
 	case otherZone:
 		return NameVolumeZone, []string{"node(s) had no available volume zone"}
 	}
-	return NameVolumeBinding, []string{"node(s) didn't find available persistent volumes to bind"}
+	for _, l := range []struct {
+		bit  rejection
+		text string
+	}{
+		{volumeElsewhere, "node(s) didn't match PersistentVolume's node affinity"},
+		{noVolume, "node(s) didn't find available persistent volumes to bind"},
+		{noStorage, "node(s) did not have enough free storage"},
+		{volumeGone, "node(s) unavailable due to one or more pvc(s) bound to non-existent pv(s)"},
+	} {
+		if (r&l.bit)>>rejectedDetail != 0 {
+			texts = append(texts, l.text)
+		}
+	}
+	return NameVolumeBinding, texts
 }
 
 func (s *Snapshot) newZoneRule(key, zones string) zoneRule {
@@ -109,7 +117,7 @@ func (s *Snapshot) newVolumeAsk(p *Pod) (*volumeAsk, *refusal) {
 	no := func(format string, args ...any) (*volumeAsk, *refusal) {
 		return nil, &refusal{plugin: NameVolumeBinding, message: fmt.Sprintf(format, args...)}
 	}
-	waiting := false
+	waiting, missing := false, ""
 	for _, u := range p.volumes.claims {
 		c := s.volumes.claims[u.key]
 		switch {
@@ -135,6 +143,9 @@ func (s *Snapshot) newVolumeAsk(p *Pod) (*volumeAsk, *refusal) {
 				a.bound = append(a.bound, v)
 			} else {
 				a.lost = true
+				if !u.ephemeral && missing == "" {
+					missing = c.Spec.VolumeName
+				}
 			}
 			continue
 		}
@@ -151,6 +162,9 @@ func (s *Snapshot) newVolumeAsk(p *Pod) (*volumeAsk, *refusal) {
 	}
 	if waiting && a.on[NameVolumeBinding] {
 		return no("pod has unbound immediate PersistentVolumeClaims")
+	}
+	if missing != "" && a.on[NameVolumeZone] {
+		return nil, &refusal{plugin: NameVolumeZone, message: fmt.Sprintf("persistentvolume %q not found", missing)}
 	}
 	// The small ones first, so that they don't take the volumes that only the large ones can't do without.
 	slices.SortStableFunc(a.delayed, func(x, y delayedClaim) int { return cmp.Compare(x.bytes, y.bytes) })
@@ -170,15 +184,14 @@ func (a *volumeAsk) filter(i int32) rejection {
 		}
 	}
 	if a.on[NameVolumeBinding] {
+		var r rejection
 		if a.lost {
-			return volumeGone
+			r = volumeGone
+		} else if slices.ContainsFunc(a.bound, func(v *volume) bool { return !v.selector.matches(a.s, n) }) {
+			r = volumeElsewhere
 		}
-		for _, v := range a.bound {
-			if !v.selector.matches(a.s, n) {
-				return volumeElsewhere
-			}
-		}
-		if _, r := a.plan(n); r != 0 {
+		_, why := a.plan(n)
+		if r |= why; r != 0 {
 			return r
 		}
 	}
@@ -224,6 +237,9 @@ func (a *volumeAsk) others(n *node, f func(q *Pod) bool) {
 }
 
 func (a *volumeAsk) restrictions(n *node) rejection {
+	if r := a.diskConflict(n); r != 0 {
+		return r
+	}
 	for _, key := range a.exclusive {
 		users := a.s.volumes.users[key]
 		// Those that are thought away use it no more.
@@ -241,6 +257,11 @@ func (a *volumeAsk) restrictions(n *node) rejection {
 			return claimInUse
 		}
 	}
+	return 0
+}
+
+// diskConflict says whether another pod on the node has a disk of the pod's that they can't share.
+func (a *volumeAsk) diskConflict(n *node) rejection {
 	if len(a.p.volumes.disks) == 0 {
 		return 0
 	}

@@ -126,7 +126,7 @@ func TestVolumes(t *testing.T) {
 	}
 	topology := newStorageClass("c", "d", later)
 	topology.AllowedTopologies = []v1.TopologySelectorTerm{{MatchLabelExpressions: []v1.TopologySelectorLabelRequirement{{Key: zone, Values: []string{"y"}}}}}
-	const nobody = " no new claims to deallocate, preemption: 0/2 nodes are available: 2 No preemption victims found for incoming pod."
+	const nobody = " preemption: 0/2 nodes are available: 2 No preemption victims found for incoming pod."
 	for _, tt := range []struct {
 		name string
 		s    *Snapshot
@@ -137,7 +137,7 @@ func TestVolumes(t *testing.T) {
 		{"unbound", two().storing(newClaim("c", "c"), newStorageClass("c", "d", now)), newPod("p", using("c")), "0/2 nodes are available: pod has unbound immediate PersistentVolumeClaims." + unresolved(2)},
 		{"bound", two().storing(newClaim("c", "c", boundTo("v")), newVolume("v", "c", "1Gi", "b")), newPod("p", using("c")), "b"},
 		{"bound elsewhere", two().storing(newClaim("c", "c", boundTo("v")), newVolume("v", "c", "1Gi", "z")), newPod("p", using("c")), "0/2 nodes are available: 2 node(s) didn't match PersistentVolume's node affinity." + unresolved(2)},
-		{"bound to nothing", two().storing(newClaim("c", "c", boundTo("v"))), newPod("p", using("c")), "0/2 nodes are available: 2 node(s) unavailable due to one or more pvc(s) bound to non-existent pv(s)." + unresolved(2)},
+		{"bound to nothing", two().storing(newClaim("c", "c", boundTo("v"))), newPod("p", using("c")), `0/2 nodes are available: persistentvolume "v" not found.` + unresolved(2)},
 		{"a volume is there", two().storing(newClaim("c", "c"), newStorageClass("c", noProvisioner, later), newVolume("v", "c", "2Gi", "b"), newVolume("small", "c", "1Mi", "a")), newPod("p", using("c")), "b"},
 		{"one volume for two", two().storing(newClaim("c", "c"), newClaim("e", "c"), newStorageClass("c", noProvisioner, later), newVolume("v", "c", "2Gi", "b")), newPod("p", using("c", "e")),
 			"0/2 nodes are available: 2 node(s) didn't find available persistent volumes to bind." + unresolved(2)},
@@ -150,10 +150,10 @@ func TestVolumes(t *testing.T) {
 		{"under way", two().storing(newClaim("c", "c", func(c *v1.PersistentVolumeClaim) { metav1.SetMetaDataAnnotation(&c.ObjectMeta, annSelectedNode, "b") }), newStorageClass("c", "d", later)), newPod("p", using("c")), "b"},
 		{"zone", two().storing(newClaim("c", "c", boundTo("v")), newVolume("v", "c", "1Gi", "", func(pv *v1.PersistentVolume) { pv.Labels[zone] = "y__z" })), newPod("p", using("c")), "b"},
 		{"no zone", two().storing(newClaim("c", "c", boundTo("v")), newVolume("v", "c", "1Gi", "", func(pv *v1.PersistentVolume) { pv.Labels[zone] = "z" })), newPod("p", using("c")), "0/2 nodes are available: 2 node(s) had no available volume zone." + unresolved(2)},
-		{"disk in use", snapshotOf(newNode("a", "4", "4Gi")).with(newPod("x", on("a"), onDisk("d", false))), newPod("p", onDisk("d", true)), "0/1 nodes are available: 1 node(s) had no available disk. no new claims to deallocate, preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod."},
+		{"disk in use", snapshotOf(newNode("a", "4", "4Gi")).with(newPod("x", on("a"), onDisk("d", false))), newPod("p", onDisk("d", true)), "0/1 nodes are available: 1 node(s) had no available disk. preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod."},
 		{"disk shared", snapshotOf(newNode("a", "4", "4Gi")).with(newPod("x", on("a"), onDisk("d", true))), newPod("p", onDisk("d", true)), "a"},
 		{"claim in use", two().storing(newClaim("c", "c", boundTo("v"), exclusive), newVolume("v", "c", "1Gi", "")).with(newPod("x", on("a"), using("c"))), newPod("p", using("c")),
-			"0/2 nodes are available: 2 node has pod using PersistentVolumeClaim with the same name and ReadWriteOncePod access mode." + nobody},
+			"0/2 nodes are available: 2 node(s) unavailable due to PersistentVolumeClaim with ReadWriteOncePod access mode already in-use by another pod." + nobody},
 		{"too many", two().storing(limit("a", 1), limit("b", 2), newClaim("c", "c", boundTo("v")), newVolume("v", "c", "1Gi", "", csi("v")), newClaim("e", "c", boundTo("w")), newVolume("w", "c", "1Gi", "", csi("w"))).
 			with(newPod("x", on("a"), using("c")), newPod("y", on("b"), using("c"))), newPod("p", using("e")), "b"},
 		{"a driver that insists is there", onCSI(insists(true), has("a", "other"), has("b", "other", "d")), newPod("p", using("c")), "b"},
@@ -257,6 +257,9 @@ func TestVolumesAreMade(t *testing.T) {
 		if got := c.Annotations[annSelectedNode]; got != "a" {
 			b.Errorf("selected %q", got)
 		}
+		if got := b.pod("p").Status.NominatedNodeName; got != "a" {
+			b.Errorf("expected on %q", got)
+		}
 		boundTo("v")(c)
 		if err := b.client.Tracker().Update(claims, c, "default"); err != nil {
 			b.Fatal(err)
@@ -271,10 +274,13 @@ func TestVolumesAreNotMade(t *testing.T) {
 	run(t, func(b *bench) {
 		b.create(newPod("p", using("c")), newPod("q"))
 		b.on("a", "q")
-		b.pass(601 * time.Second)
+		b.pass(600*time.Second + 500*time.Millisecond)
 		b.on("", "p")
 		if got := b.condition("p"); got != `False SchedulerError running PreBind plugin "VolumeBinding": binding volumes: context deadline exceeded` {
 			b.Error(got)
+		}
+		if got := b.pod("p").Status.NominatedNodeName; got != "" {
+			b.Errorf("expected on %q", got)
 		}
 		b.remove("p")
 	}, newNode("a", "1", "1Gi"), newClaim("c", "c"), newStorageClass("c", "d", storagev1.VolumeBindingWaitForFirstConsumer))

@@ -231,16 +231,26 @@ func (s *Scheduler) setPod(old, pod *v1.Pod) {
 			return
 		}
 		p := s.snapshot.NewPod(pod)
-		was := s.snapshot.pods[pod.UID]
+		// What it was before, which Place may write over.
+		var was *Pod
+		if q := s.snapshot.pods[pod.UID]; q != nil && !q.assumed {
+			was = q.Pod
+		}
 		freed := s.snapshot.NominatedFor(pod.UID)
 		s.snapshot.Place(p, pod.Spec.NodeName, false)
 		if freed != "" && freed != pod.Spec.NodeName {
 			s.eased(freed, nil) // somebody else has bound it elsewhere
 		}
-		if was != nil && !was.assumed {
+		if was != nil && onlyEnds(was, p) {
+			// It takes what it took before, but those that must keep their distance don't count it any more.
+			s.wakeStuck(stuckPods, func(it *item) bool { return s.snapshot.spreadsWith(it.p, p) })
+		} else if was != nil {
+			if !maps.Equal(was.pod.Labels, pod.Labels) {
+				s.easedOthers(was) // somebody may have waited for there being no such pod
+			}
 			s.eased(pod.Spec.NodeName, p) // it may need less than before
 		} else {
-			s.easedOthers(p) // somebody may have waited for such a pod
+			s.easedOthers(p) // it is new, or what was expected has come about: somebody may have waited for such a pod
 		}
 	case !s.snapshot.cares(pod.Spec.SchedulerName):
 	case pod.DeletionTimestamp != nil:
@@ -262,6 +272,12 @@ func (s *Scheduler) setPod(old, pod *v1.Pod) {
 func countsDifferently(a, b *v1.Pod) bool {
 	return a.Generation != b.Generation || (a.DeletionTimestamp == nil) != (b.DeletionTimestamp == nil) || !maps.Equal(a.Labels, b.Labels) ||
 		a.Spec.NodeName != b.Spec.NodeName || resizing(a) || resizing(b)
+}
+
+// onlyEnds says of a pod's newer form that nothing but its deletion has begun.
+func onlyEnds(was, is *Pod) bool {
+	return was.pod.DeletionTimestamp == nil && is.pod.DeletionTimestamp != nil && was.pod.Spec.NodeName == is.pod.Spec.NodeName &&
+		maps.Equal(was.pod.Labels, is.pod.Labels) && was.requests.equal(&is.requests)
 }
 
 // resizing says that a pod's resources are being changed, during which its status counts (KEP-1287).

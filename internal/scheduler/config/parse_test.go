@@ -50,7 +50,7 @@ func TestDefaults(t *testing.T) {
 		{p.Plugins.QueueSort, "PrioritySort"},
 		{p.Plugins.Filter, "NodeUnschedulable NodeName TaintToleration NodeAffinity NodePorts NodeResourcesFit VolumeRestrictions NodeVolumeLimits VolumeBinding VolumeZone PodTopologySpread InterPodAffinity DynamicResources NodeDeclaredFeatures"},
 		{p.Plugins.PostFilter, "DynamicResources DefaultPreemption"},
-		{p.Plugins.Score, "TaintToleration NodeAffinity NodeResourcesFit VolumeBinding PodTopologySpread InterPodAffinity NodeResourcesBalancedAllocation ImageLocality"},
+		{p.Plugins.Score, "TaintToleration NodeAffinity NodeResourcesFit VolumeBinding PodTopologySpread InterPodAffinity DynamicResources NodeResourcesBalancedAllocation ImageLocality"},
 		{p.Plugins.Reserve, "VolumeBinding DynamicResources"},
 		{p.Plugins.Permit, ""},
 		{p.Plugins.Bind, "DefaultBinder"},
@@ -63,7 +63,7 @@ func TestDefaults(t *testing.T) {
 	for _, s := range p.Plugins.Score {
 		weights[s.Name] = s.Weight
 	}
-	if want := map[string]int64{"TaintToleration": 3, "NodeAffinity": 2, "NodeResourcesFit": 1, "VolumeBinding": 1, "PodTopologySpread": 2, "InterPodAffinity": 2,
+	if want := map[string]int64{"TaintToleration": 3, "NodeAffinity": 2, "NodeResourcesFit": 1, "VolumeBinding": 1, "PodTopologySpread": 2, "InterPodAffinity": 2, "DynamicResources": 2,
 		"NodeResourcesBalancedAllocation": 1, "ImageLocality": 1}; !reflect.DeepEqual(weights, want) {
 		t.Errorf("weights %v", weights)
 	}

@@ -79,7 +79,7 @@ func registry() []registration {
 		{"VolumeZone", preFilter | filter, 0},
 		{"PodTopologySpread", preFilter | filter | preScore | score, 2},
 		{"InterPodAffinity", preFilter | filter | preScore | score, 2},
-		{"DynamicResources", preEnqueue | preFilter | filter | postFilter | reserve | preBind, 0},
+		{"DynamicResources", preEnqueue | preFilter | filter | postFilter | score | reserve | preBind, 2},
 		{"DefaultPreemption", postFilter, 0},
 		{"NodeResourcesBalancedAllocation", preScore | score, 1},
 		{"ImageLocality", score, 1},

@@ -98,6 +98,19 @@ func TestPools(t *testing.T) {
 		return func(s *resourcev1.ResourceSliceSpec) { s.Pool.ResourceSliceCount = n }
 	}
 	newer := func(s *resourcev1.ResourceSliceSpec) { s.Pool.Generation = 2 }
+	in := func(pool, node string) func(*resourcev1.ResourceSliceSpec) {
+		return func(s *resourcev1.ResourceSliceSpec) {
+			if s.Pool.Name = pool; node != "" {
+				s.AllNodes, s.NodeName = nil, &node
+			}
+		}
+	}
+	waiting := func(pool string) func(*resourcev1.ResourceSliceSpec) {
+		return func(s *resourcev1.ResourceSliceSpec) {
+			s.Pool.Name, s.Devices[0].BindingConditions = pool, []string{"ready"}
+		}
+	}
+	either := resourcev1.DeviceRequest{Name: "r", FirstAvailable: []resourcev1.DeviceSubRequest{{Name: "s", DeviceClassName: "toy", AllocationMode: resourcev1.DeviceAllocationModeAll}}}
 	onNode := func(node string) func(*resourcev1.ResourceSliceSpec) {
 		return func(s *resourcev1.ResourceSliceSpec) { s.AllNodes, s.NodeName = nil, &node }
 	}
@@ -128,6 +141,11 @@ func TestPools(t *testing.T) {
 		{"a name twice", []*resourcev1.ResourceSlice{published("s", of(2), "x"), published("t", of(2), "x")}, "a", one, "none"},
 		{"a name twice, all are wanted", []*resourcev1.ResourceSlice{published("s", of(2), "x"), published("t", of(2), "x")}, "a", exactly("r", everything),
 			"claim ns/c, request r: asks for all devices, but resource pool toys.example.com/pool is currently invalid"},
+		{"slices are missing, all are wanted as an alternative", []*resourcev1.ResourceSlice{published("s", of(2), "x")}, "a", either,
+			"claim ns/c, request s: asks for all devices, but resource pool toys.example.com/pool is currently being updated"},
+		{"the pool whose name comes first, for all nodes", []*resourcev1.ResourceSlice{published("s", in("n", "a"), "x"), published("t", in("m", ""), "y")}, "a", one, "r=y"},
+		{"the pool whose name comes first, on the node", []*resourcev1.ResourceSlice{published("s", in("n", "a"), "x"), published("t", in("o", ""), "y")}, "a", one, "r=x"},
+		{"what must be waited for comes last", []*resourcev1.ResourceSlice{published("s", in("n", "a"), "x"), published("t", waiting("m"), "y")}, "a", one, "r=x"},
 		{"no such counters", []*resourcev1.ResourceSlice{published("s", func(s *resourcev1.ResourceSliceSpec) {
 			s.Devices[0].ConsumesCounters = []resourcev1.DeviceCounterConsumption{{CounterSet: "none"}}
 		}, "x")}, "a", one, "none"},

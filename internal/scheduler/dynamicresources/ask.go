@@ -2,6 +2,7 @@ package dynamicresources
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	resourcev1 "k8s.io/api/resource/v1"
@@ -21,6 +22,9 @@ type answers map[string]map[string]stamped
 type stamped struct {
 	widely, version uint64
 	fits            bool
+	// ranked says that rank is known: how much the alternatives are liked that would be chosen.
+	ranked bool
+	rank   int64
 }
 
 // Ask is the claims of one pod that have no devices yet. It is of use only until the inventory is told of something.
@@ -46,6 +50,8 @@ type option struct {
 	claim       int
 	number      int
 	main, name  string // of the request, and with the name of the alternative
+	short       string // the name of the alternative alone, or of the request if there are none
+	rank        int64  // how much the alternative is liked; 0 if there are none
 	class       *resourcev1.DeviceClass
 	filters     []selector
 	all, admin  bool
@@ -106,12 +112,12 @@ func (a *Ask) addClaim(i int, c *resourcev1.ResourceClaim) error {
 				o.all = true
 			case "", resourcev1.DeviceAllocationModeExactCount:
 				if count > resourcev1.AllocationResultsMaxSize {
-					return fmt.Errorf("claim %s/%s, request %s: exact count %d is too large", c.Namespace, c.Name, o.name, count)
+					return fmt.Errorf("claim %s/%s, request %s: exact count %d is too large", c.Namespace, c.Name, o.short, count)
 				}
 				o.count = max(int(count), 1)
 				need = o.count
 			default:
-				return fmt.Errorf("claim %s/%s, request %s: unsupported count mode %s", c.Namespace, c.Name, o.name, mode)
+				return fmt.Errorf("claim %s/%s, request %s: unsupported count mode %s", c.Namespace, c.Name, o.short, mode)
 			}
 			if fewest == 0 || need < fewest {
 				fewest = need
@@ -124,14 +130,14 @@ func (a *Ask) addClaim(i int, c *resourcev1.ResourceClaim) error {
 			return nil
 		}
 		if e := r.Exactly; e != nil {
-			o := &option{name: r.Name, admin: value(e.AdminAccess), tolerations: e.Tolerations, capacity: e.Capacity}
+			o := &option{name: r.Name, short: r.Name, admin: value(e.AdminAccess), tolerations: e.Tolerations, capacity: e.Capacity}
 			if err := add(o, e.DeviceClassName, e.Selectors, e.AllocationMode, e.Count); err != nil {
 				return err
 			}
 		}
 		for s := range r.FirstAvailable {
 			sub := &r.FirstAvailable[s]
-			o := &option{name: r.Name + "/" + sub.Name, tolerations: sub.Tolerations, capacity: sub.Capacity}
+			o := &option{name: r.Name + "/" + sub.Name, short: sub.Name, rank: int64(resourcev1.FirstAvailableDeviceRequestMaxSize - s), tolerations: sub.Tolerations, capacity: sub.Capacity}
 			if err := add(o, sub.DeviceClassName, sub.Selectors, sub.AllocationMode, sub.Count); err != nil {
 				return err
 			}
@@ -195,6 +201,45 @@ func (a *Ask) Fits(n Node) bool {
 		a.known[n.Name()] = now
 	}
 	return now.fits
+}
+
+// Rank says how much the alternatives are liked that the claims get on a node on which they can be satisfied: the earlier they are in their requests the more. It is 0 if the
+// claims leave no choice.
+func (a *Ask) Rank(n Node) int64 {
+	if !slices.ContainsFunc(a.options, func(o *option) bool { return o.rank > 0 }) || !a.Fits(n) {
+		return 0
+	}
+	at, kept := a.known[n.Name()]
+	if kept && at.ranked {
+		return at.rank
+	}
+	s := a.search(n)
+	defer s.undo(0)
+	if !s.satisfy(0) || !s.prefer() {
+		return 0
+	}
+	for _, o := range s.chosen {
+		at.rank += o.rank
+	}
+	if at.ranked = true; kept {
+		a.known[n.Name()] = at
+	}
+	return at.rank
+}
+
+// RankOf is what Rank says of a claim that has devices.
+func RankOf(c *resourcev1.ResourceClaim) int64 {
+	var sum int64
+	for i := range c.Spec.Devices.Requests {
+		r := &c.Spec.Devices.Requests[i]
+		for k := range r.FirstAvailable {
+			name := r.Name + "/" + r.FirstAvailable[k].Name
+			if slices.ContainsFunc(c.Status.Allocation.Devices.Results, func(d resourcev1.DeviceRequestAllocationResult) bool { return d.Request == name }) {
+				sum += int64(resourcev1.FirstAvailableDeviceRequestMaxSize - k)
+			}
+		}
+	}
+	return sum
 }
 
 // Problem is why Fits or Allocate had to give up on the node that they looked at last; empty if there are just no such devices.

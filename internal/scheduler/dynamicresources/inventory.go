@@ -262,8 +262,20 @@ func (v *Inventory) unlink(p *pool) {
 	}
 }
 
+// comparePools orders pools by what drivers named them, as upstream does: the search takes the first devices that will do. Those that have to be waited for come last.
 func comparePools(a, b *pool) int {
-	return cmp.Or(cmp.Compare(a.id.driver, b.id.driver), cmp.Compare(a.id.name, b.id.name))
+	return cmp.Or(boolCompare(a.waits, b.waits), cmp.Compare(a.id.driver, b.id.driver), cmp.Compare(a.id.name, b.id.name))
+}
+
+// boolCompare puts false first.
+func boolCompare(a, b bool) int {
+	switch {
+	case a == b:
+		return 0
+	case b:
+		return -1
+	}
+	return 1
 }
 
 // changed notes that something about a pool's devices, or who has them, is different.
@@ -275,18 +287,21 @@ func (v *Inventory) changed(p *pool) {
 	}
 }
 
-// poolsFor calls f with the pools of which a node can reach a device, perhaps, until it says no.
+// poolsFor calls f with the pools of which a node can reach a device, perhaps, in their order, until it says no.
 func (v *Inventory) poolsFor(node string, f func(*pool) bool) {
+	var local []*pool
 	if n := v.local[node]; n != nil {
-		for _, p := range n.pools {
-			if !f(p) {
-				return
-			}
-		}
+		local = n.pools
 	}
-	for _, p := range v.wide {
-		if !f(p) {
+	wide := v.wide
+	for len(local)+len(wide) > 0 {
+		from := &local
+		if len(local) == 0 || len(wide) > 0 && comparePools(wide[0], local[0]) < 0 {
+			from = &wide
+		}
+		if !f((*from)[0]) {
 			return
 		}
+		*from = (*from)[1:]
 	}
 }

@@ -20,6 +20,7 @@ type pool struct {
 	// incomplete says that slices are missing, invalid why what they say makes no sense.
 	incomplete bool
 	invalid    string
+	waits      bool // some devices are ready only some time after they are given away
 	counters   map[string]map[string]*counter
 }
 
@@ -98,6 +99,7 @@ func (v *Inventory) newPool(id poolID, from map[string]*resourcev1.ResourceSlice
 				p.invalid = fmt.Sprintf("duplicate device name %s", d.Name)
 			}
 			p.byName[d.Name] = d
+			p.waits = p.waits || d.BindingConditions != nil
 			d.taints = v.taintsOf(d)
 			if d.use = v.used[d.id]; d.use == nil {
 				d.use = &usage{}

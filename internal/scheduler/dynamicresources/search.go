@@ -138,7 +138,7 @@ func (s *search) takeAll(i int, o *option) bool {
 		}
 		if what != "" {
 			c := s.claims[o.claim]
-			s.problem = fmt.Sprintf("claim %s/%s, request %s: asks for all devices, but resource pool %s is currently %s", c.Namespace, c.Name, o.name, p.id, what)
+			s.problem = fmt.Sprintf("claim %s/%s, request %s: asks for all devices, but resource pool %s is currently %s", c.Namespace, c.Name, o.short, p.id, what)
 			return false
 		}
 	}
