@@ -147,6 +147,7 @@ func (h *host) newNode(rt *nodeRuntime, listener net.Listener) (*node.Node, erro
 		Runtime: rt.runtime, Images: rt.images, Streaming: rt.streams,
 		RootDir: filepath.Join(h.cfg.DataDir, nodeDir), PluginDir: cmp.Or(h.cfg.PluginRegistry, filepath.Join(h.cfg.DataDir, nodeDir, pluginDir)),
 		LogDir: filepath.Join(h.cfg.DataDir, podLogDir), CgroupRoot: cgroupRoot(h.cfg.DataDir),
+		DevicePluginDir:  cmp.Or(h.cfg.DevicePluginDir, filepath.Join(h.cfg.DataDir, nodeDir, devicePluginDir)),
 		PodResourcesDir:  filepath.Join(h.cfg.DataDir, nodeDir, podResourcesDir),
 		ImageCredentials: h.cfg.ImageCredentials, ImageCredentialsBinDir: h.cfg.ImageCredentialsBinDir,
 		NodeIPs: ips, ClusterDNS: []string{h.facts.dns()[0].String()}, ClusterDomain: h.facts.domain,

@@ -32,6 +32,7 @@ const (
 	agentDir        = "agent"
 	nodeDir         = "node"
 	pluginDir       = "plugins_registry" // below nodeDir
+	devicePluginDir = "device-plugins"   // in nodeDir: device plugins' sockets, and that which they register at
 	podResourcesDir = "pod-resources"    // in nodeDir: who asks which pod has which devices
 	podLogDir       = "log/pods"
 	lockFile        = "lock"

@@ -44,7 +44,7 @@ func (n *Node) admit(pod *corev1.Pod, ran bool) *rejection {
 	n.admission.mu.Lock()
 	defer n.admission.mu.Unlock()
 	if _, ok := n.admission.pods[pod.UID]; !ok && !ran {
-		if r := admissible(pod, requests, n.admission.pods, n.allocatable(), n.self(), n.cfg.MaxPods, n.cfg.Sysctls); r != nil {
+		if r := admissible(pod, n.unplugged(pod, requests), n.admission.pods, n.allocatable(), n.self(), n.cfg.MaxPods, n.cfg.Sysctls); r != nil {
 			return r
 		}
 		if r := portsTaken(ports, n.admission.ports); r != nil {
@@ -116,7 +116,14 @@ func (a *admission) fits(n *Node, pod *corev1.Pod, requests corev1.ResourceList)
 		}
 	}
 	delete(others, pod.UID)
-	return enough(pod, requests, others, n.allocatable(), n.self())
+	return enough(pod, n.unplugged(pod, requests), others, n.allocatable(), n.self())
+}
+
+// unplugged is what a pod asks for without the devices of plugins that it has already: these are its own.
+func (n *Node) unplugged(pod *corev1.Pod, requests corev1.ResourceList) corev1.ResourceList {
+	out := maps.Clone(requests)
+	maps.DeleteFunc(out, func(name corev1.ResourceName, _ resource.Quantity) bool { return n.plugged.Has(pod.UID, name) })
+	return out
 }
 
 func grows(before, after corev1.ResourceList) bool {

@@ -98,6 +98,9 @@ type Config struct {
 	// PluginDir is where drivers register; without one, none do.
 	PluginDir string
 
+	// DevicePluginDir is where device plugins register and have their sockets; without one, there are none.
+	DevicePluginDir string
+
 	// PodResourcesDir is where programs are told which pod has which devices; "" for none.
 	PodResourcesDir string
 	// ImageCredentials is a CredentialProviderConfig, or a directory of some, and ImageCredentialsBinDir where the plugins are; "" for none.

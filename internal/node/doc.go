@@ -8,7 +8,7 @@
 //
 // The sub-packages are the parts: observed (what the runtime reports), status, criconfig, env, downward, volume, objects
 // (config maps and secrets of the node's pods), probe, hook, imagepull, podlog, cgroup, registration (the Node object and
-// its lease), pressure (eviction), source (static pods), stats and server (the kubelet's HTTPS API).
+// its lease), deviceplugin and dra (devices), pressure (eviction), source (static pods), stats and server (the kubelet's HTTPS API).
 //
 // The node knows the API server as a kubernetes.Interface and informers, and the runtime as CRI. It must not know the
 // store, the network, or whether any of these live in its own process.

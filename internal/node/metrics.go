@@ -100,6 +100,7 @@ type registries struct {
 func (n *Node) registries(b *backend) registries {
 	r := registries{prometheus.NewRegistry(), prometheus.NewRegistry(), prometheus.NewRegistry(), prometheus.NewRegistry()}
 	r.own.MustRegister(append(n.counters.all(), &ownMetrics{b})...)
+	r.own.MustRegister(n.plugged.Metrics()...)
 	if n.logins != nil {
 		r.own.MustRegister(n.logins.Metrics()...)
 	}

@@ -26,6 +26,7 @@ import (
 	"github.com/celox/celox/internal/node/backoff"
 	"github.com/celox/celox/internal/node/cgroup"
 	"github.com/celox/celox/internal/node/criconfig"
+	"github.com/celox/celox/internal/node/deviceplugin"
 	"github.com/celox/celox/internal/node/downward"
 	"github.com/celox/celox/internal/node/dra"
 	"github.com/celox/celox/internal/node/imagegc"
@@ -66,6 +67,7 @@ type Node struct {
 	certificates *objects.Certificates
 	volumes      *volume.Manager
 	devices      *dra.Manager
+	plugged      *deviceplugin.Manager
 	plugins      *plugins.Watcher
 	prober       *probe.Manager
 	puller       *imagepull.Puller
@@ -144,7 +146,20 @@ func New(cfg Config) (*Node, error) {
 	if err != nil {
 		return nil, fmt.Errorf("node: %w", err)
 	}
-	n.plugins = plugins.New(plugins.Config{Dir: cfg.PluginDir, Handlers: map[string]plugins.Handler{registerapi.DRAPlugin: n.devices}, Clock: cfg.Clock, Log: cfg.Log})
+	n.plugged, err = deviceplugin.New(deviceplugin.Config{
+		Dir: cfg.DevicePluginDir, File: filepath.Join(cfg.RootDir, "device_manager_state"), Clock: cfg.Clock, Log: cfg.Log,
+		NodeChanged: func() { n.registrar.Changed() },
+		PodChanged:  func(uid types.UID) { n.withWorker(uid, (*worker).poke) },
+		Ending:      n.ending,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("node: %w", err)
+	}
+	handlers := map[string]plugins.Handler{registerapi.DRAPlugin: n.devices}
+	if cfg.DevicePluginDir != "" {
+		handlers[registerapi.DevicePlugin] = n.plugged
+	}
+	n.plugins = plugins.New(plugins.Config{Dir: cfg.PluginDir, Handlers: handlers, Clock: cfg.Clock, Log: cfg.Log})
 	n.prober = probe.New(probe.Config{
 		Executor: cfg.Runtime, Clock: cfg.Clock,
 		Changed: func(uid types.UID) { n.withWorker(uid, (*worker).poke) },
@@ -179,7 +194,7 @@ func New(cfg Config) (*Node, error) {
 	n.recorder = n.broadcast.NewRecorder(eventScheme(), corev1.EventSource{Component: "kubelet", Host: cfg.NodeName})
 	n.registrar = registration.New(registration.Config{
 		NodeName: cfg.NodeName, Hostname: n.hostname, Client: cfg.Client, Runtime: cfg.Runtime, Images: cfg.Images,
-		Machine: machine, Capacity: capacity, Allocatable: n.allocatableList, IPs: cfg.NodeIPs, Port: cfg.Port,
+		Machine: machine, Capacity: capacity, Allocatable: n.allocatableList, Plugged: n.plugged.Capacity, IPs: cfg.NodeIPs, Port: cfg.Port,
 		Labels: cfg.Labels, Taints: cfg.Taints, PodCIDRs: cfg.PodCIDRs, Version: cfg.Version, Register: cfg.Register,
 		HeartbeatInterval: cfg.HeartbeatInterval, StatusInterval: cfg.StatusInterval,
 		Clock: cfg.Clock, Log: cfg.Log, Event: n.nodeEvent,
@@ -230,9 +245,14 @@ func (n *Node) Run(ctx context.Context) error {
 			}
 		})
 	}
+	if n.cfg.DevicePluginDir != "" {
+		wg.Go(func() { n.plugged.Run(ctx) })
+	}
 	if n.cfg.PodResourcesDir != "" {
 		wg.Go(func() {
-			if err := podresources.Serve(ctx, podresources.Config{Dir: n.cfg.PodResourcesDir, Pods: n.activePods, Devices: n.devices.InUse}); err != nil {
+			if err := podresources.Serve(ctx, podresources.Config{
+				Dir: n.cfg.PodResourcesDir, Pods: n.activePods, Devices: n.devices.InUse, Plugged: n.plugged.InUse, Allocatable: n.plugged.Allocatable,
+			}); err != nil {
 				n.log.Error("nobody can ask which pod has which devices", "error", err)
 			}
 		})
@@ -344,14 +364,23 @@ func (n *Node) followAPI() (stop func(), err error) {
 	if err != nil {
 		return nil, fmt.Errorf("node: follow pods: %w", err)
 	}
-	own, err := n.cfg.Nodes.AddEventHandler(cache.ResourceEventHandlerFuncs{DeleteFunc: func(obj any) {
-		if d, ok := obj.(cache.DeletedFinalStateUnknown); ok {
-			obj = d.Obj
-		}
-		if node, ok := obj.(*corev1.Node); ok && node.Name == n.cfg.NodeName {
-			n.registrar.Changed() // it is made anew
-		}
-	}})
+	own, err := n.cfg.Nodes.AddEventHandler(cache.ResourceEventHandlerFuncs{
+		UpdateFunc: func(before, now any) {
+			was, ok1 := before.(*corev1.Node)
+			is, ok2 := now.(*corev1.Node)
+			if ok1 && ok2 && is.Name == n.cfg.NodeName && !registration.SameResources(&was.Status, &is.Status) {
+				n.registrar.Changed() // others say how many there are of what the machine doesn't know
+			}
+		},
+		DeleteFunc: func(obj any) {
+			if d, ok := obj.(cache.DeletedFinalStateUnknown); ok {
+				obj = d.Obj
+			}
+			if node, ok := obj.(*corev1.Node); ok && node.Name == n.cfg.NodeName {
+				n.registrar.Changed() // it is made anew
+			}
+		},
+	})
 	if err != nil {
 		return nil, fmt.Errorf("node: follow the node: %w", err)
 	}
@@ -418,6 +447,19 @@ func (n *Node) withWorker(uid types.UID, f func(*worker)) {
 	if w != nil {
 		f(w)
 	}
+}
+
+// ending says of a pod that has devices whether it gives them back in a moment. One that nobody knows does: either it was forgotten while the node was away, or its worker comes yet.
+func (n *Node) ending(uid types.UID) bool {
+	n.mu.Lock()
+	w := n.workers[uid]
+	n.mu.Unlock()
+	if w == nil {
+		return true
+	}
+	over := func(s *corev1.PodStatus) bool { return s.Phase == corev1.PodSucceeded || s.Phase == corev1.PodFailed }
+	pod, st := w.snapshot()
+	return w.isGone() || pod != nil && over(&pod.Status) || st != nil && over(st)
 }
 
 func (n *Node) objectChanged(uid types.UID) { n.withWorker(uid, (*worker).objectChanged) }
@@ -533,6 +575,7 @@ func (n *Node) removeOrphans(ctx context.Context) error {
 	}
 	groups := n.orphanCgroups(known)
 	n.devices.KeepOnly(func(uid types.UID) bool { return known(string(uid)) })
+	err = n.plugged.KeepOnly(func(uid types.UID) bool { return known(string(uid)) })
 	var staleLogs []string
 	for _, e := range logs {
 		name := e.Name()
@@ -541,7 +584,7 @@ func (n *Node) removeOrphans(ctx context.Context) error {
 		}
 	}
 	n.mu.Unlock()
-	var errs []error
+	errs := []error{err}
 	for _, uid := range staleVolumes {
 		errs = append(errs, n.volumes.Teardown(uid))
 	}

@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -492,6 +494,11 @@ func (n *Node) containerConfig(ctx context.Context, f facts, st start, image ima
 	if err != nil {
 		return nil, err
 	}
+	plugged, err := n.plugged.Options(ctx, f.pod, c)
+	if err != nil {
+		return nil, &createError{err}
+	}
+	vars = withDevices(plugged.Env, vars)
 	values := make(map[string]string, len(vars))
 	for _, v := range vars {
 		values[v.Name] = v.Value
@@ -510,11 +517,28 @@ func (n *Node) containerConfig(ctx context.Context, f facts, st start, image ima
 	if err != nil {
 		return nil, &createError{err}
 	}
+	for _, id := range plugged.CDI {
+		if !slices.Contains(claimed, id) {
+			claimed = append(claimed, id)
+		}
+	}
 	return criconfig.Container(criconfig.ContainerInput{
 		Pod: f.pod, Container: c, RestartCount: st.RestartCount, ImageRef: image.Ref, ImageUID: image.UID, ImageUser: image.User,
-		Env: vars, Mounts: mounts.Mounts, Devices: mounts.Devices, CDIDevices: claimed, TargetID: targetID, MemoryBytes: n.memoryBytes, Kernel: n.kernel,
+		Env: vars, Mounts: append(plugged.Mounts, mounts.Mounts...), Devices: append(plugged.Devices, mounts.Devices...), Annotations: plugged.Annotations,
+		CDIDevices: claimed, TargetID: targetID, MemoryBytes: n.memoryBytes, Kernel: n.kernel,
 		Options: criconfig.Options{SeccompDir: n.cfg.SeccompDir}, TerminationHostPath: mounts.TerminationFile,
 	})
+}
+
+// withDevices adds the variables that come with devices to those of the pod, which go first where both have one.
+func withDevices(more map[string]string, vars []env.Var) []env.Var {
+	var out []env.Var
+	for _, name := range slices.Sorted(maps.Keys(more)) {
+		if !slices.ContainsFunc(vars, func(v env.Var) bool { return v.Name == name }) {
+			out = append(out, env.Var{Name: name, Value: more[name]})
+		}
+	}
+	return append(out, vars...)
 }
 
 func (n *Node) hostsFile(f facts) ([]byte, error) {

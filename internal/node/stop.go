@@ -209,6 +209,9 @@ func (n *Node) tearDownPod(ctx context.Context, f facts, sandboxes []observed.Sa
 	if err := n.devices.Unprepare(ctx, f.pod.UID); err != nil {
 		return fmt.Errorf("unprepare dynamic resources: %w", err)
 	}
+	if err := n.plugged.Release(f.pod.UID); err != nil {
+		return fmt.Errorf("release devices: %w", err)
+	}
 	if err := n.volumes.TeardownVolumes(f.pod.UID); err != nil {
 		return fmt.Errorf("volumes: %w", err)
 	}

@@ -74,6 +74,8 @@ type worker struct {
 	tasks    map[string]*task
 	wg       sync.WaitGroup
 
+	plugged  bool       // it has what it asks for of device plugins
+	refused  *rejection // why it can't have that
 	admitted bool
 	started  time.Time // when the node took the pod
 	rejected bool
@@ -536,7 +538,14 @@ func (w *worker) specGrace() time.Duration {
 // runPod does what a pod that shall run needs next.
 func (w *worker) runPod(ctx context.Context, now time.Time) {
 	if !w.admitted {
-		if r := w.n.admit(w.pod, len(w.observed.Sandboxes) > 0 || w.pod.Status.StartTime != nil); r != nil {
+		if !w.hasDevices(ctx) {
+			return
+		}
+		r := w.refused
+		if r == nil {
+			r = w.n.admit(w.pod, len(w.observed.Sandboxes) > 0 || w.pod.Status.StartTime != nil)
+		}
+		if r != nil {
 			w.rejected, w.reason, w.message = true, r.reason, "Pod was rejected: "+r.message
 			w.n.event(w.pod, "", corev1.EventTypeWarning, r.reason, r.message)
 			w.n.counters.rejections.WithLabelValues(r.reason).Inc()
@@ -591,6 +600,30 @@ func (w *worker) runPod(ctx context.Context, now time.Time) {
 	for _, st := range a.Start {
 		w.spawnStart(ctx, st, now)
 	}
+}
+
+// hasDevices says whether it is known what the pod gets of device plugins. If not, it is asked for beside the worker. A pod that runs keeps what it has.
+func (w *worker) hasDevices(ctx context.Context) bool {
+	if w.plugged || w.refused != nil || w.observed.AnyRunning() || !w.n.plugged.Wants(w.pod) {
+		return true
+	}
+	if w.busy("devices") {
+		return false
+	}
+	pod := w.pod
+	w.spawn(ctx, "devices", false, func(ctx context.Context) func() {
+		err := w.n.plugged.Assign(ctx, pod)
+		if ctx.Err() != nil {
+			return nil // it isn't wanted any more
+		}
+		return func() {
+			w.plugged = err == nil
+			if err != nil {
+				w.refused = &rejection{"UnexpectedAdmissionError", fmt.Sprintf("Allocate failed due to %v, which is unexpected", err)}
+			}
+		}
+	})
+	return false
 }
 
 func (w *worker) anyBusy() bool {
@@ -656,6 +689,7 @@ func (w *worker) input(now time.Time) status.Input {
 	if dra.Uses(w.pod) {
 		in.Devices = w.n.devices.Health(w.pod)
 	}
+	in.Plugged = w.n.plugged.Health(w.uid)
 	if w.stage <= stageStop {
 		for name, f := range w.failures {
 			if !f.outdated(w.observed.Latest(name)) {

@@ -30,8 +30,8 @@ type Node struct {
 	RuntimeEndpoint    string
 	// ImageCredentials is a CredentialProviderConfig, or a directory of some, and ImageCredentialsBinDir where its plugins are.
 	ImageCredentials, ImageCredentialsBinDir string
-	// PluginRegistry is where drivers register with the node.
-	PluginRegistry string
+	// PluginRegistry is where drivers register with the node, DevicePluginDir where device plugins do.
+	PluginRegistry, DevicePluginDir string
 
 	// CNIConfDir has the configuration of the plugins that connect pods if the built-in network is left out, CNIBinDirs the plugins.
 	CNIConfDir string
@@ -68,6 +68,8 @@ func (n *Node) bind(fs *pflag.FlagSet) {
 	fs.StringSliceVar(&n.CNIBinDirs, "cni-bin-dir", []string{"/opt/cni/bin"}, "directories with CNI plugins, which are searched in this order; for clusters with --disable=pod-network")
 	fs.StringVar(&n.PluginRegistry, "plugin-registry", "", "directory where drivers of devices register with the node by a socket (default: node/plugins_registry in the data directory); "+
 		"drivers made for the kubelet use /var/lib/kubelet/plugins_registry unless they are told")
+	fs.StringVar(&n.DevicePluginDir, "device-plugin-dir", "", "directory where device plugins register with the node (kubelet.sock) and have their sockets (default: node/device-plugins in the data directory); "+
+		"plugins made for the kubelet use /var/lib/kubelet/device-plugins unless they are told")
 	fs.StringVar(&n.RuntimeEndpoint, "container-runtime-endpoint", "", "CRI socket to use instead of the embedded runtime, e.g. unix:///run/containerd/containerd.sock")
 }
 
@@ -78,6 +80,9 @@ func (n *Node) complete(bad func(key, format string, args ...any)) {
 		bad("data-dir", "%q is no directory name", n.DataDir)
 	}
 	n.DataDir = dir
+	if n.DevicePluginDir != "" && !filepath.IsAbs(n.DevicePluginDir) {
+		bad("device-plugin-dir", "%q is no absolute path", n.DevicePluginDir)
+	}
 	if !filepath.IsAbs(n.CNIConfDir) {
 		bad("cni-conf-dir", "%q is no absolute path", n.CNIConfDir)
 	}

@@ -26,7 +26,8 @@ type ContainerInput struct {
 	Env          []env.Var
 	Mounts       []*runtimeapi.Mount
 	Devices      []*runtimeapi.Device // block volumes
-	CDIDevices   []string             // of claims
+	CDIDevices   []string             // of claims and device plugins
+	Annotations  map[string]string    // that device plugins want; the node's own go first
 	Groups       []int64              // extra groups that volumes ask for
 	TargetID     string               // the container whose processes an ephemeral container sees
 	MemoryBytes  int64                // of the node
@@ -70,6 +71,11 @@ func Container(in ContainerInput) (*runtimeapi.ContainerConfig, error) {
 		Tty:         c.TTY,
 	}
 	out.Labels[observed.LabelContainerName] = c.Name
+	for k, v := range in.Annotations {
+		if _, ok := out.Annotations[k]; !ok {
+			out.Annotations[k] = v
+		}
+	}
 	for _, name := range in.CDIDevices {
 		out.CDIDevices = append(out.CDIDevices, &runtimeapi.CDIDevice{Name: name})
 	}

@@ -65,6 +65,7 @@ type Watcher struct {
 type socket struct {
 	inode  uint64
 	cancel context.CancelFunc
+	done   chan struct{} // closed when nothing is done about it any more
 }
 
 // New makes a Watcher.
@@ -120,18 +121,25 @@ func (w *Watcher) scan(ctx context.Context) error {
 		if st, ok := info.Sys().(*syscall.Stat_t); ok {
 			inode = st.Ino ^ uint64(st.Ctim.Nano()) // numbers are used again
 		}
-		if have := w.sockets[e.Name()]; have != nil {
-			if have.inode == inode {
-				delete(gone, e.Name())
+		before := w.sockets[e.Name()]
+		if before != nil {
+			delete(gone, e.Name())
+			if before.inode == inode {
 				continue
 			}
-			have.cancel()
-			delete(gone, e.Name())
+			before.cancel()
 		}
 		sub, cancel := context.WithCancel(ctx)
-		w.sockets[e.Name()] = &socket{inode, cancel}
+		s := &socket{inode, cancel, make(chan struct{})}
+		w.sockets[e.Name()] = s
 		path := filepath.Join(w.cfg.Dir, e.Name())
-		w.wg.Go(func() { w.serve(ctx, sub, path) })
+		w.wg.Go(func() {
+			defer close(s.done)
+			if before != nil {
+				<-before.done // who was there has to be deregistered first: it may have had the same endpoint
+			}
+			w.serve(ctx, sub, path)
+		})
 	}
 	for name, s := range gone {
 		s.cancel()

@@ -14,8 +14,10 @@ import (
 	"google.golang.org/protobuf/proto"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	api "k8s.io/kubelet/pkg/apis/podresources/v1"
 
+	"github.com/celox/celox/internal/node/deviceplugin"
 	"github.com/celox/celox/internal/node/dra"
 )
 
@@ -28,7 +30,7 @@ func client(t *testing.T, cfg Config) api.PodResourcesListerClient {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cfg.Dir = filepath.Join(dir, "pod-resources")
+	cfg.Dir, cfg.Devices, cfg.Plugged, cfg.Allocatable = filepath.Join(dir, "pod-resources"), devices, plugged, toys
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- Serve(ctx, cfg) }()
@@ -54,7 +56,7 @@ func client(t *testing.T, cfg Config) api.PodResourcesListerClient {
 func pods() []*corev1.Pod {
 	always := corev1.ContainerRestartPolicyAlways
 	return []*corev1.Pod{
-		{ObjectMeta: metav1.ObjectMeta{Namespace: "a", Name: "p"}, Spec: corev1.PodSpec{
+		{ObjectMeta: metav1.ObjectMeta{Namespace: "a", Name: "p", UID: "1"}, Spec: corev1.PodSpec{
 			InitContainers: []corev1.Container{{Name: "init"}, {Name: "sidecar", RestartPolicy: &always}}, Containers: []corev1.Container{{Name: "gpu"}, {Name: "none"}},
 		}},
 		{ObjectMeta: metav1.ObjectMeta{Namespace: "b", Name: "p"}},
@@ -72,10 +74,27 @@ func devices(pod *corev1.Pod, c *corev1.Container) ([]dra.InUse, error) {
 	}, nil
 }
 
+func toys() []deviceplugin.Device {
+	return []deviceplugin.Device{{Resource: "example.com/toy", ID: "a"}, {Resource: "example.com/toy", ID: "b", Nodes: []int64{0, 3}}}
+}
+
+func plugged(pod types.UID, container string) []deviceplugin.Device {
+	if pod != "1" || container != "sidecar" {
+		return nil
+	}
+	return toys()
+}
+
 func TestWhichPodHasWhat(t *testing.T) {
-	c := client(t, Config{Pods: pods, Devices: devices})
+	c := client(t, Config{Pods: pods})
+	node := func(id int64) *api.TopologyInfo { return &api.TopologyInfo{Nodes: []*api.NUMANode{{ID: id}}} }
+	toys := []*api.ContainerDevices{
+		{ResourceName: "example.com/toy", DeviceIds: []string{"a"}},
+		{ResourceName: "example.com/toy", DeviceIds: []string{"b"}, Topology: node(0)},
+		{ResourceName: "example.com/toy", DeviceIds: []string{"b"}, Topology: node(3)},
+	}
 	first := &api.PodResources{Namespace: "a", Name: "p", Containers: []*api.ContainerResources{
-		{Name: "sidecar"},
+		{Name: "sidecar", Devices: toys},
 		{Name: "gpu", DynamicResources: []*api.DynamicResource{
 			{ClaimNamespace: "a", ClaimName: "one", ClaimResources: []*api.ClaimResource{
 				{DriverName: "gpu.example.com", PoolName: "n1", DeviceName: "gpu-0", CdiDevices: []*api.CDIDevice{{Name: "example.com/gpu=0"}, {Name: "example.com/gpu=all"}}},
@@ -103,11 +122,11 @@ func TestWhichPodHasWhat(t *testing.T) {
 		t.Errorf("a pod that isn't there: %v", err)
 	}
 	all, err := c.GetAllocatableResources(t.Context(), &api.AllocatableResourcesRequest{})
-	equal(all, &api.AllocatableResourcesResponse{}, err)
+	equal(all, &api.AllocatableResourcesResponse{Devices: toys}, err)
 }
 
 func TestTooManyQuestions(t *testing.T) {
-	c := client(t, Config{Pods: func() []*corev1.Pod { return nil }, Devices: devices})
+	c := client(t, Config{Pods: func() []*corev1.Pod { return nil }})
 	for range 100 * burst {
 		if _, err := c.List(t.Context(), &api.ListPodResourcesRequest{}); status.Code(err) == codes.ResourceExhausted {
 			return

@@ -6,13 +6,17 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/encoding/protowire"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/util/flowcontrol"
 
+	"github.com/celox/celox/internal/node/deviceplugin"
 	"github.com/celox/celox/internal/node/dra"
 )
 
@@ -31,8 +35,11 @@ type Config struct {
 	Dir string
 	// Pods are the pods of the node that are not over.
 	Pods func() []*corev1.Pod
-	// Devices are those of a container, as far as they are known.
+	// Devices are those that a container has by its claims, as far as they are known.
 	Devices func(*corev1.Pod, *corev1.Container) ([]dra.InUse, error)
+	// Plugged are those that a container of a pod has of device plugins, Allocatable all that plugins could give.
+	Plugged     func(pod types.UID, container string) []deviceplugin.Device
+	Allocatable func() []deviceplugin.Device
 }
 
 // Serve answers until ctx ends.
@@ -105,8 +112,24 @@ func (s *service) get(request message) (message, error) {
 	return nil, status.Errorf(codes.NotFound, "pod %s in namespace %s not found", name, namespace)
 }
 
-// allocatable has what plugins and managers could give to pods: there are none.
-func (s *service) allocatable(message) (message, error) { return nil, nil }
+// allocatable has what plugins could give to pods. There are no managers of CPUs and memory.
+func (s *service) allocatable(message) (message, error) {
+	return message{}.plugged(1, s.cfg.Allocatable()), nil
+}
+
+// plugged adds a ContainerDevices for each device, and each of its NUMA nodes.
+func (m message) plugged(number protowire.Number, devices []deviceplugin.Device) message {
+	for _, d := range devices {
+		one := message{}.text(1, d.Resource).text(2, d.ID)
+		if len(d.Nodes) == 0 {
+			m = m.message(number, one)
+		}
+		for _, node := range d.Nodes {
+			m = m.message(number, slices.Concat(one, message{}.message(3, message{}.message(1, message{}.number(1, node)))))
+		}
+	}
+	return m
+}
 
 // describe is a PodResources, with the containers that stay: sidecars and main ones.
 func (s *service) describe(pod *corev1.Pod) message {
@@ -122,9 +145,9 @@ func (s *service) describe(pod *corev1.Pod) message {
 	return out
 }
 
-// container is a ContainerResources: the devices of each claim together.
+// container is a ContainerResources: devices of plugins, and those of each claim together.
 func (s *service) container(pod *corev1.Pod, c *corev1.Container) message {
-	out := message{}.text(1, c.Name)
+	out := message{}.text(1, c.Name).plugged(2, s.cfg.Plugged(pod.UID, c.Name))
 	var claim string
 	var dynamic message
 	devices, _ := s.cfg.Devices(pod, c) // a claim that isn't prepared yet has none

@@ -16,6 +16,13 @@ func (m message) text(number protowire.Number, s string) message {
 	return protowire.AppendString(protowire.AppendTag(m, number, protowire.BytesType), s)
 }
 
+func (m message) number(number protowire.Number, n int64) message {
+	if n == 0 {
+		return m
+	}
+	return protowire.AppendVarint(protowire.AppendTag(m, number, protowire.VarintType), uint64(n))
+}
+
 func (m message) message(number protowire.Number, sub message) message {
 	return protowire.AppendBytes(protowire.AppendTag(m, number, protowire.BytesType), sub)
 }

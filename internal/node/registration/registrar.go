@@ -17,6 +17,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 	cri "k8s.io/cri-api/pkg/apis"
@@ -46,6 +47,7 @@ type Config struct {
 	Machine           Machine
 	Capacity          corev1.ResourceList
 	Allocatable       corev1.ResourceList
+	Plugged           func() (capacity, allocatable corev1.ResourceList) // devices of plugins, all and those that can be had; nil is none
 	IPs               []string
 	Port              int32
 	Labels            map[string]string
@@ -302,17 +304,28 @@ func statusSame(a, b *corev1.NodeStatus) bool {
 	return apiequality.Semantic.DeepEqual(x, y)
 }
 
+// SameResources says whether two states of a node have the same resources.
+func SameResources(a, b *corev1.NodeStatus) bool {
+	same := func(x, y resource.Quantity) bool { return x.Cmp(y) == 0 }
+	return maps.EqualFunc(a.Capacity, b.Capacity, same) && maps.EqualFunc(a.Allocatable, b.Allocatable, same)
+}
+
 // fillStatus computes the node's status.
 func (r *Registrar) fillStatus(ctx context.Context, node *corev1.Node, old *corev1.NodeStatus) {
 	s := &node.Status
 	s.Capacity = r.Capacity.DeepCopy()
 	s.Allocatable = r.Allocatable.DeepCopy()
+	if r.Plugged != nil {
+		capacity, allocatable := r.Plugged()
+		maps.Copy(s.Capacity, capacity)
+		maps.Copy(s.Allocatable, allocatable)
+	}
 	if old != nil {
-		// Extended resources belong to others.
+		// Extended resources belong to others, who say how many there are; all of them can be had.
 		for name, q := range old.Capacity {
 			if _, ok := s.Capacity[name]; !ok && strings.Contains(string(name), "/") {
 				s.Capacity[name] = q
-				s.Allocatable[name] = old.Allocatable[name]
+				s.Allocatable[name] = q
 			}
 		}
 	}

@@ -84,6 +84,9 @@ func TestSummary(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if m := s.Node.Memory; m == nil || m.RSSBytes == nil || *m.RSSBytes == 0 || m.PageFaults == nil || *m.PageFaults == 0 || m.MajorPageFaults == nil {
+		t.Errorf("memory of the node: %+v", m)
+	}
 	if s.Node.NodeName != "n" || s.Node.Memory == nil || *s.Node.Memory.WorkingSetBytes == 0 || s.Node.Fs == nil || *s.Node.Fs.CapacityBytes == 0 {
 		t.Errorf("node %+v", s.Node)
 	}

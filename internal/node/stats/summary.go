@@ -97,6 +97,7 @@ func (p *Provider) node(ctx context.Context) statsapi.NodeStats {
 	total, available := memory()
 	working := total - available
 	out.Memory = &statsapi.MemoryStats{Time: stamp, AvailableBytes: &available, WorkingSetBytes: &working, UsageBytes: &working}
+	out.Memory.RSSBytes, out.Memory.PageFaults, out.Memory.MajorPageFaults = pages()
 	out.Network = network(stamp)
 	if info, err := p.Images.ImageFsInfo(ctx); err == nil && len(info.GetImageFilesystems()) > 0 {
 		fs := info.ImageFilesystems[0]
@@ -384,6 +385,31 @@ func memory() (total, available uint64) {
 		}
 	}
 	return total, min(available, total)
+}
+
+// pages says how much memory of the machine belongs to programs rather than files, and how often a page was not there; nil is not known.
+func pages() (rssBytes, faults, majorFaults *uint64) {
+	data, err := os.ReadFile("/proc/vmstat")
+	if err != nil {
+		return nil, nil, nil
+	}
+	for line := range strings.Lines(string(data)) {
+		name, count, _ := strings.Cut(strings.TrimSpace(line), " ")
+		n, err := strconv.ParseUint(count, 10, 64)
+		if err != nil {
+			continue
+		}
+		switch name {
+		case "nr_anon_pages":
+			n *= uint64(os.Getpagesize())
+			rssBytes = &n
+		case "pgfault":
+			faults = &n
+		case "pgmajfault":
+			majorFaults = &n
+		}
+	}
+	return rssBytes, faults, majorFaults
 }
 
 // procStatCPU is the CPU time that the machine used, in nanoseconds; the kernel counts in hundredths of a second here.

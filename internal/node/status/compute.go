@@ -56,6 +56,8 @@ type Input struct {
 	Restarting bool
 	// Devices are the devices of containers with claims and their health, by container name. What was said before stays of who isn't in it (KEP-4680).
 	Devices map[string][]corev1.ResourceStatus
+	// Plugged are the devices that containers have of device plugins, in the same way.
+	Plugged map[string][]corev1.ResourceStatus
 }
 
 // owned are the conditions that the node writes; all others belong to others and are kept as they are.

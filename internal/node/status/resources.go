@@ -1,6 +1,9 @@
 package status
 
 import (
+	"slices"
+	"strings"
+
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	resourcehelper "k8s.io/component-helpers/resource"
@@ -48,12 +51,23 @@ func (in *Input) fillResources(out *corev1.ContainerStatus, c *corev1.Container,
 	}
 }
 
-// fillDevices shows which devices the container has by its claims, and how they are. Of a pod that is over the last that was known stays: it may say why.
+// fillDevices shows which devices the container has by its claims and of device plugins, and how they are. Of a pod that is over the last that was known stays: it may say why.
 func (in *Input) fillDevices(out *corev1.ContainerStatus, c *corev1.Container, old *corev1.ContainerStatus) {
-	if devices, ok := in.Devices[c.Name]; ok {
-		out.AllocatedResourcesStatus = devices
-	} else if old != nil && len(c.Resources.Claims) > 0 {
-		out.AllocatedResourcesStatus = old.AllocatedResourcesStatus
+	claims, known := in.Devices[c.Name]
+	plugged, pluggedKnown := in.Plugged[c.Name]
+	if old != nil {
+		for _, r := range old.AllocatedResourcesStatus {
+			if strings.HasPrefix(string(r.Name), "claim:") {
+				if !known && len(c.Resources.Claims) > 0 {
+					claims = append(claims, r)
+				}
+			} else if _, asked := c.Resources.Limits[r.Name]; asked && !pluggedKnown {
+				plugged = append(plugged, r)
+			}
+		}
+	}
+	if len(claims)+len(plugged) > 0 {
+		out.AllocatedResourcesStatus = slices.Concat(claims, plugged)
 	}
 }
 

@@ -75,6 +75,10 @@ func own(root string, pod *corev1.Pod) error {
 	if gid == nil {
 		return nil
 	}
+	root, err := filepath.EvalSymlinks(root) // a local volume's path may be a link, which a walk would not follow
+	if err != nil {
+		return err
+	}
 	info, err := os.Stat(root)
 	if err != nil {
 		return err
