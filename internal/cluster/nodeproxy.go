@@ -4,6 +4,7 @@ import (
 	"errors"
 	"log/slog"
 	"net/netip"
+	"path/filepath"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -74,6 +75,9 @@ func (h *host) startProxy(run *group, pods *nodeNetwork, mode string) error {
 	datapath, err := proxy.NewNFTables(ranges, h.log)
 	if err != nil {
 		return err
+	}
+	if err := proxy.SetTimeouts(filepath.Join(h.cfg.DataDir, networkDir)); err != nil {
+		h.log.Warn("service proxy: connections are forgotten when the kernel thinks so", "err", err)
 	}
 	tampering, err := proxy.NewTampering()
 	if err != nil {

@@ -94,7 +94,7 @@ func resetNetwork(ctx context.Context, dataDir string, log *slog.Logger) error {
 	if proxy.Probe() == nil { // a kernel that cannot have them has none
 		rules = errors.Join(proxy.Remove(), policy.Remove())
 	}
-	return errors.Join(mesh.Reset(), rules, network.RemoveServiceAddresses(), network.Reset(ctx, network.Config{PodCIDRs: []netip.Prefix{}, StateDir: state, Log: log}))
+	return errors.Join(mesh.Reset(), rules, proxy.RestoreTimeouts(state), network.RemoveServiceAddresses(), network.Reset(ctx, network.Config{PodCIDRs: []netip.Prefix{}, StateDir: state, Log: log}))
 }
 
 // unmountBelow unmounts what is mounted below a directory, innermost first: volumes in memory, and what a crash left.
