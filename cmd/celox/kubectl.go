@@ -1,13 +1,17 @@
 package main
 
 import (
+	"flag"
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 	"k8s.io/cli-runtime/pkg/genericclioptions"
 	"k8s.io/cli-runtime/pkg/genericiooptions"
+	"k8s.io/klog/v2"
 	kubectl "k8s.io/kubectl/pkg/cmd"
 	"k8s.io/kubectl/pkg/cmd/plugin"
 	kubectlutil "k8s.io/kubectl/pkg/cmd/util"
@@ -41,15 +45,17 @@ A link to celox that is named kubectl is kubectl.`,
 					flags.KubeConfig = &own // the flag's default: --kubeconfig overrides it
 				}
 			}
-			// kubectl looks for plugins by the whole command line, whose first word is the program.
+			// kubectl looks for plugins and for aliases (kuberc) by the whole command line, whose first word is the program. An alias sets the
+			// arguments of the command that comes back; one that sets nothing takes them from where a program has them.
 			all := append([]string{"kubectl"}, args...)
+			os.Args = all
 			k := kubectl.NewDefaultKubectlCommandWithArgs(kubectl.KubectlOptions{
 				PluginHandler: kubectl.NewDefaultPluginHandler(plugin.ValidPluginFilenamePrefixes),
 				Arguments:     all,
 				ConfigFlags:   flags,
 				IOStreams:     genericiooptions.IOStreams{In: os.Stdin, Out: os.Stdout, ErrOut: os.Stderr},
 			})
-			k.SetArgs(args)
+			addLogFlags(k.PersistentFlags())
 			k.SilenceErrors = true // they are told below
 			if err := k.ExecuteContext(cmd.Context()); err != nil {
 				kubectlutil.CheckErr(err) // prints as kubectl does, and exits with its code
@@ -57,6 +63,17 @@ A link to celox that is named kubectl is kubectl.`,
 			return nil
 		},
 	}
+}
+
+// addLogFlags adds the flags that say what kubectl's libraries tell of what they do. They tell it on stderr, which nobody holds back, so that how often
+// it is flushed makes no difference; the flag is for those who are used to giving it.
+func addLogFlags(to *pflag.FlagSet) {
+	var logs flag.FlagSet
+	klog.InitFlags(&logs)
+	for _, name := range []string{"v", "vmodule"} {
+		to.AddFlag(pflag.PFlagFromGoFlag(logs.Lookup(name)))
+	}
+	to.Duration("log-flush-frequency", 5*time.Second, "Maximum number of seconds between log flushes")
 }
 
 // takeDataDir takes --data-dir out of kubectl's arguments, unless it stands behind "--", where it belongs to somebody else.
