@@ -183,7 +183,15 @@ func (s *Server) makeControllers(run *group, p *controlPlane, f *informers.Facto
 	m := controller.NewMetrics(metrics)
 	running := m.Gauge("running_managed_controllers", "Whether a controller runs, 1 if so.", "name", "manager")
 	var all []namedRunner
-	for _, c := range s.controllers(run, p, f, m, metrics, sources) {
+	entries := s.controllers(run, p, f, m, metrics, sources)
+	known := []string{config.SchedulerName}
+	for _, c := range entries {
+		known = append(known, c.name)
+	}
+	if err := s.cfg.CheckControllers(known); err != nil {
+		return nil, err
+	}
+	for _, c := range entries {
 		// The API server's own work is not for choice.
 		if slices.Contains(s.simulation.Without, c.name) || c.name != "ipaddress" && c.name != "legacy-token-tracking" && !s.cfg.Runs(c.name) {
 			continue
@@ -200,7 +208,7 @@ func (s *Server) makeControllers(run *group, p *controlPlane, f *informers.Facto
 
 // makeScheduler makes the scheduler, if it is to run.
 func (s *Server) makeScheduler(run *group, p *controlPlane, f *informers.Factory, metrics prometheus.Registerer) ([]namedRunner, error) {
-	if !s.cfg.Runs("scheduler") {
+	if !s.cfg.Runs(config.SchedulerName) {
 		return nil, nil
 	}
 	who := &user.DefaultInfo{Name: user.KubeScheduler, Groups: []string{user.AllAuthenticated}}
@@ -223,7 +231,7 @@ func (s *Server) makeScheduler(run *group, p *controlPlane, f *informers.Factory
 	if err != nil {
 		return nil, fmt.Errorf("scheduler: %w", err)
 	}
-	return []namedRunner{{made, "scheduler"}}, nil
+	return []namedRunner{{made, config.SchedulerName}}, nil
 }
 
 // schedulerExtenders are the programs that the scheduler asks.
@@ -295,12 +303,12 @@ func (s *Server) controllers(run *group, p *controlPlane, f *informers.Factory, 
 		{"statefulset-controller", with(func(c kubernetes.Interface, name string) (runner, error) {
 			return statefulset.New(c, f, s.recorder(run, c, name), clk, s.log, m)
 		})},
-		{"disruption-controller", with(func(c kubernetes.Interface, name string) (runner, error) {
+		{"disruption-controller", with(func(c kubernetes.Interface, _ string) (runner, error) {
 			others := podautoscaler.NewAPI(c.Discovery().RESTClient(), p.resourceOf) // who else asks for scales
-			return disruption.New(c, f, disruption.NewWorkloads(f, others), s.recorder(run, c, name), clk, s.log, m)
+			return disruption.New(c, f, disruption.NewWorkloads(f, others), s.recorder(run, c, "controllermanager"), clk, s.log, m)
 		})},
-		{"daemon-set-controller", with(func(c kubernetes.Interface, name string) (runner, error) {
-			return daemonset.New(c, f, s.recorder(run, c, name), clk, s.log, m)
+		{"daemon-set-controller", with(func(c kubernetes.Interface, _ string) (runner, error) {
+			return daemonset.New(c, f, s.recorder(run, c, "daemonset-controller"), clk, s.log, m)
 		})},
 		{"job-controller", with(func(c kubernetes.Interface, name string) (runner, error) {
 			ctl, err := job.New(c, f, s.recorder(run, c, name), clk, s.log, m)
@@ -321,8 +329,8 @@ func (s *Server) controllers(run *group, p *controlPlane, f *informers.Factory, 
 		{"ttl-after-finished-controller", with(func(c kubernetes.Interface, _ string) (runner, error) {
 			return ttlafterfinished.New(c, f, clk, s.log, m)
 		})},
-		{"endpointslice-controller", with(func(c kubernetes.Interface, name string) (runner, error) {
-			return endpointslice.New(c, f, s.recorder(run, c, name), s.log, m)
+		{"endpointslice-controller", with(func(c kubernetes.Interface, _ string) (runner, error) {
+			return endpointslice.New(c, f, s.recorder(run, c, "endpoint-slice-controller"), s.log, m)
 		})},
 		{"endpointslice-mirroring-controller", func(string) (runner, error) {
 			// Its account is not called as it is.

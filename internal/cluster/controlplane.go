@@ -146,7 +146,7 @@ func (s *Server) engine(run *group) (kv.Engine, error) {
 		s.log.Info("the data directory's path is too long for a unix socket: etcdctl cannot be used", "path", socket)
 		socket = ""
 	}
-	e, err := etcd.Start(ctx, etcd.Config{Dir: filepath.Join(s.cfg.DataDir, etcdDir), QuotaBytes: s.cfg.EtcdQuota, Listen: socket, Logger: s.log, Fatal: func(reason error) {
+	e, err := etcd.Start(ctx, etcd.Config{Dir: filepath.Join(s.cfg.DataDir, etcdDir), QuotaBytes: s.cfg.EtcdQuota, Listen: socket, Logger: s.log, Crowded: crowded, Fatal: func(reason error) {
 		run.abandon(fmt.Errorf("etcd cannot go on: %w", reason))
 		select {} // etcd believes that the process has ended, which it does now
 	}})

@@ -3,6 +3,7 @@ package cluster
 import (
 	"context"
 	"math"
+	"os"
 	"runtime"
 	"runtime/debug"
 	"runtime/metrics"
@@ -12,9 +13,11 @@ import (
 const (
 	// busyInterval is the time between two collections below which the program counts as busy.
 	busyInterval = 4 * time.Second
-	// busyHeadroom is how much garbage a busy program may gather at most, in bytes, if more than gcPercent would let it.
-	busyHeadroom = 192 << 20
-	maxGCPercent = 800
+	// busyHeadroom is how much garbage a busy program may gather at least, in bytes, up to maxGCPercent of what lives; and busyGCPercent whatever that comes to.
+	// More would not be cheaper where little lives: memory that was never used has to be given by the kernel, page by page.
+	busyHeadroom  = 192 << 20
+	busyGCPercent = 300
+	maxGCPercent  = 800
 	// largeHeadroom is how much garbage a program in which much lives may gather, in bytes: where 150,000 pods live, gcPercent of them would be gigabytes. Where more
 	// than that lives it is largeGCPercent of it, up to maxHeadroom, because each collection looks at all that lives; and minGCPercent whatever that comes to.
 	largeHeadroom  = 768 << 20
@@ -71,7 +74,7 @@ func busyPercent(live uint64) int {
 	if live == 0 {
 		return gcPercent
 	}
-	return int(math.Min(maxGCPercent, math.Max(gcPercent, 100*busyHeadroom/float64(live))))
+	return int(math.Min(maxGCPercent, math.Max(busyGCPercent, 100*busyHeadroom/float64(live))))
 }
 
 // largePercent is the percentage of what lives that a program may add if much lives.
@@ -95,4 +98,18 @@ func afterCollections(ctx context.Context, f func()) {
 			afterCollections(ctx, f)
 		}
 	}, f)
+}
+
+// crowded is told when many begin to write at once, and when they no longer do: the program may run on one processor more meanwhile, unless the environment says on how many.
+// The thread that syncs the log keeps its processor until the runtime takes it away, which it does when it happens to look, up to a tenth of a millisecond later. A few hundred times
+// a second that is much of what a small machine has: on two cores a tenth to a fifth of what it gets done (docs/performance.md).
+func crowded(now bool) {
+	if os.Getenv("GOMAXPROCS") != "" {
+		return
+	}
+	more := 1
+	if !now {
+		more = -1
+	}
+	runtime.GOMAXPROCS(max(runtime.GOMAXPROCS(0)+more, 1))
 }

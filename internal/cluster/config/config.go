@@ -299,22 +299,6 @@ func parts() []string {
 // Disables says whether a part is to be left out.
 func (s *Server) Disables(part string) bool { return slices.Contains(s.Disable, part) }
 
-// Runs says whether the controller of that name is wanted. Of two words about it the first counts; without a list all are wanted.
-func (s *Server) Runs(controller string) bool {
-	all := s.Controllers == nil
-	for _, word := range s.Controllers {
-		switch word {
-		case controller:
-			return true
-		case "-" + controller:
-			return false
-		case "*":
-			all = true
-		}
-	}
-	return all
-}
-
 // Scheduler is the scheduler's configuration.
 func (s *Server) Scheduler() (*schedulerconfig.Scheduler, error) {
 	if s.SchedulerConfig == "" {

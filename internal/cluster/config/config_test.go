@@ -1,6 +1,7 @@
 package config
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 
@@ -54,6 +55,8 @@ func TestRuns(t *testing.T) {
 		{"all but one", []string{"--controllers=*,-job-controller"}, map[string]bool{"job-controller": false, "scheduler": true}},
 		{"these", []string{"--controllers=job-controller", "--controllers=scheduler"}, map[string]bool{"job-controller": true, "scheduler": true, "cronjob-controller": false}},
 		{"none", []string{"--controllers="}, map[string]bool{"job-controller": false, "scheduler": false}},
+		{"by upstream's names", []string{"--controllers=*,-daemonset-controller,-node-lifecycle-controller"}, map[string]bool{"daemon-set-controller": false, "node-controller": false, "job-controller": true}},
+		{"this one by upstream's name", []string{"--controllers=garbage-collector-controller"}, map[string]bool{"generic-garbage-collector": true, "job-controller": false}},
 		{"the first word counts", []string{"--controllers=-scheduler,scheduler,*"}, map[string]bool{"job-controller": true, "scheduler": false}},
 	}
 	for _, tt := range tests {
@@ -71,6 +74,28 @@ func TestRuns(t *testing.T) {
 	}
 	if !new(Server).Runs("job-controller") {
 		t.Error("a server that was never told which controllers to run does not run one")
+	}
+}
+
+func TestUnknownControllers(t *testing.T) {
+	for words, want := range map[string]string{
+		"*,-job-controller,scheduler":          "",
+		"":                                     "",
+		"*,-daemonset-controller":              "",
+		"*,-selinux-warning-controller":        "",
+		"selinux-warning-controller":           "--controllers: Celox has no selinux-warning-controller",
+		"*,-daemonsets-controller":             `--controllers: there is no "daemonsets-controller": did you mean "daemonset-controller"?`,
+		"*,cron":                               `--controllers: there is no "cron"; there are bootstrap-signer-controller, certificatesigningrequest-approving-controller`,
+		"job-controler,deployments-controller": `--controllers: there is no "job-controler": did you mean "job-controller"?`,
+	} {
+		s, _, err := flags("--controllers=" + words)
+		if err != nil {
+			t.Fatal(err)
+		}
+		err = s.CheckControllers([]string{SchedulerName, "job-controller", "deployment-controller"})
+		if got := fmt.Sprint(err); want == "" && err != nil || !strings.HasPrefix(got, want) {
+			t.Errorf("%s: %v, want %s", words, err, want)
+		}
 	}
 }
 

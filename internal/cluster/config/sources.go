@@ -138,12 +138,23 @@ func Reason(err error) error {
 
 // Suggestion is the known key that is most like the given one, "" if none is.
 func Suggestion(fs *pflag.FlagSet, key string) string {
-	best, bestDistance := "", 4
+	var keys []string
 	fs.VisitAll(func(f *pflag.Flag) {
-		if d := distance(f.Name, key); d < bestDistance && !slices.Contains(notKeys, f.Name) {
-			best, bestDistance = f.Name, d
+		if !slices.Contains(notKeys, f.Name) {
+			keys = append(keys, f.Name)
 		}
 	})
+	return closest(key, keys)
+}
+
+// closest is the known word that is most like the given one, "" if none is.
+func closest(word string, known []string) string {
+	best, bestDistance := "", 4
+	for _, k := range known {
+		if d := distance(k, word); d < bestDistance {
+			best, bestDistance = k, d
+		}
+	}
 	return best
 }
 

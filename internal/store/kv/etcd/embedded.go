@@ -63,6 +63,9 @@ type Config struct {
 	// owner can open, or with TLS an address like "127.0.0.1:2379".
 	Listen string
 	TLS    *tls.Config
+	// Crowded, if set, is told when many begin to write at once, and when they no longer do, the end included. While many write, there is always a thread that syncs the log.
+	// Calls come one after another, true first.
+	Crowded func(bool)
 	// Logger hears etcd's warnings. Nil is silent.
 	Logger *slog.Logger
 	// Fatal is called when etcd cannot go on (the disk is full or broken) after it started; it must not return. Nil ends the process.
@@ -172,7 +175,7 @@ func (e *Engine) start(ctx context.Context, cfg Config) (err error) {
 		pb.KVServer
 		pb.LeaseServer
 	}{v3rpc.NewQuotaKVServer(server), v3rpc.NewQuotaLeaseServer(server)}
-	if e.writes, err = newGathering(server); err != nil {
+	if e.writes, err = newGathering(server, cfg.Crowded); err != nil {
 		return err
 	}
 	// The database may have been full, and the quota is another one now.
@@ -483,6 +486,9 @@ func (e *Engine) Close() error {
 		e.wg.Wait()
 		if e.server != nil {
 			e.server.Stop()
+		}
+		if e.writes != nil {
+			e.writes.end()
 		}
 		e.lock.Close()
 	})

@@ -24,6 +24,8 @@ import (
 const (
 	// freeWriters is how many at once are never made to wait for each other.
 	freeWriters = 6
+	// crowd is how many at once are a crowd, as Config.Crowded has it; half as many are none any more.
+	crowd = 20
 	// maxCohort is how many go together at most.
 	maxCohort = 48
 	// window is how long the first of those who wait does so at most.
@@ -44,12 +46,17 @@ type gathering struct {
 	limit   int                                        // of a request, in bytes
 	timeout time.Duration                              // after which nobody knows what became of a request
 	stopped <-chan struct{}
+	crowded func(bool) // may be nil
+
+	telling sync.Mutex // taken before mu
+	told    bool       // what crowded was told last; guarded by telling
 
 	mu      sync.Mutex
 	waiting []*proposal // guarded by mu
 	present int         // how many write, those who wait included; guarded by mu
 	most    int         // how many that were at most since the last went; guarded by mu
 	usual   float64     // how many that are lately; guarded by mu
+	many    bool        // whether that is a crowd; guarded by mu
 }
 
 // raftLog takes entries, all or none, and tells later what became of them. It fails when it has ended.
@@ -64,14 +71,14 @@ type proposal struct {
 }
 
 // newGathering is the way to a running server.
-func newGathering(s *etcdserver.EtcdServer) (*gathering, error) {
+func newGathering(s *etcdserver.EtcdServer, crowded func(bool)) (*gathering, error) {
 	results, err := resultsOf(s)
 	if err != nil {
 		return nil, err
 	}
 	quota := storage.NewBackendQuota(s.Logger(), s.Cfg.QuotaBackendBytes, s.Backend(), "kv")
 	return &gathering{
-		log: member{s}, results: results,
+		log: member{s}, results: results, crowded: crowded,
 		// The server's own numbers begin with the number of the member.
 		ids:   idutil.NewGenerator(uint16(s.MemberID())+1, time.Now()),
 		limit: int(s.Cfg.MaxRequestBytes), timeout: s.Cfg.ReqTimeout(), stopped: s.StopNotify(),
@@ -187,8 +194,38 @@ func (g *gathering) letGo() {
 	g.waiting = nil
 	g.most = g.present
 	g.usual *= 0.98 // those who stopped writing are forgotten
+	was := g.many
+	g.many = g.usual >= crowd || was && g.usual >= crowd/2
+	changed := was != g.many
 	g.mu.Unlock()
 	g.propose(together)
+	if changed {
+		g.tell()
+	}
+}
+
+// tell says whether there is a crowd, if that is news.
+func (g *gathering) tell() {
+	if g.crowded == nil {
+		return
+	}
+	g.telling.Lock()
+	defer g.telling.Unlock()
+	g.mu.Lock()
+	now := g.many
+	g.mu.Unlock()
+	if now != g.told {
+		g.told = now
+		g.crowded(now)
+	}
+}
+
+// end is to be called when nobody writes any more.
+func (g *gathering) end() {
+	g.mu.Lock()
+	g.many = false
+	g.mu.Unlock()
+	g.tell()
 }
 
 // leave is the end of a transaction.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -129,6 +130,48 @@ func TestGathering(t *testing.T) {
 			idle(t, g, log)
 		})
 	}
+}
+
+// TestCrowd: a crowd is told of once when it comes, and once when it has gone.
+func TestCrowd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := &slowLog{}
+		g := gatheringOver(log)
+		var told []bool
+		g.crowded = func(now bool) { told = append(told, now) }
+		write := func(writers, each int) {
+			var wg sync.WaitGroup
+			for range writers {
+				wg.Go(func() {
+					for range each {
+						if _, err := g.write(t.Context(), kv.Guard{Key: "key"}, kv.Op{Key: "key"}); err != nil {
+							t.Error(err)
+						}
+					}
+				})
+			}
+			wg.Wait()
+		}
+		for _, step := range []struct {
+			writers, each int
+			want          []bool
+		}{
+			{crowd - 2, 100, nil},
+			{2 * crowd, 100, []bool{true}},
+			{1, 200, []bool{true, false}},
+			{2 * crowd, 100, []bool{true, false, true}},
+		} {
+			if write(step.writers, step.each); !slices.Equal(told, step.want) {
+				t.Errorf("after %d writers: told %v, want %v", step.writers, told, step.want)
+			}
+		}
+		g.end()
+		g.end()
+		if want := []bool{true, false, true, false}; !slices.Equal(told, want) {
+			t.Errorf("at the end: told %v, want %v", told, want)
+		}
+		idle(t, g, log)
+	})
 }
 
 // TestGatheringGivesUp: whoever gives up waits no longer and is in nobody's way, whenever that is.
