@@ -89,7 +89,7 @@ spec:
   containers:
   - name: c
     image: %s
-    command: [sh, -c, 'echo "have $ZEROES: $(head -c 2 /dev/$ZEROES | od -An -tx1)," $(ls /zeroes); (: >/dev/kmsg-0) && echo written; (: </dev/kmsg-0); exec sleep 3600']
+    command: [sh, -c, 'exec 2>&1; echo "have $ZEROES: $(head -c 2 /dev/$ZEROES | od -An -tx1)," $(ls /zeroes); (: >/dev/kmsg-0) && echo written; (: </dev/kmsg-0); exec sleep 3600']
     resources: {limits: {%s: 1}}
 `, name, busybox, resource)
 	}
