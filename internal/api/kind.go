@@ -71,7 +71,7 @@ type Kind struct {
 	Validate             func(obj Object) field.ErrorList
 	ValidateUpdate       func(obj, old Object) field.ErrorList
 	ValidateStatusUpdate func(obj, old Object) field.ErrorList
-	// ValidateInNamespace checks what depends on the labels of the object's namespace, after all else at any door; old is nil on create.
+	// ValidateInNamespace checks what depends on the labels of the object's namespace, at any door, and is told first; old is nil on create.
 	ValidateInNamespace func(obj, old Object, labels map[string]string) field.ErrorList
 	// Warnings are shown to the client in Warning headers; old is nil on create.
 	Warnings func(obj, old Object) []string
@@ -126,6 +126,8 @@ type Version struct {
 	// server converts through it). ToHub applies the defaults that only this version has (e.g. extensions/v1beta1).
 	ToHub   func(in runtime.Object) (Object, error)
 	FromHub func(in Object) (runtime.Object, error)
+	// Readable, if set, says what is wrong with an object's annotations that once were fields: what cannot be read is refused before anything else is looked at.
+	Readable func(annotations map[string]string) error
 	// Validate, if set, checks what only this door checks, besides the kind's own validation of the hub; old is nil on create.
 	Validate func(obj, old Object) field.ErrorList
 	// Deprecated, when set, is the warning that every request of this version is answered with.

@@ -31,6 +31,10 @@ func TestAnswers(t *testing.T) {
 		code                     int
 		want                     string
 	}{
+		{"a kind in capitals", "PATCH", configMaps + "/a?dryRun=All", `{"kind":null,"KIND":"ConfigMap"}`, []string{"Content-Type", merge}, 200, `"kind":"ConfigMap"`},
+		{"another kind in capitals", "PATCH", configMaps + "/a?dryRun=All", `{"kind":null,"KIND":"Service"}`, []string{"Content-Type", merge}, 422, "converting (v1.Service) to (core.ConfigMap): unknown conversion"},
+		{"another version in capitals", "PATCH", configMaps + "/a?dryRun=All", `{"apiVersion":null,"APIVERSION":"v2"}`, []string{"Content-Type", merge}, 422, `no kind \"ConfigMap\" is registered for version \"v2\"`},
+		{"a version in capitals, and a field", "PATCH", configMaps + "/a?dryRun=All&fieldValidation=Strict", `{"apiVersion":null,"ApiVersion":"v1","Data":{}}`, []string{"Content-Type", merge}, 422, `strict decoding error: unknown field \"ApiVersion\", unknown field \"Data\""`},
 		{"a kind whose selectors know no namespace", "GET", "/api/v1/nodes?fieldSelector=metadata.namespace%3Da", "", nil, 400, "field label not supported: metadata.namespace"},
 		{"nor do those of requests for pods' certificates", "GET", "/apis/certificates.k8s.io/v1/podcertificaterequests?fieldSelector=metadata.namespace%3Da", "", nil, 400, "field label not supported: metadata.namespace"},
 		{"a kind without fields of its own knows it", "GET", "/api/v1/persistentvolumes?fieldSelector=metadata.namespace%3Da", "", nil, 200, `"items":[]`},

@@ -68,19 +68,36 @@ func (x *exchange) decodeHub(validation string) (api.Object, error) {
 	if err != nil {
 		return nil, err
 	}
-	return x.toHub(obj)
+	hub, err := x.toHub(obj)
+	if err != nil {
+		return nil, negotiate.CannotHandle(x.res.target, err)
+	}
+	return hub, nil
 }
 
 // toHub turns an object of this version into the hub type with its defaults.
 func (x *exchange) toHub(obj runtime.Object) (api.Object, error) {
+	if m, ok := obj.(metav1.Object); ok {
+		if err := x.readable(m); err != nil {
+			return nil, err
+		}
+	}
 	hub, err := x.s.cfg.Catalogue.ToHub(x.res.kind, x.res.version, obj)
 	if err != nil {
-		return nil, apierrors.NewBadRequest(err.Error())
+		return nil, err
 	}
 	if x.res.kind.Default != nil {
 		x.res.kind.Default(hub)
 	}
 	return hub, nil
+}
+
+// readable says whether the annotations of an object of this version can be read as what they stand for.
+func (x *exchange) readable(obj metav1.Object) error {
+	if f := x.res.version.Readable; f != nil {
+		return f(obj.GetAnnotations())
+	}
+	return nil
 }
 
 // create makes a new object.
@@ -172,7 +189,9 @@ func (x *exchange) createOnce(obj api.Object, a *admission.Attributes) (shown, e
 	if rv, err := strconv.ParseUint(obj.GetResourceVersion(), 10, 64); err == nil && rv != 0 && !a.DryRun {
 		return shown{}, errors.New("resourceVersion should not be set on objects to be created")
 	}
-	obj.SetResourceVersion("")
+	if !a.DryRun { // which gives back what it was told
+		obj.SetResourceVersion("")
+	}
 	commit, err := x.reserve(obj, nil)
 	if err != nil {
 		return shown{}, err
@@ -261,7 +280,7 @@ func (x *exchange) prepareCreate(obj api.Object) error {
 	if x.res.version.Validate != nil {
 		errs = append(errs, x.res.version.Validate(obj, nil)...)
 	}
-	errs = append(errs, x.validateInNamespace(obj, nil)...)
+	errs = append(x.validateInNamespace(obj, nil), errs...)
 	if len(errs) == 0 {
 		errs = validateNames(obj, segmentName)
 	}

@@ -72,10 +72,14 @@ func (s *Server) dispatch(x *exchange) {
 func (r *resource) routes(x *exchange) bool {
 	i := x.info
 	switch {
-	case !r.serves(i.Verb, i.Subresource), x.r.Method == http.MethodHead:
+	case x.r.Method == http.MethodHead:
 		return false
 	case i.Subresource != "":
 		return true
+	case r.kind.Virtual && i.Verb == "watch":
+		return r.verbs["list"] && !i.LegacyWatch // the list's handler refuses to watch
+	case !r.serves(i.Verb, i.Subresource):
+		return false
 	case i.Verb == "create" && i.NameInPath, (i.Verb == "update" || i.Verb == "patch" || i.Verb == "delete") && !i.NameInPath:
 		return false
 	case r.kind.Namespaced && i.Namespace == "":
@@ -96,18 +100,18 @@ func (s *Server) serveResource(x *exchange) error {
 		}
 		return s.serveSubresource(x, sub)
 	}
+	if !res.hasPath(i) {
+		return noSuchResource()
+	}
 	if res.kind.Virtual {
 		return s.serveVirtual(x)
 	}
-	if x.r.Method == http.MethodHead || !res.verbs[i.Verb] {
+	if x.r.Method == http.MethodHead || !res.verbs[i.Verb] || res.custom == nil && i.Verb == "watch" && x.r.Method != http.MethodGet {
 		return methodNotAllowed()
 	}
 	everywhere := res.kind.Namespaced && i.Namespace == ""
 	switch i.Verb {
 	case "get":
-		if everywhere {
-			return noSuchResource()
-		}
 		return x.get()
 	case "list":
 		return x.list()
@@ -119,10 +123,7 @@ func (s *Server) serveResource(x *exchange) error {
 		}
 		return x.create()
 	case "update", "patch", "delete":
-		if everywhere && i.NameInPath {
-			return noSuchResource()
-		}
-		if !i.NameInPath || everywhere {
+		if !i.NameInPath {
 			return methodNotAllowed()
 		}
 		switch i.Verb {
@@ -139,6 +140,23 @@ func (s *Server) serveResource(x *exchange) error {
 		return x.deleteCollection()
 	}
 	return methodNotAllowed()
+}
+
+// hasPath says whether anything at all is served at the path of a request for a resource: what is not there answers 404 whatever the method, what is there 405 to
+// those that it lacks.
+func (r *resource) hasPath(i *request.Info) bool {
+	everywhere := r.kind.Namespaced && i.Namespace == ""
+	switch {
+	case i.NameInPath && everywhere:
+		return false
+	case i.LegacyWatch:
+		return r.verbs["watch"]
+	case i.NameInPath:
+		return r.verbs["get"] || r.verbs["update"] || r.verbs["patch"] || r.verbs["delete"]
+	case everywhere:
+		return r.verbs["list"]
+	}
+	return true
 }
 
 // streams are the subresources that a node answers.

@@ -1,8 +1,14 @@
 package apiserver
 
 import (
+	"context"
+	"errors"
 	"strings"
 	"testing"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+
+	"github.com/celox/celox/internal/apiserver/admission"
 )
 
 const merge = "application/merge-patch+json"
@@ -79,6 +85,26 @@ func TestEvictionOptions(t *testing.T) {
 	want(t, h, 404, "GET", pods+"/p", "")
 }
 
+// closed refuses everything new, as a namespace that is being deleted does.
+type closed struct{}
+
+func (closed) Admit(_ context.Context, a *admission.Attributes) error {
+	if a.Operation == admission.Create {
+		return apierrors.NewForbidden(a.Resource.GroupResource(), a.Name, errors.New("closed"))
+	}
+	return nil
+}
+
+// TestBindingIsAdmitted: admission is asked before anything of a binding is looked at.
+func TestBindingIsAdmitted(t *testing.T) {
+	h := newServer(t, func(c *Config) { c.Admission = admission.Chain{closed{}} }).Handler()
+	for _, body := range []string{`{"metadata":{"name":"q"},"target":{"name":"n"}}`, `{}`, `{"target":{"kind":"X"}}`} {
+		for _, path := range []string{"/bindings", "/pods/p/binding"} {
+			want(t, h, 403, "POST", "/api/v1/namespaces/n"+path, body)
+		}
+	}
+}
+
 // TestBindings: the collection of bindings makes bindings as any collection makes objects.
 func TestBindings(t *testing.T) {
 	h := newServer(t).Handler()
@@ -89,6 +115,8 @@ func TestBindings(t *testing.T) {
 		path, body, told string
 	}{
 		{400, "/bindings", `{"target":{"name":"n"}}`, "Name parameter required."},
+		{500, "/bindings", `{}`, "target.name: Required value"}, // what is bound is looked at before its name
+		{400, "/pods/p/binding", `{}`, "name in URL does not match name in Binding object"},
 		{500, "/bindings", `{"metadata":{"name":"p"},"target":{"name":"N_"}}`, "target.name: Invalid value: \"N_\""},
 		{409, "/pods/p/binding", `{"metadata":{"name":"p","uid":"x"},"target":{"name":"n"}}`, "Key: /registry/pods/n/p, ResourceVersion: 0, AdditionalErrorMsg: Precondition failed: UID in precondition: x, UID in object meta: "},
 		{409, "/pods/p/binding", `{"metadata":{"name":"p","resourceVersion":"1"},"target":{"name":"n"}}`, "Precondition failed: ResourceVersion in precondition: 1, ResourceVersion in object meta: "},

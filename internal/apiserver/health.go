@@ -82,8 +82,7 @@ func (h *healthChecks) serve(s *Server, w http.ResponseWriter, r *http.Request) 
 			_, _ = w.Write([]byte(text)) // a client that is gone
 		}
 	}
-	rest := strings.Trim(strings.TrimPrefix(r.URL.Path, "/"+h.name), "/")
-	if rest != "" {
+	if rest, below := strings.CutPrefix(r.URL.Path, "/"+h.name+"/"); below {
 		i := slices.IndexFunc(h.checks, func(c Check) bool { return c.Name == rest })
 		if i < 0 {
 			notFoundPage(w)
@@ -94,7 +93,9 @@ func (h *healthChecks) serve(s *Server, w http.ResponseWriter, r *http.Request) 
 			plain(http.StatusInternalServerError, fmt.Sprintf("internal server error: %v\n", err))
 			return
 		}
-		plain(http.StatusOK, "ok")
+		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+		w.Header().Set("Content-Length", "2")
+		_, _ = w.Write([]byte("ok")) // a client that is gone
 		return
 	}
 	q := r.URL.Query()

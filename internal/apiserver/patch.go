@@ -125,7 +125,7 @@ func (x *exchange) patched(p *apply.Patch, live api.Object) (api.Object, error) 
 	}
 	hub, err := x.toHub(obj)
 	if err != nil {
-		return nil, err
+		return nil, p.Unreadable(t, err)
 	}
 	return hub, x.checkPatched(hub)
 }
@@ -164,7 +164,8 @@ func (x *exchange) prepareApply(up *updating, p *apply.Patch, o writeOptions) er
 	up.create, up.always, up.tracked = true, x.info.Subresource == "" && x.res.verbs["create"], true
 	force := o.force != nil && *o.force
 	up.change = func(live api.Object) (api.Object, error) {
-		if live == nil {
+		missing := live == nil
+		if missing {
 			empty, ok := x.res.empty(x.s.cfg.Catalogue).(api.Object)
 			if !ok {
 				return nil, apierrors.NewInternalError(fmt.Errorf("%s is no object", x.res.gvk))
@@ -178,12 +179,18 @@ func (x *exchange) prepareApply(up *updating, p *apply.Patch, o writeOptions) er
 			}
 			return nil, apierrors.NewBadRequest("invalid object type: " + gvk.String())
 		}
+		if err := x.readable(config); err != nil {
+			return nil, fmt.Errorf("failed to convert to unversioned (%s/%s; %v): %w", config.GetNamespace(), config.GetName(), x.res.gvk, err)
+		}
 		obj, err := x.res.managers[up.sub].Apply(live, config, o.fieldManager, force)
 		if err != nil {
 			return nil, err
 		}
 		if err := done(); err != nil {
 			return nil, err
+		}
+		if uid := config.GetUID(); missing && uid != "" {
+			return nil, apierrors.NewConflict(x.res.gr, x.info.Name, fmt.Errorf("uid mismatch: the provided object specified uid %s, and no existing object was found", uid))
 		}
 		if x.res.kind.Default != nil && !unchanged(obj, live) {
 			x.res.kind.Default(obj)

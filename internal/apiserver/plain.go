@@ -30,6 +30,7 @@ func (s *Server) plainPaths() {
 		"/metrics/slis": s.outcomes.handler(),
 		"/statusz":      http.HandlerFunc(s.serveStatusz),
 		"/":             http.HandlerFunc(s.index),
+		"/index.html":   http.HandlerFunc(s.index),
 	}
 	if s.cfg.Flags != nil {
 		s.plain["/flagz"] = http.HandlerFunc(s.serveFlagz)
@@ -38,10 +39,12 @@ func (s *Server) plainPaths() {
 		s.plain[p] = h
 	}
 	if h := s.cfg.OpenIDConfiguration; h != nil {
+		h = s.getOnly(h)
 		s.plain["/.well-known/openid-configuration"] = h
 		s.plain["/.well-known/openid-configuration/"] = h
 	}
 	if h := s.cfg.KeySet; h != nil {
+		h = s.getOnly(h)
 		s.plain["/openid/v1/jwks"] = h
 		s.plain["/openid/v1/jwks/"] = h
 	}
@@ -70,7 +73,14 @@ func (s *Server) servePlain(x *exchange) {
 			s.serveDiscovery(x, first, strings.Trim(rest, "/"))
 			return
 		}
+	case "version":
+		x.fail(noSuchResource())
+		return
 	case "debug":
+		if rest == "pprof" {
+			http.Redirect(x.w, x.r, p+"/", http.StatusFound)
+			return
+		}
 		if h := profiles(rest); h != nil {
 			h.ServeHTTP(x.w, x.r)
 			return
@@ -125,11 +135,38 @@ func (s *Server) serveDiscovery(x *exchange, root, rest string) {
 		notFoundPage(x.w)
 		return
 	}
-	if m := x.r.Method; m != http.MethodGet && m != http.MethodHead {
+	if x.r.Method != http.MethodGet && !s.anyMethod(root, rest) {
 		x.fail(methodNotAllowed())
 		return
 	}
 	s.cfg.Discovery.ServeHTTP(x.w, x.r)
+}
+
+// anyMethod says whether a discovery document is given whatever the method: the list of groups, what is known of one, and of the versions of custom resources. Those of
+// the core, of versions, and of the group whose objects make groups are for GET alone.
+func (s *Server) anyMethod(root, rest string) bool {
+	group, _, versioned := strings.Cut(rest, "/")
+	return root == "apis" && group != "apiregistration.k8s.io" && (!versioned || s.customs.HasGroup(group))
+}
+
+// getOnly refuses other methods than GET.
+func (s *Server) getOnly(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if s.otherMethod(w, r) {
+			return
+		}
+		h.ServeHTTP(w, r)
+	})
+}
+
+// otherMethod answers a request that is no GET, and says whether it was one.
+func (s *Server) otherMethod(w http.ResponseWriter, r *http.Request) bool {
+	x, ok := w.(*responseWriter)
+	if r.Method == http.MethodGet || !ok {
+		return false
+	}
+	(&exchange{s: s, w: x, r: r, scope: x.scope, info: &x.scope.Info}).fail(methodNotAllowed())
+	return true
 }
 
 func (s *Server) knownVersion(group, version string) bool {
@@ -143,9 +180,7 @@ func (s *Server) knownVersion(group, version string) bool {
 
 // version tells the version of the API and of the program.
 func (s *Server) version(w http.ResponseWriter, r *http.Request) {
-	x, ok := w.(*responseWriter)
-	if r.Method != http.MethodGet && ok {
-		(&exchange{s: s, w: x, r: r, scope: x.scope, info: &x.scope.Info}).fail(methodNotAllowed())
+	if s.otherMethod(w, r) {
 		return
 	}
 	data, err := json.MarshalIndent(s.cfg.Version, "", "  ")

@@ -9,6 +9,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	metavalidation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/labels"
@@ -65,12 +66,8 @@ func (x *exchange) bind(name string) error {
 	case b.Namespace != x.info.Namespace:
 		return apierrors.NewBadRequest("the namespace of the provided object does not match the namespace sent on the request")
 	case name == "":
-		if name = b.Name; name == "" {
-			return apierrors.NewBadRequest("Name parameter required.")
-		}
+		name = b.Name
 		b.UID = "" // as of anything that is created
-	case b.Name != name:
-		return apierrors.NewBadRequest("name in URL does not match name in Binding object")
 	}
 	pods := x.s.resources[podsResource]
 	if pods == nil {
@@ -82,11 +79,17 @@ func (x *exchange) bind(name string) error {
 	if err := x.s.cfg.Admission.Admit(x.ctx, a); err != nil {
 		return err
 	}
+	if b.Name != name {
+		return apierrors.NewBadRequest("name in URL does not match name in Binding object")
+	}
 	if err := validateBinding(b); err != nil {
 		return err
 	}
 	if err := x.s.cfg.Admission.Validate(x.ctx, a); err != nil {
 		return err
+	}
+	if name == "" {
+		return apierrors.NewBadRequest("Name parameter required.")
 	}
 	x.res = pods
 	_, err = x.mutate(pods.key(x.info.Namespace, name), o.dryRun, func(current *store.Item) (store.Mutation, error) {
@@ -362,11 +365,13 @@ func spent(b *policyv1.PodDisruptionBudget, pod string, now metav1.Time) (*polic
 	case b.Status.ObservedGeneration < b.Generation:
 		return nil, overBudget(fmt.Sprintf("The disruption budget %s is still being processed by the server.", b.Name), 10)
 	case b.Status.DisruptionsAllowed < 0:
-		return nil, apierrors.NewForbidden(gr, b.Name, errors.New("pdb disruptions allowed is negative"))
+		return nil, becauseOf(apierrors.NewForbidden(gr, b.Name, errors.New("pdb disruptions allowed is negative")),
+			fmt.Sprintf("The disruption budget %s does not allow evicting pods currently: pdb disruptions allowed is negative", b.Name))
 	case len(b.Status.DisruptedPods) > maxDisrupted:
-		return nil, apierrors.NewForbidden(gr, b.Name, errors.New("DisruptedPods map too big - too many evictions not confirmed by PDB controller"))
+		return nil, becauseOf(apierrors.NewForbidden(gr, b.Name, errors.New("DisruptedPods map too big - too many evictions not confirmed by PDB controller")),
+			fmt.Sprintf("The disruption budget %s does not allow evicting pods currently: too many pending evictions not confirmed by PDB controller", b.Name))
 	case b.Status.DisruptionsAllowed == 0:
-		return nil, overBudget(fmt.Sprintf("The disruption budget %s needs %d healthy pods and has %d currently", b.Name, b.Status.DesiredHealthy, b.Status.CurrentHealthy), 0)
+		return nil, overBudget(whyNone(b), 0)
 	}
 	next := b.DeepCopy()
 	next.Status.DisruptionsAllowed--
@@ -389,8 +394,30 @@ func spent(b *policyv1.PodDisruptionBudget, pod string, now metav1.Time) (*polic
 	return next, nil
 }
 
+// whyNone says why a budget allows no disruption. Its numbers say nothing while the controller could not count its pods.
+func whyNone(b *policyv1.PodDisruptionBudget) string {
+	var refused metav1.Condition
+	if c := meta.FindStatusCondition(b.Status.Conditions, policyv1.DisruptionAllowedCondition); c != nil && c.Status == metav1.ConditionFalse && c.Message != "" {
+		refused = *c
+	}
+	switch {
+	case refused.Reason == policyv1.SyncFailedReason:
+		return fmt.Sprintf("The disruption budget %s does not allow evicting pods currently because it failed sync: %s", b.Name, refused.Message)
+	case b.Status.CurrentHealthy <= b.Status.DesiredHealthy:
+		return fmt.Sprintf("The disruption budget %s needs %d healthy pods and has %d currently", b.Name, b.Status.DesiredHealthy, b.Status.CurrentHealthy)
+	case refused.Message != "":
+		return fmt.Sprintf("The disruption budget %s does not allow evicting pods currently (%s): %s", b.Name, refused.Reason, refused.Message)
+	default:
+		return fmt.Sprintf("The disruption budget %s does not allow evicting pods currently", b.Name)
+	}
+}
+
 func overBudget(why string, retrySeconds int) error {
-	err := apierrors.NewTooManyRequests("Cannot evict pod as it would violate the pod's disruption budget.", retrySeconds)
+	return becauseOf(apierrors.NewTooManyRequests("Cannot evict pod as it would violate the pod's disruption budget.", retrySeconds), why)
+}
+
+// becauseOf adds what a budget says to the refusal of an eviction.
+func becauseOf(err *apierrors.StatusError, why string) error {
 	err.ErrStatus.Details.Causes = append(err.ErrStatus.Details.Causes, metav1.StatusCause{Type: policyv1.DisruptionBudgetCause, Message: why})
 	return err
 }

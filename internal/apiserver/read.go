@@ -183,6 +183,9 @@ func (x *exchange) listItems(o *listOptions) ([]*store.Item, metav1.ListMeta, er
 	if err != nil {
 		return nil, metav1.ListMeta{}, err
 	}
+	if o.labels != nil || o.fields != nil {
+		l.Remaining = nil // whatever the selectors are: how many are left is told of all that there is only
+	}
 	return l.Items, metav1.ListMeta{
 		ResourceVersion: strconv.FormatInt(l.Revision, 10), Continue: l.Continue, RemainingItemCount: l.Remaining,
 	}, nil

@@ -45,6 +45,25 @@ func TestPaths(t *testing.T) {
 		{"GET", "/metrics/slis", 200, `kubernetes_healthchecks_total{name="etcd",status="success",type="livez"} 2`},
 		{"GET", "/readyz/etcd", 200, "ok"},
 		{"GET", "/readyz/nosuch", 404, "404 page not found"},
+		{"GET", "/readyz/", 404, "404 page not found"},
+		{"POST", "/healthz/", 404, "404 page not found"},
+		{"GET", "/healthz/ping/", 404, "404 page not found"},
+		{"GET", "/version/x", 404, "the server could not find the requested resource"},
+		{"HEAD", "/version", 405, ""},
+		{"GET", "/index.html", 200, `"/readyz/late"`},
+		{"POST", "/statusz", 200, "apiserver statusz"},
+		{"GET", "/debug/pprof", 302, "/debug/pprof/"},
+		// What is not there is not found by any method; what is there lacks some.
+		{"GET", "/api/v1/bindings", 404, "the server could not find the requested resource"},
+		{"POST", "/api/v1/bindings", 404, "the server could not find the requested resource"},
+		{"DELETE", "/api/v1/namespaces/n/bindings/x", 404, "the server could not find the requested resource"},
+		{"GET", "/api/v1/namespaces/n/bindings", 405, "does not allow this method"},
+		{"GET", "/api/v1/watch/bindings", 404, "the server could not find the requested resource"},
+		{"POST", "/api/v1/watch/configmaps", 405, "does not allow this method"},
+		{"HEAD", "/api/v1/configmaps/x", 404, ""},
+		{"POST", "/api/v1/configmaps", 405, "does not allow this method"},
+		{"GET", "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews/x", 404, "the server could not find the requested resource"},
+		{"GET", "/api/v1/componentstatuses?watch=1", 405, `watch is not supported on resources of kind \"componentstatuses\"`},
 		{"GET", "/", 200, `"/readyz/late"`},
 		{"GET", "/metrics", 200, "apiserver_request_total"},
 		{"GET", "/nosuch", 404, "404 page not found"},
@@ -66,6 +85,49 @@ func TestPaths(t *testing.T) {
 		w := call(t, h, c.method, c.path, "")
 		if w.Code != c.code || !strings.Contains(w.Body.String(), c.body) {
 			t.Errorf("%s %s: %d %.300s, want %d %s", c.method, c.path, w.Code, w.Body, c.code, c.body)
+		}
+	}
+}
+
+// TestDocumentMethods: some documents are given whatever the method, others to GET alone.
+func TestDocumentMethods(t *testing.T) {
+	document := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("it")) })
+	h := newServer(t, func(c *Config) { c.Discovery, c.KeySet, c.OpenIDConfiguration = document, document, document }).Handler()
+	for path, any := range map[string]bool{
+		"/api": false, "/api/v1": false, "/apis": true, "/apis/": true, "/apis/apps": true, "/apis/apps/v1": false,
+		"/apis/apiregistration.k8s.io": false, "/apis/apiregistration.k8s.io/v1": false,
+		"/openid/v1/jwks": false, "/.well-known/openid-configuration": false,
+	} {
+		for _, method := range []string{"HEAD", "POST", "DELETE", "OPTIONS"} {
+			code := 405
+			if any {
+				code = 200
+			}
+			if w := call(t, h, method, path, ""); w.Code != code {
+				t.Errorf("%s %s: %d, want %d", method, path, w.Code, code)
+			}
+		}
+		if w := call(t, h, "GET", path, ""); w.Code != 200 || w.Body.String() != "it" {
+			t.Errorf("GET %s: %d %s", path, w.Code, w.Body)
+		}
+	}
+}
+
+// TestRemaining: how many objects follow a page is told of lists without selectors only, even if a selector does no more than name a namespace.
+func TestRemaining(t *testing.T) {
+	h := newServer(t).Handler()
+	for _, name := range []string{"a", "b", "c"} {
+		want(t, h, 201, "POST", configMaps, `{"metadata":{"name":"`+name+`","labels":{"l":"x"}}}`)
+	}
+	for query, told := range map[string]any{
+		"limit=1": 2.0, "limit=1&fieldSelector=": 2.0, "limit=1&fieldSelector=metadata.namespace%3Dn": nil, "limit=1&labelSelector=l": nil,
+		"limit=1&fieldSelector=metadata.name!%3Dq": nil,
+	} {
+		for _, path := range []string{configMaps, "/api/v1/configmaps"} {
+			list := want(t, h, 200, "GET", path+"?"+query, "")
+			if at(list, "metadata", "remainingItemCount") != told || at(list, "metadata", "continue") == nil {
+				t.Errorf("%s?%s: got %v", path, query, at(list, "metadata"))
+			}
 		}
 	}
 }

@@ -155,6 +155,11 @@ func (x *exchange) createByUpdate(up *updating) (store.Mutation, func(bool), err
 	if up.uid != "" {
 		return store.Mutation{}, nil, x.uidConflict(up, "")
 	}
+	if rv := obj.GetResourceVersion(); rv != "" {
+		if _, err := strconv.ParseUint(rv, 10, 64); err != nil {
+			return store.Mutation{}, nil, err
+		}
+	}
 	if err := x.mayCreate(obj); err != nil {
 		return store.Mutation{}, nil, err
 	}
@@ -354,7 +359,7 @@ func (x *exchange) prepareUpdate(up *updating, obj, live api.Object) error {
 			errs = append(errs, x.res.version.Validate(obj, live)...)
 		}
 	}
-	errs = append(errs, x.validateInNamespace(obj, live)...)
+	errs = append(x.validateInNamespace(obj, live), errs...)
 	if x.res.custom == nil && declared(k.Group) {
 		errs = declaredLast(distinct(errs))
 	}

@@ -27,6 +27,9 @@ import (
 // serveVirtual serves kinds that are computed: questions that are answered at once, and the health of components.
 func (s *Server) serveVirtual(x *exchange) error {
 	i := x.info
+	if i.Verb == "watch" && x.res.verbs["list"] && x.r.Method == http.MethodGet {
+		return apierrors.NewMethodNotSupported(x.res.gr, "watch")
+	}
 	if x.r.Method == http.MethodHead || !x.res.verbs[i.Verb] {
 		return methodNotAllowed()
 	}

@@ -17,7 +17,7 @@ import (
 )
 
 // component is what the API server is called on the pages that tell of it.
-const component = "kube-apiserver"
+const component = "apiserver"
 
 // statusz is the structured form of /statusz (KEP-4827). Both of its versions look the same.
 type statusz struct {
@@ -47,7 +47,7 @@ func (s *Server) serveStatusz(w http.ResponseWriter, r *http.Request) {
 	v := &s.cfg.Version
 	st := statusz{
 		Metadata: zpageMeta{component}, StartTime: metav1.NewTime(s.started), UptimeSeconds: int64(s.clock.Since(s.started) / time.Second),
-		GoVersion: runtime.Version(), BinaryVersion: strings.TrimPrefix(v.GitVersion, "v"), EmulationVersion: v.Major + "." + v.Minor, Paths: s.debugPaths(),
+		GoVersion: runtime.Version(), BinaryVersion: v.Major + "." + v.Minor, EmulationVersion: v.Major + "." + v.Minor, Paths: s.debugPaths(),
 	}
 	serveZPage(w, r, "Statusz", func(b *strings.Builder) {
 		n := st.UptimeSeconds
@@ -75,8 +75,6 @@ func serveZPage(w http.ResponseWriter, r *http.Request, kind string, text func(*
 	version, ok := zpageVersion(r.Header.Get("Accept"), kind)
 	h := w.Header()
 	switch {
-	case r.Method != http.MethodGet && r.Method != http.MethodHead:
-		w.WriteHeader(http.StatusMethodNotAllowed)
 	case !ok:
 		http.Error(w, "only the following media types are accepted: text/plain, application/json;as="+kind+";v=v1beta1;g=config.k8s.io", http.StatusNotAcceptable)
 	case version == "":
@@ -124,7 +122,9 @@ func (s *Server) debugPaths() []string {
 	out := []string{"/healthz", "/livez", "/readyz"}
 	for p := range s.plain {
 		first, _, _ := strings.Cut(strings.TrimPrefix(p, "/"), "/")
-		if first != "" && first != "openid" && first != ".well-known" {
+		switch first {
+		case "", "openid", ".well-known", "index.html", "debug":
+		default:
 			out = append(out, "/"+first)
 		}
 	}

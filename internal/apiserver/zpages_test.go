@@ -12,13 +12,13 @@ func TestZPages(t *testing.T) {
 	}).Handler()
 	const structured = "application/json;as=%;v=v1beta1;g=config.k8s.io"
 	for page, text := range map[string]string{
-		"/statusz": "Paths: /debug /flagz /healthz /livez /metrics /readyz /statusz /version\n",
+		"/statusz": "Paths: /flagz /healthz /livez /metrics /readyz /statusz /version\n",
 		"/flagz":   "\n\nbind-address=::\nhttps-port=6443\n",
 	} {
 		kind := strings.ToUpper(page[1:2]) + page[2:]
 		for _, accept := range []string{"", "*/*", "text/plain", "application/json, */*"} {
 			w := call(t, h, "GET", page, "", "Accept", accept)
-			if got := w.Body.String(); w.Code != 200 || !strings.HasPrefix(got, "\nkube-apiserver "+page[1:]+"\nWarning: ") || !strings.Contains(got, text) {
+			if got := w.Body.String(); w.Code != 200 || !strings.HasPrefix(got, "\napiserver "+page[1:]+"\nWarning: ") || !strings.Contains(got, text) {
 				t.Errorf("%s %q: %d %s", page, accept, w.Code, got)
 			}
 		}

@@ -88,7 +88,7 @@ func TestEmptyConversion(t *testing.T) {
 	k := apitest.Kind(t, c.Kinds(), "CustomResourceDefinition")
 	for text, want := range map[string]bool{"{}": false, "{conversionReviewVersions: []}": false, "{conversionReviewVersions: [v1]}": true, "{clientConfig: {url: 'https://a/b'}}": true} {
 		d := apitest.Read(t, c, k, definition("foos.a.b", names+"conversion: {strategy: None, webhook: "+text+"}, versions: ["+version+"]")).(*apiextensionsv1.CustomResourceDefinition)
-		k.Canonicalize(d)
+		k.Default(d)
 		if got := d.Spec.Conversion.Webhook != nil; got != want {
 			t.Errorf("%s is kept: %v, want %v", text, got, want)
 		}

@@ -53,6 +53,10 @@ func customResourceDefinition() *api.Kind {
 		}),
 		Default: api.On(func(d *apiextensionsv1.CustomResourceDefinition) {
 			apiextensionsv1.SetObjectDefaults_CustomResourceDefinition(d)
+			// A webhook of which nothing is said is none.
+			if c := d.Spec.Conversion; c != nil && c.Webhook != nil && c.Webhook.ClientConfig == nil && len(c.Webhook.ConversionReviewVersions) == 0 {
+				c.Webhook = nil
+			}
 		}),
 		Validate:       api.Check(validateNew),
 		ValidateUpdate: api.CheckUpdate(validateChange),
@@ -62,12 +66,6 @@ func customResourceDefinition() *api.Kind {
 				return field.ErrorList{field.InternalError(field.NewPath("spec"), err)}
 			}
 			return validateNames(&crd.Status.AcceptedNames, field.NewPath("status", "acceptedNames"))
-		}),
-		Canonicalize: api.On(func(d *apiextensionsv1.CustomResourceDefinition) {
-			// A webhook of which nothing is said is none.
-			if c := d.Spec.Conversion; c != nil && c.Webhook != nil && c.Webhook.ClientConfig == nil && len(c.Webhook.ConversionReviewVersions) == 0 {
-				c.Webhook = nil
-			}
 		}),
 		Warnings: api.Warn(warnings),
 		Columns: api.Columns(

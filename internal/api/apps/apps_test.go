@@ -162,6 +162,31 @@ func TestStatefulSetTemplate(t *testing.T) {
 	}
 }
 
+// TestStatefulSetFractions: amounts in the templates of claims are rounded up to thousandths, and parts of bytes are told of, as with claims.
+func TestStatefulSetFractions(t *testing.T) {
+	c := apitest.Catalogue(t, apps.Kinds())
+	k := apitest.Kind(t, c.Kinds(), "StatefulSet")
+	obj, errs := apitest.Create(t, c, k, `metadata: {name: a}
+spec:
+  selector: {matchLabels: {a: b}}
+  template: {metadata: {labels: {a: b}}, spec: {containers: [{name: c, image: i}]}}
+  volumeClaimTemplates: [{metadata: {name: v}, spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 0.5m}}}}]`)
+	if len(errs) > 0 {
+		t.Fatal(errs)
+	}
+	s := obj.(*appsv1.StatefulSet)
+	if got := s.Spec.VolumeClaimTemplates[0].Spec.Resources.Requests.Storage().String(); got != "1m" {
+		t.Error(got)
+	}
+	const text = `: fractional byte value "1m" is invalid, must be an integer`
+	if got := k.Warnings(s, nil); len(got) != 1 || got[0] != "spec.volumeClaimTemplates[0].resources.requests[storage]"+text {
+		t.Error(got)
+	}
+	if got := k.Warnings(s, s); len(got) != 1 || got[0] != "spec.volumeClaimTemplates[0].Spec.resources.requests[storage]"+text {
+		t.Error(got)
+	}
+}
+
 func TestReplicaSetStatus(t *testing.T) {
 	c := apitest.Catalogue(t, apps.Kinds())
 	k := apitest.Kind(t, c.Kinds(), "ReplicaSet")

@@ -37,7 +37,7 @@ func controllerRevision() *api.Kind {
 			errs := check.NonNegative(r.Revision, field.NewPath("revision"))
 			if !sameJSON(r.Data.Raw, old.Data.Raw) {
 				var shown any
-				if json.Unmarshal(r.Data.Raw, &shown) != nil {
+				if len(r.Data.Raw) > 0 && json.Unmarshal(r.Data.Raw, &shown) != nil {
 					shown = string(r.Data.Raw)
 				}
 				errs = append(errs, field.Invalid(field.NewPath("data"), shown, check.ImmutableText))

@@ -34,7 +34,7 @@ func daemonSet() *api.Kind {
 		Namespaced: true,
 		Prefix:     "daemonsets",
 		Versions: []api.Version{
-			api.NewVersion[appsv1.DaemonSet, appsv1.DaemonSetList]("v1"),
+			readable(api.NewVersion[appsv1.DaemonSet, appsv1.DaemonSetList]("v1"), readableDaemonSet),
 			api.Legacy[*appsv1.DaemonSet, appsv1beta2.DaemonSet, appsv1beta2.DaemonSetList]("apps", "v1beta2", nil, nil),
 			api.Legacy[*appsv1.DaemonSet, extensionsv1beta1.DaemonSet, extensionsv1beta1.DaemonSetList]("extensions", "v1beta1", daemonSetFromExtensions, nil),
 		},
@@ -91,6 +91,15 @@ func prepareDaemonSetUpdate(d, old *appsv1.DaemonSet) {
 		n++
 	}
 	setTemplateGeneration(d, n)
+}
+
+func readableDaemonSet(annotations map[string]string) error {
+	text, ok := annotations[appsv1.DeprecatedTemplateGeneration]
+	if !ok {
+		return nil
+	}
+	_, err := strconv.ParseInt(text, 10, 64)
+	return err
 }
 
 func templateGeneration(d *appsv1.DaemonSet) int64 {
@@ -192,14 +201,19 @@ func shownStrategy(s *appsv1.DaemonSetUpdateStrategy) json.Marshaler {
 	out := *s
 	if s.RollingUpdate != nil {
 		r := *s.RollingUpdate
-		for _, step := range []**intstr.IntOrString{&r.MaxUnavailable, &r.MaxSurge} {
-			if *step == nil {
-				*step = &intstr.IntOrString{}
-			}
-		}
+		showSteps(&r.MaxUnavailable, &r.MaxSurge)
 		out.RollingUpdate = &r
 	}
 	return check.Rendered(out)
+}
+
+// showSteps makes absent steps of a rolling update 0.
+func showSteps(steps ...**intstr.IntOrString) {
+	for _, step := range steps {
+		if *step == nil {
+			*step = &intstr.IntOrString{}
+		}
+	}
 }
 
 func validateDaemonSetUpdate(d, old *appsv1.DaemonSet) field.ErrorList {

@@ -1,7 +1,10 @@
 package apps
 
 import (
+	"fmt"
+	"maps"
 	"slices"
+	"strconv"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -9,6 +12,7 @@ import (
 	appsv1beta2 "k8s.io/api/apps/v1beta2"
 	extensionsv1beta1 "k8s.io/api/extensions/v1beta1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
@@ -30,7 +34,7 @@ func deployment() *api.Kind {
 		Namespaced: true,
 		Prefix:     "deployments",
 		Versions: []api.Version{
-			api.NewVersion[appsv1.Deployment, appsv1.DeploymentList]("v1"),
+			readable(api.NewVersion[appsv1.Deployment, appsv1.DeploymentList]("v1"), readableDeployment),
 			api.Legacy[*appsv1.Deployment, appsv1beta2.Deployment, appsv1beta2.DeploymentList]("apps", "v1beta2", nil, nil),
 			api.Legacy[*appsv1.Deployment, appsv1beta1.Deployment, appsv1beta1.DeploymentList]("apps", "v1beta1", deploymentFromV1beta1, nil),
 			api.Legacy[*appsv1.Deployment, extensionsv1beta1.Deployment, extensionsv1beta1.DeploymentList]("extensions", "v1beta1", deploymentFromExtensions, nil),
@@ -48,7 +52,10 @@ func deployment() *api.Kind {
 			d.Status = old.Status
 			podspec.DropDisabledTemplate(&d.Spec.Template, &old.Spec.Template)
 		}),
-		PrepareForStatusUpdate:   api.OnUpdate(func(d, old *appsv1.Deployment) { d.Spec, d.Labels = old.Spec, old.Labels }),
+		PrepareForStatusUpdate: api.OnUpdate(func(d, old *appsv1.Deployment) {
+			d.Spec, d.Labels = old.Spec, old.Labels
+			setRollback(d, old.Annotations[appsv1.DeprecatedRollbackTo])
+		}),
 		Default:                  api.On(defaultDeployment),
 		Validate:                 api.Check(func(d *appsv1.Deployment) field.ErrorList { return validateDeployment(d, nil) }),
 		ValidateUpdate:           api.CheckUpdate(validateDeploymentUpdate),
@@ -77,7 +84,36 @@ func deploymentChanged(d, old *appsv1.Deployment) bool {
 	return !apiequality.Semantic.DeepEqual(d.Spec, old.Spec) || !apiequality.Semantic.DeepEqual(d.Annotations, old.Annotations)
 }
 
+// The revision to roll back to was a field once, which clients see as an annotation since apps/v1beta2: one that says nothing is none.
+
+// setRollback sets the revision to roll back to, "" is none.
+func setRollback(d *appsv1.Deployment, revision string) {
+	switch before, there := d.Annotations[appsv1.DeprecatedRollbackTo]; {
+	case revision != "" && revision != before:
+		d.Annotations = maps.Clone(d.Annotations)
+		metav1.SetMetaDataAnnotation(&d.ObjectMeta, appsv1.DeprecatedRollbackTo, revision)
+	case revision != "":
+	case there && len(d.Annotations) == 1:
+		d.Annotations = nil
+	case there:
+		d.Annotations = maps.Clone(d.Annotations)
+		delete(d.Annotations, appsv1.DeprecatedRollbackTo)
+	}
+}
+
+func readableDeployment(annotations map[string]string) error {
+	to := annotations[appsv1.DeprecatedRollbackTo]
+	if to == "" {
+		return nil
+	}
+	if _, err := strconv.ParseInt(to, 10, 64); err != nil {
+		return fmt.Errorf("failed to parse annotation[%s]=%s as int64: %w", appsv1.DeprecatedRollbackTo, to, err)
+	}
+	return nil
+}
+
 func defaultDeployment(d *appsv1.Deployment) {
+	setRollback(d, d.Annotations[appsv1.DeprecatedRollbackTo])
 	s := &d.Spec
 	setReplicas(&s.Replicas)
 	if s.Strategy.Type == "" {
@@ -132,6 +168,9 @@ func validateDeployment(d, old *appsv1.Deployment) field.ErrorList {
 			errs = append(errs, field.Invalid(at, *deadline, "must be greater than minReadySeconds"))
 		}
 	}
+	if to, err := strconv.ParseInt(d.Annotations[appsv1.DeprecatedRollbackTo], 10, 64); err == nil {
+		errs = append(errs, check.NonNegative(to, p.Child("rollback", "version"))...)
+	}
 	return errs
 }
 
@@ -148,7 +187,13 @@ func validateDeploymentStrategy(s *appsv1.DeploymentStrategy, p *field.Path) fie
 			return field.ErrorList{field.Required(rolling, "this should be defaulted and never be nil")}
 		}
 	default:
-		return field.ErrorList{field.NotSupported(p, check.Rendered(*s), []string{
+		shown := *s
+		if s.RollingUpdate != nil {
+			steps := *s.RollingUpdate
+			showSteps(&steps.MaxUnavailable, &steps.MaxSurge)
+			shown.RollingUpdate = &steps
+		}
+		return field.ErrorList{field.NotSupported(p, check.Rendered(shown), []string{
 			string(appsv1.RecreateDeploymentStrategyType), string(appsv1.RollingUpdateDeploymentStrategyType),
 		})}
 	}

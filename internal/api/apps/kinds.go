@@ -6,3 +6,9 @@ import "github.com/celox/celox/internal/api"
 func Kinds() []*api.Kind {
 	return []*api.Kind{controllerRevision(), daemonSet(), deployment(), replicaSet(), statefulSet()}
 }
+
+// readable is v with what makes annotations of its objects unreadable.
+func readable(v api.Version, f func(annotations map[string]string) error) api.Version {
+	v.Readable = f
+	return v
+}

@@ -103,10 +103,7 @@ func defaultStatefulSet(s *appsv1.StatefulSet) {
 		if c.Status.Phase == "" {
 			c.Status.Phase = corev1.ClaimPending
 		}
-		if c.Spec.VolumeMode == nil {
-			mode := corev1.PersistentVolumeFilesystem
-			c.Spec.VolumeMode = &mode
-		}
+		podspec.SetClaimSpecDefaults(&c.Spec)
 	}
 }
 
@@ -255,6 +252,13 @@ func warnStatefulSet(s, old *appsv1.StatefulSet) []string {
 		out = podspec.Warnings(&s.Spec.Template, nil, templatePath)
 	case s.Generation != old.Generation:
 		out = podspec.Warnings(&s.Spec.Template, &old.Spec.Template, templatePath)
+	}
+	for i := range s.Spec.VolumeClaimTemplates {
+		at := field.NewPath("spec", "volumeClaimTemplates").Index(i)
+		if old != nil {
+			at = at.Child("Spec") // so it is called there
+		}
+		out = append(out, podspec.ClaimWarnings(&s.Spec.VolumeClaimTemplates[i].Spec, at)...)
 	}
 	if s.Spec.RevisionHistoryLimit != nil && *s.Spec.RevisionHistoryLimit < 0 {
 		out = append(out, "spec.revisionHistoryLimit: a negative value retains all historical revisions; a value >= 0 is recommended")

@@ -122,6 +122,10 @@ func TestJobUpdate(t *testing.T) {
 		{"nothing", "false", func(*batchv1.Job) {}, ""},
 		{"parallelism", "false", func(j *batchv1.Job) { *j.Spec.Parallelism = 7 }, ""},
 		{"completions", "false", func(j *batchv1.Job) { *j.Spec.Completions = 7 }, "spec.completions: Invalid value: 7: field is immutable"},
+		// What a job becomes says whether its completions may change.
+		{"mode and completions", "false", func(j *batchv1.Job) {
+			*j.Spec.CompletionMode, *j.Spec.Parallelism, *j.Spec.Completions = batchv1.IndexedCompletion, 7, 7
+		}, "spec.completionMode: Invalid value: \"Indexed\": field is immutable"},
 		{"mode", "false", func(j *batchv1.Job) { *j.Spec.CompletionMode = batchv1.IndexedCompletion }, "spec.completionMode: Invalid value"},
 		{"image", "false", func(j *batchv1.Job) { j.Spec.Template.Spec.Containers[0].Image = "b" }, "spec.template: Invalid value"},
 		{"node selector while it runs", "false", node, "spec.template: Invalid value"},

@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	batchv1 "k8s.io/api/batch/v1"
+	corev1 "k8s.io/api/core/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -232,7 +233,12 @@ func (u *statusUpdate) undone() {
 	if s.CompletionTime != nil && was.CompletionTime != nil && changed(s.CompletionTime, was.CompletionTime) {
 		u.invalid("completionTime", s.CompletionTime, check.ImmutableText)
 	}
-	if suspended := spec.Suspend != nil && *spec.Suspend; was.StartTime != nil && !suspended && changed(s.StartTime, was.StartTime) {
+	// A job that goes on after a pause starts again, also if it was told to go on before the pause was seen.
+	resumed := conditionOf(was.Conditions, batchv1.JobSuspended) != nil &&
+		slices.ContainsFunc(s.Conditions, func(c batchv1.JobCondition) bool {
+			return c.Type == batchv1.JobSuspended && c.Status == corev1.ConditionFalse
+		})
+	if suspended := spec.Suspend != nil && *spec.Suspend; was.StartTime != nil && !suspended && !resumed && changed(s.StartTime, was.StartTime) {
 		u.invalid("startTime", s.StartTime, "field is immutable for unsuspended job once set")
 	}
 	if conditionOf(was.Conditions, batchv1.JobSuccessCriteriaMet) != nil && !u.is(batchv1.JobSuccessCriteriaMet) {

@@ -419,7 +419,7 @@ func validateJobUpdate(j, old *batchv1.Job) field.ErrorList {
 // validateCompletions lets an indexed job grow and shrink only together with its parallelism (KEP-3715).
 func validateCompletions(s, was *batchv1.JobSpec, p *field.Path) field.ErrorList {
 	at := p.Child("completions")
-	indexed := was.CompletionMode != nil && *was.CompletionMode == batchv1.IndexedCompletion
+	indexed := s.CompletionMode != nil && *s.CompletionMode == batchv1.IndexedCompletion
 	if !indexed || apiequality.Semantic.DeepEqual(s.Completions, was.Completions) {
 		return check.Immutable(s.Completions, was.Completions, at)
 	}

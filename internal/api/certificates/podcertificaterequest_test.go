@@ -51,7 +51,8 @@ func TestPodCertificateRequest(t *testing.T) {
 		{"no request", "spec: {signerName: example.com/s, podName: p, podUID: u, serviceAccountName: s, serviceAccountUID: u, nodeName: node-1, nodeUID: u}", "spec: Invalid value: exactly one of (stubPKCS10Request) or (pkixPublicKey, proofOfPossession) must be set"},
 		{"no request at all", "spec: {signerName: example.com/s, podName: p, podUID: u, serviceAccountName: s, serviceAccountUID: u, nodeName: node-1, nodeUID: u, stubPKCS10Request: AAAA}", "spec.stubPKCS10Request: Invalid value: must be a valid PKCS#10 CSR"},
 		{"a forged request", forged, "spec.stubPKCS10Request"},
-		{"a bare annotation", podRequest(t, key(t), ", unverifiedUserAnnotations: {a: b}"), "must be domain-prefixed"},
+		{"a bare annotation", podRequest(t, key(t), ", unverifiedUserAnnotations: {a: b}"), "must be a domain-prefixed key"},
+		{"an annotation without a name", podRequest(t, key(t), ", unverifiedUserAnnotations: {'': b}"), "spec.unverifiedUserAnnotations: Required value"},
 	})
 }
 

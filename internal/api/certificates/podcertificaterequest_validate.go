@@ -41,13 +41,7 @@ const (
 func validatePodRequest(r *certificatesv1.PodCertificateRequest) field.ErrorList {
 	p, s := field.NewPath("spec"), &r.Spec
 	errs := check.SignerName(s.SignerName, p.Child("signerName"))
-	at := p.Child("unverifiedUserAnnotations")
-	errs = append(errs, check.Annotations(s.UnverifiedUserAnnotations, at)...)
-	for _, key := range check.Keys(s.UnverifiedUserAnnotations) {
-		if !strings.Contains(key, "/") {
-			errs = append(errs, field.Invalid(at, key, "must be domain-prefixed"))
-		}
-	}
+	errs = append(errs, check.UserAnnotations(s.UnverifiedUserAnnotations, p.Child("unverifiedUserAnnotations"))...)
 	for _, f := range []struct{ name, value, uid string }{
 		{"pod", s.PodName, string(s.PodUID)}, {"serviceAccount", s.ServiceAccountName, string(s.ServiceAccountUID)}, {"node", string(s.NodeName), string(s.NodeUID)},
 	} {
@@ -59,7 +53,7 @@ func validatePodRequest(r *certificatesv1.PodCertificateRequest) field.ErrorList
 			errs = append(errs, field.TooLong(uid, f.uid, maxUID))
 		}
 	}
-	at = p.Child("maxExpirationSeconds")
+	at := p.Child("maxExpirationSeconds")
 	if s.MaxExpirationSeconds == nil {
 		return append(errs, field.Required(at, "must be set"))
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/api/resource"
@@ -138,6 +139,18 @@ func LabelName(key string, p *field.Path) field.ErrorList {
 // Annotations checks keys and the total size of annotations.
 func Annotations(set map[string]string, p *field.Path) field.ErrorList {
 	return apivalidation.ValidateAnnotations(set, p)
+}
+
+// UserAnnotations checks annotations that users give along for somebody else: each key names whose it is.
+func UserAnnotations(set map[string]string, p *field.Path) field.ErrorList {
+	var errs field.ErrorList
+	for _, key := range Keys(set) {
+		errs = append(errs, validation.IsDomainPrefixedKey(p, strings.ToLower(key))...)
+	}
+	if apivalidation.ValidateAnnotationsSize(set) != nil {
+		errs = append(errs, field.TooLong(p, "", apivalidation.TotalAnnotationSizeLimitB))
+	}
+	return errs
 }
 
 // Selector checks a label selector. Old objects may keep values that are no label values (allowBadValues).

@@ -30,6 +30,11 @@ func ShortName(v string, p *field.Path) field.ErrorList {
 	return Declared(Each(content.IsDNS1123Label(v), p, v))
 }
 
+// Domain is the declared complaint about what is no RFC 1123 subdomain.
+func Domain(v string, p *field.Path) field.ErrorList {
+	return Declared(Each(content.IsDNS1123Subdomain(v), p, v))
+}
+
 // Driver is the declared complaint about what is no name of a driver: a domain of at most so many bytes, upper case forgiven.
 func Driver(name string, most int, p *field.Path) field.ErrorList {
 	if name == "" {

@@ -29,6 +29,7 @@ func configMap() *api.Kind {
 	return &api.Kind{
 		Kind: "ConfigMap", Resource: "configmaps", Singular: "configmap", ShortNames: []string{"cm"}, Namespaced: true, Prefix: "configmaps",
 		Versions: []api.Version{api.NewVersion[corev1.ConfigMap, corev1.ConfigMapList]("v1")}, Hub: "v1",
+		Default:                  api.On(func(c *corev1.ConfigMap) { noNulls(c.BinaryData) }),
 		Validate:                 api.Check(validateConfigMap),
 		ValidateUpdate:           api.CheckUpdate(validateConfigMapUpdate),
 		AllowUnconditionalUpdate: true,
@@ -110,6 +111,7 @@ func defaultSecret(s *corev1.Secret) {
 		s.Type = corev1.SecretTypeOpaque
 	}
 	// stringData is a convenience for writing: it is folded into data and never stored.
+	noNulls(s.Data)
 	for k, v := range s.StringData {
 		if s.Data == nil {
 			s.Data = map[string][]byte{}
@@ -117,6 +119,15 @@ func defaultSecret(s *corev1.Secret) {
 		s.Data[k] = []byte(v)
 	}
 	s.StringData = nil
+}
+
+// noNulls makes values that a client wrote as null empty ones, which is how they are stored.
+func noNulls(data map[string][]byte) {
+	for k, v := range data {
+		if v == nil {
+			data[k] = []byte{}
+		}
+	}
 }
 
 func validateSecret(s *corev1.Secret) field.ErrorList {

@@ -46,9 +46,6 @@ func validatePodUpdate(p, old *corev1.Pod) field.ErrorList {
 	if equality.Semantic.DeepEqual(p.Spec, old.Spec) {
 		return errs
 	}
-	if podQOS(old) != podspec.QOSClass(&p.Spec) {
-		errs = append(errs, field.Invalid(field.NewPath("metadata"), p.Status.QOSClass, "Pod QoS is immutable"))
-	}
 	// What may change is put back; then nothing else may differ.
 	may := p.Spec.DeepCopy()
 	for i := range may.Containers {

@@ -184,7 +184,7 @@ func validateAppArmor(a *corev1.AppArmorProfile, p *field.Path) field.ErrorList 
 func (v *specValidation) validateContainerSecurity(s *corev1.SecurityContext, p *field.Path) field.ErrorList {
 	errs := validateUser(s.RunAsUser, s.RunAsGroup, p)
 	if s.ProcMount != nil {
-		errs = append(errs, check.Enum(*s.ProcMount, p.Child("procMount"), corev1.DefaultProcMount, corev1.UnmaskedProcMount)...)
+		errs = append(errs, check.OneOf(*s.ProcMount, p.Child("procMount"), corev1.DefaultProcMount, corev1.UnmaskedProcMount)...)
 		if *s.ProcMount == corev1.UnmaskedProcMount && v.hostUsers() {
 			errs = append(errs, field.Invalid(p.Child("procMount"), *s.ProcMount, "`hostUsers` must be false to use `Unmasked`"))
 		}

@@ -6,9 +6,7 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
-	apivalidation "k8s.io/apimachinery/pkg/api/validation"
 	"k8s.io/apimachinery/pkg/util/sets"
-	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/celox/celox/internal/api/check"
@@ -393,13 +391,7 @@ const (
 
 func validatePodCertificate(c *corev1.PodCertificateProjection, p *field.Path) field.ErrorList {
 	errs := check.SignerName(c.SignerName, p.Child("signerName"))
-	at := p.Child("userAnnotations")
-	for _, key := range check.Keys(c.UserAnnotations) {
-		errs = append(errs, validation.IsDomainPrefixedKey(at, strings.ToLower(key))...)
-	}
-	if apivalidation.ValidateAnnotationsSize(c.UserAnnotations) != nil {
-		errs = append(errs, field.TooLong(at, "", apivalidation.TotalAnnotationSizeLimitB))
-	}
+	errs = append(errs, check.UserAnnotations(c.UserAnnotations, p.Child("userAnnotations"))...)
 	if types := []string{"RSA3072", "RSA4096", "ECDSAP256", "ECDSAP384", "ECDSAP521", "ED25519"}; !slices.Contains(types, c.KeyType) {
 		errs = append(errs, field.NotSupported(p.Child("keyType"), c.KeyType, types))
 	}

@@ -154,6 +154,9 @@ func TestValidateSecurity(t *testing.T) {
 		{name: "unmasked proc", spec: `{"containers":[{"name":"c","image":"i","securityContext":{"procMount":"Unmasked"}}]}`, want: []string{
 			"spec.containers[0].securityContext.procMount: Invalid value: \"Unmasked\": `hostUsers` must be false to use `Unmasked`",
 		}},
+		{name: "empty proc", spec: `{"containers":[{"name":"c","image":"i","securityContext":{"procMount":""}}]}`, want: []string{
+			`spec.containers[0].securityContext.procMount: Unsupported value: "": supported values: "Default", "Unmasked"`,
+		}},
 		{name: "own users", spec: `{"hostUsers":false,"hostIPC":true,"containers":[{"name":"c","image":"i","securityContext":{"procMount":"Unmasked"}}]}`, want: []string{
 			"spec.HostIPC: Forbidden: when `hostUsers` is false",
 		}},

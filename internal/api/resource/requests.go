@@ -80,30 +80,40 @@ func validateRequest(r *resourcev1.DeviceRequest, p *field.Path) field.ErrorList
 		errs = append(errs, field.Invalid(p, nil, one+", but multiple fields are set"))
 		return append(errs, declareRequest(r, p)...)
 	case e != nil:
-		return append(errs, wanted{e.DeviceClassName, e.Selectors, e.AllocationMode, e.Count, e.Tolerations}.validate(p.Child("exactly"))...)
+		at := p.Child("exactly")
+		if class := at.Child("deviceClassName"); e.DeviceClassName == "" {
+			errs = append(errs, field.Required(class, ""))
+		} else {
+			errs = append(errs, check.DNSSubdomain(e.DeviceClassName, class)...)
+		}
+		return append(errs, wanted{e.Selectors, e.AllocationMode, e.Count, e.Tolerations}.validate(at)...)
 	}
 	return append(errs, validateUnique(r.FirstAvailable, resourcev1.FirstAvailableDeviceRequestMaxSize, p.Child("firstAvailable"),
 		func(s *resourcev1.DeviceSubRequest) string { return s.Name },
 		func(s *resourcev1.DeviceSubRequest, p *field.Path) field.ErrorList {
 			errs := validateRequestName(s.Name, p.Child("name"))
-			return append(errs, wanted{s.DeviceClassName, s.Selectors, s.AllocationMode, s.Count, s.Tolerations}.validate(p)...)
+			errs = append(errs, declareClass(s.DeviceClassName, p)...)
+			return append(errs, wanted{s.Selectors, s.AllocationMode, s.Count, s.Tolerations}.validate(p)...)
 		})...)
 }
 
 // declareRequest is what is said of the parts of a request that has one too many.
 func declareRequest(r *resourcev1.DeviceRequest, p *field.Path) field.ErrorList {
-	var errs field.ErrorList
-	if r.Exactly.DeviceClassName == "" {
-		errs = append(errs, check.Missing(p.Child("exactly", "deviceClassName"))...)
-	}
 	at := p.Child("firstAvailable")
-	errs = append(errs, repeated(r.FirstAvailable, at, func(s *resourcev1.DeviceSubRequest) string { return s.Name })...)
+	errs := repeated(r.FirstAvailable, at, func(s *resourcev1.DeviceSubRequest) string { return s.Name })
 	for i := range r.FirstAvailable {
-		if r.FirstAvailable[i].DeviceClassName == "" {
-			errs = append(errs, check.Missing(at.Index(i).Child("deviceClassName"))...)
-		}
+		errs = append(errs, declareClass(r.FirstAvailable[i].DeviceClassName, at.Index(i))...)
 	}
 	return errs
+}
+
+// declareClass is what is declared of the class of an alternative.
+func declareClass(name string, p *field.Path) field.ErrorList {
+	at := p.Child("deviceClassName")
+	if name == "" {
+		return check.Missing(at)
+	}
+	return check.Domain(name, at)
 }
 
 // validateRequestName wants a label, which "" is not.
@@ -111,7 +121,6 @@ func validateRequestName(name string, p *field.Path) field.ErrorList { return ch
 
 // wanted is what exact requests and the alternatives of others have in common.
 type wanted struct {
-	class       string
 	selectors   []resourcev1.DeviceSelector
 	mode        resourcev1.DeviceAllocationMode
 	count       int64
@@ -119,13 +128,7 @@ type wanted struct {
 }
 
 func (w wanted) validate(p *field.Path) field.ErrorList {
-	var errs field.ErrorList
-	if w.class == "" {
-		errs = append(errs, field.Required(p.Child("deviceClassName"), ""))
-	} else {
-		errs = append(errs, check.DNSSubdomain(w.class, p.Child("deviceClassName"))...)
-	}
-	errs = append(errs, validateSelectors(w.selectors, environment.NewExpressions, p.Child("selectors"))...)
+	errs := validateSelectors(w.selectors, environment.NewExpressions, p.Child("selectors"))
 	count := p.Child("count")
 	switch w.mode {
 	case resourcev1.DeviceAllocationModeAll:
@@ -135,7 +138,7 @@ func (w wanted) validate(p *field.Path) field.ErrorList {
 	case resourcev1.DeviceAllocationModeExactCount:
 		errs = append(errs, check.Positive(w.count, count)...)
 	default:
-		errs = append(errs, check.OneOf(w.mode, p.Child("allocationMode"), resourcev1.DeviceAllocationModeAll, resourcev1.DeviceAllocationModeExactCount)...)
+		errs = append(errs, check.Declared(check.OneOf(w.mode, p.Child("allocationMode"), resourcev1.DeviceAllocationModeAll, resourcev1.DeviceAllocationModeExactCount))...)
 	}
 	// The names in capacity.requests are not checked: one that no device has is never satisfied.
 	return append(errs, validateEach(w.tolerations, math.MaxInt, p.Child("tolerations"), validateToleration)...)

@@ -93,8 +93,10 @@ func validateClaimUpdate(c, old *resourcev1.ResourceClaim) field.ErrorList {
 func validateClaimStatus(c, old *resourcev1.ResourceClaim) field.ErrorList {
 	p, s := field.NewPath("status"), &c.Status
 	reserved := p.Child("reservedFor")
-	errs := validateReserved(s.ReservedFor, reserved)
-	errs = append(errs, validateDeviceStatuses(s, p.Child("devices"))...)
+	users := validateReserved(s.ReservedFor, reserved)
+	errs := slices.Clone(users)
+	devices := validateDeviceStatuses(s, p.Child("devices"))
+	errs = append(errs, devices...)
 	switch {
 	case len(s.ReservedFor) == 0:
 	case s.Allocation == nil:
@@ -115,7 +117,10 @@ func validateClaimStatus(c, old *resourcev1.ResourceClaim) field.ErrorList {
 	case !apiequality.Semantic.DeepEqual(*was, *s.Allocation):
 		errs = append(errs, check.Declared(field.ErrorList{field.Invalid(allocation, nil, check.OnceText)})...)
 	}
-	return errs
+	// What is declared is told in the order of the fields, which the rest is not: after the allocation come its users, and the devices.
+	late := slices.DeleteFunc(append(users, devices...), func(e *field.Error) bool { return !e.IsBeta() })
+	errs = slices.DeleteFunc(errs, func(e *field.Error) bool { return slices.Contains(late, e) })
+	return append(errs, late...)
 }
 
 // requestNames are the names by which the parts of a claim are referred to: of requests, and "request/subrequest".
@@ -215,7 +220,7 @@ func validateAllocation(a *resourcev1.AllocationResult, names map[string]bool, p
 		})
 	errs = append(errs, validateEach(a.Devices.Config, maxAllocationConfig, p.Child("devices", "config"),
 		func(c *resourcev1.DeviceAllocationConfiguration, p *field.Path) field.ErrorList {
-			errs := check.Enum(c.Source, p.Child("source"), resourcev1.AllocationConfigSourceClaim, resourcev1.AllocationConfigSourceClass)
+			errs := check.Declared(check.Enum(c.Source, p.Child("source"), resourcev1.AllocationConfigSourceClaim, resourcev1.AllocationConfigSourceClass))
 			errs = append(errs, validateReferences(c.Requests, names, p.Child("requests"))...)
 			return append(errs, validateConfiguration(&c.DeviceConfiguration, false, p)...)
 		})...)
@@ -275,7 +280,7 @@ func validateDeclaredPool(name string, p *field.Path) field.ErrorList {
 			errs = append(errs, field.Invalid(p, name, fmt.Sprintf("segment %d: must not be empty", i)))
 			continue
 		}
-		for _, e := range check.DNSSubdomain(part, p) {
+		for _, e := range check.Domain(part, p) {
 			e.Detail = fmt.Sprintf("segment %d: %s", i, e.Detail)
 			errs = append(errs, e)
 		}

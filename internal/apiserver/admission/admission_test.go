@@ -399,6 +399,18 @@ func TestRuntimeClass(t *testing.T) {
 	expect(t, "unknown", f.create(t, pod("a", class("g-nope"))), `pods "a" is forbidden: pod rejected: RuntimeClass "g-nope" not found`)
 	expect(t, "nonsense", f.create(t, pod("b", class("A b"))), `pods "b" is forbidden: pod rejected: RuntimeClass "A b" not found`)
 	expect(t, "no class", f.create(t, pod("c", overhead)), `pods "c" is forbidden: pod rejected: Pod Overhead set without corresponding RuntimeClass defined Overhead`)
+	empty := func(p *corev1.Pod) { p.Spec.Overhead = corev1.ResourceList{} }
+	const uncalled = "is forbidden: pod rejected: Pod Overhead set without corresponding RuntimeClass defined Overhead"
+	expect(t, "empty, no class", f.create(t, pod("c", empty)), `pods "c" `+uncalled)
+	f.Put(&nodev1.RuntimeClass{ObjectMeta: meta("", "light")}, &nodev1.RuntimeClass{ObjectMeta: meta("", "empty"), Overhead: &nodev1.Overhead{}})
+	expect(t, "empty, class without", f.create(t, pod("c", class("light"), empty)), `pods "c" `+uncalled)
+	expect(t, "empty, class with empty", f.create(t, pod("c", class("empty"), empty)), "")
+	p = pod("c", class("vm"), empty)
+	expect(t, "empty, class with", f.create(t, p), "")
+	if p.Spec.Overhead.Cpu().String() != "1" {
+		t.Errorf("got %v", p.Spec.Overhead)
+	}
+	expect(t, "class with empty", f.create(t, pod("c", class("empty"), overhead)), `pods "c" is forbidden: pod rejected: Pod's Overhead doesn't match RuntimeClass's defined Overhead`)
 	expect(t, "another overhead", f.create(t, pod("d", class("vm"), overhead)), `pods "d" is forbidden: pod rejected: Pod's Overhead doesn't match RuntimeClass's defined Overhead`)
 	expect(t, "conflict", f.create(t, pod("e", class("vm"), func(p *corev1.Pod) { p.Spec.NodeSelector = map[string]string{"vm": "no"} })),
 		`pods "e" is forbidden: conflict: runtimeClass.scheduling.nodeSelector[vm] = yes; pod.spec.nodeSelector[vm] = no`)

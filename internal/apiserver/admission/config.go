@@ -24,6 +24,17 @@ type Configuration struct {
 // configurationVersions are the versions of the file; they have one shape.
 var configurationVersions = []string{"apiserver.config.k8s.io/v1", "apiserver.k8s.io/v1alpha1"}
 
+// configurationFile is an AdmissionConfiguration.
+type configurationFile struct {
+	APIVersion string `json:"apiVersion"`
+	Kind       string `json:"kind"`
+	Plugins    []struct {
+		Name          string          `json:"name"`
+		Path          string          `json:"path"`
+		Configuration json.RawMessage `json:"configuration"`
+	} `json:"plugins"`
+}
+
 // LoadConfiguration reads an AdmissionConfiguration (apiserver.config.k8s.io/v1), and the files that it names: their paths are relative
 // to its own.
 func LoadConfiguration(path string) (c Configuration, err error) {
@@ -31,15 +42,7 @@ func LoadConfiguration(path string) (c Configuration, err error) {
 	if err != nil {
 		return c, err
 	}
-	var file struct {
-		APIVersion string `json:"apiVersion"`
-		Kind       string `json:"kind"`
-		Plugins    []struct {
-			Name          string          `json:"name"`
-			Path          string          `json:"path"`
-			Configuration json.RawMessage `json:"configuration"`
-		} `json:"plugins"`
-	}
+	var file configurationFile
 	if err := yaml.UnmarshalStrict(data, &file); err != nil {
 		return c, fmt.Errorf("reading %s: %w", path, err)
 	}

@@ -183,8 +183,8 @@ func (p *RuntimeClass) Admit(ctx context.Context, a *Attributes) error {
 	if err != nil || class == nil {
 		return err
 	}
-	if class.Overhead != nil && len(class.Overhead.PodFixed) > 0 {
-		if pod.Spec.Overhead != nil && !apiequality.Semantic.DeepEqual(pod.Spec.Overhead, class.Overhead.PodFixed) {
+	if class.Overhead != nil {
+		if len(pod.Spec.Overhead) > 0 && !apiequality.Semantic.DeepEqual(pod.Spec.Overhead, class.Overhead.PodFixed) {
 			return forbidText(a, "pod rejected: Pod's Overhead doesn't match RuntimeClass's defined Overhead")
 		}
 		pod.Spec.Overhead = class.Overhead.PodFixed.DeepCopy()
@@ -218,11 +218,11 @@ func (p *RuntimeClass) Validate(ctx context.Context, a *Attributes) error {
 		return err
 	}
 	switch {
-	case class != nil && class.Overhead != nil && len(class.Overhead.PodFixed) > 0:
+	case class != nil && class.Overhead != nil:
 		if !apiequality.Semantic.DeepEqual(pod.Spec.Overhead, class.Overhead.PodFixed) {
 			return forbidText(a, "pod rejected: Pod's Overhead doesn't match RuntimeClass's defined Overhead")
 		}
-	case len(pod.Spec.Overhead) > 0:
+	case pod.Spec.Overhead != nil: // an empty one too: it says that there is one
 		return forbidText(a, "pod rejected: Pod Overhead set without corresponding RuntimeClass defined Overhead")
 	}
 	return nil

@@ -124,6 +124,25 @@ func TestCompleteAndAssign(t *testing.T) {
 	}
 }
 
+// TestNamesElsewhere: what a client wrote as the address of a service that is a name elsewhere was never given out, so that others may have it.
+func TestNamesElsewhere(t *testing.T) {
+	p := pool(t, "10.96.0.0/16")
+	ext := service("x", corev1.ServiceSpec{Type: corev1.ServiceTypeExternalName, ExternalName: "x.y", ClusterIP: "10.96.0.9", HealthCheckNodePort: 31000})
+	p.Take(ext)
+	s := service("s", corev1.ServiceSpec{Type: corev1.ServiceTypeClusterIP, ClusterIP: "10.96.0.9", Ports: ports(0)})
+	errs := p.Complete(s, nil)
+	if errs = append(errs, p.Assign(s, nil)...); len(errs) > 0 {
+		t.Error(errs)
+	}
+	p.Take(s)
+	p.Drop(ext)
+	again := service("t", corev1.ServiceSpec{Type: corev1.ServiceTypeClusterIP, ClusterIP: "10.96.0.9", Ports: ports(0)})
+	p.Complete(again, nil)
+	if errs := p.Assign(again, nil); len(errs) != 1 {
+		t.Errorf("given out twice: %v", errs)
+	}
+}
+
 func TestUpdateKeepsAndDrops(t *testing.T) {
 	p := pool(t, "10.96.0.0/16")
 	old := service("s", corev1.ServiceSpec{Type: corev1.ServiceTypeNodePort, Ports: ports(0)})

@@ -187,8 +187,11 @@ func (p *Pool) Drop(s *corev1.Service) {
 	})
 }
 
-// has names what a service has, once or more often.
+// has names what a service has, once or more often. What else stands in a service that is a name elsewhere was never given out.
 func has(s *corev1.Service, address func(netip.Addr), port func(int32)) {
+	if external(s) {
+		return
+	}
 	for _, ip := range clusterIPs(s) {
 		if a, err := netip.ParseAddr(ip); err == nil {
 			address(a)

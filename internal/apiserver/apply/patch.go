@@ -144,6 +144,31 @@ func (p *Patch) mergePatch(t Target) (runtime.Object, error) {
 	return p.decode(t, patched, strict)
 }
 
+// Unreadable refuses a patch whose result cannot be understood, for the reason err. What the patch makes of the document is shown as for one that is no object of its
+// type; a strategic merge patch makes no document.
+func (p *Patch) Unreadable(t Target, err error) error {
+	if p.Edit != nil || p.Type == types.StrategicMergePatchType {
+		return err
+	}
+	doc, e := t.JSON()
+	if e != nil {
+		return e
+	}
+	var patched []byte
+	if p.Type == types.MergePatchType {
+		patched, e = jsonpatch.MergePatch(doc, p.Data)
+	} else {
+		var patch jsonpatch.Patch
+		if patch, e = jsonpatch.DecodePatch(p.Data); e == nil {
+			patched, e = patch.Apply(doc)
+		}
+	}
+	if e != nil {
+		return e
+	}
+	return refuse(string(patched), err)
+}
+
 // decode reads the patched JSON.
 func (p *Patch) decode(t Target, patched []byte, strict []error) (runtime.Object, error) {
 	if t.Untyped != nil {
@@ -166,6 +191,7 @@ func (p *Patch) decode(t Target, patched []byte, strict []error) (runtime.Object
 		if nerr := negotiate.NoObject(patched); nerr != nil {
 			return nil, refuse(string(patched), nerr)
 		}
+		gvk = negotiate.KindOf(patched)
 	}
 	switch {
 	case gvk == t.Kind || err != nil && gvk.Empty():

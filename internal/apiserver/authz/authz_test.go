@@ -135,6 +135,8 @@ func TestRBAC(t *testing.T) {
 		{path(ops, "get", "/metrics/x"), request.NoOpinion, ""},
 		{path(erin, "get", "/metrics"), request.NoOpinion, ""}, // a role binding says nothing about paths
 		{path(who("x"), "get", "/healthz"), request.Allow, ""},
+		{path(who("x"), "*", "/healthz"), request.NoOpinion, ""},
+		{path(who("x"), "post", "/healthz"), request.NoOpinion, ""},
 		{ask(erin, "get", "a", "secrets", "s"), request.Allow, `RBAC: allowed by RoleBinding "secrets/a" of Role "one-secret" to User "erin"`},
 		{ask(erin, "get", "a", "secrets", "t"), request.NoOpinion, ""},
 		{ask(erin, "get", "b", "secrets", "s"), request.NoOpinion, ""},
@@ -415,6 +417,10 @@ func TestReviews(t *testing.T) {
 		t.Errorf("got %+v", got)
 	}
 	if got := z.Review(t.Context(), who("u"), nil, &authorizationv1.NonResourceAttributes{Verb: "get", Path: "/y"}); got.Allowed {
+		t.Errorf("got %+v", got)
+	}
+	// What everybody may read without any role is no answer to a question about roles.
+	if got := z.Review(t.Context(), who("u"), nil, &authorizationv1.NonResourceAttributes{Verb: "get", Path: "/healthz"}); got.Allowed {
 		t.Errorf("got %+v", got)
 	}
 	bad := &authorizationv1.ResourceAttributes{Verb: "list", Resource: "pods", LabelSelector: &authorizationv1.LabelSelectorAttributes{RawSelector: "a in ("}}

@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"slices"
+	"sort"
 	"strings"
 
 	apidiscoveryv2 "k8s.io/api/apidiscovery/v2"
@@ -75,7 +76,7 @@ func resources(k *api.Kind) []metav1.APIResource {
 	}
 	out := []metav1.APIResource{main}
 	subs := slices.Clone(k.Subresources)
-	slices.SortFunc(subs, func(a, b api.Subresource) int { return strings.Compare(a.Name, b.Name) })
+	sort.Slice(subs, func(i, j int) bool { return subs[i].Name < subs[j].Name })
 	for _, s := range subs {
 		r := metav1.APIResource{
 			Name:       k.Resource + "/" + s.Name,

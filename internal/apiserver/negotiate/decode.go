@@ -208,6 +208,15 @@ func interpret(data []byte) (metav1.TypeMeta, error) {
 	return metav1.TypeMeta{APIVersion: find.APIVersion, Kind: find.Kind}, nil
 }
 
+// KindOf is what a document says that it is. As with all bodies, apiVersion and kind are recognized in any case, though other fields aren't.
+func KindOf(doc []byte) schema.GroupVersionKind {
+	m, err := interpret(doc)
+	if err != nil {
+		return schema.GroupVersionKind{}
+	}
+	return schema.FromAPIVersionAndKind(m.APIVersion, m.Kind)
+}
+
 // NoObject says why a document cannot have a kind: it is no object, or its apiVersion or kind is no text. Nil if it can.
 func NoObject(doc []byte) error {
 	if _, err := interpret(doc); err != nil {

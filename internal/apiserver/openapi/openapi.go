@@ -227,7 +227,7 @@ func quote(hash string) string { return `"` + hash + `"` }
 
 // ServeHTTP answers /openapi/v2, /openapi/v3 and below.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	switch path := strings.TrimSuffix(r.URL.Path, "/"); {
+	switch path := r.URL.Path; {
 	case path == "/openapi/v2":
 		h.serveV2(w, r)
 	case path == "/openapi/v3":
@@ -246,7 +246,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case strings.HasPrefix(path, "/openapi/v3/"):
 		h.serveV3(w, r, strings.TrimPrefix(path, "/openapi/v3/"))
 	default:
-		w.WriteHeader(http.StatusNotFound)
+		http.Error(w, "404 page not found", http.StatusNotFound)
 	}
 }
 

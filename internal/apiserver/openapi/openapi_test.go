@@ -59,14 +59,16 @@ func TestStatusCodes(t *testing.T) {
 		{"v3 of a hidden file name", "/openapi/v3/.well-known/openid-configuration", "", 200, "application/json"},
 		{"v3 unknown", "/openapi/v3/apis/nosuch/v1", "", 404, ""},
 		{"v3 as XML", "/openapi/v3/api/v1", "application/xml", 406, ""},
-		{"neither", "/openapi/v4", "", 404, ""},
+		{"neither", "/openapi/v4", "", 404, "text/plain; charset=utf-8"},
+		{"v2 and a slash", "/openapi/v2/", "", 404, "text/plain; charset=utf-8"},
+		{"v3 and a slash", "/openapi/v3/", "", 404, ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			w := get(h, c.path, "Accept", c.accept)
 			if w.Code != c.code || w.Header().Get("Content-Type") != c.contentType {
 				t.Errorf("got %d %q, want %d %q", w.Code, w.Header().Get("Content-Type"), c.code, c.contentType)
 			}
-			if c.code != 200 && w.Body.Len() > 0 {
+			if c.code != 200 && c.contentType == "" && w.Body.Len() > 0 {
 				t.Errorf("body %q", w.Body)
 			}
 		})

@@ -12,7 +12,7 @@ import (
 // Schedule says when something is due.
 type Schedule struct {
 	minute, hour, day, month, weekday uint64 // bit n: value n
-	anyDay, anyWeekday                bool   // the field was "*" or "?"
+	anyDay, anyWeekday                bool   // the field restricts nothing
 	every                             time.Duration
 }
 
@@ -62,8 +62,19 @@ func Parse(text string) (Schedule, error) {
 	return s, nil
 }
 
-// isAny says that a field restricts nothing; steps restrict, but crontab's rule for days looks at the star alone.
-func isAny(f string) bool { return strings.HasPrefix(f, "*") || strings.HasPrefix(f, "?") }
+// isAny says that a field restricts nothing: it is a star, or a list that has one. A star with steps restricts.
+func isAny(field string) bool {
+	for part := range strings.SplitSeq(field, ",") {
+		rest, star := strings.CutPrefix(part, "*")
+		if !star {
+			rest, star = strings.CutPrefix(part, "?")
+		}
+		if n, err := strconv.Atoi(strings.TrimPrefix(rest, "/")); star && (rest == "" || err == nil && n == 1) {
+			return true
+		}
+	}
+	return false
+}
 
 func parseDescriptor(text string) (Schedule, error) {
 	switch text {
@@ -156,6 +167,19 @@ func parseNumber(text string) (int, error) {
 		return 0, fmt.Errorf("negative number (%d) not allowed: %s", n, text)
 	}
 	return n, nil
+}
+
+// Latest returns the last time that is due at or before now, counted from a time at which it was due, without looking at those between; and
+// how many there are. It says false of schedules whose times depend on the calendar.
+func (s Schedule) Latest(from, now time.Time) (last time.Time, n int64, ok bool) {
+	if s.every == 0 {
+		return time.Time{}, 0, false
+	}
+	if first := s.Next(from); !first.After(now) {
+		n = int64(now.Sub(first)/s.every) + 1
+		last = first.Add(time.Duration(n-1) * s.every)
+	}
+	return last, n, true
 }
 
 // Next returns the first time after t that is due, in t's location, or the zero time if none comes within five years. A time that a
