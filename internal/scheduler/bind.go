@@ -31,7 +31,7 @@ func (s *Scheduler) tell(ctx context.Context, p *Pod, node string, plan VolumePl
 	_ = passed("PreBind", nil)
 	begin = s.clock.Now()
 	if err := s.bindPod(ctx, p.pod, node); err != nil {
-		return passed("Bind", fmt.Errorf("running Bind plugin %q: %w", NameDefaultBinder, err))
+		return passed("Bind", err)
 	}
 	return passed("Bind", nil)
 }
@@ -100,7 +100,7 @@ func (s *Scheduler) bindPod(ctx context.Context, pod *v1.Pod, node string) error
 	asked := s.interested(pod)
 	if s.poster != nil && len(asked) == 0 {
 		// The server in this process has a limit itself; one more would be two timers and two contexts per pod.
-		return s.poster.Post(ctx, bindingPath(pod), binding(pod, node))
+		return notBound(s.poster.Post(ctx, bindingPath(pod), binding(pod, node)))
 	}
 	call, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
@@ -110,9 +110,17 @@ func (s *Scheduler) bindPod(ctx context.Context, pod *v1.Pod, node string) error
 		}
 	}
 	if s.poster != nil {
-		return s.poster.Post(call, bindingPath(pod), binding(pod, node))
+		return notBound(s.poster.Post(call, bindingPath(pod), binding(pod, node)))
 	}
-	return s.client.CoreV1().Pods(pod.Namespace).Bind(call, binding(pod, node), metav1.CreateOptions{})
+	return notBound(s.client.CoreV1().Pods(pod.Namespace).Bind(call, binding(pod, node), metav1.CreateOptions{}))
+}
+
+// notBound says by upstream's name whose failure it is that a pod could not be bound.
+func notBound(err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("running Bind plugin %q: %w", NameDefaultBinder, err)
 }
 
 func bindingPath(pod *v1.Pod) string {

@@ -121,29 +121,43 @@ func (s *Scheduler) yield(ctx context.Context, e Eviction) {
 	}
 }
 
-// askAboutEviction asks extenders whether a plan suits them. s.mu must be held; it is released meanwhile.
-func (s *Scheduler) askAboutEviction(ctx context.Context, p *Pod, e Eviction, extenders []Extender) (Eviction, bool) {
+// agree has extenders say which of the plans suit them, and chooses among those. If there is none, f says why. s.mu must be held; it is released
+// meanwhile.
+func (s *Scheduler) agree(ctx context.Context, p *Pod, f *Failure, plans []Eviction, extenders []Extender) (Eviction, bool) {
 	s.mu.Unlock()
 	defer s.mu.Lock()
-	plans := []Eviction{e}
 	for _, x := range extenders {
 		next, err := x.Preempt(ctx, p.pod, plans)
-		if err != nil {
+		empty := -1
+		if err == nil {
+			empty = slices.IndexFunc(next, func(e Eviction) bool { return len(e.Victims) == 0 })
+		}
+		switch {
+		case err != nil && x.Ignorable():
 			s.log.Warn("scheduler: an extender has no answer about preemption", "extender", x.Name(), "err", err)
-			if x.Ignorable() {
-				continue
-			}
+			continue
+		case err != nil:
+			f.Never = err.Error()
+			return Eviction{}, false
+		case empty >= 0 && x.Ignorable():
+			next = slices.DeleteFunc(next, func(e Eviction) bool { return len(e.Victims) == 0 })
+		case empty >= 0:
+			f.Never = fmt.Sprintf("expected at least one victim pod on node %q", next[empty].Node)
 			return Eviction{}, false
 		}
-		if plans = next; len(plans) == 0 || len(plans[0].Victims) == 0 {
-			return Eviction{}, false
+		if plans = next; len(plans) == 0 {
+			break
 		}
 	}
 	// Whatever extenders say: nobody is evicted who isn't less important.
-	if slices.ContainsFunc(plans[0].Victims, func(v *v1.Pod) bool { return corev1.PodPriority(v) >= p.priority }) {
+	plans = slices.DeleteFunc(plans, func(e Eviction) bool {
+		return slices.ContainsFunc(e.Victims, func(v *v1.Pod) bool { return corev1.PodPriority(v) >= p.priority })
+	})
+	if len(plans) == 0 {
+		f.Never = "no candidate node for preemption"
 		return Eviction{}, false
 	}
-	return plans[0], true
+	return leastOf(plans), true
 }
 
 // wakeNominated wakes the pods that are nominated for a node. s.mu must be held.

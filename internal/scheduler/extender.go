@@ -3,7 +3,6 @@ package scheduler
 import (
 	"cmp"
 	"context"
-	"fmt"
 	"slices"
 
 	v1 "k8s.io/api/core/v1"
@@ -25,7 +24,7 @@ type Extender interface {
 	Binds() bool
 	// Bind binds a pod to a node.
 	Bind(ctx context.Context, pod *v1.Pod, node string) error
-	// Preempt returns those of the planned evictions that are acceptable, perhaps with other victims; all of them if it has no opinion.
+	// Preempt returns those of the planned evictions, one for each node, that are acceptable, perhaps with fewer victims; all of them if it has no opinion.
 	Preempt(ctx context.Context, pod *v1.Pod, plans []Eviction) ([]Eviction, error)
 }
 
@@ -108,13 +107,36 @@ func (s *Scheduler) askExtenders(ctx context.Context, p *Pod, extenders []Extend
 			return Decision{Node: n, Nodes: s.snapshot.Nodes(), Fitting: len(fit)}, nil
 		}
 	}
-	out := s.snapshot.newFailure(p)
-	out.Plugins, out.Reasons, out.Helpless = []string{nameExtender}, f.Reasons, f.Helpless
-	out.Occupied = max(out.Nodes-out.Helpless, 0)
 	if len(fit) > 0 {
+		out := s.snapshot.newFailure(p)
+		out.Plugins, out.Occupied = []string{nameExtender}, out.Nodes
 		out.Reasons = map[string]int{"node(s) changed while extenders were asked": len(fit)}
+		return Decision{Nodes: out.Nodes, Failure: out}, nil
 	}
-	return Decision{Nodes: out.Nodes, Failure: out}, nil
+	return Decision{Nodes: f.Nodes, Failure: s.snapshot.besideExtenders(p, f)}, nil
+}
+
+// besideExtenders adds why plugins refused nodes to why extenders refused the others.
+func (s *Snapshot) besideExtenders(p *Pod, f *Failure) *Failure {
+	c, others, no := s.prepare(p)
+	if no != nil {
+		return s.refused(p, no).Failure
+	}
+	if now := s.search(p, c, others); now != nil {
+		return now
+	}
+	counts := countRejections(s.scratch.rejects)
+	delete(counts, 0) // extenders were asked about those
+	out := s.explain(p, counts)
+	for why, n := range f.Reasons {
+		out.Reasons[why] += n
+	}
+	out.hopeless = f.hopeless
+	out.Helpless += len(f.hopeless)
+	out.Occupied = max(out.Nodes-out.Helpless, 0)
+	out.Plugins = append(out.Plugins, nameExtender)
+	slices.Sort(out.Plugins)
+	return out
 }
 
 // nameExtender stands for all extenders among the plugins that refused a node.
@@ -122,7 +144,7 @@ const nameExtender = "Extender"
 
 // filterThrough has each extender filter what the one before it left. f counts what was refused.
 func (s *Scheduler) filterThrough(ctx context.Context, pod *v1.Pod, nodes []string, extenders []Extender) (fit []string, f *Failure, err error) {
-	f = &Failure{Reasons: map[string]int{}}
+	f = &Failure{Reasons: map[string]int{}, hopeless: map[string]bool{}}
 	fit = nodes
 	for _, e := range extenders {
 		if len(fit) == 0 {
@@ -134,18 +156,39 @@ func (s *Scheduler) filterThrough(ctx context.Context, pod *v1.Pod, nodes []stri
 				s.log.Warn("scheduler: an extender is ignored", "extender", e.Name(), "err", err)
 				continue
 			}
-			return nil, nil, fmt.Errorf("extender %s: %w", e.Name(), err)
+			return nil, nil, err
+		}
+		for _, node := range fit {
+			f.hopeless[node] = true // unless it is told otherwise: who says nothing of a node says nothing of evictions
 		}
 		for node, why := range refused {
 			if _, both := helpless[node]; !both {
+				delete(f.hopeless, node)
 				f.Reasons[why]++
 			}
 		}
 		for _, why := range helpless {
 			f.Reasons[why]++
-			f.Helpless++
+		}
+		for _, node := range next {
+			delete(f.hopeless, node)
 		}
 		fit = next
 	}
 	return fit, f, nil
+}
+
+// inOrder puts the extenders last that a pod can do without: what the others refuse they aren't asked about.
+func inOrder(extenders []Extender) []Extender {
+	out := slices.Clone(extenders)
+	slices.SortStableFunc(out, func(a, b Extender) int {
+		switch {
+		case a.Ignorable() == b.Ignorable():
+			return 0
+		case b.Ignorable():
+			return -1
+		}
+		return 1
+	})
+	return out
 }

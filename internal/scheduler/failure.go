@@ -30,6 +30,8 @@ type Failure struct {
 	Quiet bool
 	// Claims is what was done about the pod's claims to devices, in upstream's words; empty if nothing was.
 	Claims string
+	// hopeless are nodes of which extenders say that no eviction would help there. They are among the Helpless.
+	hopeless map[string]bool
 	// Room says, in upstream's words, which room is being made for the pod by evicting others; empty if none is.
 	Room string
 }
@@ -109,10 +111,13 @@ func (f *Failure) Error() string {
 		return "no nodes available to schedule pods"
 	}
 	var b strings.Builder
-	if f.Whole != "" {
-		fmt.Fprintf(&b, "0/%d nodes are available: %s.", f.Nodes, f.Whole)
-	} else {
-		fmt.Fprintf(&b, "0/%d nodes are available: %s.", f.Nodes, histogram(f.Reasons))
+	why := f.Whole
+	if why == "" {
+		why = histogram(f.Reasons)
+	}
+	fmt.Fprintf(&b, "0/%d nodes are available:", f.Nodes)
+	if why != "" { // extenders need not say why
+		b.WriteString(" " + why + ".")
 	}
 	switch {
 	case f.Room != "":

@@ -71,14 +71,12 @@ func (s *Snapshot) newInterPod(p *Pod, filters bool) *interPod {
 			}
 		}
 	}
-	if p.profile.interPodWeight > 0 {
-		deaf := p.profile.onlyOwnWishes && (p.others == nil || len(p.others.preferred) == 0)
+	deaf := p.profile.onlyOwnWishes && (p.others == nil || len(p.others.preferred) == 0)
+	if p.profile.interPodWeight > 0 && !deaf {
 		for _, h := range s.counters.wish {
 			weight := h.term.weight
 			if h.term.required {
 				weight = p.profile.hardWeight
-			} else if deaf {
-				continue
 			}
 			if weight != 0 && h.term.matches(s, p.pod) {
 				g := group(&out.wishes, h.term.topology)

@@ -8,6 +8,7 @@ import (
 
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
+	corev1 "k8s.io/component-helpers/scheduling/corev1"
 )
 
 // Eviction is a plan to make room for a pod.
@@ -127,31 +128,12 @@ const maxEvictions = 16
 // Preempt looks for the node on which room is made for a pod that Decide found none for, at the least cost to others. If there is none, it completes f with the reasons. It
 // changes nothing.
 func (s *Snapshot) Preempt(p *Pod, f *Failure) (Eviction, bool) {
-	if f.Never != "" || f.Whole != "" || f.Helpless >= f.Nodes || !s.hasBelow(p.priority) {
+	c, others, refusal, ok := s.preemption(p, f)
+	if !ok {
 		return Eviction{}, false
-	}
-	c, others, no := s.prepare(p)
-	if no == nil && c.fitting == 0 {
-		others, no = s.ask(p, c)
-	}
-	if no != nil {
-		return Eviction{}, false
-	}
-	refusal := func(i int) rejection {
-		r := c.rejections[i]
-		for k := 0; r == 0 && k < len(others); k++ {
-			r = others[k].filter(int32(i))
-		}
-		return r
-	}
-	if i, ok := s.nominated[p.uid()]; ok && refusal(i)&rejectedForGood == 0 {
-		if slices.ContainsFunc(s.nodes[i].pods, func(q *placed) bool { return q.priority < p.priority && terminating(q.pod) }) {
-			f.Never = "not eligible due to a terminating pod on the nominated node."
-			return Eviction{}, false
-		}
 	}
 	var at int
-	if len(others) == 0 && p.only == nil {
+	if len(others) == 0 && p.only == nil && len(f.hopeless) == 0 {
 		at = s.bestKept(c, p, f)
 	} else {
 		at = s.bestTried(c, p, others, refusal, f)
@@ -159,6 +141,73 @@ func (s *Snapshot) Preempt(p *Pod, f *Failure) (Eviction, bool) {
 	if at < 0 {
 		return Eviction{}, false
 	}
+	return s.evictionOn(c, p, others, at), true
+}
+
+// Evictions are the plans that Preempt chooses from, as many as the profile has it try, for those who want a say in the choice. If there are none, it
+// completes f with the reasons.
+func (s *Snapshot) Evictions(p *Pod, f *Failure) []Eviction {
+	c, others, refusal, ok := s.preemption(p, f)
+	if !ok {
+		return nil
+	}
+	var at []int
+	s.try(c, p, others, refusal, f, func(i int, _ *eviction) { at = append(at, i) })
+	out := make([]Eviction, len(at))
+	for k, i := range at {
+		out[k] = s.evictionOn(c, p, others, i)
+	}
+	return out
+}
+
+// leastOf is the plan that takes least, the first of several; there must be one.
+func leastOf(plans []Eviction) Eviction {
+	best, top := 0, eviction{}
+	for k, plan := range plans {
+		e := eviction{violations: int32(min(max(plan.Violations, 0), math.MaxInt32)), start: math.MaxInt64, highest: math.MinInt32}
+		for _, v := range plan.Victims {
+			e.add(corev1.PodPriority(v), startOf(v))
+		}
+		if k == 0 || e.better(&top) {
+			best, top = k, e
+		}
+	}
+	return plans[best]
+}
+
+// preemption says what to try to make room for a pod that Decide found none for; false if nothing can be.
+func (s *Snapshot) preemption(p *Pod, f *Failure) (c *class, others []asked, refusal func(int) rejection, ok bool) {
+	if f.Never != "" || f.Whole != "" || f.Helpless >= f.Nodes || !s.hasBelow(p.priority) {
+		return nil, nil, nil, false
+	}
+	c, others, no := s.prepare(p)
+	if no == nil && c.fitting == 0 {
+		others, no = s.ask(p, c)
+	}
+	if no != nil {
+		return nil, nil, nil, false
+	}
+	refusal = func(i int) rejection {
+		r := c.rejections[i]
+		for k := 0; r == 0 && k < len(others); k++ {
+			r = others[k].filter(int32(i))
+		}
+		if r == 0 && f.hopeless[s.nodes[i].name] {
+			r = rejectedForGood
+		}
+		return r
+	}
+	if i, ok := s.nominated[p.uid()]; ok && refusal(i)&rejectedForGood == 0 {
+		if slices.ContainsFunc(s.nodes[i].pods, func(q *placed) bool { return q.priority < p.priority && terminating(q.pod) }) {
+			f.Never = "not eligible due to a terminating pod on the nominated node."
+			return nil, nil, nil, false
+		}
+	}
+	return c, others, refusal, true
+}
+
+// evictionOn says what it takes to make room on a node where it can be made.
+func (s *Snapshot) evictionOn(c *class, p *Pod, others []asked, at int) Eviction {
 	var victims []*placed
 	e := s.tryEviction(c, p, others, at, &victims)
 	out := Eviction{Node: s.nodes[at].name, Violations: int(e.violations)}
@@ -171,7 +220,7 @@ func (s *Snapshot) Preempt(p *Pod, f *Failure) (Eviction, bool) {
 			out.Yielding = append(out.Yielding, o.uid())
 		}
 	}
-	return out, true
+	return out
 }
 
 // hasBelow says whether there is any pod of a lower priority on a node.
@@ -253,11 +302,21 @@ func (s *Snapshot) tryUnlessHelpless(c *class, p *Pod, i int) eviction {
 	return s.tryEviction(c, p, nil, i, nil)
 }
 
-// bestTried finds the best node for pods that more than the class matters to: it tries, from a random one on, as many nodes as the profile demands.
+// bestTried finds the best node for pods that more than the class matters to.
 func (s *Snapshot) bestTried(c *class, p *Pod, others []asked, refusal func(int) rejection, f *Failure) int {
-	want := max(s.count*p.profile.minTriedPercent/100, p.profile.minTried, 1)
-	best, found := -1, 0
+	best := -1
 	var top eviction
+	s.try(c, p, others, refusal, f, func(i int, e *eviction) {
+		if best < 0 || e.better(&top) {
+			best, top = i, *e
+		}
+	})
+	return best
+}
+
+// try tries nodes, from a random one on, until room can be made on as many as the profile demands; each is told of those.
+func (s *Snapshot) try(c *class, p *Pod, others []asked, refusal func(int) rejection, f *Failure, each func(int, *eviction)) {
+	want, found := max(s.count*p.profile.minTriedPercent/100, p.profile.minTried, 1), 0
 	f.Occupied, f.Unfit = 0, nil
 	n := len(s.nodes)
 	start := s.rand.IntN(n)
@@ -272,11 +331,8 @@ func (s *Snapshot) bestTried(c *class, p *Pod, others []asked, refusal func(int)
 			continue
 		}
 		found++
-		if best < 0 || e.better(&top) {
-			best, top = i, e
-		}
+		each(i, &e)
 	}
-	return best
 }
 
 // addUnfit counts a node where no eviction makes room.
@@ -330,7 +386,7 @@ func (s *Snapshot) tryEviction(c *class, p *Pod, others []asked, i int, victims 
 				continue
 			}
 			t.move(q, -1)
-			e.add(q)
+			e.add(q.priority, startOf(q.pod))
 			if protected {
 				e.violations++
 			}
@@ -344,13 +400,12 @@ func (s *Snapshot) tryEviction(c *class, p *Pod, others []asked, i int, victims 
 }
 
 // add counts a victim.
-func (e *eviction) add(q *placed) {
+func (e *eviction) add(priority int32, start int64) {
 	e.count++
-	e.sum += int64(q.priority) - math.MinInt32
-	start := startOf(q.pod)
-	if q.priority > e.highest {
-		e.highest, e.start = q.priority, start
-	} else if q.priority == e.highest {
+	e.sum += int64(priority) - math.MinInt32
+	if priority > e.highest {
+		e.highest, e.start = priority, start
+	} else if priority == e.highest {
 		e.start = min(e.start, start)
 	}
 }

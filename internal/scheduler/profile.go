@@ -26,7 +26,7 @@ type profile struct {
 	volumeShape []schedulerv1.UtilizationShapePoint
 	// hardWeight is what a required affinity of a pod on a node counts for in the scores of the pods that it wants near it.
 	hardWeight int64
-	// onlyOwnWishes says that preferences of pods on nodes count only for pods that have some themselves.
+	// onlyOwnWishes says that what pods on nodes want near them, required or preferred, counts only for pods that have preferences themselves.
 	onlyOwnWishes bool
 	// spreadBy are the constraints of pods that have none of their own. byDefault says that they are the system's, which nodes without the labels don't
 	// exempt themselves from.

@@ -40,6 +40,7 @@ func TestProfiles(t *testing.T) {
 	}
 	small := requesting("cpu", "100m", "memory", "100Mi")
 	always := "- plugins:\n    score:\n      disabled: [{name: '*'}]\n      enabled: [{name: NodeResourcesFit}]\n"
+	deaf := "- pluginConfig:\n  - name: InterPodAffinity\n    args: {hardPodAffinityWeight: 40, ignorePreferredTermsOfExistingPods: true}\n"
 	for _, tt := range []struct {
 		name string
 		s    *Snapshot
@@ -59,6 +60,10 @@ func TestProfiles(t *testing.T) {
 		{"only one score", fill(configured(t, always, three()...)), newPod("p", small), "c"},
 		{"hard affinity weighs nothing", configured(t, "- pluginConfig:\n  - name: InterPodAffinity\n    args: {hardPodAffinityWeight: 0}\n", newNode("a", "4", "4Gi"), newNode("b", "4", "4Gi")).
 			with(newPod("x", on("a"), requesting("cpu", "1"), near(term(v1.LabelHostname, "app", "db")))), newPod("p", podLabels("app", "db"), requesting("cpu", "1")), "b"},
+		{"who has no wishes hears none", configured(t, deaf, newNode("a", "4", "4Gi"), newNode("b", "4", "4Gi")).
+			with(newPod("x", on("a"), requesting("cpu", "1"), near(term(v1.LabelHostname, "app", "db")))), newPod("p", podLabels("app", "db"), requesting("cpu", "1")), "b"},
+		{"who has some hears the others'", configured(t, deaf, newNode("a", "4", "4Gi"), newNode("b", "4", "4Gi")).
+			with(newPod("x", on("a"), requesting("cpu", "1"), near(term(v1.LabelHostname, "app", "db")))), newPod("p", podLabels("app", "db"), requesting("cpu", "1"), wishing(term(v1.LabelHostname, "app", "none"))), "a"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			for range 4 {

@@ -111,7 +111,7 @@ func New(cfg Config) (*Scheduler, error) {
 		return nil, errors.New("scheduler: a profile is needed")
 	}
 	s := &Scheduler{
-		client: cfg.Client, poster: cfg.Poster, binds: pool{limit: fixed(maxCalls), spare: maxCalls / 2}, evictions: pool{limit: fixed(maxEvictionCalls), spare: maxCalls / 2}, reporting: pool{limit: fixed(maxReports), spare: maxReports / 2}, clock: cfg.Clock, log: cfg.Log, extenders: cfg.Extenders, recorders: map[string]events.EventRecorder{},
+		client: cfg.Client, poster: cfg.Poster, binds: pool{limit: fixed(maxCalls), spare: maxCalls / 2}, evictions: pool{limit: fixed(maxEvictionCalls), spare: maxCalls / 2}, reporting: pool{limit: fixed(maxReports), spare: maxReports / 2}, clock: cfg.Clock, log: cfg.Log, extenders: inOrder(cfg.Extenders), recorders: map[string]events.EventRecorder{},
 		wake: make(chan struct{}, 1), calls: make(chan struct{}, maxCalls), storage: make(chan struct{}),
 		snapshot: NewSnapshotFor(cfg.Seed, settings.Profiles), queue: newQueue(settings.InitialBackoff, settings.MaxBackoff), reports: map[types.UID]*report{},
 	}
@@ -305,9 +305,10 @@ func (s *Scheduler) failed(ctx context.Context, it *item, now time.Time, f *Fail
 	if f.Never == "" && f.Whole == "" {
 		s.metrics.preempting()
 		begin := s.clock.Now()
-		e, room = s.snapshot.Preempt(p, f)
-		if asked := s.interested(p.pod); room && len(asked) > 0 {
-			e, room = s.askAboutEviction(ctx, p, e, asked)
+		if asked := s.interested(p.pod); len(asked) == 0 {
+			e, room = s.snapshot.Preempt(p, f)
+		} else if plans := s.snapshot.Evictions(p, f); len(plans) > 0 {
+			e, room = s.agree(ctx, p, f, plans, asked)
 		}
 		status := "Unschedulable"
 		if room {

@@ -3,6 +3,8 @@ package scheduler
 import (
 	"context"
 	"errors"
+	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -158,7 +160,7 @@ func TestExtenders(t *testing.T) {
 		b.on("b", "q")
 		b.create(newPod("r", ask, requesting("cpu", "1")))
 		b.on("", "r")
-		if got := b.condition("r"); !strings.HasPrefix(got, "False Unschedulable 0/3 nodes are available: 1 not this one.") {
+		if got := b.condition("r"); !strings.HasPrefix(got, "False Unschedulable 0/3 nodes are available: 1 not this one, 2 Insufficient cpu. preemption: 0/3 nodes are available: 3 No preemption victims found for incoming pod.") {
 			b.Error(got)
 		}
 		if len(a.bound) != 2 {
@@ -176,7 +178,7 @@ func TestExtenders(t *testing.T) {
 		b.create(newPod("p", ask))
 		b.pass(time.Second)
 		b.on("", "p")
-		if got := b.condition("p"); got != "False SchedulerError extender adviser: boom" {
+		if got := b.condition("p"); got != "False SchedulerError boom" {
 			b.Error(got)
 		}
 		b.remove("p")
@@ -185,6 +187,132 @@ func TestExtenders(t *testing.T) {
 		b.create(newPod("p", ask))
 		b.on("b", "p")
 	}, nodes...)
+}
+
+// judge is an extender that says of each node, by a word, what it thinks.
+type judge struct {
+	name    string
+	words   map[string]string // "no", "never" or "": says nothing
+	lenient bool
+	agrees  func([]Eviction) ([]Eviction, error)
+	asked   *[]string
+}
+
+func (j *judge) Name() string                              { return j.name }
+func (*judge) Interested(*v1.Pod) bool                     { return true }
+func (j *judge) Ignorable() bool                           { return j.lenient }
+func (*judge) Binds() bool                                 { return false }
+func (*judge) Bind(context.Context, *v1.Pod, string) error { return nil }
+func (j *judge) Filter(_ context.Context, _ *v1.Pod, nodes []string) (fit []string, refused, helpless map[string]string, err error) {
+	*j.asked = append(*j.asked, j.name)
+	refused, helpless = map[string]string{}, map[string]string{}
+	for _, n := range nodes {
+		switch word, said := j.words[n]; {
+		case !said:
+			fit = append(fit, n)
+		case word == "no":
+			refused[n] = "no"
+		case word == "never":
+			helpless[n] = "never"
+		}
+	}
+	return fit, refused, helpless, nil
+}
+
+func (*judge) Prioritize(context.Context, *v1.Pod, []string) (map[string]int64, error) {
+	return nil, nil
+}
+
+func (j *judge) Preempt(_ context.Context, _ *v1.Pod, plans []Eviction) ([]Eviction, error) {
+	if j.agrees == nil {
+		return plans, nil
+	}
+	return j.agrees(plans)
+}
+
+// TestExtendersBesidePlugins: a pod is told what plugins and extenders say of each node, and what the extenders say of evictions.
+func TestExtendersBesidePlugins(t *testing.T) {
+	var asked []string
+	nodes := []runtime.Object{newNode("a", "4", "1Gi"), newNode("b", "4", "1Gi"), newNode("c", "4", "1Gi"), newNode("d", "4", "1Gi"), newPod("y", on("a"), requesting("cpu", "3"), priority(20))}
+	ask := func(cpu, want string, extenders ...Extender) {
+		t.Helper()
+		runWith(t, Config{Extenders: extenders}, func(b *bench) {
+			b.create(newPod("p", requesting("cpu", cpu), priority(10)))
+			b.pass(time.Second)
+			if got := b.condition("p"); got != "False Unschedulable 0/4 nodes are available: "+want {
+				b.Error(got)
+			}
+			b.remove("p")
+		}, append(slices.Clone(nodes), newPod("x", on("b")))...)
+	}
+	ask("2", "1 Insufficient cpu, 1 never, 2 no. preemption: 0/4 nodes are available: 1 Preemption is not helpful for scheduling, 3 No preemption victims found for incoming pod.",
+		&judge{words: map[string]string{"b": "no", "c": "never", "d": "no"}, asked: &asked})
+	ask("2", "1 Insufficient cpu. preemption: 0/4 nodes are available: 1 No preemption victims found for incoming pod, 3 Preemption is not helpful for scheduling.",
+		&judge{words: map[string]string{"b": "", "c": "", "d": ""}, asked: &asked})
+	ask("1", "preemption: 0/4 nodes are available: 4 Preemption is not helpful for scheduling.",
+		&judge{words: map[string]string{"a": "", "b": "", "c": "", "d": ""}, asked: &asked}, &judge{words: map[string]string{}, asked: new([]string)})
+	asked = nil
+	ask("2", "1 Insufficient cpu, 3 no. preemption: 0/4 nodes are available: 4 No preemption victims found for incoming pod.",
+		&judge{name: "first", lenient: true, asked: &asked}, &judge{name: "second", asked: &asked}, &judge{name: "third", words: map[string]string{"b": "no", "c": "no", "d": "no"}, asked: &asked})
+	if got := strings.Join(asked, " "); got != "second third" { // and nobody asks the first, who can be ignored, about nothing
+		t.Error(got)
+	}
+}
+
+// TestExtendersChooseVictims: extenders choose among all nodes on which room can be made, not only the best one.
+func TestExtendersChooseVictims(t *testing.T) {
+	full := func() []runtime.Object {
+		return []runtime.Object{
+			newNode("a", "1", "1Gi"), newNode("b", "1", "1Gi"), newNode("c", "1", "1Gi"),
+			newPod("x", on("a"), requesting("cpu", "1"), priority(1)), newPod("y", on("b"), requesting("cpu", "1"), priority(2)), newPod("z", on("c"), requesting("cpu", "1"), priority(3)),
+		}
+	}
+	only := func(nodes ...string) func([]Eviction) ([]Eviction, error) {
+		return func(plans []Eviction) ([]Eviction, error) {
+			if len(plans) < len(nodes) {
+				return nil, fmt.Errorf("asked about %d nodes", len(plans))
+			}
+			return slices.DeleteFunc(plans, func(e Eviction) bool { return !slices.Contains(nodes, e.Node) }), nil
+		}
+	}
+	bare := func(plans []Eviction) ([]Eviction, error) {
+		for i := range plans {
+			plans[i].Victims = nil
+		}
+		return plans[:1], nil
+	}
+	broken := func([]Eviction) ([]Eviction, error) { return nil, errors.New("boom") }
+	none := new([]string)
+	for _, tt := range []struct {
+		name      string
+		extenders []Extender
+		want      string
+	}{
+		{"all will do", []Extender{&judge{asked: none, agrees: only("a", "b", "c")}}, "found a potential placement for pod on node a, preempting 1 victims"},
+		{"one will do", []Extender{&judge{asked: none, agrees: only("c")}}, "found a potential placement for pod on node c, preempting 1 victims"},
+		{"one after the other", []Extender{&judge{asked: none, agrees: only("b", "c")}, &judge{asked: none, agrees: only("a", "b")}}, "found a potential placement for pod on node b, preempting 1 victims"},
+		{"none will do", []Extender{&judge{asked: none, agrees: only()}}, "no candidate node for preemption"},
+		{"it fails", []Extender{&judge{asked: none, agrees: broken}}, "boom"},
+		{"it fails and is ignored", []Extender{&judge{asked: none, agrees: broken, lenient: true}}, "found a potential placement for pod on node a, preempting 1 victims"},
+		{"nobody is to go", []Extender{&judge{asked: none, agrees: bare}}, "expected at least one victim pod on node "},
+		{"nobody is to go, and it is ignored", []Extender{&judge{asked: none, agrees: bare, lenient: true}}, "no candidate node for preemption"},
+		{"where it says never", []Extender{&judge{asked: none, words: map[string]string{"a": "never"}}}, "found a potential placement for pod on node b, preempting 1 victims"}, // once there is room on a
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			runWith(t, Config{Extenders: tt.extenders}, func(b *bench) {
+				b.create(newPod("p", requesting("cpu", "1"), priority(10)))
+				b.pass(time.Second)
+				if tt.want[0] == 'f' {
+					b.on(strings.Fields(tt.want)[8][:1], "p")
+					return
+				}
+				if got, want := b.condition("p"), "False Unschedulable 0/3 nodes are available: 3 Insufficient cpu. preemption: "+tt.want; !strings.HasPrefix(got, want) {
+					b.Error(got)
+				}
+				b.remove("p")
+			}, full()...)
+		})
+	}
 }
 
 // TestCrashIsRemembered: a pod whose program crashed has its successor go elsewhere.

@@ -195,7 +195,7 @@ func (c *Controller) start(ctx context.Context, key string, cj *batchv1.CronJob)
 		c.recorder.Event(cj, corev1.EventTypeWarning, reason, err.Error())
 		return nil // an update of the object may help, a retry does not
 	}
-	d, ok := nextIn(s, now)
+	d, ok := nextIn(cj, s, now)
 	if !ok {
 		c.recorder.Eventf(cj, corev1.EventTypeWarning, "InvalidSchedule", "invalid schedule: %s : time difference between two schedules is less than 1 second", cj.Spec.Schedule)
 		return nil

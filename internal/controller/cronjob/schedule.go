@@ -49,14 +49,14 @@ func (e *zoneError) Unwrap() error { return e.err }
 // due returns the last time at or before now at which a job should have been started and was not, or the zero time; and whether very many
 // were missed. Times before the starting deadline do not count.
 func due(cj *batchv1.CronJob, s schedule, now time.Time) (last time.Time, many bool) {
-	earliest := cj.CreationTimestamp.Time
-	if cj.Status.LastScheduleTime != nil {
-		earliest = cj.Status.LastScheduleTime.Time
-	}
+	earliest := since(cj)
 	if d := cj.Spec.StartingDeadlineSeconds; d != nil {
 		if limit := now.Add(-time.Duration(*d) * time.Second); limit.After(earliest) {
 			earliest = limit
 		}
+	}
+	if last, n, ok := s.Latest(earliest, now); ok {
+		return last, n > manyMissed
 	}
 	// After a long pause the times are too many to walk: jump near to now first, by halves, as Next finds its way from any time.
 	missed := 0
@@ -74,9 +74,23 @@ func due(cj *batchv1.CronJob, s schedule, now time.Time) (last time.Time, many b
 	return last, many
 }
 
-// nextIn is how long it is until the next start after now.
-func nextIn(s schedule, now time.Time) (time.Duration, bool) {
-	t := s.next(now)
+// since is from when on starts are counted: the last one, or when the CronJob was made.
+func since(cj *batchv1.CronJob) time.Time {
+	if cj.Status.LastScheduleTime != nil {
+		return cj.Status.LastScheduleTime.Time
+	}
+	return cj.CreationTimestamp.Time
+}
+
+// nextIn is how long it is until the next start after now. What is due every so often is counted from the last start, not from when somebody looks.
+func nextIn(cj *batchv1.CronJob, s schedule, now time.Time) (time.Duration, bool) {
+	from := now
+	if last, n, ok := s.Latest(since(cj), now); ok && n == 0 {
+		from = since(cj)
+	} else if ok {
+		from = last
+	}
+	t := s.next(from)
 	if t.IsZero() {
 		return 0, false // such as the 30th of February
 	}

@@ -58,7 +58,7 @@ func TestClockChanges(t *testing.T) {
 			// As the controller does it: it sleeps until the next start, and takes the last one that is due.
 			var got []string
 			for now := from; ; {
-				d, ok := nextIn(s, now)
+				d, ok := nextIn(cj, s, now)
 				if now = now.Add(d); !ok || now.After(to) {
 					break
 				}
@@ -77,7 +77,7 @@ func TestClockChanges(t *testing.T) {
 			}
 			names := map[string]bool{}
 			for now := from; ; {
-				d, ok := nextIn(s, now)
+				d, ok := nextIn(cj, s, now)
 				if now = now.Add(d); !ok || now.After(to) {
 					break
 				}
@@ -107,6 +107,9 @@ func TestMissedStarts(t *testing.T) {
 		{"a deadline bounds them", "* * * * *", 365*24*time.Hour + 30*time.Second, ptr.To(int64(600)), begin.Add(365 * 24 * time.Hour), false},
 		{"and may leave many", "* * * * *", 365*24*time.Hour + 30*time.Second, ptr.To(int64(6060)), begin.Add(365 * 24 * time.Hour), true},
 		{"or none", "0 * * * *", 24*time.Hour + 30*time.Minute, ptr.To(int64(60)), time.Time{}, false},
+		{"every so often, counted from the beginning", "@every 61m", 100*24*time.Hour + time.Minute, nil, begin.Add(2360 * 61 * time.Minute), true},
+		{"every so often, none yet", "@every 61m", time.Hour, nil, time.Time{}, false},
+		{"every so often, from the deadline on", "@every 61m", 24 * time.Hour, ptr.To(int64(4000)), begin.Add(24*time.Hour - 340*time.Second), false},
 		{"unevenly", "0 0 1 1 *", 20*365*24*time.Hour + 100*24*time.Hour, nil, time.Date(2046, 1, 1, 0, 0, 0, 0, time.UTC), false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -117,6 +120,36 @@ func TestMissedStarts(t *testing.T) {
 			}
 			if got, many := due(cj, s, begin.Add(tt.pause)); !got.Equal(tt.want) || many != tt.many {
 				t.Errorf("got %s (%v), want %s (%v)", got, many, tt.want, tt.many)
+			}
+		})
+	}
+}
+
+// TestEverySoOften: what is due every so often comes so long after the last start, also if somebody looks meanwhile, as after a restart.
+func TestEverySoOften(t *testing.T) {
+	begin := time.Date(2026, 6, 1, 0, 0, 0, 0, time.UTC)
+	for _, tt := range []struct {
+		name       string
+		last, look time.Duration // since the beginning; 0 is never
+		want       time.Duration
+	}{
+		{"at once", 0, 0, time.Hour},
+		{"in between", 0, 20 * time.Minute, 40 * time.Minute},
+		{"after a start", time.Hour, 90 * time.Minute, 30 * time.Minute},
+		{"after a missed one", time.Hour, 200 * time.Minute, 40 * time.Minute},
+		{"in time", time.Hour, 2 * time.Hour, time.Hour},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			cj := aCron("@every 1h", begin, func(*batchv1.CronJob) {})
+			if tt.last != 0 {
+				cj.Status.LastScheduleTime = &metav1.Time{Time: begin.Add(tt.last)}
+			}
+			s, err := parse(cj)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got, ok := nextIn(cj, s, begin.Add(tt.look)); !ok || got != tt.want {
+				t.Errorf("got %s, want %s", got, tt.want)
 			}
 		})
 	}

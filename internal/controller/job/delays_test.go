@@ -68,9 +68,9 @@ func TestDelayedIndexes(t *testing.T) {
 					OnExitCodes: &batchv1.PodFailurePolicyOnExitCodesRequirement{Operator: batchv1.PodFailurePolicyOnExitCodesOpIn, Values: []int32{7}}}}}
 			},
 			want: "0@0 1@0", completed: "1", failed: "0", condition: batchv1.JobFailed, reason: batchv1.JobReasonFailedIndexes},
-		{name: "too many fail while one waits", completions: 3, parallel: 3, backoff: 1, acts: map[int][]act{0: {fails, fails}, 1: {{2 * s, 1}, fails}, 2: {{time.Hour, 0}}},
+		{name: "too many fail while one waits", completions: 3, parallel: 3, backoff: 1, acts: map[int][]act{0: {fails, fails}, 1: {{3 * s, 1}, fails}, 2: {{time.Hour, 0}}},
 			changed: func(j *batchv1.JobSpec) { j.MaxFailedIndexes = ptr.To(int32(0)) },
-			want:    "0@0 0@11 1@0 1@12 2@0", failed: "0", condition: batchv1.JobFailed, reason: batchv1.JobReasonMaxFailedIndexesExceeded, counted: 1},
+			want:    "0@0 0@11 1@0 2@0", failed: "0", condition: batchv1.JobFailed, reason: batchv1.JobReasonMaxFailedIndexesExceeded, counted: 1},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

@@ -228,6 +228,40 @@ func TestSuspendAndResume(t *testing.T) {
 	}
 }
 
+// A suspended Job that shrinks to what it has done is complete; it begins as it ends.
+func TestShrinksWhileSuspended(t *testing.T) {
+	t.Parallel()
+	s := newStage(t)
+	s.create(aJob(func(j *batchv1.JobSpec) {
+		j.CompletionMode = ptr.To(batchv1.IndexedCompletion)
+		j.Completions, j.Parallelism = ptr.To(int32(3)), ptr.To(int32(3))
+	}))
+	s.play(func(p *corev1.Pod) int32 {
+		if indexOf(p) == 2 {
+			return -1
+		}
+		return 0
+	}, func(j *batchv1.Job) error {
+		if j.Status.Succeeded != 2 {
+			return fmt.Errorf("not 2 succeeded")
+		}
+		return nil
+	})
+	patch := func(text string) {
+		t.Helper()
+		if _, err := s.Client.BatchV1().Jobs("default").Patch(context.Background(), "j", types.MergePatchType, []byte(text), metav1.PatchOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	patch(`{"spec":{"suspend":true}}`)
+	s.play(always(-1), has(batchv1.JobSuspended))
+	patch(`{"spec":{"completions":2,"parallelism":2}}`)
+	j := s.play(always(-1), has(batchv1.JobComplete))
+	if j.Status.StartTime == nil || j.Status.CompletedIndexes != "0,1" || j.Status.Succeeded != 2 {
+		t.Errorf("status %+v", j.Status)
+	}
+}
+
 func TestPolicies(t *testing.T) {
 	t.Parallel()
 	onExit := func(action batchv1.PodFailurePolicyAction, code int32) batchv1.PodFailurePolicyRule {

@@ -298,6 +298,10 @@ func (r *round) conclude() {
 	if len(r.active)+len(r.terminating)+len(uncounted.Succeeded)+len(uncounted.Failed)+r.held > 0 || r.more || !r.settled {
 		return
 	}
+	over := isTrue(&j.Status, batchv1.JobFailureTarget) || isTrue(&j.Status, batchv1.JobSuccessCriteriaMet)
+	if over && j.Status.StartTime == nil && ptr.Deref(j.Spec.Completions, 1) != 0 {
+		j.Status.StartTime = ptr.To(metav1.NewTime(r.now)) // it ends while it is suspended, and what has work to do cannot end without having begun
+	}
 	if c := condition(&j.Status, batchv1.JobFailureTarget); c != nil && c.Status == corev1.ConditionTrue {
 		if setCondition(&j.Status, batchv1.JobFailed, corev1.ConditionTrue, c.Reason, c.Message, r.now) {
 			r.events = append(r.events, event{corev1.EventTypeWarning, condition(&j.Status, batchv1.JobFailed).Reason, condition(&j.Status, batchv1.JobFailed).Message})

@@ -106,7 +106,7 @@ func (c *Controller) Run(ctx context.Context) error { return c.loop.Run(ctx) }
 
 // judge notes how a node is and, when that changes whose pods may be sent away, looks at all nodes again.
 func (c *Controller) judge(name string, node *corev1.Node) {
-	change := c.zones.set(name, node)
+	change := c.zones.set(name, node, c.Clock.Now())
 	if change.back {
 		c.back.Store(true)
 	}

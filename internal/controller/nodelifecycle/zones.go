@@ -12,6 +12,9 @@ const (
 	// slowInterval, in a small one no further pods are. Upstream calls these 0.1 and 0.01 nodes per second.
 	evictionInterval = 10 * time.Second
 	slowInterval     = 100 * time.Second
+	// settle is how long a node has to be lost before its pods may be sent away: nodes that go together are judged together, also when one is
+	// heard of before the others. Upstream looks at all nodes this often.
+	settle = 5 * time.Second
 	// largeZone is the number of nodes above which a zone is large, unhealthyShare the share of nodes that makes a zone partly disrupted.
 	largeZone      = 50
 	unhealthyShare = 0.55
@@ -54,10 +57,31 @@ func (z *zone) interval() (time.Duration, bool) {
 	return slowInterval, z.ready+z.notReady > largeZone
 }
 
+// pace is what an interval is while no node is ready anywhere, and while some are: 0 says that there are no evictions.
+func (z *zone) pace(halted bool) time.Duration {
+	if interval, ever := z.interval(); ever && !halted {
+		return interval
+	}
+	return 0
+}
+
+// repace makes the zone's next eviction follow its new pace. Who had to wait waits a whole new interval from now on, who did not does not.
+func (z *zone) repace(was, is time.Duration, now time.Time) {
+	switch {
+	case was == is:
+	case was == 0 || !z.last.IsZero() && now.Before(z.last.Add(was)):
+		z.last = now
+	default:
+		z.last = time.Time{}
+	}
+}
+
 // member is what counts of a node.
 type member struct {
 	zone  string
 	ready bool
+	// lost is when the node was first seen not to be ready; the zero time if it is.
+	lost time.Time
 }
 
 // zones decides when the pods of a node that is lost may be sent away. While no node of any zone is ready it is us who are lost: nobody is sent away.
@@ -88,25 +112,32 @@ type change struct {
 }
 
 // set notes how a node is, nil that it is gone.
-func (s *zones) set(name string, node *corev1.Node) change {
+func (s *zones) set(name string, node *corev1.Node, now time.Time) change {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	was, known := s.members[name]
 	var is *member
 	if node != nil {
 		if _, excluded := node.Labels[excludeLabel]; !excluded {
 			ready := conditionOf(node, corev1.NodeReady)
-			is = &member{zoneOf(node), ready != nil && ready.Status == corev1.ConditionTrue}
+			is = &member{zone: zoneOf(node), ready: ready != nil && ready.Status == corev1.ConditionTrue}
+			switch {
+			case is.ready:
+			case known && !was.ready:
+				is.lost = was.lost
+			default:
+				is.lost = now
+			}
 		}
 	}
-	was, known := s.members[name]
 	if known == (is != nil) && (!known || was == *is) {
 		return change{}
 	}
 	halted := s.haltedLocked()
-	paces := map[string]health{}
-	for _, z := range []*member{is, &was} {
-		if z != nil && s.zones[z.zone] != nil {
-			paces[z.zone] = s.zones[z.zone].health()
+	before := map[string]time.Duration{}
+	for name, z := range s.zones {
+		if halted || is != nil && name == is.zone || known && name == was.zone {
+			before[name] = z.pace(halted)
 		}
 	}
 	if known {
@@ -117,14 +148,17 @@ func (s *zones) set(name string, node *corev1.Node) change {
 		s.members[name] = *is
 		s.count(*is, 1)
 	}
-	out := change{}
-	for name, before := range paces {
-		if z := s.zones[name]; z != nil && z.health() != before {
-			out.pace = true
+	halts := s.haltedLocked()
+	out := change{pace: halts != halted, back: halted && !halts && len(s.members) > 0}
+	for name, pace := range before {
+		z := s.zones[name]
+		if z == nil {
+			continue
 		}
-	}
-	if now := s.haltedLocked(); now != halted {
-		out.pace, out.back = true, halted && len(s.members) > 0
+		if next := z.pace(halts); next != pace {
+			out.pace = true
+			z.repace(pace, next, now)
+		}
 	}
 	return out
 }
@@ -168,14 +202,17 @@ func (s *zones) haltedLocked() bool {
 func (s *zones) turn(node *corev1.Node, now time.Time) (bool, time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if m, counts := s.members[node.Name]; counts && m.ready {
+		return false, settle // its news have not come to set yet
+	} else if left := m.lost.Add(settle).Sub(now); left > 0 {
+		return false, left
+	}
 	z := s.zones[zoneOf(node)]
 	if z == nil {
-		z = &zone{} // excluded from the judgement, alone in its zone
-		s.zones[zoneOf(node)] = z
-		defer delete(s.zones, zoneOf(node))
+		z = &zone{} // excluded from the judgement, and nobody else is in its zone
 	}
-	interval, ever := z.interval()
-	if !ever || s.haltedLocked() {
+	interval := z.pace(s.haltedLocked())
+	if interval == 0 {
 		return false, 0
 	}
 	if left := z.last.Add(interval).Sub(now); left > 0 && !z.last.IsZero() {

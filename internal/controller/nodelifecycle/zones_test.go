@@ -51,20 +51,24 @@ func zoned(zone string, i int, ready corev1.ConditionStatus) *corev1.Node {
 }
 
 func TestTurns(t *testing.T) {
-	s, now := newZones(), time.Unix(1000, 0)
+	start := time.Unix(1000, 0)
+	s, now := newZones(), start.Add(settle)
 	for i := range 4 {
-		s.set("", zoned("a", i, corev1.ConditionTrue)) // one name, one node
+		s.set("", zoned("a", i, corev1.ConditionTrue), start) // one name, one node
 	}
 	if len(s.members) != 1 || s.zones[":\x00:a"].ready != 1 {
 		t.Fatalf("%+v", s.zones[":\x00:a"])
 	}
 	s = newZones()
-	set := func(n *corev1.Node) change { return s.set(n.Name, n) }
+	set := func(n *corev1.Node) change { return s.set(n.Name, n, start) }
 	for i := range 5 {
 		set(zoned("a", i, corev1.ConditionTrue))
 	}
 	b := zoned("b", 0, corev1.ConditionUnknown)
 	set(b)
+	if ok, left := s.turn(b, start.Add(time.Second)); ok || left != settle-time.Second {
+		t.Errorf("before it is known who else is lost: %v, %v", ok, left)
+	}
 	if ok, _ := s.turn(b, now); !ok {
 		t.Error("a dead zone among living ones is not dead")
 	}
@@ -96,12 +100,69 @@ func TestTurns(t *testing.T) {
 		t.Errorf("somebody is back: %+v", c)
 	}
 	for i := range 5 {
-		s.set(fmt.Sprintf("a-%d", i), nil)
+		s.set(fmt.Sprintf("a-%d", i), nil, start)
 	}
-	s.set("b-0", nil)
+	s.set("b-0", nil, start)
 	if len(s.zones) != 0 || len(s.members) != 0 || s.halted() {
 		t.Errorf("something is left: %+v", s)
 	}
+}
+
+// When a zone's pace changes, who had to wait waits a whole interval of the new one, who did not does not; a node that doesn't count for its zone
+// stays where it is while no node is ready anywhere.
+func TestNewPace(t *testing.T) {
+	start := time.Unix(1000, 0)
+	at := func(seconds int) time.Time { return start.Add(time.Duration(seconds) * time.Second) }
+	s := newZones()
+	set := func(i int, ready corev1.ConditionStatus, seconds int) {
+		n := zoned("a", i, ready)
+		s.set(n.Name, n, at(seconds))
+	}
+	expect := func(what string, seconds int, left time.Duration) {
+		t.Helper()
+		ok, got := s.turn(zoned("a", 0, ""), at(seconds))
+		if ok != (left < 0) || !ok && got != left {
+			t.Errorf("%s: %v, %v", what, ok, got)
+		}
+	}
+	const turn, never = time.Duration(-1), time.Duration(0)
+	for i := range 60 {
+		set(i, corev1.ConditionTrue, 0)
+	}
+	for i := range 40 {
+		set(i, corev1.ConditionUnknown, 1)
+	}
+	expect("most of a large zone", 6, turn)
+	expect("the next", 7, 99*time.Second)
+	for i := 40; i > 20; i-- {
+		set(i, corev1.ConditionTrue, 20)
+	}
+	expect("normal again", 21, 9*time.Second)
+	expect("normal again, later", 30, turn)
+	for i := 20; i < 60; i++ {
+		set(i, corev1.ConditionUnknown, 50)
+	}
+	expect("nobody is there", 60, never)
+	outside := zoned("b", 0, corev1.ConditionUnknown)
+	outside.Labels[excludeLabel] = ""
+	s.set(outside.Name, outside, at(60))
+	if ok, left := s.turn(outside, at(60)); ok || left != 0 || len(s.zones) != 1 {
+		t.Errorf("outside the judgement: %v, %v", ok, left)
+	}
+	set(59, corev1.ConditionTrue, 70)
+	expect("one is back: most of a large zone", 71, 99*time.Second)
+	if ok, _ := s.turn(outside, at(71)); !ok {
+		t.Error("outside the judgement: no turn")
+	}
+	s = newZones()
+	for i := range 4 {
+		set(i, corev1.ConditionTrue, 0)
+		set(i, corev1.ConditionUnknown, 1)
+	}
+	set(3, corev1.ConditionTrue, 10)
+	expect("most of a small zone", 20, never)
+	set(2, corev1.ConditionTrue, 30)
+	expect("two are not many", 31, 9*time.Second)
 }
 
 // cluster is an API with the controller in virtual time, and leases that are renewed for the nodes that live.
@@ -210,7 +271,9 @@ func TestPaceOfAZone(t *testing.T) {
 		c.expect("all is well", 0, 0)
 		c.set("a", 4, false)
 		c.pass(41 * time.Second)
-		c.expect("four are silent, one is evicted", 4, 1)
+		c.expect("four are silent", 4, 0)
+		c.pass(settle)
+		c.expect("one is evicted", 4, 1)
 		c.pass(10 * time.Second)
 		c.expect("ten seconds later", 4, 2)
 		c.pass(time.Minute)
@@ -228,7 +291,7 @@ func TestMostOfASmallZone(t *testing.T) {
 		c.pass(time.Second)
 		c.set("a", 3, false)
 		c.pass(10 * time.Minute)
-		c.expect("nobody more is sent away", 3, 1)
+		c.expect("nobody is sent away", 3, 0)
 	})
 }
 
@@ -238,13 +301,13 @@ func TestPartitionFromAll(t *testing.T) {
 		c.add("b", 3)
 		c.pass(time.Second)
 		c.set("a", 3, false)
-		c.pass(70 * time.Second)
+		c.pass(70*time.Second + settle)
 		c.expect("a dead zone", 3, 3)
 		c.set("b", 3, false)
 		c.pass(10 * time.Minute)
 		c.expect("nobody is heard: nobody is sent away", 6, 0)
 		c.set("b", 3, true)
-		c.pass(20 * time.Second)
+		c.pass(31 * time.Second)
 		c.expect("one zone is back, the other gets its turns", 3, 3)
 		c.set("a", 3, true)
 		c.pass(time.Second)

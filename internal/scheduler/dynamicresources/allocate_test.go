@@ -146,6 +146,9 @@ func TestPools(t *testing.T) {
 		{"the pool whose name comes first, for all nodes", []*resourcev1.ResourceSlice{published("s", in("n", "a"), "x"), published("t", in("m", ""), "y")}, "a", one, "r=y"},
 		{"the pool whose name comes first, on the node", []*resourcev1.ResourceSlice{published("s", in("n", "a"), "x"), published("t", in("o", ""), "y")}, "a", one, "r=x"},
 		{"what must be waited for comes last", []*resourcev1.ResourceSlice{published("s", in("n", "a"), "x"), published("t", waiting("m"), "y")}, "a", one, "r=x"},
+		{"more than a claim may have", []*resourcev1.ResourceSlice{published("s", nil, "x0", "x1", "x2", "x3", "x4", "x5", "x6", "x7", "x8", "x9", "y0", "y1", "y2", "y3", "y4", "y5", "y6", "y7", "y8", "y9",
+			"z0", "z1", "z2", "z3", "z4", "z5", "z6", "z7", "z8", "z9", "w0", "w1", "w2")}, "a", exactly("r", everything),
+			"claim ns/c, request r: adding 33 devices exceeds the claim limit of 32, with 0 already accounted for"},
 		{"no such counters", []*resourcev1.ResourceSlice{published("s", func(s *resourcev1.ResourceSliceSpec) {
 			s.Devices[0].ConsumesCounters = []resourcev1.DeviceCounterConsumption{{CounterSet: "none"}}
 		}, "x")}, "a", one, "none"},
@@ -153,6 +156,45 @@ func TestPools(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			if got := toys(tt.slices...).outcome(tt.node, claimOf("c", tt.claim)); got != tt.want {
 				t.Errorf("got  %s\nwant %s", got, tt.want)
+			}
+		})
+	}
+}
+
+// TestAllOrNothing: of all devices of a node that don't go together it is said which one doesn't, also from memory; where they do nothing is.
+func TestAllOrNothing(t *testing.T) {
+	red, blue := "red", "blue"
+	on := func(node, pool string, colours ...string) *resourcev1.ResourceSlice {
+		out := published(pool, func(s *resourcev1.ResourceSliceSpec) { s.AllNodes, s.NodeName, s.Pool.Name = nil, &node, pool }, "x", "y")
+		for i := range colours {
+			out.Spec.Devices[i].Attributes = map[resourcev1.QualifiedName]resourcev1.DeviceAttribute{"colour": {StringValue: &colours[i]}}
+		}
+		return out
+	}
+	colour := resourcev1.FullyQualifiedName(driver + "/colour")
+	for _, tt := range []struct {
+		name       string
+		constraint resourcev1.DeviceConstraint
+		a, b       string
+	}{
+		{"alike", resourcev1.DeviceConstraint{MatchAttribute: &colour}, "", "claim ns/c, request r: cannot add device toys.example.com/b/y because a claim constraint would not be satisfied"},
+		{"different", resourcev1.DeviceConstraint{DistinctAttribute: &colour}, "claim ns/c, request r: cannot add device toys.example.com/a/y because a claim constraint would not be satisfied", ""},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			v := toys(on("a", "a", red, red), on("b", "b", red, blue))
+			c := claimOf("c", exactly("r", everything))
+			c.Spec.Devices.Constraints = []resourcev1.DeviceConstraint{tt.constraint}
+			v.SetClaim(c)
+			ask, err := v.Prepare([]*resourcev1.ResourceClaim{c})
+			if err != nil {
+				t.Fatal(err)
+			}
+			for range 2 {
+				for node, want := range map[plainNode]string{"a": tt.a, "b": tt.b} {
+					if fits := ask.Fits(node); fits != (want == "") || ask.Problem() != want {
+						t.Errorf("on %s: %v, %s", node, fits, ask.Problem())
+					}
+				}
 			}
 		})
 	}
@@ -175,7 +217,7 @@ func TestSelectors(t *testing.T) {
 		`has(device.capacity["toys.example.com"].memory) && device.capacity["toys.example.com"].memory.isLessThan(quantity("11Gi"))`: "r=x",
 		`device.attributes["nobody.example.com"].?size.hasValue()`:                                                                   "none",
 		`device.allowMultipleAllocations`:                                                                                            "none",
-		`device.attributes["toys.example.com"].nosuch == 1`:                                                                          "claim ns/c: selector #0 on device toys.example.com/pool/x: CEL runtime error: no such key: nosuch",
+		`device.attributes["toys.example.com"].nosuch == 1`:                                                                          "claim ns/c: selector #0 on device toys.example.com/pool/x: CEL runtime error: no such key: nosuch. consider using CEL optional chaining (.? followed by orValue()) or guarding the check with has() for optional fields",
 		`device.driver`: "claim ns/c: selector #0: CEL compile error: must evaluate to bool or the unknown type, not string",
 		`[0].map(a, [0].map(b, [0].map(c, [0]))).size() > device.nosuch`: "claim ns/c: selector #0: CEL compile error: compilation failed: ERROR: <input>:1:",
 	} {

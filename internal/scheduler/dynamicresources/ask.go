@@ -1,6 +1,7 @@
 package dynamicresources
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -20,6 +21,7 @@ type answers map[string]map[string]stamped
 
 // stamped is an answer that holds as long as nothing changed.
 type stamped struct {
+	excuse          string
 	widely, version uint64
 	fits            bool
 	// ranked says that rank is known: how much the alternatives are liked that would be chosen.
@@ -40,6 +42,8 @@ type Ask struct {
 	steps       int
 	// problem is why the search for devices on the node that was looked at last had to be given up.
 	problem string
+	// excuse is why all devices of that node together don't do, where that is more than that there are none left.
+	excuse string
 }
 
 // request is a request of a claim; one of the options must be satisfied, the first if possible.
@@ -191,13 +195,18 @@ func (a *Ask) Fits(n Node) bool {
 	if at := a.v.local[n.Name()]; at != nil {
 		now.version = at.version
 	}
-	a.problem = ""
+	a.problem, a.excuse = "", ""
 	if was, ok := a.known[n.Name()]; ok && was.widely == now.widely && was.version == now.version {
+		a.excuse = was.excuse
 		return was.fits
 	}
 	s := a.search(n)
 	defer s.undo(0)
-	if now.fits = s.satisfy(0); a.problem == "" {
+	if now.fits = s.satisfy(0); now.fits {
+		a.excuse = ""
+	}
+	if a.problem == "" {
+		now.excuse = a.excuse
 		a.known[n.Name()] = now
 	}
 	return now.fits
@@ -242,12 +251,13 @@ func RankOf(c *resourcev1.ResourceClaim) int64 {
 	return sum
 }
 
-// Problem is why Fits or Allocate had to give up on the node that they looked at last; empty if there are just no such devices.
-func (a *Ask) Problem() string { return a.problem }
+// Problem is why Fits or Allocate had to give up on the node that they looked at last, or why all its devices together are not what was asked for; empty if there
+// are just no such devices.
+func (a *Ask) Problem() string { return cmp.Or(a.problem, a.excuse) }
 
 // Allocate finds devices on a node for each of the claims; nil if there are none. Nothing is booked by that.
 func (a *Ask) Allocate(n Node) []*resourcev1.AllocationResult {
-	a.problem = ""
+	a.problem, a.excuse = "", ""
 	s := a.search(n)
 	defer s.undo(0)
 	if !s.satisfy(0) || !s.prefer() {

@@ -367,7 +367,7 @@ func TestSearchAgainstBruteForce(t *testing.T) {
 			}
 			for _, node := range []plainNode{"a", "b"} {
 				first := w.brute(string(node), claims, wants)
-				if got := ask.Fits(node); got != (first != nil) || ask.Problem() != "" {
+				if got := ask.Fits(node); got != (first != nil) || ask.problem != "" || got && ask.Problem() != "" {
 					t.Fatalf("on %s: fits %v (%s), brute force says %v", node, got, ask.Problem(), first)
 				}
 				again, err := v.Prepare(claims) // from memory

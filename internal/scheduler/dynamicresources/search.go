@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 
 	resourcev1 "k8s.io/api/resource/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
@@ -22,6 +23,8 @@ type search struct {
 	candidates [][]*device
 	kinds      map[*device]int
 	kindOf     map[string]int
+	// constrained says that the device which was not picked last was refused by a constraint.
+	constrained bool
 }
 
 // pick is a device that was chosen.
@@ -95,7 +98,7 @@ func (s *search) take(i int, o *option, k, from int) bool {
 		return s.satisfy(i + 1)
 	}
 	candidates := s.devices(o)
-	if s.problem != "" {
+	if s.problem != "" || k == 0 && s.tooMany(o, o.count) {
 		return false
 	}
 	var failed []int // kinds of devices with which it didn't work
@@ -143,12 +146,15 @@ func (s *search) takeAll(i int, o *option) bool {
 		}
 	}
 	all := s.devices(o)
-	if len(all) == 0 || s.problem != "" {
+	if len(all) == 0 || s.problem != "" || s.tooMany(o, len(all)) {
 		return false
 	}
 	start := len(s.picks)
 	for _, d := range all {
 		if s.steps++; !s.pick(o, d) {
+			if s.constrained {
+				s.excuses(o, fmt.Sprintf("cannot add device %s because a claim constraint would not be satisfied", d.id))
+			}
 			s.undo(start)
 			return false
 		}
@@ -158,6 +164,28 @@ func (s *search) takeAll(i int, o *option) bool {
 	}
 	s.undo(start)
 	return false
+}
+
+// tooMany says that a claim would get more devices than it may with so many for an option.
+func (s *search) tooMany(o *option, n int) bool {
+	have := 0
+	for i := range s.picks {
+		if s.picks[i].o.claim == o.claim {
+			have++
+		}
+	}
+	if have+n <= resourcev1.AllocationResultsMaxSize {
+		return false
+	}
+	s.excuses(o, fmt.Sprintf("adding %d devices exceeds the claim limit of %d, with %d already accounted for", n, resourcev1.AllocationResultsMaxSize, have))
+	return true
+}
+
+// excuses notes why an option doesn't do, unless something was noted before: the first that is found wrong is what users of upstream are told.
+func (s *search) excuses(o *option, why string) {
+	if c := s.claims[o.claim]; s.excuse == "" {
+		s.excuse = fmt.Sprintf("claim %s/%s, request %s: %s", c.Namespace, c.Name, o.short, why)
+	}
 }
 
 // reaches says whether a node can use any of a pool's devices.
@@ -214,6 +242,9 @@ func (s *search) selects(o *option, d *device) bool {
 		got := s.v.ask(f.filter, d)
 		if got.err != nil {
 			s.problem = fmt.Sprintf("%s on device %s: CEL runtime error: %v", f.label, d.id, got.err)
+			if strings.Contains(s.problem, "no such key") {
+				s.problem += ". consider using CEL optional chaining (.? followed by orValue()) or guarding the check with has() for optional fields"
+			}
 			return false
 		}
 		if !got.yes {
@@ -225,6 +256,7 @@ func (s *search) selects(o *option, d *device) bool {
 
 // pick chooses a device if it is free and fits those that were chosen before.
 func (s *search) pick(o *option, d *device) bool {
+	s.constrained = false
 	of := 0 // devices of the claim
 	for i := range s.picks {
 		if p := &s.picks[i]; p.o.claim == o.claim {
@@ -254,6 +286,7 @@ func (s *search) pick(o *option, d *device) bool {
 	for i, c := range s.constraints {
 		if c.concerns(o) && !c.add(d) {
 			s.unconstrain(o, i)
+			s.constrained = true
 			return false
 		}
 	}

@@ -26,8 +26,6 @@ const (
 	defaultTimeout = 5 * time.Second
 	// maxAnswer bounds the size of an answer.
 	maxAnswer = 64 << 20
-	// maxComplaint bounds how much of an answer that isn't one is repeated in an error.
-	maxComplaint = 256
 	// scale makes an extender's 0 to 10 comparable with the 0 to 100 of plugins.
 	scale = 100 / extenderv1.MaxExtenderPriority
 )
@@ -141,7 +139,7 @@ func (e *Extender) Filter(ctx context.Context, pod *v1.Pod, nodes []string) (fit
 		}
 	}
 	for name := range kept {
-		return nil, nil, nil, e.fail(e.cfg.FilterVerb, fmt.Errorf("it names node %q, about which it wasn't asked", name))
+		return nil, nil, nil, fmt.Errorf("extender %q claims a filtered node %q which is not found in the input node list", e.cfg.URLPrefix, name)
 	}
 	for name := range result.FailedAndUnresolvableNodes {
 		delete(result.FailedNodes, name) // this word counts for more
@@ -216,14 +214,14 @@ func (e *Extender) Preempt(ctx context.Context, pod *v1.Pod, plans []scheduler.E
 		for _, mp := range m.Pods {
 			i := slices.IndexFunc(asked, func(p *v1.Pod) bool { return mp != nil && string(p.UID) == mp.UID })
 			if i < 0 {
-				return nil, e.fail(e.cfg.PreemptVerb, fmt.Errorf("it names a victim on node %q about which it wasn't asked", plan.Node))
+				return nil, fmt.Errorf("extender: %s claims to preempt pod (UID: %v) on node: %s, but the pod is not found on that node", e.cfg.URLPrefix, mp, plan.Node)
 			}
 			plan.Victims = append(plan.Victims, asked[i])
 		}
 		out = append(out, plan)
 	}
 	for node := range result.NodeNameToMetaVictims {
-		return nil, e.fail(e.cfg.PreemptVerb, fmt.Errorf("it names node %q, about which it wasn't asked", node))
+		return nil, e.fail(e.cfg.PreemptVerb, fmt.Errorf("nodeinfo not found for node name %q", node))
 	}
 	return out, nil
 }
@@ -261,7 +259,7 @@ func (e *Extender) call(ctx context.Context, verb string, question, answer any) 
 	req.Header.Set("Content-Type", "application/json")
 	resp, err := e.client.Do(req)
 	if err != nil {
-		return e.fail(verb, err)
+		return err // it says the address
 	}
 	defer func() { _ = resp.Body.Close() }()
 	data, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
@@ -272,7 +270,7 @@ func (e *Extender) call(ctx context.Context, verb string, question, answer any) 
 		return e.fail(verb, fmt.Errorf("the answer has more than %d bytes", maxAnswer))
 	}
 	if resp.StatusCode != http.StatusOK {
-		return e.fail(verb, fmt.Errorf("%s: %s", resp.Status, strings.TrimSpace(string(data[:min(len(data), maxComplaint)]))))
+		return fmt.Errorf("failed %s with extender at URL %s, code %d", verb, req.URL, resp.StatusCode)
 	}
 	if err := json.Unmarshal(data, answer); err != nil {
 		return e.fail(verb, fmt.Errorf("not the answer that was expected: %w", err))

@@ -142,7 +142,7 @@ func TestErrors(t *testing.T) {
 	_, err = e.Prioritize(t.Context(), pod("p"), nodes("a"))
 	want(err, "not the answer that was expected")
 	_, err = e.Preempt(t.Context(), pod("p"), []scheduler.Eviction{{Node: "a"}})
-	want(err, `names node "z"`)
+	want(err, `nodeinfo not found for node name "z"`)
 	hasty := insecure
 	hasty.HTTPTimeout = metav1.Duration{Duration: time.Millisecond}
 	want(extenderOf(t, s, hasty).Bind(t.Context(), pod("p"), "a"), "Timeout")
@@ -153,7 +153,7 @@ func TestErrors(t *testing.T) {
 	want(err, "certificate")
 	e.cfg.FilterVerb = "nothing"
 	_, _, _, err = e.Filter(t.Context(), pod("p"), nodes("a"))
-	want(err, "404 Not Found")
+	want(err, "code 404")
 	if _, err := New(schedulerv1.Extender{URLPrefix: "https://a", TLSConfig: &schedulerv1.ExtenderTLSConfig{CAFile: "/nowhere"}}, lister(t)); err == nil {
 		t.Error("there is no such file")
 	}
