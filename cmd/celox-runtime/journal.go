@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/celox/celox/internal/atomicfile"
 	"github.com/celox/celox/internal/runtime/holder"
 )
 
@@ -19,12 +20,7 @@ func writeState(layout holder.Layout, st holder.State) error {
 	if err != nil {
 		return err
 	}
-	path := layout.State(st.ID)
-	tmp := path + ".new"
-	if err := os.WriteFile(tmp, data, 0o600); err != nil {
-		return fmt.Errorf("journal of task %s: %w", st.ID, err)
-	}
-	if err := os.Rename(tmp, path); err != nil {
+	if err := atomicfile.Write(layout.State(st.ID), data, 0o600, atomicfile.Unsynced); err != nil {
 		return fmt.Errorf("journal of task %s: %w", st.ID, err)
 	}
 	return nil

@@ -105,7 +105,7 @@ func TestNoLeaks(t *testing.T) {
 						rt.Fatal(err)
 					}
 				}
-				if err := os.WriteFile(filepath.Join(cfg.StateDir, "x.tmp"), []byte("{"), 0o600); err != nil {
+				if err := os.WriteFile(filepath.Join(cfg.StateDir, ".x.json.new"), []byte("{"), 0o600); err != nil {
 					rt.Fatal(err)
 				}
 				restart()

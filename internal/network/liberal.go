@@ -7,6 +7,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"github.com/celox/celox/internal/atomicfile"
 )
 
 const (
@@ -27,7 +29,7 @@ func setLiberal(stateDir string) error {
 	if was == liberal { // by us, or by whoever had it so before
 		return nil
 	}
-	if err := os.WriteFile(filepath.Join(stateDir, liberalFile), []byte(was), 0o600); err != nil {
+	if err := atomicfile.Write(filepath.Join(stateDir, liberalFile), []byte(was), 0o600, atomicfile.Synced); err != nil {
 		return fmt.Errorf("keep what %s was: %w", tcpLiberal, err)
 	}
 	return setSysctl(tcpLiberal, liberal)

@@ -257,7 +257,7 @@ func TestRestart(t *testing.T) {
 	if _, err := n.Setup(t.Context(), a.req); err == nil {
 		t.Error("closed, but works")
 	}
-	for _, f := range []string{"torn.json", "b.tmp"} {
+	for _, f := range []string{"torn.json", ".b.json.new"} {
 		if err := os.WriteFile(filepath.Join(cfg.StateDir, f), []byte(`{"id":"to`), 0o600); err != nil {
 			t.Fatal(err)
 		}

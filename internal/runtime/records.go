@@ -13,6 +13,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/celox/celox/internal/atomicfile"
 	"github.com/celox/celox/internal/runtime/holder"
 	"github.com/celox/celox/internal/runtime/images"
 )
@@ -90,11 +91,7 @@ func writeRecord(path string, record any) error {
 	if err != nil {
 		return err
 	}
-	tmp := path + ".new"
-	if err := os.WriteFile(tmp, data, 0o600); err != nil {
-		return err
-	}
-	return os.Rename(tmp, path)
+	return atomicfile.Write(path, data, 0o600, atomicfile.Unsynced)
 }
 
 // readRecords calls f with each record below dir; what cannot be read is

@@ -235,7 +235,7 @@ func TestReset(t *testing.T) {
 	}
 	b.calls()
 	write(t, filepath.Join(b.dir, "state", "torn.json"), `{"id": "to`)
-	write(t, filepath.Join(b.dir, "state", "c.tmp"), `{`)
+	write(t, filepath.Join(b.dir, "state", ".c.json.new"), `{`)
 	if err := Reset(t.Context(), Config{BinDirs: []string{b.bins}, StateDir: filepath.Join(b.dir, "state"), Log: n.cfg.Log}); err != nil {
 		t.Fatal(err)
 	}

@@ -10,7 +10,6 @@ import (
 	"io/fs"
 	"log/slog"
 	"os"
-	"path/filepath"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -18,6 +17,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	corelisters "k8s.io/client-go/listers/core/v1"
 	"k8s.io/client-go/tools/cache"
+
+	"github.com/celox/celox/internal/atomicfile"
 )
 
 const (
@@ -91,27 +92,11 @@ func (k *Keeper) Run(ctx context.Context) error {
 func (k *Keeper) write() {
 	data, err := k.zone.save()
 	if err == nil {
-		err = replaceFile(k.path, data)
+		err = atomicfile.Write(k.path, data, 0o600, atomicfile.Unsynced) // a damaged one is known by its sum
 	}
 	if err != nil {
 		k.log.Warn("dns: names cannot be kept for a time without the API", "err", err)
 	}
-}
-
-// replaceFile writes a file so that whoever reads it finds the old content or the new.
-func replaceFile(path string, data []byte) error {
-	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*")
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(data)
-	if err = errors.Join(err, f.Close()); err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		return errors.Join(err, os.Remove(f.Name()))
-	}
-	return nil
 }
 
 // save is what the zone knows, without what names don't need.

@@ -12,8 +12,8 @@ import (
 	"log/slog"
 	"maps"
 	"os"
-	"path/filepath"
 	"slices"
+	"sort"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -27,6 +27,7 @@ import (
 	networkinglisters "k8s.io/client-go/listers/networking/v1"
 	"k8s.io/client-go/tools/cache"
 
+	"github.com/celox/celox/internal/atomicfile"
 	"github.com/celox/celox/internal/network/ingress/route"
 )
 
@@ -147,7 +148,7 @@ func (k *keeper) write(state func() (*contents, error)) {
 	} else if err == nil {
 		var data []byte
 		if data, err = c.encode(k.Cluster); err == nil && !bytes.Equal(data, k.written) {
-			if err = replaceFile(k.Path, data); err == nil {
+			if err = atomicfile.Write(k.Path, data, 0o600, atomicfile.Synced); err == nil {
 				k.written = data
 			}
 		}
@@ -155,22 +156,6 @@ func (k *keeper) write(state func() (*contents, error)) {
 	if err != nil {
 		k.log.Warn("ingress: what is served cannot be kept for a start without the API", "file", k.Path, "err", err)
 	}
-}
-
-// replaceFile writes a file that only its owner reads, so that whoever reads it finds the old content or the new, also after the power was cut.
-func replaceFile(path string, data []byte) error {
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*") // of mode 0600
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(data)
-	if err = errors.Join(err, f.Sync(), f.Close()); err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		return errors.Join(err, os.Remove(f.Name()))
-	}
-	return nil
 }
 
 // contents are what is in a file.
@@ -254,14 +239,18 @@ func about(o metav1.Object) metav1.ObjectMeta {
 
 // sort gives the same contents the same form.
 func (c *contents) sort() {
-	byName := func(a, b metav1.Object) int {
-		return cmp.Or(cmp.Compare(a.GetNamespace(), b.GetNamespace()), cmp.Compare(a.GetName(), b.GetName()))
+	// The objects stay where they are until they are swapped: they are large, and a sort of values copies two for each comparison.
+	byName := func(items any, at func(int) metav1.Object) {
+		sort.Slice(items, func(i, j int) bool {
+			a, b := at(i), at(j)
+			return cmp.Or(cmp.Compare(a.GetNamespace(), b.GetNamespace()), cmp.Compare(a.GetName(), b.GetName())) < 0
+		})
 	}
-	slices.SortFunc(c.ingresses.Items, func(a, b networkingv1.Ingress) int { return byName(&a, &b) })
-	slices.SortFunc(c.classes.Items, func(a, b networkingv1.IngressClass) int { return byName(&a, &b) })
-	slices.SortFunc(c.services.Items, func(a, b corev1.Service) int { return byName(&a, &b) })
-	slices.SortFunc(c.slices.Items, func(a, b discoveryv1.EndpointSlice) int { return byName(&a, &b) })
-	slices.SortFunc(c.secrets.Items, func(a, b corev1.Secret) int { return byName(&a, &b) })
+	byName(c.ingresses.Items, func(i int) metav1.Object { return &c.ingresses.Items[i] })
+	byName(c.classes.Items, func(i int) metav1.Object { return &c.classes.Items[i] })
+	byName(c.services.Items, func(i int) metav1.Object { return &c.services.Items[i] })
+	byName(c.slices.Items, func(i int) metav1.Object { return &c.slices.Items[i] })
+	byName(c.secrets.Items, func(i int) metav1.Object { return &c.secrets.Items[i] })
 }
 
 func (c *contents) encode(cluster string) ([]byte, error) {

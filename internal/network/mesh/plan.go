@@ -1,11 +1,11 @@
 package mesh
 
 import (
-	"cmp"
 	"crypto/sha256"
 	"net"
 	"net/netip"
 	"slices"
+	"sort"
 
 	"github.com/celox/celox/internal/network/wireguard"
 )
@@ -130,7 +130,7 @@ func plan(self Self, peers []Peer, neighbour func(netip.Addr) (link int, ok bool
 	}
 	taken := map[netip.Prefix]bool{} // two nodes with one network: the first by name has it
 	peers = slices.Clone(peers)
-	slices.SortFunc(peers, func(a, b Peer) int { return cmp.Compare(a.Name, b.Name) })
+	sort.Slice(peers, func(i, j int) bool { return peers[i].Name < peers[j].Name })
 	for _, p := range peers {
 		var pods []netip.Prefix // that this node can have a way to
 		lost := false

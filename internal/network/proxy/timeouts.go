@@ -8,6 +8,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"github.com/celox/celox/internal/atomicfile"
 )
 
 const (
@@ -47,7 +49,7 @@ func SetTimeouts(stateDir string) error {
 	if err != nil {
 		return fmt.Errorf("keep timeouts of connections: %w", err)
 	}
-	if err := errors.Join(os.MkdirAll(stateDir, 0o700), os.WriteFile(file, data, 0o600)); err != nil {
+	if err := errors.Join(os.MkdirAll(stateDir, 0o700), atomicfile.Write(file, data, 0o600, atomicfile.Synced)); err != nil {
 		return fmt.Errorf("keep timeouts of connections: %w", err)
 	}
 	for name := range before {

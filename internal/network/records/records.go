@@ -8,13 +8,12 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"github.com/celox/celox/internal/atomicfile"
 )
 
-const (
-	// suffix is of the file of a record, and unfinished of one that is being written.
-	suffix     = ".json"
-	unfinished = ".tmp"
-)
+// suffix is of the file of a record.
+const suffix = ".json"
 
 // Keep writes the record of a sandbox, whole or not at all. It isn't forced to the disk: a namespace doesn't outlive the machine either.
 func Keep(dir, id string, record any) error {
@@ -22,11 +21,7 @@ func Keep(dir, id string, record any) error {
 	if err != nil {
 		return fmt.Errorf("encode state of sandbox: %w", err)
 	}
-	tmp := filepath.Join(dir, id+unfinished)
-	if err := os.WriteFile(tmp, b, 0o600); err != nil {
-		return fmt.Errorf("keep state of sandbox: %w", err)
-	}
-	if err := os.Rename(tmp, filepath.Join(dir, id+suffix)); err != nil {
+	if err := atomicfile.Write(filepath.Join(dir, id+suffix), b, 0o600, atomicfile.Unsynced); err != nil {
 		return fmt.Errorf("keep state of sandbox: %w", err)
 	}
 	return nil
@@ -57,7 +52,7 @@ func Recall(dir string, keep func(id, file string, data []byte) bool) error {
 			if keep(id, path, b) {
 				continue
 			}
-		} else if !strings.HasSuffix(e.Name(), unfinished) {
+		} else if !atomicfile.Leftover(e.Name()) {
 			continue
 		}
 		if err := os.Remove(path); err != nil {

@@ -33,7 +33,7 @@ func TestRecords(t *testing.T) {
 	if err := Keep(dir, "x", func() {}); err == nil {
 		t.Error("a function is kept")
 	}
-	for _, n := range []string{"half.tmp", "other"} {
+	for _, n := range []string{".half.json.new", "other"} {
 		if err := os.WriteFile(filepath.Join(dir, n), []byte("{"), 0o600); err != nil {
 			t.Fatal(err)
 		}

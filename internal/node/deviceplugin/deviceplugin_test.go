@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/fsnotify/fsnotify"
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/goleak"
 	"google.golang.org/grpc"
@@ -36,10 +37,25 @@ const toys = "example.com/toy"
 // patience bounds what has to happen; it is no measurement.
 const patience = time.Minute
 
+// waitedClock tells when somebody begins to wait.
+type waitedClock struct {
+	*testclock.FakeClock
+	waits chan struct{} // capacity 1
+}
+
+func (c *waitedClock) NewTimer(d time.Duration) clock.Timer {
+	t := c.FakeClock.NewTimer(d)
+	select {
+	case c.waits <- struct{}{}:
+	default: // whoever listens has not looked since the last one
+	}
+	return t
+}
+
 // bench is a node's manager with a watcher.
 type bench struct {
 	*testing.T
-	clock *testclock.FakeClock
+	clock *waitedClock
 	dir   string
 	// changed are the pods that were told of.
 	changed chan types.UID
@@ -53,7 +69,7 @@ func newBench(t *testing.T) *bench {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b := &bench{T: t, clock: testclock.NewFakeClock(time.Now()), dir: dir, changed: make(chan types.UID, 1000), ending: map[types.UID]bool{}}
+	b := &bench{T: t, clock: &waitedClock{testclock.NewFakeClock(time.Now()), make(chan struct{}, 1)}, dir: dir, changed: make(chan types.UID, 1000), ending: map[types.UID]bool{}}
 	t.Cleanup(func() {
 		b.stop()
 		if err := os.RemoveAll(dir); err != nil {
@@ -78,6 +94,14 @@ func (b *bench) start() {
 		b.Fatal(err)
 	}
 	b.m = m
+	served, err := fsnotify.NewWatcher()
+	if err == nil {
+		defer served.Close()
+		err = errors.Join(os.MkdirAll(b.own(), 0o750), served.Add(b.own()))
+	}
+	if err != nil {
+		b.Fatal(err)
+	}
 	w := plugins.New(plugins.Config{Dir: b.registry(), Handlers: map[string]plugins.Handler{registerapi.DevicePlugin: m}, Clock: clock.RealClock{}, Log: slog.New(slog.DiscardHandler)})
 	ctx, cancel := context.WithCancel(context.Background())
 	managed, watched := make(chan struct{}), make(chan error, 1)
@@ -91,10 +115,15 @@ func (b *bench) start() {
 		}
 	}
 	// Before that, the sockets of plugins are taken away.
-	for end := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {
-		if _, err := os.Stat(filepath.Join(b.own(), Socket)); err == nil {
-			break
-		} else if time.Now().After(end) {
+	for late := time.After(patience); ; {
+		select {
+		case e := <-served.Events:
+			if e.Has(fsnotify.Create) && filepath.Base(e.Name) == Socket {
+				return
+			}
+		case err := <-served.Errors:
+			b.Fatal(err)
+		case <-late:
 			b.Fatal("nobody serves")
 		}
 	}
@@ -169,8 +198,11 @@ func (b *bench) has(capacity, allocatable int64) {
 // pass lets time pass when somebody waits for that.
 func (b *bench) pass(d time.Duration) {
 	b.Helper()
-	for end := time.Now().Add(patience); !b.clock.HasWaiters(); time.Sleep(time.Millisecond) {
-		if time.Now().After(end) {
+	late := time.After(patience)
+	for !b.clock.HasWaiters() {
+		select {
+		case <-b.clock.waits:
+		case <-late:
 			b.Fatal("nobody waits")
 		}
 	}

@@ -18,6 +18,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/celox/celox/internal/atomicfile"
 	"github.com/celox/celox/internal/node/imagelogin"
 )
 
@@ -106,7 +107,7 @@ func each(dir string, f func(data []byte)) error {
 		return err
 	}
 	for _, e := range entries {
-		if filepath.Ext(e.Name()) == ".tmp" { // of a process that ended while it wrote
+		if atomicfile.Leftover(e.Name()) {
 			if err := os.Remove(filepath.Join(dir, e.Name())); err != nil {
 				return err
 			}
@@ -132,25 +133,13 @@ func fileOf(dir, name string) string {
 	return filepath.Join(dir, "sha256-"+hex.EncodeToString(sum[:])+".json")
 }
 
-// write puts a file in place whole.
+// write puts a file in place whole. It is not synced: an image without a record that can be read is for nobody in particular.
 func write(path string, v any) error {
 	data, err := json.Marshal(v)
 	if err != nil {
 		return err
 	}
-	f, err := os.CreateTemp(filepath.Dir(path), "*.tmp")
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(data)
-	err = errors.Join(err, f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		return errors.Join(err, os.Remove(f.Name()))
-	}
-	return nil
+	return atomicfile.Write(path, data, 0o600, atomicfile.Unsynced)
 }
 
 // recover makes records of images whose pull ended without this process, which are there though nobody knows for whom, and drops those of images that

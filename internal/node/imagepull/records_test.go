@@ -216,7 +216,7 @@ func TestBrokenRecord(t *testing.T) {
 	if err := os.WriteFile(fileOf(s.p.records.pulling, "y"), []byte("?"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	const half = "half.tmp"
+	const half = ".half.json.new"
 	if err := os.WriteFile(filepath.Join(s.p.records.pulled, half), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}

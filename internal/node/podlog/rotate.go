@@ -15,6 +15,8 @@ import (
 
 	"github.com/fsnotify/fsnotify"
 	"k8s.io/utils/clock"
+
+	"github.com/celox/celox/internal/atomicfile"
 )
 
 // checkEvery is the least time between two looks at the size of a log that is being written.
@@ -200,18 +202,16 @@ func compress(path string) error {
 		return err
 	}
 	defer in.Close()
-	tmp := path + ".tmp"
-	out, err := os.OpenFile(tmp, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o640)
+	out, err := atomicfile.Create(path+".gz", 0o640)
 	if err != nil {
 		return err
 	}
 	z := gzip.NewWriter(out)
 	_, err = io.Copy(z, in)
-	if err := errors.Join(err, z.Close(), out.Close()); err != nil {
-		os.Remove(tmp)
-		return err
+	if err = errors.Join(err, z.Close()); err == nil {
+		err = out.Place(atomicfile.Unsynced)
 	}
-	if err := os.Rename(tmp, path+".gz"); err != nil {
+	if err := errors.Join(err, out.Close()); err != nil {
 		return err
 	}
 	return os.Remove(path)

@@ -12,6 +12,8 @@ import (
 	"slices"
 
 	"github.com/klauspost/compress/zstd"
+
+	"github.com/celox/celox/internal/atomicfile"
 )
 
 //go:embed all:bin
@@ -90,32 +92,22 @@ func unpack(dir, sum string, program func() ([]byte, error)) (string, error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return "", err
 	}
-	tmp, err := os.CreateTemp(dir, "."+name+"-*")
+	f, err := atomicfile.Create(path, 0o755)
 	if err != nil {
 		return "", err
 	}
-	defer os.Remove(tmp.Name()) // nothing to remove once it is renamed
 	// Page by page: what is written in large pieces is cached in large pieces,
 	// and then a process that touches one page has megabytes mapped.
 	for chunk := range slices.Chunk(data, os.Getpagesize()) {
-		if _, err = tmp.Write(chunk); err != nil {
+		if _, err = f.Write(chunk); err != nil {
 			break
 		}
 	}
 	if err == nil {
-		err = tmp.Chmod(0o755)
-	}
-	if err == nil {
-		err = tmp.Sync()
-	}
-	if cerr := tmp.Close(); err == nil {
-		err = cerr
-	}
-	if err == nil {
 		// A program that runs keeps its old file; the next start gets this one.
-		err = os.Rename(tmp.Name(), path)
+		err = f.Place(atomicfile.Synced)
 	}
-	if err != nil {
+	if err := errors.Join(err, f.Close()); err != nil {
 		return "", fmt.Errorf("unpacking %s: %w", name, err)
 	}
 	return path, nil

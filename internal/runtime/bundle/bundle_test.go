@@ -30,11 +30,17 @@ func TestUnpack(t *testing.T) {
 	if again, _ := os.Stat(path); !os.SameFile(first, again) {
 		t.Error("the same content was written again")
 	}
+	// A start that was killed has left a part, and doesn't leave the directory with more than the program.
+	if err := os.WriteFile(filepath.Join(dir, "."+name+".new"), []byte("a longer part of something"), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	if _, err := unpack(dir, hash([]byte("two")), of("two")); err != nil {
 		t.Fatal(err)
 	}
 	if again, _ := os.Stat(path); os.SameFile(first, again) {
 		t.Error("a file that may be running was overwritten instead of replaced")
+	} else if again.Mode().Perm() != 0o755 {
+		t.Errorf("mode %v after a start that was killed", again.Mode())
 	}
 	if _, err := unpack(dir, hash([]byte("three")), of("another")); err == nil {
 		t.Error("a program with another digest was unpacked")

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/celox/celox/internal/atomicfile"
 )
 
 // indexVersion is the form of index.json. A store of a later form is refused rather than misread.
@@ -85,7 +87,7 @@ func (s *Store) save() error {
 	if err != nil {
 		return fmt.Errorf("image store: encode index: %w", err)
 	}
-	if err := writeFile(s.path("index.json"), s.path("tmp", "index"), b); err != nil {
+	if err := atomicfile.Write(s.path("index.json"), b, 0o600, atomicfile.Durable); err != nil {
 		return fmt.Errorf("image store: write index: %w", layerError(err))
 	}
 	return nil
@@ -105,41 +107,13 @@ func (s *Store) syncFS() error {
 	return nil
 }
 
-// writeFile replaces path by a file with content b, so that a crash leaves the old or the new one.
-func writeFile(path, tmp string, b []byte) error {
-	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(b)
-	if err == nil {
-		err = f.Sync()
-	}
-	if cerr := f.Close(); err == nil {
-		err = cerr
-	}
-	if err == nil {
-		err = os.Rename(tmp, path)
-	}
-	if err != nil {
-		os.Remove(tmp)
-		return err
-	}
-	d, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
-}
-
 // putBlob keeps a manifest or a config.
 func (s *Store) putBlob(digest string, b []byte) error {
 	path := s.blobPath(digest)
 	if _, err := os.Stat(path); err == nil {
 		return nil
 	}
-	if err := writeFile(path, s.path("tmp", "blob-"+filepath.Base(path)), b); err != nil {
+	if err := atomicfile.Write(path, b, 0o600, atomicfile.Durable); err != nil {
 		return fmt.Errorf("image store: write blob: %w", layerError(err))
 	}
 	return nil
@@ -182,6 +156,7 @@ func (s *Store) clearLeftovers() error {
 		dir  string
 		keep func(name string) bool
 	}{
+		{s.path(), func(name string) bool { return !atomicfile.Leftover(name) }},
 		{s.path("tmp"), func(string) bool { return false }},
 		{s.path("s"), func(name string) bool { return dirs[name] }},
 		{s.path("blobs", "sha256"), func(name string) bool { return blobs[name] }},

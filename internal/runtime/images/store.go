@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sort"
 	"strconv"
 	"strings"
 	"sync"
@@ -199,7 +200,7 @@ func (s *Store) List() []Image {
 	for _, i := range s.index.Images {
 		out = append(out, i.image())
 	}
-	slices.SortFunc(out, func(a, b Image) int { return strings.Compare(a.ID, b.ID) })
+	sort.Slice(out, func(i, j int) bool { return out[i].ID < out[j].ID })
 	return out
 }
 
@@ -339,7 +340,7 @@ func (s *Store) Prune(inUse func(id string) bool) ([]Image, error) {
 			out = append(out, i.image())
 		}
 	}
-	slices.SortFunc(out, func(a, b Image) int { return strings.Compare(a.ID, b.ID) })
+	sort.Slice(out, func(i, j int) bool { return out[i].ID < out[j].ID })
 	if err := s.delete(records...); err != nil {
 		return nil, err
 	}

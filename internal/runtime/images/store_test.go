@@ -209,8 +209,10 @@ func TestReopen(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := os.WriteFile(filepath.Join(root, "blobs/sha256/x"), nil, 0o600); err != nil {
-		t.Fatal(err)
+	for _, f := range []string{"blobs/sha256/x", "blobs/sha256/.y.new", ".index.json.new"} {
+		if err := os.WriteFile(filepath.Join(root, f), []byte("{"), 0o600); err != nil {
+			t.Fatal(err)
+		}
 	}
 	s = openStore(t, root, Registries{})
 	same(t, disk(t, root), before)

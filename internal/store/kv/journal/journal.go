@@ -12,6 +12,7 @@ import (
 
 	"k8s.io/utils/clock"
 
+	"github.com/celox/celox/internal/atomicfile"
 	"github.com/celox/celox/internal/store/kv"
 	"github.com/celox/celox/internal/store/kv/memory"
 )
@@ -52,7 +53,7 @@ type Engine struct {
 	done  chan struct{}      // closed when nothing is written any more
 
 	// Of the writer alone:
-	file    *os.File // nil after a write has failed, until the file is made anew
+	file    *atomicfile.File // nil after a write has failed, until the file is made anew
 	bytes   int64
 	written int64 // the revision up to which the file has everything
 	leases  map[kv.LeaseID]bool
@@ -266,8 +267,7 @@ func (e *Engine) rewrite() error {
 		e.leases[id] = true
 		e.enc.lease(id, expires)
 	}
-	temporary := e.cfg.Path + ".new"
-	f, err := os.OpenFile(temporary, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+	f, err := atomicfile.Create(e.cfg.Path, 0o600)
 	if err != nil {
 		return err
 	}
@@ -284,18 +284,10 @@ func (e *Engine) rewrite() error {
 	if err := e.flush(); err != nil {
 		return err
 	}
-	if err := errors.Join(f.Sync(), os.Rename(temporary, e.cfg.Path)); err != nil {
+	if err := f.Place(atomicfile.Synced); err != nil {
 		e.file = nil
 		return errors.Join(err, f.Close())
 	}
 	e.written = state.Revision
-	return syncDir(filepath.Dir(e.cfg.Path))
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
+	return atomicfile.SyncDir(filepath.Dir(e.cfg.Path))
 }

@@ -132,6 +132,10 @@ func TestCrash(t *testing.T) {
 			if err := os.WriteFile(copied, cutFile, 0o600); err != nil {
 				t.Fatal(err)
 			}
+			// A crash while the file was made anew has left a part of the next one, which is of no use.
+			if err := os.WriteFile(filepath.Join(dir, ".cut.new"), whole[:cut/2], 0o600); err != nil {
+				t.Fatal(err)
+			}
 			again, err := Open(Config{Path: copied})
 			if err != nil {
 				t.Fatalf("cut at %d: %v", cut, err)
@@ -144,6 +148,9 @@ func TestCrash(t *testing.T) {
 			}
 			again.Close()
 		}
+	}
+	if left, err := os.ReadDir(dir); err != nil || len(left) != 2 {
+		t.Errorf("there are %v, %v; want the two journals", left, err)
 	}
 }
 
