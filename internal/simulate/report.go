@@ -8,7 +8,7 @@ import (
 	"io"
 	"os"
 	"runtime"
-	"slices"
+	"sort"
 	"strconv"
 	"strings"
 	"syscall"
@@ -133,8 +133,9 @@ func (r *Report) finish(s *simulation) {
 		r.Requests = append(r.Requests, Requests{c.verb, c.resource, k.errors, k.latency()})
 	}
 	s.requests.mu.Unlock()
-	slices.SortFunc(r.Requests, func(a, b Requests) int {
-		return cmp.Or(cmp.Compare(b.Count, a.Count), strings.Compare(a.Verb+a.Resource, b.Verb+b.Resource))
+	sort.Slice(r.Requests, func(i, j int) bool {
+		a, b := &r.Requests[i], &r.Requests[j]
+		return cmp.Or(cmp.Compare(b.Count, a.Count), strings.Compare(a.Verb+a.Resource, b.Verb+b.Resource)) < 0
 	})
 	r.Series = s.sampler.samples
 	r.PeakResident = statusBytes("VmHWM")
