@@ -16,8 +16,13 @@ if [[ ${PIPESTATUS[0]} == 0 ]]; then exit 0; fi
 
 mapfile -t names < <(sed -nE 's/^--- FAIL: ([^ /]+).*/\1/p' "$log" | sort -u)
 mapfile -t failed < <(sed -nE 's/^FAIL\t([^ \t]+).*/\1/p' "$log" | sort -u)
-if ((${#names[@]} == 0 || ${#names[@]} > 3)) ||
-	grep -qE '^panic: |^fatal error: |DATA RACE|goleak|found unexpected goroutines|\[(build|setup) failed\]|test timed out' "$log"; then
+unlucky='^panic: |^fatal error: |DATA RACE|race detected outside|goleak|found unexpected goroutines|\[(build|setup) failed\]|test timed out'
+if ((${#names[@]} == 0 || ${#names[@]} > 3)) || grep -qE "$unlucky" "$log"; then
+	# What CI keeps of a run is its end: the reason has to be there.
+	echo "no second chance, since:"
+	if ! grep -E -m 1 -A 60 "$unlucky" "$log"; then
+		for package in "${failed[@]}"; do grep -E -B 60 "^FAIL	$package[[:space:]]" "$log"; done
+	fi
 	grep -E '^ *--- FAIL|^FAIL' "$log"
 	exit 1
 fi
