@@ -20,7 +20,9 @@ if bin/celox kubectl --data-dir "$data" get --raw /readyz >/dev/null 2>&1; then
   echo "it runs already"
 else
   mkdir -p bin
-  setsid bin/celox server --data-dir "$data" --https-port "$port" >"$log" 2>&1 </dev/null &
+  # The sample needs little of a disk that may be nearly full; the defaults want 15 % of it to be free.
+  setsid bin/celox server --data-dir "$data" --https-port "$port" --image-gc-high-threshold 100 \
+    --eviction-hard 'memory.available<100Mi,nodefs.available<1Gi,imagefs.available<1Gi' >"$log" 2>&1 </dev/null &
   pid=$!
   echo "$pid" >"$pid_file"
   shown=0

@@ -2,9 +2,13 @@ package main
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
+	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
+	"syscall"
 
 	"github.com/spf13/cobra"
 	"k8s.io/client-go/kubernetes"
@@ -30,8 +34,11 @@ The verdicts are those of the scheduler's own core, over what the API says now. 
 (What fields mean is "celox kubectl explain".)`,
 		Example: `  celox explain pod web-0
   celox explain pod web-0 -n shop -o json`,
-		Args: takes("pod", "NAME"),
+		Args: func(cmd *cobra.Command, args []string) error {
+			return checkArguments(cmd, kindAndName(args), []string{"pod", "NAME"})
+		},
 		RunE: func(cmd *cobra.Command, args []string) error {
+			args = kindAndName(args)
 			if args[0] != "pod" && args[0] != "pods" && args[0] != "po" {
 				return fmt.Errorf("%q can't be explained: use celox explain pod NAME (what fields mean is celox kubectl explain)", args[0])
 			}
@@ -77,6 +84,16 @@ The verdicts are those of the scheduler's own core, over what the API says now. 
 	return cmd
 }
 
+// kindAndName makes two arguments of pod/NAME, as kubectl prints it.
+func kindAndName(args []string) []string {
+	if len(args) == 1 {
+		if kind, name, ok := strings.Cut(args[0], "/"); ok {
+			return []string{kind, name}
+		}
+	}
+	return args
+}
+
 // kubeClient is how the API is reached, and the namespace of the context: by the kubeconfig that is named, by that of KUBECONFIG, or as administrator of the cluster in a
 // directory.
 func kubeClient(kubeconfig, contextName, dataDir string) (*rest.Config, string, error) {
@@ -90,12 +107,27 @@ func kubeClient(kubeconfig, contextName, dataDir string) (*rest.Config, string, 
 	}
 	loader := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(rules, &clientcmd.ConfigOverrides{CurrentContext: contextName})
 	api, err := loader.ClientConfig()
+	if named := os.Getenv(clientcmd.RecommendedConfigPathEnvVar); clientcmd.IsEmptyConfig(err) && named != "" {
+		return nil, "", fmt.Errorf("no cluster is known: KUBECONFIG is %s, where there is none", named)
+	}
 	if clientcmd.IsEmptyConfig(err) {
 		return nil, "", fmt.Errorf("no cluster is known: there is no %s; name one with --data-dir, --kubeconfig or KUBECONFIG", own)
 	}
 	if err != nil {
 		return nil, "", fmt.Errorf("kubeconfig: %w", err)
 	}
+	api.Wrap(func(next http.RoundTripper) http.RoundTripper { return asking{next} })
 	namespace, _, err := loader.Namespace()
 	return api, namespace, err
+}
+
+// asking has the error of a server that isn't there say what to look at.
+type asking struct{ http.RoundTripper }
+
+func (a asking) RoundTrip(r *http.Request) (*http.Response, error) {
+	resp, err := a.RoundTripper.RoundTrip(r)
+	if errors.Is(err, syscall.ECONNREFUSED) {
+		err = fmt.Errorf("%w: does celox server run there?", err)
+	}
+	return resp, err
 }

@@ -36,8 +36,8 @@ func newImage() *cobra.Command {
 	return cmd
 }
 
-// withImages finds the image store: that of the running Celox, or that on the disk.
-func withImages(cmd *cobra.Command, do func(ctx context.Context, i control.Images) error) error {
+// withImages finds the image store: that of the running Celox, or that on the disk. A command that gives it images makes it if need be.
+func withImages(cmd *cobra.Command, gives bool, do func(ctx context.Context, i control.Images) error) error {
 	if err := config.Apply(cmd.Flags(), os.Environ(), ""); err != nil {
 		return err
 	}
@@ -52,6 +52,9 @@ func withImages(cmd *cobra.Command, do func(ctx context.Context, i control.Image
 	}
 	if !errors.Is(err, control.ErrNotRunning) {
 		return err
+	}
+	if _, err := os.Stat(dir); err != nil && !gives {
+		return fmt.Errorf("no images: %w: name the directory of the cluster with --data-dir", err)
 	}
 	if os.Geteuid() != 0 {
 		return errors.New("images belong to root: run as root")
@@ -99,7 +102,7 @@ func newImageImport() *cobra.Command {
 				defer func() { _ = f.Close() }() // read only
 				in = f
 			}
-			return withImages(cmd, func(ctx context.Context, i control.Images) error {
+			return withImages(cmd, true, func(ctx context.Context, i control.Images) error {
 				p := newProgress(cmd.ErrOrStderr(), output.json)
 				got, err := i.Import(ctx, in, p.show)
 				p.end(err == nil)
@@ -150,7 +153,7 @@ when it is complete, and with -o json nothing but the image is printed.`,
 				}
 				auth = &images.Auth{Username: u, Password: p}
 			}
-			return withImages(cmd, func(ctx context.Context, i control.Images) error {
+			return withImages(cmd, true, func(ctx context.Context, i control.Images) error {
 				p := newProgress(cmd.ErrOrStderr(), output.json)
 				img, err := i.Pull(ctx, args[0], auth, p.show)
 				p.end(err == nil)
@@ -179,7 +182,7 @@ func newImageList() *cobra.Command {
 		Example: "  celox image list\n  celox image list -o json",
 		Args:    takes(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return withImages(cmd, func(ctx context.Context, i control.Images) error {
+			return withImages(cmd, false, func(ctx context.Context, i control.Images) error {
 				list, err := i.List(ctx)
 				if err != nil {
 					return err
@@ -241,7 +244,7 @@ func newImageRemove() *cobra.Command {
 		Example: "  celox image remove app:1",
 		Args:    takes("REF..."),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return withImages(cmd, func(ctx context.Context, i control.Images) error {
+			return withImages(cmd, false, func(ctx context.Context, i control.Images) error {
 				var errs []error
 				for _, ref := range args {
 					gone, err := removed(ctx, i, ref)
@@ -289,7 +292,7 @@ func newImagePrune() *cobra.Command {
 		Example: "  celox image prune",
 		Args:    takes(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return withImages(cmd, func(ctx context.Context, i control.Images) error {
+			return withImages(cmd, false, func(ctx context.Context, i control.Images) error {
 				gone, err := i.Prune(ctx)
 				if err != nil {
 					return err

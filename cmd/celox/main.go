@@ -10,19 +10,25 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
-	_ "time/tzdata" // cron jobs name time zones, and not every machine knows them
 
 	_ "github.com/celox/celox/cmd/celox/aaquiet" // before kubectl's packages are initialized
 
 	"github.com/spf13/cobra"
+	kubectlutil "k8s.io/kubectl/pkg/cmd/util"
+
+	"github.com/celox/celox/internal/timezones"
 )
 
 func main() { os.Exit(run()) }
 
 func run() int {
+	timezones.Register() // cron jobs name zones, and not every machine knows them
 	args := os.Args[1:]
 	if filepath.Base(os.Args[0]) == "kubectl" {
 		args = append([]string{"kubectl"}, args...)
+	}
+	if len(args) > 0 && args[0] == "kubectl" {
+		kubectlutil.BehaviorOnFatal(endKubectl(args[1:]))
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()

@@ -45,6 +45,13 @@ func (f *drainFlags) bind(cmd *cobra.Command) {
 }
 
 // drain keeps new pods from a node and evicts those that are there. Budgets of disruption are kept; pods of DaemonSets stay.
+func (f *drainFlags) check() error {
+	if f.timeout < 0 {
+		return fmt.Errorf("--timeout: %v is over already: use a time like 5m, or 0 for ever", f.timeout)
+	}
+	return nil
+}
+
 func (f *drainFlags) drain(cmd *cobra.Command, c kubernetes.Interface, node *corev1.Node) error {
 	told := &budgets{Interface: c, node: node.Name, said: map[string]bool{}, out: cmd.ErrOrStderr()}
 	h := &drain.Helper{
@@ -74,6 +81,9 @@ unless --force says that they may be lost.`,
 		Example: "  celox node drain rack7-2\n  celox node drain rack7-2 --timeout 5m --force",
 		Args:    takes("NAME"),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := f.check(); err != nil {
+				return err
+			}
 			c, node, err := nodeOf(cmd, args[0])
 			if err != nil {
 				return err
@@ -100,6 +110,9 @@ Stop the agent before, or right after: an agent that runs on makes its node anew
 		Example: "  celox node remove rack7-2",
 		Args:    takes("NAME"),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := f.check(); err != nil {
+				return err
+			}
 			c, node, err := nodeOf(cmd, args[0])
 			if err != nil {
 				return err

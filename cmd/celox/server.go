@@ -87,6 +87,9 @@ namespaces, bridge, cgroups, and the data directory itself. Other clusters are n
 			if err := config.Apply(cmd.Flags(), os.Environ(), ""); err != nil {
 				return err
 			}
+			if dataDir == "" {
+				return errors.New(`--data-dir: "" is no directory name`)
+			}
 			if !yes {
 				_, _ = fmt.Fprintf(cmd.OutOrStdout(), "Remove the cluster in %s with all its data? Type yes: ", dataDir)
 				var answer string

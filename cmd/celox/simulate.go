@@ -83,9 +83,21 @@ func runSimulation(ctx context.Context, f simulateFlags, out, progress io.Writer
 	if f.output != "text" && f.output != "json" {
 		return fmt.Errorf("--output: %q: use text or json", f.output)
 	}
+	if f.nodes < 0 || f.nodes > simulate.MaxNodes {
+		return fmt.Errorf("--nodes: %d: use 1 to %d, or 0 for as many as the scenario says", f.nodes, simulate.MaxNodes)
+	}
 	s, err := scenario(f.scenario)
 	if err != nil {
 		return err
+	}
+	// Who has waited for a simulation does not want to hear then that there is no place for its report.
+	for key, name := range map[string]string{"svg": f.svg, "heap-profile": f.heapProfile} {
+		if name == "" {
+			continue
+		}
+		if err := config.CheckPlace(name, false); err != nil {
+			return fmt.Errorf("--%s: %w", key, err)
+		}
 	}
 	say := func(format string, args ...any) {
 		_, _ = fmt.Fprintf(progress, format+"\n", args...) // progress is for people; a closed terminal is no reason to stop
@@ -105,7 +117,7 @@ func runSimulation(ctx context.Context, f simulateFlags, out, progress io.Writer
 	}
 	dir, err := os.MkdirTemp(f.dir, "celox-simulate-")
 	if err != nil {
-		return fmt.Errorf("directory for the simulation: %w", err)
+		return fmt.Errorf("--dir: %w", err)
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 
@@ -138,15 +150,19 @@ func scenario(name string) (*simulate.Scenario, error) {
 		return nil, fmt.Errorf("--scenario: name a file, or one of %s", strings.Join(simulate.Builtin(), ", "))
 	}
 	if !strings.ContainsAny(name, "/.") {
-		return simulate.Named(name)
+		s, err := simulate.Named(name)
+		if err != nil {
+			return nil, fmt.Errorf("--scenario: %w", err)
+		}
+		return s, nil
 	}
 	data, err := os.ReadFile(name)
 	if err != nil {
-		return nil, fmt.Errorf("scenario: %w", err)
+		return nil, fmt.Errorf("--scenario: %w", err)
 	}
 	s, err := simulate.Parse(data)
 	if err != nil {
-		return nil, fmt.Errorf("scenario %s: %w", name, err)
+		return nil, fmt.Errorf("--scenario: %s: %w", name, err)
 	}
 	if s.Name == "" {
 		s.Name = strings.TrimSuffix(filepath.Base(name), filepath.Ext(name))

@@ -56,13 +56,22 @@ func TestSimulateAndExplainSayWhatIsWrong(t *testing.T) {
 		t.Fatal(err)
 	}
 	for want, args := range map[string][]string{
-		"--scenario: name a file, or one of":          {"simulate"},
-		`there is no built-in scenario "Nothing"`:     {"simulate", "--scenario", "Nothing"},
-		"bad.yaml: operations: none":                  {"simulate", "--scenario", bad},
-		`--output: "xml": use text or json`:           {"simulate", "--scenario", "SchedulingBasic", "-o", "xml"},
+		"--scenario: name a file, or one of":                 {"simulate"},
+		`there is no built-in scenario "Nothing"`:            {"simulate", "--scenario", "Nothing"},
+		"bad.yaml: operations: none":                         {"simulate", "--scenario", bad},
+		`--output: "xml": use text or json`:                  {"simulate", "--scenario", "SchedulingBasic", "-o", "xml"},
+		"--svg: the directory /none does not exist":          {"simulate", "--scenario", "SchedulingBasic", "--svg", "/none/report.svg"},
+		"--heap-profile: the directory /none does not exist": {"simulate", "--scenario", "SchedulingBasic", "--heap-profile", "/none/heap"},
+		"--dir: ":                                     {"simulate", "--scenario", "SchedulingBasic", "--dir", "/none"},
+		"--nodes: -1: use 1 to 100000":                {"simulate", "--scenario", "SchedulingBasic", "--nodes", "-1"},
+		"--timeout: -1s is over already":              {"node", "drain", "x", "--timeout", "-1s"},
+		`--data-dir: "" is no directory name`:         {"reset", "--data-dir", "", "--yes"},
 		"--scheduler-config":                          {"simulate", "--scenario", "SchedulingBasic", "--scheduler-config", "/nowhere.yaml"},
 		"use celox explain pod NAME":                  {"explain", "node", "x"},
 		"no cluster is known":                         {"explain", "pod", "x", "--data-dir", filepath.Dir(bad)},
+		"no cluster is known: there is no ":           {"explain", "pod/x", "--data-dir", filepath.Dir(bad)},
+		`"svc" can't be explained`:                    {"explain", "svc/x"},
+		"no images: stat /none: no such file":         {"image", "list", "--data-dir", "/none"},
 		"scheduler configuration: open /nowhere.yaml": {"explain", "pod", "x", "--scheduler-config", "/nowhere.yaml"},
 	} {
 		if _, _, err := celox(t, args...); err == nil || !strings.Contains(err.Error(), want) {

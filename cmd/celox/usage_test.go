@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 )
 
 // ownCommands are all commands that can be run, but those of kubectl, which speaks for itself.
@@ -36,6 +37,17 @@ func complaint(t *testing.T, args ...string) string {
 		t.Errorf("celox %s: printed\n%s", strings.Join(args, " "), out.String())
 	}
 	return err.Error()
+}
+
+// TestFlagsNameTheirValues: pflag takes what stands between backquotes in a flag's description for the name of its value.
+func TestFlagsNameTheirValues(t *testing.T) {
+	for _, c := range ownCommands(newRoot()) {
+		c.Flags().VisitAll(func(f *pflag.Flag) {
+			if name, _ := pflag.UnquoteUsage(f); strings.Contains(name, " ") {
+				t.Errorf("%s --%s: its value is called %q", c.CommandPath(), f.Name, name)
+			}
+		})
+	}
 }
 
 func TestWrongUse(t *testing.T) {

@@ -139,6 +139,20 @@ func isOwn(a netip.Addr) bool {
 	})
 }
 
+// checkNodeIPs refuses addresses that a node was given and that its machine does not have: nothing would reach it.
+func checkNodeIPs(cfg config.Node) error {
+	given, err := cfg.NodeIPs()
+	if err != nil {
+		return err
+	}
+	for _, a := range given {
+		if !isOwn(a) {
+			return fmt.Errorf("--node-ip: %v is no address of this machine", a)
+		}
+	}
+	return nil
+}
+
 // advertised is where agents and pods reach the API: an address of the family that services have first. Nothing outside this machine reaches loopback; pods
 // reach the machine by their gateway.
 func (s *Server) advertised() (netip.Addr, error) {

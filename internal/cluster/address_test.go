@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/vishvananda/netlink"
@@ -88,6 +89,12 @@ func TestMachineAddresses(t *testing.T) {
 		s := &Server{cfg: cfg, nodeIPs: got}
 		if a, err := s.advertised(); err != nil || a.String() != "2001:db8::1" {
 			t.Errorf("services of IPv6 first: the API is advertised at %v, %v", a, err)
+		}
+		if err := checkNodeIPs(cfg.Node); err == nil || !strings.Contains(err.Error(), "--node-ip: 192.0.2.1 is no address of this machine") {
+			t.Errorf("addresses of another machine: %v", err)
+		}
+		if err := checkNodeIPs(config.Node{NodeIP: "10.7.0.1,fd08::1"}); err != nil {
+			t.Errorf("addresses of this machine: %v", err)
 		}
 		cfg.NodeIP, cfg.BindAddress = "", "127.0.0.1"
 		if got, err = nodeIPs(cfg); err != nil || fmt.Sprint(got) != "[127.0.0.1]" {

@@ -39,12 +39,9 @@ func (s *Server) admission(run *group, p *controlPlane, objects *lookup.Objects,
 	p.webhooks = webhook.New(webhook.NewServices(objects))
 	p.webhooks.Dial(p.passages.DialPod)
 	run.atEnd("webhooks", p.webhooks.Close)
-	var own admission.Configuration
-	if s.cfg.AdmissionConfig != "" {
-		var err error
-		if own, err = admission.LoadConfiguration(s.cfg.AdmissionConfig); err != nil {
-			return nil, fmt.Errorf("--admission-control-config-file: %w", err)
-		}
+	own, err := s.cfg.Admission()
+	if err != nil {
+		return nil, fmt.Errorf("--admission-control-config-file: %w", err)
 	}
 	hooks := func(resource string, identities *webhook.Identities) admissionwebhook.Config {
 		return admissionwebhook.Config{

@@ -64,6 +64,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	a.started = time.Now()
 	klog.SetSlogLogger(a.log) // as a server
 	tuneGC()
+	calmWatchdog()
 	if err := checkOwn(a.cfg.DataDir); err != nil {
 		return err
 	}
@@ -77,13 +78,14 @@ func (a *Agent) Run(ctx context.Context) error {
 		return err
 	}
 	a.say("starting celox %s (Kubernetes %s): node %s, data in %s", version.Build, version.Kubernetes, a.cfg.NodeName, a.cfg.DataDir)
-	id, err := a.identity(ctx)
+	id, free, err := a.begin(ctx)
 	if err != nil {
 		if !began {
 			unmark(a.cfg.DataDir) // a machine that never joined has nothing to reset
 		}
 		return ended(ctx, err)
 	}
+	defer free()
 	for {
 		run := newGroup(ctx)
 		err = run.to(func() {
@@ -115,6 +117,20 @@ func ended(ctx context.Context, err error) error {
 }
 
 func (a *Agent) since() time.Duration { return time.Since(a.started).Round(time.Millisecond) }
+
+// begin finds out what the node is to the cluster, and takes the machine's network for it, until free.
+func (a *Agent) begin(ctx context.Context) (id *join.Identity, free func(), err error) {
+	if err := checkNodeIPs(a.cfg.Node); err != nil {
+		return nil, nil, err
+	}
+	if id, err = a.identity(ctx); err != nil {
+		return nil, nil, err
+	}
+	if free, err = takeNetwork(); err != nil {
+		return nil, nil, err
+	}
+	return id, free, nil
+}
 
 // identity loads what the node is to the cluster, or joins.
 func (a *Agent) identity(ctx context.Context) (*join.Identity, error) {
@@ -156,8 +172,9 @@ func (a *Agent) identity(ctx context.Context) (*join.Identity, error) {
 
 // token reads the token from where it is.
 func (a *Agent) token() (join.Token, error) {
-	text := a.cfg.Token
+	text, key := a.cfg.Token, "token"
 	if a.cfg.TokenFile != "" {
+		key = "token-file"
 		data, err := os.ReadFile(a.cfg.TokenFile)
 		if err != nil {
 			return join.Token{}, fmt.Errorf("--token-file: %w", err)
@@ -169,7 +186,7 @@ func (a *Agent) token() (join.Token, error) {
 	}
 	t, err := join.ParseToken(text, a.cfg.CAHash)
 	if err != nil {
-		return join.Token{}, fmt.Errorf("--token: %w", err)
+		return join.Token{}, fmt.Errorf("--%s: %w", key, err)
 	}
 	return t, nil
 }

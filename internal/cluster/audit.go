@@ -9,12 +9,12 @@ import (
 
 // auditor makes what writes down who does what; nil if nobody wants to know.
 func (s *Server) auditor(run *group) (*audit.Auditor, error) {
-	if s.cfg.AuditPolicyFile == "" {
-		return nil, nil
-	}
-	policy, err := audit.LoadPolicy(s.cfg.AuditPolicyFile)
+	policy, err := s.cfg.AuditPolicy()
 	if err != nil {
 		return nil, fmt.Errorf("--audit-policy-file: %w", err)
+	}
+	if policy == nil {
+		return nil, nil
 	}
 	const day, megabyte = 24 * time.Hour, 1 << 20
 	log, err := audit.OpenLog(s.cfg.AuditLogPath, audit.LogOptions{

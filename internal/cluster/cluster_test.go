@@ -88,18 +88,43 @@ func TestLockSaysWho(t *testing.T) {
 
 func TestResetRefusesWhatIsNotOurs(t *testing.T) {
 	say := func(string, ...any) {}
-	dir := t.TempDir()
-	precious := filepath.Join(dir, "precious")
-	if err := os.WriteFile(precious, nil, 0o600); err != nil {
-		t.Fatal(err)
+	for name, prepare := range map[string]func(path string) error{
+		"nothing":         func(string) error { return nil },
+		"a directory":     func(path string) error { return os.Mkdir(path, 0o700) }, // as /var/lib is, above /var/lib/celox
+		"a program":       func(path string) error { return os.WriteFile(path, []byte(strings.Repeat("\x7fELF", 100)), 0o700) },
+		"an empty file":   func(path string) error { return os.WriteFile(path, nil, 0o600) },
+		"a symbolic link": func(path string) error { return os.Symlink("precious", path) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			precious := filepath.Join(dir, "precious")
+			if err := errors.Join(os.WriteFile(precious, []byte(markText), 0o600), prepare(filepath.Join(dir, markFile))); err != nil {
+				t.Fatal(err)
+			}
+			if err := Reset(t.Context(), dir, say); err == nil || !strings.Contains(err.Error(), "nothing was removed") {
+				t.Errorf("reset: %v", err)
+			}
+			if err := Mark(dir); err == nil || !strings.Contains(err.Error(), "holds other things") {
+				t.Errorf("mark: %v", err)
+			}
+			if _, err := os.Stat(precious); err != nil {
+				t.Error(err)
+			}
+		})
 	}
-	if err := Reset(t.Context(), dir, say); err == nil || !strings.Contains(err.Error(), "nothing was removed") {
-		t.Errorf("got %v", err)
-	}
-	if _, err := os.Stat(precious); err != nil {
-		t.Error(err)
-	}
-	if err := Reset(t.Context(), filepath.Join(dir, "absent"), say); err != nil {
+	if err := Reset(t.Context(), filepath.Join(t.TempDir(), "absent"), say); err != nil {
 		t.Errorf("absent: %v", err)
+	}
+}
+
+func TestMark(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "new")
+	for range 2 {
+		if err := Mark(dir); err != nil {
+			t.Fatal(err)
+		}
+		if !marked(dir) {
+			t.Fatal("a directory that was marked is not known")
+		}
 	}
 }

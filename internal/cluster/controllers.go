@@ -183,15 +183,7 @@ func (s *Server) makeControllers(run *group, p *controlPlane, f *informers.Facto
 	m := controller.NewMetrics(metrics)
 	running := m.Gauge("running_managed_controllers", "Whether a controller runs, 1 if so.", "name", "manager")
 	var all []namedRunner
-	entries := s.controllers(run, p, f, m, metrics, sources)
-	known := []string{config.SchedulerName}
-	for _, c := range entries {
-		known = append(known, c.name)
-	}
-	if err := s.cfg.CheckControllers(known); err != nil {
-		return nil, err
-	}
-	for _, c := range entries {
+	for _, c := range s.controllers(run, p, f, m, metrics, sources) {
 		// The API server's own work is not for choice.
 		if slices.Contains(s.simulation.Without, c.name) || c.name != "ipaddress" && c.name != "legacy-token-tracking" && !s.cfg.Runs(c.name) {
 			continue
@@ -268,6 +260,7 @@ type entry struct {
 	make func(name string) (runner, error)
 }
 
+// controllers are all that there are; config.Controllers has their names.
 func (s *Server) controllers(run *group, p *controlPlane, f *informers.Factory, m *controller.Metrics, metrics prometheus.Registerer, sources []client.Source) []entry {
 	clk := clock.RealClock{}
 	// with makes a controller that needs a client and a recorder.
@@ -543,7 +536,7 @@ func (s *Server) reservedPorts() map[loadbalancer.Port]string {
 	out := map[loadbalancer.Port]string{
 		{Protocol: corev1.ProtocolTCP, Number: int32(s.cfg.HTTPSPort)}:   "the API",
 		{Protocol: corev1.ProtocolTCP, Number: int32(s.cfg.KubeletPort)}: "the node's API",
-		{Protocol: corev1.ProtocolTCP, Number: proxyHealthPort}:          "health of the service proxy",
+		{Protocol: corev1.ProtocolTCP, Number: config.ProxyHealthPort}:   "health of the service proxy",
 		{Protocol: corev1.ProtocolUDP, Number: mesh.Port}:                "the network between nodes",
 	}
 	if port := s.cfg.WireGuard(); port != 0 {

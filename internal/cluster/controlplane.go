@@ -2,8 +2,6 @@ package cluster
 
 import (
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -127,7 +125,7 @@ func prefixes(c *api.Catalogue) map[string]observed.Name {
 func (s *Server) engine(run *group) (kv.Engine, error) {
 	ctx := run.parent
 	if len(s.cfg.EtcdServers) > 0 {
-		tlsConfig, err := s.etcdTLS()
+		tlsConfig, err := s.cfg.EtcdTLS()
 		if err != nil {
 			return nil, err
 		}
@@ -161,38 +159,8 @@ func (s *Server) engine(run *group) (kv.Engine, error) {
 // maxSocketPath is what the kernel allows for the path of a unix socket.
 const maxSocketPath = 108
 
-func (s *Server) etcdTLS() (*tls.Config, error) {
-	if s.cfg.EtcdCAFile == "" && s.cfg.EtcdCertFile == "" {
-		return nil, nil
-	}
-	c := &tls.Config{MinVersion: tls.VersionTLS12}
-	if s.cfg.EtcdCAFile != "" {
-		pem, err := os.ReadFile(s.cfg.EtcdCAFile)
-		if err != nil {
-			return nil, fmt.Errorf("--etcd-cafile: %w", err)
-		}
-		c.RootCAs = x509.NewCertPool()
-		if !c.RootCAs.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("--etcd-cafile: %s holds no certificate", s.cfg.EtcdCAFile)
-		}
-	}
-	if s.cfg.EtcdCertFile != "" {
-		pair, err := tls.LoadX509KeyPair(s.cfg.EtcdCertFile, s.cfg.EtcdKeyFile)
-		if err != nil {
-			return nil, fmt.Errorf("--etcd-certfile: %w", err)
-		}
-		c.Certificates = []tls.Certificate{pair}
-	}
-	return c, nil
-}
-
-// startControlPlane starts store and API and makes the objects that every cluster has.
-func (s *Server) startControlPlane(run *group, certs *pki.PKI) (*controlPlane, error) {
-	// The port first: nothing should be written when there is no place to serve it.
-	listener, err := listen(s.cfg.BindAddress, s.cfg.HTTPSPort, "https-port")
-	if err != nil {
-		return nil, err
-	}
+// startControlPlane starts store and API and makes the objects that every cluster has. The listener is its own from then on.
+func (s *Server) startControlPlane(run *group, certs *pki.PKI, listener net.Listener) (*controlPlane, error) {
 	served := false
 	defer func() {
 		if !served {

@@ -16,9 +16,6 @@ import (
 	"github.com/celox/celox/internal/network/proxy/userspace"
 )
 
-// proxyHealthPort is kube-proxy's: cloud load balancers ask there whether a node wants packets (KEP-3836).
-const proxyHealthPort = 10256
-
 // proxyStatus is where kube-proxy tells its machine how it works.
 const proxyStatus = "127.0.0.1:10249"
 
@@ -66,7 +63,7 @@ func (h *host) startProxy(run *group, pods *nodeNetwork, mode string) error {
 		ranges = pods.podRanges
 	}
 	cfg := proxy.Config{
-		NodeName: h.cfg.NodeName, Informers: h.informers, HealthPort: proxyHealthPort, Status: proxy.Status{Address: proxyStatus, Mode: mode, Metrics: h.metrics},
+		NodeName: h.cfg.NodeName, Informers: h.informers, HealthPort: config.ProxyHealthPort, Status: proxy.Status{Address: proxyStatus, Mode: mode, Metrics: h.metrics},
 		Metrics: proxy.NewMetrics(h.metrics), Log: h.log,
 	}
 	if mode == config.ProxyUserspace {

@@ -47,3 +47,20 @@ func TestGCPace(t *testing.T) {
 		t.Errorf("of a large heap: %d", n)
 	}
 }
+
+func TestWatchdog(t *testing.T) {
+	for _, c := range []struct {
+		pid     int
+		threads []int
+		want    int
+	}{
+		{100, []int{100}, 0},
+		{100, []int{105, 100, 102}, 102},
+		{32760, []int{32760, 305, 32765, 301}, 32765},
+		{32767, []int{32767, 305, 301}, 301},
+	} {
+		if got, ok := watchdog(c.pid, c.threads); got != c.want || ok != (c.want != 0) {
+			t.Errorf("of %d among %v: %d %v, want %d", c.pid, c.threads, got, ok, c.want)
+		}
+	}
+}

@@ -5,12 +5,16 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/celox/celox/internal/atomicfile"
 )
 
 // What a data directory holds, by paths relative to it.
@@ -38,6 +42,10 @@ const (
 	lockFile        = "lock"
 	markFile        = "celox"
 )
+
+// markText is what the mark begins with, in every version. The name says nothing: next to a program, or above the default directory, there
+// is something else that is called so.
+const markText = "This directory belongs to a Celox cluster."
 
 // clusterID is a short name for what the cluster of a data directory makes elsewhere on the machine. It is a function of the path, so that
 // it can be found again when the directory is broken.
@@ -85,7 +93,7 @@ func writeAt(f *os.File, s string) error {
 
 // checkOwn refuses a directory that holds what no cluster would put there: reset would remove that, too.
 func checkOwn(dataDir string) error {
-	if _, err := os.Stat(filepath.Join(dataDir, markFile)); err == nil {
+	if marked(dataDir) {
 		return nil
 	}
 	entries, err := os.ReadDir(dataDir)
@@ -113,11 +121,11 @@ func Mark(dataDir string) error {
 	if err := checkOwn(dataDir); err != nil {
 		return err
 	}
-	path := filepath.Join(dataDir, markFile)
-	if _, err := os.Stat(path); err == nil {
+	if marked(dataDir) {
 		return nil
 	}
-	if err := writeFile(path, []byte("This directory belongs to a Celox cluster. `celox reset --data-dir` removes it with all that the cluster made.\n"), 0o600); err != nil {
+	text := markText + " `celox reset --data-dir` removes it with all that the cluster made.\n"
+	if err := writeFile(filepath.Join(dataDir, markFile), []byte(text), 0o600); err != nil {
 		return fmt.Errorf("data directory: %w", err)
 	}
 	return nil
@@ -125,8 +133,18 @@ func Mark(dataDir string) error {
 
 // marked says whether a data directory is a cluster's already.
 func marked(dataDir string) bool {
-	_, err := os.Stat(filepath.Join(dataDir, markFile))
-	return err == nil
+	path := filepath.Join(dataDir, markFile)
+	if info, err := os.Lstat(path); err != nil || !info.Mode().IsRegular() {
+		return false
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return errors.Is(err, fs.ErrPermission) // somebody else's cluster, whose directory only root can change
+	}
+	defer func() { _ = f.Close() }() // read only
+	text := make([]byte, len(markText))
+	_, err = io.ReadFull(f, text)
+	return err == nil && string(text) == markText
 }
 
 // unmark takes back what Mark and lock made, where nothing has come to it.
@@ -144,14 +162,5 @@ func unmark(dataDir string) {
 
 // writeFile replaces a file as a whole: readers see the old or the new one, also after a crash.
 func writeFile(path string, data []byte, mode os.FileMode) error {
-	tmp, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*")
-	if err != nil {
-		return err
-	}
-	defer func() { _ = os.Remove(tmp.Name()) }() // gone already when all went well
-	_, err = tmp.Write(data)
-	if err = errors.Join(err, tmp.Chmod(mode), tmp.Sync(), tmp.Close()); err != nil {
-		return err
-	}
-	return os.Rename(tmp.Name(), path)
+	return atomicfile.Write(path, data, mode, atomicfile.Synced)
 }

@@ -32,8 +32,8 @@ func Reset(ctx context.Context, dataDir string, say Say) error {
 		say("nothing to remove: %s does not exist", dataDir)
 		return nil
 	}
-	if _, err := os.Stat(filepath.Join(dataDir, markFile)); err != nil {
-		return fmt.Errorf("%s is no data directory of celox (there is no file %q in it): nothing was removed", dataDir, markFile)
+	if !marked(dataDir) {
+		return fmt.Errorf("%s is no data directory of celox (the file %q that says so is not in it): nothing was removed", dataDir, markFile)
 	}
 	if os.Geteuid() != 0 {
 		return errors.New("run as root")
@@ -52,7 +52,7 @@ func Reset(ctx context.Context, dataDir string, say Say) error {
 	if err := resetPlugins(ctx, dataDir, log); err != nil {
 		say("what plugins refused to remove stays: %v", err)
 	}
-	if err := resetNetwork(ctx, dataDir, log); err != nil {
+	if err := resetNetwork(ctx, dataDir, say, log); err != nil {
 		return fmt.Errorf("pod network: %w", err)
 	}
 	if err := errors.Join(holder.KillCgroup(ctx, cgroupRoot(dataDir)), holder.RemoveCgroup(ctx, cgroupRoot(dataDir))); err != nil {
@@ -82,14 +82,24 @@ func Reset(ctx context.Context, dataDir string, say Say) error {
 	return nil
 }
 
-// resetNetwork removes bridge and rules, if this cluster made them: a cluster that never had a node has no state of a network.
-func resetNetwork(ctx context.Context, dataDir string, log *slog.Logger) error {
+// resetNetwork removes bridge and rules, if this cluster made them: a cluster that never had a node has no state of a network. Another node that runs in the
+// same network namespace has them now, and keeps them.
+func resetNetwork(ctx context.Context, dataDir string, say Say, log *slog.Logger) error {
 	state := filepath.Join(dataDir, networkDir)
 	_, builtIn := os.Stat(state)
 	_, plugins := os.Stat(filepath.Join(dataDir, cniDir))
 	if errors.Is(builtIn, os.ErrNotExist) && errors.Is(plugins, os.ErrNotExist) {
 		return nil
 	}
+	free, err := claimNetwork(networkClaim)
+	if errors.Is(err, errNetworkTaken) {
+		say("rules and interfaces stay: %v", err)
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer free()
 	var rules error
 	if proxy.Probe() == nil { // a kernel that cannot have them has none
 		rules = errors.Join(proxy.Remove(), policy.Remove())

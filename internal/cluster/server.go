@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -46,6 +47,7 @@ func (s *Server) Run(ctx context.Context) error {
 	s.started = time.Now()
 	klog.SetSlogLogger(s.log) // the libraries log through klog, which is global by nature
 	tuneGC()
+	calmWatchdog()
 	if err := checkOwn(s.cfg.DataDir); err != nil {
 		return err
 	}
@@ -54,12 +56,18 @@ func (s *Server) Run(ctx context.Context) error {
 		return err
 	}
 	defer release()
+	began := marked(s.cfg.DataDir)
 	if err := Mark(s.cfg.DataDir); err != nil {
 		return err
 	}
-	if s.nodeIPs, err = nodeIPs(s.cfg); err != nil {
+	listener, free, err := s.begin()
+	if err != nil {
+		if !began {
+			unmark(s.cfg.DataDir) // a cluster that never began has nothing to reset
+		}
 		return err
 	}
+	defer free()
 	what := "control plane and node " + s.cfg.NodeName
 	if s.cfg.DisableNode {
 		what = "control plane"
@@ -68,11 +76,11 @@ func (s *Server) Run(ctx context.Context) error {
 
 	certs, err := pki.Ensure(filepath.Join(s.cfg.DataDir, pkiDir), s.pkiOptions())
 	if err != nil {
-		return err
+		return errors.Join(err, listener.Close())
 	}
 	run := newGroup(ctx)
 	err = run.to(func() {
-		if err := s.start(run, certs); err != nil {
+		if err := s.start(run, certs, listener); err != nil {
 			run.fail(err)
 		}
 	})
@@ -90,9 +98,30 @@ func (s *Server) Run(ctx context.Context) error {
 	return err
 }
 
+// begin finds the addresses of the machine, opens the API's port, and takes the machine's network until free: nothing should be written where there is no place to serve it.
+func (s *Server) begin() (_ net.Listener, free func(), err error) {
+	if s.nodeIPs, err = nodeIPs(s.cfg); err != nil {
+		return nil, nil, err
+	}
+	listener, err := listen(s.cfg.BindAddress, s.cfg.HTTPSPort, "https-port")
+	if err != nil {
+		return nil, nil, err
+	}
+	if s.cfg.DisableNode {
+		return listener, func() {}, nil
+	}
+	if err = errors.Join(checkNodeIPs(s.cfg.Node), s.checkRanges()); err == nil {
+		free, err = takeNetwork()
+	}
+	if err != nil {
+		return nil, nil, errors.Join(err, listener.Close())
+	}
+	return listener, free, nil
+}
+
 // start brings the rooms up in the order in which they need each other. What it starts, it gives to run.
-func (s *Server) start(run *group, certs *pki.PKI) error {
-	plane, err := s.startControlPlane(run, certs)
+func (s *Server) start(run *group, certs *pki.PKI, listener net.Listener) error {
+	plane, err := s.startControlPlane(run, certs, listener)
 	if err != nil {
 		return err
 	}

@@ -36,6 +36,7 @@ func TestHealthOfDevices(t *testing.T) {
 	claim.Status.ReservedFor = []resourcev1.ResourceClaimConsumerReference{{Resource: "pods", Name: "p", UID: "uid-p"}}
 	r := newRig(t, claim)
 	r.adjust = func(c *Config) { c.PluginDir = filepath.Join(dir, "reg") }
+	r.follow()
 	r.startReal()
 	defer func() { r.stop() }()
 	d, err := dradriver.Start(dradriver.Config{
@@ -72,10 +73,9 @@ func TestHealthOfDevices(t *testing.T) {
 	}
 	comes := func(phase corev1.PodPhase, want string) {
 		t.Helper()
-		got := ""
-		for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+		r.comes("pod p", func() string {
 			s := r.get("p").Status
-			got = ""
+			got := string(s.Phase) + " "
 			for _, c := range s.ContainerStatuses {
 				for _, one := range c.AllocatedResourcesStatus {
 					for _, h := range one.Resources {
@@ -86,11 +86,8 @@ func TestHealthOfDevices(t *testing.T) {
 					}
 				}
 			}
-			if got == want && s.Phase == phase {
-				return
-			}
-		}
-		t.Fatalf("%s is shown, want %s", got, want)
+			return got
+		}, string(phase)+" "+want)
 	}
 	const id = "claim:d toys.example.com/toy=toy "
 	comes(corev1.PodRunning, id+"Healthy")

@@ -19,27 +19,33 @@ const (
 	pressureMemory = 5 * time.Minute
 )
 
-// watchPressure looks at memory and disk while there are pods, and evicts pods when either runs out (node-pressure
-// eviction). A node without pods sleeps.
+// watchPressure looks at memory and disk at the start, when a first pod comes and then while there are pods, and evicts pods when either
+// runs out (node-pressure eviction). A node without pods sleeps.
 func (n *Node) watchPressure(ctx context.Context) {
 	if n.cfg.Pressure.Off {
 		return
 	}
 	var seen [3]time.Time
-	for {
-		workers := n.allWorkers()
-		if len(workers) == 0 && seen == [3]time.Time{} {
-			select {
-			case <-ctx.Done():
-				return
-			case <-n.arrived:
-			}
-		}
-		sleep(ctx, n, pressureEvery)
-		if ctx.Err() != nil {
-			return
-		}
+	for ctx.Err() == nil {
 		n.relieve(ctx, &seen)
+		if len(n.allWorkers()) > 0 || seen != [3]time.Time{} {
+			sleep(ctx, n, pressureEvery)
+			continue
+		}
+		select {
+		case <-ctx.Done():
+		case <-n.arrived:
+		}
+	}
+}
+
+// firstLook has the first status of the node say whether memory or disk are short: else pods would come, only to be evicted.
+func (n *Node) firstLook(ctx context.Context) {
+	if n.cfg.Pressure.Off {
+		return
+	}
+	if signals, err := n.measure(ctx); err == nil {
+		n.registrar.SetPressure(pressure.Judge(signals, n.cfg.Pressure))
 	}
 }
 
@@ -54,6 +60,9 @@ func (n *Node) relieve(ctx context.Context, seen *[3]time.Time) {
 		return
 	}
 	state := pressure.Judge(signals, n.cfg.Pressure)
+	if state.Any() && *seen == [3]time.Time{} {
+		n.log.Warn("the machine is short of something: new pods wait, and pods are evicted (--eviction-hard says from when on)", "why", pressure.Message(signals, n.cfg.Pressure))
+	}
 	n.registrar.SetPressure(remember(state, seen, n.clock.Now()))
 	if !state.Any() || evicted {
 		return

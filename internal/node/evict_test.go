@@ -85,3 +85,25 @@ func TestDiskPressure(t *testing.T) {
 		}
 	})
 }
+
+// A disk that is nearly full is known before the first pod comes, and such a pod does not run for a while before it is evicted.
+func TestDiskPressureFromTheStart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		r.adjust = func(c *Config) { c.Pressure = pressure.Thresholds{NodeDisk: pressure.Amount{Share: 1}} }
+		r.start()
+		defer func() { r.stop() }()
+		synctest.Wait()
+		node, err := r.client.CoreV1().Nodes().Get(t.Context(), testNode, metav1.GetOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		under := false
+		for _, c := range node.Status.Conditions {
+			under = under || c.Type == corev1.NodeDiskPressure && c.Status == corev1.ConditionTrue
+		}
+		if !under {
+			t.Errorf("conditions %+v", node.Status.Conditions)
+		}
+	})
+}

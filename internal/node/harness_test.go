@@ -36,6 +36,7 @@ type rig struct {
 	node    *Node
 	stop    func()
 	adjust  func(*Config)
+	news    chan struct{} // see follow
 }
 
 func newRig(t *testing.T, objects ...runtime.Object) *rig {

@@ -235,6 +235,7 @@ func (n *Node) Run(ctx context.Context) error {
 	n.mu.Lock()
 	n.running = true
 	n.mu.Unlock()
+	n.firstLook(ctx)
 	wg.Go(func() { n.registrar.Run(ctx) })
 	wg.Go(func() { n.rotator.Run(ctx) })
 	if n.cfg.PluginDir != "" {

@@ -475,6 +475,50 @@ func TestPlaceOfADeletedPod(t *testing.T) {
 	})
 }
 
+// A pod whose status says that it is over has left its place, also while its sandbox and volumes still go.
+func TestPlaceOfAPodThatIsOver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		var stuck atomic.Bool
+		stuck.Store(true)
+		r.runtime.FailStopSandbox = func(string) error {
+			if stuck.Load() {
+				return errors.New("stuck")
+			}
+			return nil
+		}
+		r.start()
+		defer func() { r.stop() }()
+		whole := func(p *corev1.Pod) {
+			p.Spec.RestartPolicy = corev1.RestartPolicyNever
+			node, err := r.client.CoreV1().Nodes().Get(t.Context(), testNode, metav1.GetOptions{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			p.Spec.Containers[0].Resources.Requests = corev1.ResourceList{corev1.ResourceCPU: node.Status.Allocatable[corev1.ResourceCPU]}
+		}
+		r.create(testPod("first", whole))
+		pass(time.Second)
+		r.create(testPod("refused", whole))
+		pass(time.Second)
+		if p := r.get("refused"); p.Status.Reason != "OutOfcpu" {
+			t.Errorf("a second pod on a full node: %s %s", p.Status.Phase, p.Status.Reason)
+		}
+		r.runtime.Finish(r.runtime.Container("first", "c"), fakecri.Exit{})
+		pass(time.Second)
+		if p := r.get("first"); p.Status.Phase != corev1.PodSucceeded {
+			t.Fatalf("the first pod is %s", p.Status.Phase)
+		}
+		r.create(testPod("next", whole))
+		pass(2 * time.Second)
+		if p := r.get("next"); p.Status.Phase != corev1.PodRunning {
+			t.Errorf("the next pod: %s %s %s", p.Status.Phase, p.Status.Reason, p.Status.Message)
+		}
+		stuck.Store(false)
+		pass(time.Minute)
+	})
+}
+
 func TestDeadlineRejectionAndCompletion(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)

@@ -4,8 +4,8 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -41,11 +41,8 @@ func playroom(t *testing.T, ids ...string) (*rig, *deviceplugin.Plugin) {
 	}
 	r := newRig(t)
 	r.adjust = func(c *Config) { c.DevicePluginDir = dir }
-	r.startReal()
-	r.comes("the node serves", func() string {
-		_, err := os.Stat(filepath.Join(dir, "kubelet.sock"))
-		return fmt.Sprint(err)
-	}, "<nil>")
+	r.follow()
+	appears(t, dir, "kubelet.sock", r.startReal)
 	p, err := deviceplugin.Start(deviceplugin.Config{Resource: toys, Dir: dir, Allocate: func(_ context.Context, ids []string) (*pluginapi.ContainerAllocateResponse, error) {
 		return &pluginapi.ContainerAllocateResponse{
 			Envs: map[string]string{"TOYS": strings.Join(ids, ","), "OWN": "plugin"}, Annotations: map[string]string{"example.com/toys": "yes", "io.kubernetes.container.hash": "nonsense"},
@@ -68,18 +65,6 @@ func playroom(t *testing.T, ids ...string) (*rig, *deviceplugin.Plugin) {
 	}
 	r.nodeHas(len(ids), len(ids))
 	return r, p
-}
-
-// comes waits until something is as it should be.
-func (r *rig) comes(what string, is func() string, want string) {
-	r.t.Helper()
-	got := ""
-	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
-		if got = is(); got == want {
-			return
-		}
-	}
-	r.t.Fatalf("%s: %s, want %s", what, got, want)
 }
 
 func (r *rig) nodeHas(capacity, allocatable int) {
@@ -197,7 +182,10 @@ func TestPluggedAfterARestart(t *testing.T) {
 // TestPluggedGoesFirst: a pod that comes in the place of one that was deleted at once waits for its end.
 func TestPluggedGoesFirst(t *testing.T) {
 	r, _ := playroom(t, "a")
+	gone := make(chan struct{})
+	noticed := sync.OnceFunc(func() { close(gone) }) // by the node, that the first pod is gone
 	r.runtime.Stop = func(*runtimeapi.ContainerConfig) (time.Duration, fakecri.Exit) {
+		noticed()
 		return 100 * time.Millisecond, fakecri.Exit{Code: 143}
 	}
 	r.createReal(wantsToys("first"))
@@ -206,9 +194,7 @@ func TestPluggedGoesFirst(t *testing.T) {
 	if err := r.client.CoreV1().Pods("default").Delete(t.Context(), "first", metav1.DeleteOptions{GracePeriodSeconds: &zero}); err != nil {
 		t.Fatal(err)
 	}
-	r.comes("the node knows that the pod is gone", func() string {
-		return fmt.Sprint(r.node.ending("uid-first"))
-	}, "true")
+	<-gone
 	r.createReal(wantsToys("second"))
 	r.shows("second", "Running, example.com/toy a Healthy")
 }

@@ -316,6 +316,8 @@ func (w *worker) step(ctx context.Context) {
 		w.stopPod(ctx, now)
 	}
 	if w.stage == stageTeardown {
+		// Its status says now that it is over, and the scheduler gives its place to others: they must not be refused because its volumes still go.
+		w.n.released(w.uid)
 		w.tearDown(ctx, now)
 	}
 	if w.stage == stageEnded || w.stage == stageRemove {

@@ -70,8 +70,8 @@ func Run(ctx context.Context, cfg Config) (*Report, error) {
 	if nodes == 0 {
 		nodes = cfg.Scenario.Nodes
 	}
-	if nodes < 1 || nodes > maxNodes {
-		return nil, fmt.Errorf("%d nodes: want 1 to %d", nodes, maxNodes)
+	if nodes < 1 || nodes > MaxNodes {
+		return nil, fmt.Errorf("%d nodes: want 1 to %d", nodes, MaxNodes)
 	}
 	s := &simulation{cfg: cfg, nodes: nodes, requests: &requests{kinds: map[call]*kindOfCall{}}, names: map[string]int{}}
 	api := rest.CopyConfig(cfg.API)

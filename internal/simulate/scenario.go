@@ -17,8 +17,8 @@ import (
 )
 
 const (
-	// maxNodes and maxObjects bound what one operation makes.
-	maxNodes   = 100_000
+	// MaxNodes and maxObjects bound what one operation makes.
+	MaxNodes   = 100_000
 	maxObjects = 10_000_000
 )
 
@@ -231,8 +231,8 @@ func Parse(data []byte) (*Scenario, error) {
 		return nil, errors.New(strings.TrimPrefix(err.Error(), "json: "))
 	}
 	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
-	if s.Nodes < 0 || s.Nodes > maxNodes {
-		bad("nodes: %d: want 0 to %d", s.Nodes, maxNodes)
+	if s.Nodes < 0 || s.Nodes > MaxNodes {
+		bad("nodes: %d: want 0 to %d", s.Nodes, MaxNodes)
 	}
 	if len(s.Operations) == 0 {
 		bad("operations: none: the least is - createNodes: {count: nodes}")

@@ -231,7 +231,7 @@ func TestStuck(t *testing.T) {
 	if !errors.Is(err, errStuck) || !strings.Contains(err.Error(), "operation 0, createPods") || r == nil {
 		t.Errorf("got %v, %v", r, err)
 	}
-	cfg.Nodes = maxNodes + 1
+	cfg.Nodes = MaxNodes + 1
 	if _, err := Run(t.Context(), cfg); err == nil {
 		t.Error("too many nodes")
 	}

@@ -5,6 +5,8 @@ import (
 	"fmt"
 
 	"github.com/spf13/pflag"
+
+	"github.com/celox/celox/internal/cluster/join"
 )
 
 // Agent is what `celox agent` can be told.
@@ -24,7 +26,7 @@ type Agent struct {
 func (a *Agent) Bind(fs *pflag.FlagSet) {
 	a.bind(fs)
 	fs.StringVar(&a.Server, "server", "", "address of the cluster's API, e.g. https://10.0.0.1:6443, or several with commas between them; needed the first time")
-	fs.StringVar(&a.Token, "token", "", "token that lets this machine join, from `celox token create`; needed the first time")
+	fs.StringVar(&a.Token, "token", "", "token that lets this machine join, from celox token create; needed the first time")
 	fs.StringVar(&a.TokenFile, "token-file", "", "file that holds the token")
 	fs.StringVar(&a.CAHash, "ca-hash", "", "hash of the cluster's authority (sha256:...), for tokens without it")
 	fs.StringVar(&a.NodeIP, "node-ip", "", "address of this node, or one of each family with a comma between them (default: the one that reaches the server, and for pods of the other family that of the default route)")
@@ -41,6 +43,17 @@ func (a *Agent) Complete() error {
 	if a.Token != "" && a.TokenFile != "" {
 		bad("token", "give it or --token-file, not both")
 	}
-	checkAddress(bad, "bind-address", a.BindAddress)
+	checkBind(bad, a.BindAddress)
+	if a.Server != "" {
+		if _, err := join.ServerURLs(a.Server); err != nil {
+			bad("server", "%v", err)
+		}
+	}
+	if a.CAHash != "" {
+		if err := join.CheckHash(a.CAHash); err != nil {
+			bad("ca-hash", "%v", err)
+		}
+	}
+	a.checkFiles(bad)
 	return errors.Join(errs...)
 }

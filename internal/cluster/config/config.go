@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"net/url"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -12,8 +11,6 @@ import (
 
 	"github.com/spf13/pflag"
 	"k8s.io/apimachinery/pkg/util/validation"
-
-	schedulerconfig "github.com/celox/celox/internal/scheduler/config"
 )
 
 // DefaultDataDir is where a cluster keeps everything unless told otherwise.
@@ -157,12 +154,6 @@ func networks(list string) ([]netip.Prefix, error) {
 	return out, nil
 }
 
-func checkAddress(bad func(key, format string, args ...any), key, address string) {
-	if _, err := netip.ParseAddr(address); err != nil {
-		bad(key, "%q is no IP address", address)
-	}
-}
-
 func network(cidr string) (netip.Prefix, error) {
 	p, err := netip.ParsePrefix(cidr)
 	if err != nil {
@@ -181,54 +172,6 @@ func (s *Server) Complete() error {
 		errs = append(errs, fmt.Errorf("--%s: %s", key, fmt.Sprintf(format, args...)))
 	}
 	s.complete(bad)
-	checkAddress(bad, "bind-address", s.BindAddress)
-	if s.AdvertiseAddress != "" {
-		checkAddress(bad, "advertise-address", s.AdvertiseAddress)
-	}
-	if s.HTTPSPort < 1 || s.HTTPSPort > 65535 {
-		bad("https-port", "%d is no port: use 1 to 65535", s.HTTPSPort)
-	}
-	for _, e := range s.EtcdServers {
-		if u, err := url.Parse(e); err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
-			bad("etcd-servers", "%q is no URL like https://10.0.0.1:2379", e)
-		}
-	}
-	if (s.EtcdCertFile == "") != (s.EtcdKeyFile == "") {
-		bad("etcd-certfile", "give it together with --etcd-keyfile")
-	}
-	if cidrs, err := s.ClusterCIDRs(); err != nil {
-		bad("cluster-cidr", "%v", err)
-	} else {
-		for _, p := range cidrs {
-			if bits := s.NodeCIDRBits(p); bits < p.Bits() || bits > p.Addr().BitLen()-2 || bits-p.Bits() > 16 {
-				bad("node-cidr-mask-size", "networks of /%d cannot be cut out of %v: use %d to %d", bits, p, p.Bits(), min(p.Bits()+16, p.Addr().BitLen()-2))
-			}
-		}
-	}
-	if services, err := s.ServiceCIDRs(); err != nil {
-		bad("service-cidr", "%v", err)
-	} else if a, err := netip.ParseAddr(s.AdvertiseAddress); err == nil && a.Unmap().Is4() != services[0].Addr().Is4() {
-		bad("advertise-address", "%v is of another family than the first network of --service-cidr, so that the service kubernetes could not have it", a)
-	}
-	if s.PodEncryption != encryptionNone && s.PodEncryption != encryptionWireGuard {
-		bad("pod-encryption", "%q: use %s or %s", s.PodEncryption, encryptionNone, encryptionWireGuard)
-	}
-	if s.WireGuardPort < 1 || s.WireGuardPort > 65535 {
-		bad("wireguard-port", "%d is no port: use 1 to 65535", s.WireGuardPort)
-	}
-	if msgs := validation.IsDNS1123Subdomain(s.ClusterDomain); len(msgs) > 0 {
-		bad("cluster-domain", "%q: %s", s.ClusterDomain, strings.Join(msgs, "; "))
-	}
-	s.checkDNS(bad)
-	s.Ingress.check(bad)
-	if (s.AuditPolicyFile == "") != (s.AuditLogPath == "") {
-		bad("audit-policy-file", "give it together with --audit-log-path")
-	}
-	for key, n := range map[string]int{"audit-log-maxage": s.AuditLogMaxAge, "audit-log-maxbackup": s.AuditLogMaxBackup, "audit-log-maxsize": s.AuditLogMaxSize} {
-		if n < 0 {
-			bad(key, "%d is negative: use 0 or more", n)
-		}
-	}
 	switch s.ProxyMode {
 	case ProxyNFTables, ProxyUserspace, "":
 	case proxyNone:
@@ -238,14 +181,33 @@ func (s *Server) Complete() error {
 	default:
 		bad("proxy-mode", "%q: use %s, %s or %s", s.ProxyMode, ProxyNFTables, ProxyUserspace, proxyNone)
 	}
+	s.checkPorts(bad)
+	s.checkNetworks(bad)
+	s.checkNames(bad)
+	s.checkEtcd(bad)
+	if s.PodEncryption != encryptionNone && s.PodEncryption != encryptionWireGuard {
+		bad("pod-encryption", "%q: use %s or %s", s.PodEncryption, encryptionNone, encryptionWireGuard)
+	}
+	if msgs := validation.IsDNS1123Subdomain(s.ClusterDomain); len(msgs) > 0 {
+		bad("cluster-domain", "%q: %s", s.ClusterDomain, strings.Join(msgs, "; "))
+	}
+	s.checkDNS(bad)
+	s.Ingress.check(bad)
+	for key, n := range map[string]int{"audit-log-maxage": s.AuditLogMaxAge, "audit-log-maxbackup": s.AuditLogMaxBackup, "audit-log-maxsize": s.AuditLogMaxSize} {
+		if n < 0 {
+			bad(key, "%d is negative: use 0 or more", n)
+		}
+	}
 	for _, part := range s.Disable {
 		if !slices.Contains(parts(), part) {
 			bad("disable", "%q is no part that can be left out: use %s", part, strings.Join(parts(), ", "))
 		}
 	}
-	if _, err := s.Scheduler(); err != nil {
-		bad("scheduler-config", "%v", err)
+	if s.Disables(PodNetwork) && len(s.CNIBinDirs) == 0 {
+		bad("cni-bin-dir", "none is given: with --disable=pod-network the CNI plugins must be somewhere")
 	}
+	s.checkControllers(bad)
+	s.checkFiles(bad)
 	if s.CrashMemory < 0 {
 		bad("scheduler-crash-memory", "%v is negative: use 0 for none, or e.g. 1h", s.CrashMemory)
 	}
@@ -298,11 +260,3 @@ func parts() []string {
 
 // Disables says whether a part is to be left out.
 func (s *Server) Disables(part string) bool { return slices.Contains(s.Disable, part) }
-
-// Scheduler is the scheduler's configuration.
-func (s *Server) Scheduler() (*schedulerconfig.Scheduler, error) {
-	if s.SchedulerConfig == "" {
-		return schedulerconfig.Default(), nil
-	}
-	return schedulerconfig.Load(s.SchedulerConfig)
-}

@@ -2,6 +2,7 @@ package config
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -85,16 +86,31 @@ func TestUnknownControllers(t *testing.T) {
 		"*,-selinux-warning-controller":        "",
 		"selinux-warning-controller":           "--controllers: Celox has no selinux-warning-controller",
 		"*,-daemonsets-controller":             `--controllers: there is no "daemonsets-controller": did you mean "daemonset-controller"?`,
-		"*,cron":                               `--controllers: there is no "cron"; there are bootstrap-signer-controller, certificatesigningrequest-approving-controller`,
+		"*,cron":                               `--controllers: there is no "cron"; there are attachdetach-controller, bootstrap-signer, bootstrap-signer-controller, `,
+		"-":                                    `--controllers: there is no ""; there are attachdetach-controller`,
 		"job-controler,deployments-controller": `--controllers: there is no "job-controler": did you mean "job-controller"?`,
 	} {
-		s, _, err := flags("--controllers=" + words)
+		s, _, err := flags("--node-name=n", "--controllers="+words)
 		if err != nil {
 			t.Fatal(err)
 		}
-		err = s.CheckControllers([]string{SchedulerName, "job-controller", "deployment-controller"})
+		err = s.Complete()
 		if got := fmt.Sprint(err); want == "" && err != nil || !strings.HasPrefix(got, want) {
 			t.Errorf("%s: %v, want %s", words, err, want)
+		}
+	}
+}
+
+// TestUpstreamNames: what upstream calls a controller of ours is one that there is.
+func TestUpstreamNames(t *testing.T) {
+	for name, own := range upstreamNames {
+		if !slices.Contains(Controllers(), own) {
+			t.Errorf("%s is %s, which there is not", name, own)
+		}
+	}
+	for _, name := range missingControllers {
+		if slices.Contains(Controllers(), name) || upstreamNames[name] != "" {
+			t.Errorf("%s is not missing", name)
 		}
 	}
 }
@@ -152,10 +168,6 @@ func TestPluginsOfRegistriesNeedBothFlags(t *testing.T) {
 		if err := s.Complete(); err == nil || !strings.Contains(err.Error(), "--"+missing+": not given") {
 			t.Errorf("--%s alone: %v", given, err)
 		}
-	}
-	s, _, _ := flags("--"+file+"=/x", "--"+dir+"=/y")
-	if err := s.Complete(); err != nil {
-		t.Error(err)
 	}
 }
 

@@ -1,7 +1,6 @@
 package config
 
 import (
-	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -9,6 +8,25 @@ import (
 
 // SchedulerName is what the scheduler is called among the controllers.
 const SchedulerName = "scheduler"
+
+// Controllers are the names of all controllers, as --controllers knows them, the scheduler's among them.
+func Controllers() []string {
+	return []string{
+		"attachdetach-controller", "bootstrap-signer", "celox-ingress-controller", "celox-network-policy-controller",
+		"certificate-controller", "clusterrole-aggregation-controller", "cronjob-controller", "daemon-set-controller",
+		"deployment-controller", "device-taint-eviction-controller", "disruption-controller", "endpoint-controller",
+		"endpointslice-controller", "endpointslice-mirroring-controller", "ephemeral-volume-controller", "expand-controller",
+		"generic-garbage-collector", "horizontal-pod-autoscaler", "ipaddress", "job-controller",
+		"kube-apiserver-serving-clustertrustbundle-publisher", "kubelet-serving-approver", "legacy-service-account-token-cleaner", "legacy-token-tracking",
+		"namespace-controller", "node-controller", "node-ipam-controller", "persistent-volume-binder",
+		"pod-garbage-collector", "podcertificaterequestcleaner", "pv-protection-controller", "pvc-protection-controller",
+		"replicaset-controller", "replication-controller", "resource-claim-controller", "resourcequota-controller",
+		"root-ca-cert-publisher", SchedulerName, "service-account-controller", "service-cidrs-controller",
+		"service-lb-controller", "statefulset-controller", "storage-version-migrator-controller", "taint-eviction-controller",
+		"token-cleaner", "tokens-controller", "ttl-after-finished-controller", "ttl-controller",
+		"validatingadmissionpolicy-status-controller", "volumeattributesclass-protection-controller",
+	}
+}
 
 // Of the names of upstream's kube-controller-manager, these are not the names of the accounts that do the work in kube-system, which Celox calls its controllers by.
 var upstreamNames = map[string]string{ // read-only
@@ -59,8 +77,10 @@ func (s *Server) Runs(controller string) bool {
 	return all
 }
 
-// CheckControllers wants every word about controllers to be about one of these.
-func (s *Server) CheckControllers(known []string) error {
+// checkControllers wants every word about controllers to be about one that there is.
+func (s *Server) checkControllers(bad func(key, format string, args ...any)) {
+	const key = "controllers"
+	known := Controllers()
 	for _, word := range s.Controllers {
 		name, not := strings.CutPrefix(word, "-")
 		if word == "*" || word == "" || upstreamNames[name] != "" || slices.Contains(known, name) || not && slices.Contains(missingControllers, name) {
@@ -68,12 +88,11 @@ func (s *Server) CheckControllers(known []string) error {
 		}
 		all := slices.Sorted(slices.Values(append(slices.Collect(maps.Keys(upstreamNames)), known...)))
 		if slices.Contains(missingControllers, name) {
-			return fmt.Errorf("--controllers: Celox has no %s", name)
+			bad(key, "Celox has no %s", name)
+		} else if like := closest(name, all); like != "" {
+			bad(key, "there is no %q: did you mean %q?", name, like)
+		} else {
+			bad(key, "there is no %q; there are %s", name, strings.Join(slices.Compact(all), ", "))
 		}
-		if like := closest(name, all); like != "" {
-			return fmt.Errorf("--controllers: there is no %q: did you mean %q?", name, like)
-		}
-		return fmt.Errorf("--controllers: there is no %q; there are %s", name, strings.Join(slices.Compact(all), ", "))
 	}
-	return nil
 }

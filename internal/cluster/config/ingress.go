@@ -51,9 +51,7 @@ func (i *Ingress) Trusted() ([]netip.Prefix, error) {
 // check tells bad about every value that is wrong.
 func (i *Ingress) check(bad func(key, format string, args ...any)) {
 	for key, port := range map[string]int{"ingress-http-port": i.HTTPPort, "ingress-https-port": i.HTTPSPort} {
-		if port < 1 || port > 65535 {
-			bad(key, "%d is no port: use 1 to 65535", port)
-		}
+		checkPort(bad, key, port)
 	}
 	if i.HTTPPort == i.HTTPSPort {
 		bad("ingress-https-port", "%d is that of --ingress-http-port", i.HTTPSPort)

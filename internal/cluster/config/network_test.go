@@ -34,6 +34,9 @@ func TestNetworkFlags(t *testing.T) {
 		{[]string{"--advertise-address=10.0.0.1", "--service-cidr=fd43::/112,10.43.0.0/16"}, "--advertise-address"},
 		{[]string{"--advertise-address=fd01::1", "--service-cidr=fd43::/112,10.43.0.0/16"}, ""},
 		{[]string{"--node-ip=10.0.0.1,10.0.0.2"}, "--node-ip"},
+		{[]string{"--cluster-cidr=10.43.0.0/16"}, "--cluster-cidr: 10.43.0.0/16 overlaps 10.43.0.0/16 of --service-cidr"},
+		{[]string{"--service-cidr=10.32.0.0/11"}, "--cluster-cidr: 10.42.0.0/16 overlaps 10.32.0.0/11 of --service-cidr"},
+		{[]string{"--cluster-cidr=10.42.0.0/16,fd43::/56", "--service-cidr=10.43.0.0/16,fd43::/112"}, "fd43::/56 overlaps"},
 	} {
 		s, fs := Server{}, pflag.NewFlagSet("", pflag.ContinueOnError)
 		s.Bind(fs)

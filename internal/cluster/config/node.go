@@ -80,8 +80,13 @@ func (n *Node) complete(bad func(key, format string, args ...any)) {
 		bad("data-dir", "%q is no directory name", n.DataDir)
 	}
 	n.DataDir = dir
-	if n.DevicePluginDir != "" && !filepath.IsAbs(n.DevicePluginDir) {
-		bad("device-plugin-dir", "%q is no absolute path", n.DevicePluginDir)
+	for key, dir := range map[string]string{"device-plugin-dir": n.DevicePluginDir, "plugin-registry": n.PluginRegistry} {
+		if dir != "" && !filepath.IsAbs(dir) {
+			bad(key, "%q is no absolute path", dir)
+		}
+	}
+	if e := n.RuntimeEndpoint; e != "" && !filepath.IsAbs(strings.TrimPrefix(e, "unix://")) {
+		bad("container-runtime-endpoint", "%q is no socket like unix:///run/containerd/containerd.sock", e)
 	}
 	if !filepath.IsAbs(n.CNIConfDir) {
 		bad("cni-conf-dir", "%q is no absolute path", n.CNIConfDir)
@@ -91,9 +96,7 @@ func (n *Node) complete(bad func(key, format string, args ...any)) {
 			bad("cni-bin-dir", "%q is no absolute path", dir)
 		}
 	}
-	if n.KubeletPort < 1 || n.KubeletPort > 65535 {
-		bad("kubelet-port", "%d is no port: use 1 to 65535", n.KubeletPort)
-	}
+	checkPort(bad, "kubelet-port", n.KubeletPort)
 	if n.NodeName == "" {
 		host, err := os.Hostname()
 		if err != nil {
@@ -112,6 +115,11 @@ func (n *Node) complete(bad func(key, format string, args ...any)) {
 	}
 	if _, err := n.Mirrors(); err != nil {
 		bad("registry-mirror", "%v", err)
+	}
+	for _, host := range n.InsecureRegistries {
+		if !isHost(host) {
+			bad("insecure-registry", "%q is no host like registry.example or registry.example:5000", host)
+		}
 	}
 	switch {
 	case n.ImageCredentials != "" && n.ImageCredentialsBinDir == "":
@@ -165,16 +173,20 @@ func (n *Node) Level() (slog.Level, error) {
 	return l, err
 }
 
+// minLogSize is less than anybody wants of a log: whoever is below it meant another unit ("10m" is the hundredth part of a byte).
+const minLogSize = 1 << 10
+
 // LogMaxBytes is the size at which a container's log is rotated; negative is never.
 func (n *Node) LogMaxBytes() (int64, error) {
 	q, err := resource.ParseQuantity(n.ContainerLogMaxSize)
 	if err != nil {
 		return 0, fmt.Errorf("%q is no size like 10Mi", n.ContainerLogMaxSize)
 	}
-	if q.IsZero() {
+	size := q.Value()
+	if size != -1 && size < minLogSize {
 		return 0, fmt.Errorf("%q: use a size like 10Mi, or -1 for no rotation", n.ContainerLogMaxSize)
 	}
-	return q.Value(), nil
+	return size, nil
 }
 
 // Sysctls are the kernel settings that pods may change.
@@ -196,6 +208,11 @@ func (n *Node) Mirrors() (map[string][]string, error) {
 		host, mirror, ok := strings.Cut(m, "=")
 		if !ok || host == "" || mirror == "" {
 			return nil, fmt.Errorf("%q is not REGISTRY=URL", m)
+		}
+		at, _ := strings.CutPrefix(mirror, "https://")
+		at, _ = strings.CutPrefix(at, "http://")
+		if at, _, _ = strings.Cut(at, "/"); !isHost(at) {
+			return nil, fmt.Errorf("%q is no mirror like https://mirror.example.com or http://10.0.0.1:5000", mirror)
 		}
 		out[host] = append(out[host], mirror)
 	}

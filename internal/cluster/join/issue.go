@@ -5,7 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
-	"slices"
+	"sort"
 	"strings"
 	"time"
 
@@ -76,7 +76,7 @@ func Tokens(ctx context.Context, client kubernetes.Interface, now time.Time) ([]
 			out = append(out, issued(s))
 		}
 	}
-	slices.SortFunc(out, func(a, b Issued) int { return strings.Compare(a.ID, b.ID) })
+	sort.Slice(out, func(i, j int) bool { return out[i].ID < out[j].ID })
 	return out, nil
 }
 

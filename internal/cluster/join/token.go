@@ -67,9 +67,9 @@ func ParseToken(text, caHash string) (Token, error) {
 		return Token{}, errors.New("the token is not complete: it looks like abcdef.0123456789abcdef.HASH, all in one piece; `celox token create` on the server prints one")
 	}
 	t := Token{ID: m[1], Secret: m[2], CAHash: m[3]}
-	if caHash = strings.TrimPrefix(strings.TrimSpace(caHash), kubeadmHash); caHash != "" {
-		if raw, err := hex.DecodeString(caHash); err != nil || len(raw) != sha256.Size {
-			return Token{}, fmt.Errorf("%q is no hash of an authority: it looks like sha256: and 64 hexadecimal digits", caHash)
+	if caHash = bareHash(caHash); caHash != "" {
+		if err := CheckHash(caHash); err != nil {
+			return Token{}, err
 		}
 		if t.CAHash != "" && t.CAHash != caHash {
 			return Token{}, errors.New("the token names one cluster, and the hash of the authority another")
@@ -80,6 +80,16 @@ func ParseToken(text, caHash string) (Token, error) {
 		return Token{}, errors.New("the token does not say which cluster it is for: take one of `celox token create`, or give the hash of the cluster's authority as well (--ca-hash)")
 	}
 	return t, nil
+}
+
+func bareHash(text string) string { return strings.TrimPrefix(strings.TrimSpace(text), kubeadmHash) }
+
+// CheckHash refuses what is no hash of an authority.
+func CheckHash(text string) error {
+	if raw, err := hex.DecodeString(bareHash(text)); err != nil || len(raw) != sha256.Size {
+		return fmt.Errorf("%q is no hash of an authority: it looks like sha256: and 64 hexadecimal digits", text)
+	}
+	return nil
 }
 
 // String is the token to hand to somebody.

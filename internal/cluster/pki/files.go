@@ -1,10 +1,12 @@
 package pki
 
 import (
+	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"sync"
+
+	"github.com/celox/celox/internal/atomicfile"
 )
 
 // file is something to write below the directory.
@@ -19,48 +21,34 @@ func writeFiles(dir string, files []file) error {
 	if len(files) == 0 {
 		return nil
 	}
+	made := make([]*atomicfile.File, len(files))
 	errs := make([]error, len(files))
 	var wg sync.WaitGroup
 	for i, f := range files {
-		wg.Go(func() { errs[i] = writeSynced(filepath.Join(dir, f.name+".new"), f.data) })
+		wg.Go(func() {
+			if made[i], errs[i] = atomicfile.Create(filepath.Join(dir, f.name), 0o600); errs[i] != nil {
+				return
+			}
+			_, err := made[i].Write(f.data)
+			errs[i] = errors.Join(err, made[i].Sync())
+		})
 	}
 	wg.Wait()
-	for _, err := range errs {
-		if err != nil {
-			return err
+	err := errors.Join(errs...)
+	for _, f := range made {
+		if f == nil {
+			continue
 		}
-	}
-	for _, f := range files {
-		path := filepath.Join(dir, f.name)
-		if err := os.Rename(path+".new", path); err != nil {
-			return err
+		if err == nil {
+			err = f.Place(atomicfile.Unsynced) // it is synced already
 		}
+		err = errors.Join(err, f.Close())
 	}
-	d, err := os.Open(dir)
 	if err != nil {
 		return err
 	}
-	defer d.Close()
-	if err := d.Sync(); err != nil {
+	if err := atomicfile.SyncDir(dir); err != nil {
 		return fmt.Errorf("sync %s: %w", dir, err)
-	}
-	return nil
-}
-
-func writeSynced(path string, data []byte) error {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(data)
-	if err == nil {
-		err = f.Sync()
-	}
-	if closeErr := f.Close(); err == nil {
-		err = closeErr
-	}
-	if err != nil {
-		return fmt.Errorf("write %s: %w", path, err)
 	}
 	return nil
 }

@@ -4,7 +4,9 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"io"
+	"io/fs"
 	"log"
 	"net"
 	"net/http"
@@ -186,9 +188,34 @@ func TestHalfMadeDirectory(t *testing.T) {
 				}
 			}
 		}
+		// As a start leaves it that was killed before the file had its name.
+		if err := os.WriteFile(filepath.Join(dir, "."+name+".new"), []byte("-----BEGIN"), 0o600); err != nil {
+			t.Fatal(err)
+		}
 		if _, err := Ensure(dir, options()); err != nil {
 			t.Errorf("without %s: %v", name, err)
 		}
+		if now := snapshot(t, dir); len(now) != len(files) {
+			t.Errorf("without %s there are %d files afterwards, not %d", name, len(now), len(files))
+		}
+	}
+}
+
+// TestWriteFiles: where one file cannot be written none takes its place, and nothing is left beside them.
+func TestWriteFiles(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.MkdirAll(filepath.Join(dir, "b", "full"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := writeFiles(filepath.Join(dir, "none"), []file{{"a", nil}}); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("in no directory: %v", err)
+	}
+	if err := writeFiles(dir, []file{{"b", nil}, {"a.crt", []byte("only with b")}}); err == nil {
+		t.Error("a file took the place of a directory")
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil || len(entries) != 1 {
+		t.Errorf("the directory has %v, %v", entries, err)
 	}
 }
 

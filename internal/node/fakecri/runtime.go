@@ -40,6 +40,8 @@ type Runtime struct {
 	FailStart func(*runtimeapi.ContainerConfig) error
 	// FailSandbox, if not nil, refuses to make sandboxes.
 	FailSandbox func(*runtimeapi.PodSandboxConfig) error
+	// FailStopSandbox, if not nil, refuses to stop sandboxes.
+	FailStopSandbox func(id string) error
 
 	mu         sync.Mutex
 	n          int
@@ -155,6 +157,11 @@ func (r *Runtime) RunPodSandbox(_ context.Context, config *runtimeapi.PodSandbox
 
 // StopPodSandbox stops a sandbox and kills what is in it.
 func (r *Runtime) StopPodSandbox(_ context.Context, id string) error {
+	if r.FailStopSandbox != nil {
+		if err := r.FailStopSandbox(id); err != nil {
+			return err
+		}
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	s := r.sandboxes[id]

@@ -6,6 +6,7 @@ import (
 	"context"
 	"os"
 	"slices"
+	"sort"
 	"strconv"
 	"strings"
 	"sync"
@@ -195,8 +196,9 @@ func (p *Provider) podsFromContainers(ctx context.Context) ([]statsapi.PodStats,
 }
 
 func sortPods(list []statsapi.PodStats) {
-	slices.SortFunc(list, func(a, b statsapi.PodStats) int {
-		return cmp.Or(cmp.Compare(a.PodRef.Namespace, b.PodRef.Namespace), cmp.Compare(a.PodRef.Name, b.PodRef.Name))
+	sort.Slice(list, func(i, j int) bool {
+		a, b := &list[i].PodRef, &list[j].PodRef
+		return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name)) < 0
 	})
 }
 
