@@ -36,7 +36,7 @@ func claimNetwork(name string) (release func(), err error) {
 func takeNetwork() (release func(), err error) {
 	release, err = claimNetwork(networkClaim)
 	if errors.Is(err, errNetworkTaken) {
-		err = fmt.Errorf("%w: stop it, or start in a network namespace of its own (ip netns); a server needs none with --disable-node", err)
+		err = fmt.Errorf("%w: stop it, or start in a network namespace of its own (nsenter --net=/run/netns/NAME); a server needs none with --disable-node", err)
 	}
 	return release, err
 }

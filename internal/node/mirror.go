@@ -2,6 +2,8 @@ package node
 
 import (
 	"context"
+	"maps"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -97,7 +99,7 @@ func (n *Node) createMirror(ctx context.Context, pod *corev1.Pod) {
 	}
 }
 
-// mirrorSeen notes a mirror; one without its static pod is deleted.
+// mirrorSeen notes a mirror. One without its static pod is deleted; so is, at once, one that somebody deletes: it is but an image, and mirrorGone makes a new one.
 func (n *Node) mirrorSeen(pod *corev1.Pod) {
 	n.mu.Lock()
 	if n.mirrors == nil {
@@ -105,12 +107,22 @@ func (n *Node) mirrorSeen(pod *corev1.Pod) {
 	}
 	n.mirrors[nameOf(pod)] = pod
 	uid := n.static.UID(nameOf(pod), pod.Annotations[corev1.MirrorPodAnnotationKey])
-	if uid == "" && n.static.Synced() && n.running {
+	if (uid == "" || pod.DeletionTimestamp != nil) && n.static.Synced() && n.running {
 		n.wg.Go(func() { n.deleteMirror(n.ctx, pod) })
 	}
 	n.mu.Unlock()
 	if uid != "" {
 		n.withWorker(uid, (*worker).poke)
+	}
+}
+
+// sortMirrors looks again at the mirrors that were seen before the manifests were read: those of pods whose manifests went while the node was away are deleted.
+func (n *Node) sortMirrors() {
+	n.mu.Lock()
+	seen := slices.Collect(maps.Values(n.mirrors))
+	n.mu.Unlock()
+	for _, m := range seen {
+		n.mirrorSeen(m)
 	}
 }
 

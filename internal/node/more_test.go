@@ -400,6 +400,24 @@ func TestStaticPodHasAMirror(t *testing.T) {
 		pod, err := r.client.CoreV1().Pods("default").Get(t.Context(), "fixed-n1", metav1.GetOptions{})
 		return err == nil && pod.Status.Phase == corev1.PodRunning && isMirror(pod)
 	})
+	// Somebody deletes the mirror: the API has marked it.
+	pods := r.client.CoreV1().Pods("default")
+	marked, err := pods.Get(t.Context(), "fixed-n1", metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	now := metav1.Now()
+	marked.DeletionTimestamp = &now
+	if _, err := pods.Update(t.Context(), marked, metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	until("another mirror", func() bool {
+		pod, err := pods.Get(t.Context(), "fixed-n1", metav1.GetOptions{})
+		return err == nil && pod.DeletionTimestamp == nil
+	})
+	if calls := strings.Join(r.runtime.Calls(), ","); strings.Contains(calls, "StopContainer") || strings.Contains(calls, "StopPodSandbox") {
+		t.Errorf("the end of its image stopped the pod: %s", calls)
+	}
 	if err := os.Remove(filepath.Join(dir, "fixed.yaml")); err != nil {
 		t.Fatal(err)
 	}

@@ -277,6 +277,12 @@ func (n *Node) Run(ctx context.Context) error {
 		<-ctx.Done()
 		return nil
 	}
+	select {
+	case <-n.static.Complete(): // else the pods of manifests would be taken for what is left of others
+	case <-ctx.Done():
+		return nil
+	}
+	n.sortMirrors()
 	if err := n.removeOrphans(ctx); err != nil && ctx.Err() == nil {
 		n.log.Warn("cannot look for leftovers of pods that are gone", "error", err)
 	}

@@ -44,6 +44,8 @@ func (w *worker) publish(ctx context.Context, now time.Time) {
 	if w.static {
 		if target = w.n.mirrorOf(w.pod); target == nil {
 			target = w.resize.source
+		} else if target.UID != w.mirror {
+			w.mirror, w.written, w.latest = target.UID, nil, nil // a new image knows nothing yet
 		}
 	}
 	base := *w.pod
@@ -164,6 +166,8 @@ func (w *worker) writeStatus(ctx context.Context, target *corev1.Pod, computed c
 				w.writtenVersion = version(got)
 				written := computed
 				w.written = &written
+			case apierrors.IsNotFound(err) && w.static:
+				w.statusRetry.ok() // somebody has deleted the image, and there comes another: the pod goes on
 			case apierrors.IsNotFound(err):
 				w.statusRetry.ok()
 				w.tell(func() { w.gone = true })

@@ -108,6 +108,7 @@ type worker struct {
 
 	written        *corev1.PodStatus // the last status that we wrote, unless somebody wrote after us
 	writtenVersion uint64
+	mirror         types.UID   // of a static pod: the image that written and latest are about
 	latest         *corev1.Pod // what our last write returned, until the informer has caught up
 	want           *corev1.PodStatus
 	final          bool // the want status is the last one

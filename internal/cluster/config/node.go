@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -32,6 +33,8 @@ type Node struct {
 	ImageCredentials, ImageCredentialsBinDir string
 	// PluginRegistry is where drivers register with the node, DevicePluginDir where device plugins do.
 	PluginRegistry, DevicePluginDir string
+	// StaticPodPath and StaticPodURL are where manifests of pods come from that the node runs without being told by the API: a directory, and an address in the web. "" is none.
+	StaticPodPath, StaticPodURL string
 
 	// CNIConfDir has the configuration of the plugins that connect pods if the built-in network is left out, CNIBinDirs the plugins.
 	CNIConfDir string
@@ -70,6 +73,8 @@ func (n *Node) bind(fs *pflag.FlagSet) {
 		"drivers made for the kubelet use /var/lib/kubelet/plugins_registry unless they are told")
 	fs.StringVar(&n.DevicePluginDir, "device-plugin-dir", "", "directory where device plugins register with the node (kubelet.sock) and have their sockets (default: node/device-plugins in the data directory); "+
 		"plugins made for the kubelet use /var/lib/kubelet/device-plugins unless they are told")
+	fs.StringVar(&n.StaticPodPath, "pod-manifest-path", "", "directory with manifests of static pods, e.g. /etc/kubernetes/manifests: the node runs them by itself, and shows them in the API")
+	fs.StringVar(&n.StaticPodURL, "manifest-url", "", "where more manifests of static pods are fetched from, e.g. https://boot.example/pods.yaml")
 	fs.StringVar(&n.RuntimeEndpoint, "container-runtime-endpoint", "", "CRI socket to use instead of the embedded runtime, e.g. unix:///run/containerd/containerd.sock")
 }
 
@@ -80,10 +85,13 @@ func (n *Node) complete(bad func(key, format string, args ...any)) {
 		bad("data-dir", "%q is no directory name", n.DataDir)
 	}
 	n.DataDir = dir
-	for key, dir := range map[string]string{"device-plugin-dir": n.DevicePluginDir, "plugin-registry": n.PluginRegistry} {
+	for key, dir := range map[string]string{"device-plugin-dir": n.DevicePluginDir, "plugin-registry": n.PluginRegistry, "pod-manifest-path": n.StaticPodPath} {
 		if dir != "" && !filepath.IsAbs(dir) {
 			bad(key, "%q is no absolute path", dir)
 		}
+	}
+	if u, err := url.Parse(n.StaticPodURL); n.StaticPodURL != "" && (err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https") {
+		bad("manifest-url", "%q is no URL like https://boot.example/pods.yaml", n.StaticPodURL)
 	}
 	if e := n.RuntimeEndpoint; e != "" && !filepath.IsAbs(strings.TrimPrefix(e, "unix://")) {
 		bad("container-runtime-endpoint", "%q is no socket like unix:///run/containerd/containerd.sock", e)

@@ -49,21 +49,31 @@ type Config struct {
 // Set is the set of static pods. Run owns it; the other methods are safe for concurrent use.
 type Set struct {
 	Config
-	mu     sync.Mutex
-	pods   map[string]map[types.UID]*corev1.Pod // by source
-	synced bool
+	mu       sync.Mutex
+	pods     map[string]map[types.UID]*corev1.Pod // by source
+	complete chan struct{}
 }
 
 // NewSet makes a Set.
 func NewSet(c Config) *Set {
-	return &Set{Config: c, pods: map[string]map[types.UID]*corev1.Pod{}, synced: c.Dir == "" && c.URL == ""}
+	s := &Set{Config: c, pods: map[string]map[types.UID]*corev1.Pod{}, complete: make(chan struct{})}
+	if c.Dir == "" && c.URL == "" {
+		close(s.complete)
+	}
+	return s
 }
+
+// Complete is closed when every source has been read once: what is not there then is gone.
+func (s *Set) Complete() <-chan struct{} { return s.complete }
 
 // Synced tells whether every source has been read once.
 func (s *Set) Synced() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.synced
+	select {
+	case <-s.complete:
+		return true
+	default:
+		return false
+	}
 }
 
 // Get finds a static pod by name.
@@ -102,9 +112,9 @@ func (s *Set) Run(ctx context.Context) {
 		wg.Go(func() { s.followURL(ctx, sync.OnceFunc(first.Done)) })
 	}
 	first.Wait()
-	s.mu.Lock()
-	s.synced = true
-	s.mu.Unlock()
+	if ctx.Err() == nil && !s.Synced() {
+		close(s.complete)
+	}
 }
 
 func (s *Set) followDir(ctx context.Context, read func()) {
