@@ -139,29 +139,30 @@ func TestCrowd(t *testing.T) {
 		g := gatheringOver(log)
 		var told []bool
 		g.crowded = func(now bool) { told = append(told, now) }
-		write := func(writers, each int) {
-			var wg sync.WaitGroup
-			for range writers {
-				wg.Go(func() {
-					for range each {
+		// In rounds: a crowd of which some are done before the others would be none at its end.
+		write := func(writers, rounds int) {
+			for range rounds {
+				var wg sync.WaitGroup
+				for range writers {
+					wg.Go(func() {
 						if _, err := g.write(t.Context(), kv.Guard{Key: "key"}, kv.Op{Key: "key"}); err != nil {
 							t.Error(err)
 						}
-					}
-				})
+					})
+				}
+				wg.Wait()
 			}
-			wg.Wait()
 		}
 		for _, step := range []struct {
-			writers, each int
-			want          []bool
+			writers, rounds int
+			want            []bool
 		}{
 			{crowd - 2, 100, nil},
 			{2 * crowd, 100, []bool{true}},
 			{1, 200, []bool{true, false}},
 			{2 * crowd, 100, []bool{true, false, true}},
 		} {
-			if write(step.writers, step.each); !slices.Equal(told, step.want) {
+			if write(step.writers, step.rounds); !slices.Equal(told, step.want) {
 				t.Errorf("after %d writers: told %v, want %v", step.writers, told, step.want)
 			}
 		}
