@@ -51,7 +51,7 @@ lint: runtime ## gofmt, vet, staticcheck
 
 unit: runtime ## every package's tests, with the race detector
 	@CGO_ENABLED=1 ./scripts/gotest.sh -race -timeout 20m ./cmd/... ./internal/... ./test/bench/... ./test/image/...
-	@CGO_ENABLED=0 ./scripts/gotest.sh -timeout 10m -run '^TestQuietDay$$' ./internal/controller/world
+	@CGO_ENABLED=0 ./scripts/gotest.sh -timeout 10m -run '^(TestQuietDay|TestCrashAfterEveryWrite)$$' ./internal/controller/world
 
 ecosystem: ## what others build on Kubernetes, to test against: an operator, an API server, probed servers, an unmodified Helm, etcd's tool for snapshots
 	@cd test/ecosystem && $(GO) vet ./... && $(GO) build -trimpath -o ../../bin/operator ./operator && $(GO) build -trimpath -o ../../bin/helm helm.sh/helm/v4/cmd/helm && $(GO) build -trimpath -o ../../bin/etcdutl go.etcd.io/etcd/etcdutl/v3 && CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w' -o ../../bin/ ./aquarium ./gauge ./mirror ./pulse

@@ -3,6 +3,7 @@ package config
 import (
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -81,18 +82,22 @@ func (s *Server) Runs(controller string) bool {
 func (s *Server) checkControllers(bad func(key, format string, args ...any)) {
 	const key = "controllers"
 	known := Controllers()
+	all := slices.Compact(slices.Sorted(slices.Values(append(slices.Collect(maps.Keys(upstreamNames)), known...))))
+	var unknown []string
 	for _, word := range s.Controllers {
 		name, not := strings.CutPrefix(word, "-")
 		if word == "*" || word == "" || upstreamNames[name] != "" || slices.Contains(known, name) || not && slices.Contains(missingControllers, name) {
 			continue
 		}
-		all := slices.Sorted(slices.Values(append(slices.Collect(maps.Keys(upstreamNames)), known...)))
 		if slices.Contains(missingControllers, name) {
 			bad(key, "Celox has no %s", name)
 		} else if like := closest(name, all); like != "" {
 			bad(key, "there is no %q: did you mean %q?", name, like)
 		} else {
-			bad(key, "there is no %q; there are %s", name, strings.Join(slices.Compact(all), ", "))
+			unknown = append(unknown, strconv.Quote(name))
 		}
+	}
+	if len(unknown) > 0 {
+		bad(key, "there is no %s; there are %s", strings.Join(unknown, ", "), strings.Join(all, ", "))
 	}
 }

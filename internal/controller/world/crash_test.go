@@ -20,7 +20,7 @@ import (
 )
 
 var (
-	every = flag.Int("world.every", 10, "crash after every n'th write only")
+	every = flag.Int("world.every", everyWrite, "crash after every n'th write only")
 	seeds = flag.Uint64("world.seeds", 0, "random worlds")
 )
 
