@@ -21,14 +21,13 @@ const memoryShare = 75
 
 // tuneGC sets the collector's pace and its soft limit, unless the environment does.
 func tuneGC() {
-	if os.Getenv("GOMEMLIMIT") == "" {
-		if memory := machineMemory(); memory > 0 {
-			debug.SetMemoryLimit(softLimit(memory))
-		}
+	memory := machineMemory()
+	if os.Getenv("GOMEMLIMIT") == "" && memory > 0 {
+		debug.SetMemoryLimit(softLimit(memory))
 	}
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(gcPercent)
-		newGCPace().follow()
+		newGCPace(memory).follow()
 	}
 }
 

@@ -16,15 +16,19 @@ import (
 const (
 	// busyInterval is the time between two collections below which the program counts as busy.
 	busyInterval = 4 * time.Second
-	// busyHeadroom is how much garbage a busy program may gather at least, in bytes, up to maxGCPercent of what lives; and busyGCPercent whatever that comes to.
-	// More would not be cheaper where little lives: memory that was never used has to be given by the kernel, page by page.
+	// busyHeadroom is how much garbage a busy program may gather at least, in bytes, up to maxGCPercent of what lives; else it is busyGCPercent of it, as long as the heap is
+	// no more than a twelfth of the machine's memory (busyShare) with it. More would not be cheaper where little lives: memory that was never used has to be given by the
+	// kernel, page by page.
 	busyHeadroom  = 192 << 20
-	busyGCPercent = 300
+	busyGCPercent = 450
+	busyShare     = 12
 	maxGCPercent  = 800
 	// largeHeadroom is how much garbage a program in which much lives may gather, in bytes: where 150,000 pods live, gcPercent of them would be gigabytes. Where more
 	// than that lives it is largeGCPercent of it, up to maxHeadroom, because each collection looks at all that lives; and minGCPercent whatever that comes to.
+	// On a small machine a sixteenth of the memory (largeShare) takes the place of largeHeadroom.
 	largeHeadroom  = 768 << 20
 	largeGCPercent = 50
+	largeShare     = 16
 	maxHeadroom    = 1 << 30
 	minGCPercent   = 25
 )
@@ -33,6 +37,7 @@ const (
 // what lives, not on what is dead, and the little that lives in a small cluster would be looked at several times a second. When the
 // load ends, the garbage goes with releaseMemory. A program in which much lives may gather less.
 type gcPace struct {
+	memory  float64 // bytes of the machine
 	now     func() time.Time
 	read    func() (live, cycles uint64) // bytes that the last collection found alive, and how many the runtime has begun itself
 	set     func(percent int)
@@ -41,10 +46,14 @@ type gcPace struct {
 	percent int
 }
 
-func newGCPace() *gcPace {
+// newGCPace is for a machine with that many bytes of memory; 0 is for one that doesn't say.
+func newGCPace(memory uint64) *gcPace {
+	if memory == 0 {
+		memory = math.MaxInt64
+	}
 	samples := []metrics.Sample{{Name: "/gc/heap/live:bytes"}, {Name: "/gc/cycles/automatic:gc-cycles"}}
 	return &gcPace{
-		now: time.Now, percent: gcPercent,
+		memory: float64(memory), now: time.Now, percent: gcPercent,
 		read: func() (live, cycles uint64) {
 			metrics.Read(samples)
 			return samples[0].Value.Uint64(), samples[1].Value.Uint64()
@@ -55,16 +64,14 @@ func newGCPace() *gcPace {
 
 // collected is told of each collection, one at a time.
 func (p *gcPace) collected() {
-	percent := gcPercent
+	busy := false
 	live, cycles := p.read()
 	if cycles != p.cycles { // else somebody asked for it, who wants the program to be small
 		now := p.now()
-		if now.Sub(p.last) < busyInterval {
-			percent = busyPercent(live)
-		}
+		busy = now.Sub(p.last) < busyInterval
 		p.last, p.cycles = now, cycles
 	}
-	percent = min(percent, largePercent(live))
+	percent := p.percentOf(float64(live), busy)
 	// Setting it stops the world for a moment: not for little.
 	if d := percent - p.percent; d > p.percent/8 || -d > p.percent/8 {
 		p.percent = percent
@@ -72,21 +79,16 @@ func (p *gcPace) collected() {
 	}
 }
 
-// busyPercent is the percentage of what lives that a busy program may add.
-func busyPercent(live uint64) int {
-	if live == 0 {
-		return gcPercent
+// percentOf is the percentage of the bytes that live which the program may gather until they are looked at again.
+func (p *gcPace) percentOf(live float64, busy bool) int {
+	live = max(live, 1)
+	headroom := live * gcPercent / 100
+	limit := min(max(min(largeHeadroom, p.memory/largeShare), live*largeGCPercent/100), maxHeadroom)
+	if busy {
+		headroom = max(busyHeadroom, live*busyGCPercent/100)
+		limit = max(limit, p.memory/busyShare-live)
 	}
-	return int(math.Min(maxGCPercent, math.Max(busyGCPercent, 100*busyHeadroom/float64(live))))
-}
-
-// largePercent is the percentage of what lives that a program may add if much lives.
-func largePercent(live uint64) int {
-	if live == 0 {
-		return maxGCPercent
-	}
-	headroom := math.Min(maxHeadroom, math.Max(largeHeadroom, float64(live)*largeGCPercent/100))
-	return int(math.Min(maxGCPercent, math.Max(minGCPercent, 100*headroom/float64(live))))
+	return int(max(minGCPercent, min(maxGCPercent, 100*min(headroom, limit)/live)))
 }
 
 // follow calls collected after each collection for as long as the program lives.

@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"math"
 	"slices"
 	"testing"
 	"time"
@@ -10,7 +11,7 @@ func TestGCPace(t *testing.T) {
 	now := time.Unix(1000, 0)
 	var set []int
 	live, cycles := uint64(32<<20), uint64(0)
-	p := &gcPace{now: func() time.Time { return now }, read: func() (uint64, uint64) { return live, cycles }, set: func(n int) { set = append(set, n) }, percent: gcPercent}
+	p := &gcPace{memory: 24 << 30, now: func() time.Time { return now }, read: func() (uint64, uint64) { return live, cycles }, set: func(n int) { set = append(set, n) }, percent: gcPercent}
 	pass := func(d time.Duration) {
 		now = now.Add(d)
 		cycles++
@@ -27,24 +28,42 @@ func TestGCPace(t *testing.T) {
 	pass(2 * busyInterval)
 	pass(time.Second)
 	p.collected() // by request
-	if want := []int{600, busyGCPercent, gcPercent, 320, gcPercent}; !slices.Equal(set, want) {
+	if want := []int{600, busyGCPercent, gcPercent, busyGCPercent, gcPercent}; !slices.Equal(set, want) {
 		t.Errorf("percentages %v, want %v", set, want)
-	}
-	if n := busyPercent(1); n != maxGCPercent {
-		t.Errorf("of a tiny heap: %d", n)
 	}
 	live = 1536 << 20
 	pass(2 * busyInterval)
 	if n := set[len(set)-1]; n != 50 {
 		t.Errorf("of 1.5 GiB: %d", n)
 	}
-	for live, want := range map[uint64]int{512 << 20: 150, 1 << 30: 75, 2 << 30: 50, 2560 << 20: 40, 64 << 30: minGCPercent} {
-		if n := largePercent(live); n != want {
-			t.Errorf("of %d MiB: %d %%, want %d", live>>20, n, want)
+}
+
+func TestGCPercentOf(t *testing.T) {
+	for _, c := range []struct {
+		memory, live uint64
+		busy         bool
+		want         int
+	}{
+		{24 << 30, 0, false, gcPercent},
+		{24 << 30, 0, true, maxGCPercent},
+		{24 << 30, 1, true, maxGCPercent},
+		{24 << 30, 128 << 20, false, gcPercent},
+		{24 << 30, 512 << 20, false, 150},
+		{24 << 30, 512 << 20, true, 300}, // a twelfth of the memory
+		{24 << 30, 1 << 30, false, 75},
+		{24 << 30, 1 << 30, true, 100},
+		{24 << 30, 2 << 30, true, 50},
+		{24 << 30, 2560 << 20, true, 40},
+		{24 << 30, 64 << 30, true, minGCPercent},
+		{2 << 30, 32 << 20, true, 433}, // a small machine
+		{2 << 30, 128 << 20, false, 100},
+		{2 << 30, 512 << 20, true, 50},
+		{math.MaxInt64, 512 << 20, true, busyGCPercent}, // unknown
+	} {
+		p := gcPace{memory: float64(c.memory)}
+		if n := p.percentOf(float64(c.live), c.busy); n != c.want {
+			t.Errorf("of %d MiB in %d GiB, busy %t: %d %%, want %d", c.live>>20, c.memory>>30, c.busy, n, c.want)
 		}
-	}
-	if n := busyPercent(4 << 30); n != busyGCPercent {
-		t.Errorf("of a large heap: %d", n)
 	}
 }
 
