@@ -48,6 +48,8 @@ type Agent struct {
 	log     *slog.Logger
 	say     Say
 	started time.Time
+	// processors are set by Run.
+	processors *processors
 }
 
 // NewAgent returns an agent for a complete configuration (config.Agent.Complete). Nothing is started or written yet.
@@ -64,7 +66,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	a.started = time.Now()
 	klog.SetSlogLogger(a.log) // as a server
 	tuneGC()
-	calmWatchdog()
+	a.processors = newProcessors()
 	if err := checkOwn(a.cfg.DataDir); err != nil {
 		return err
 	}
@@ -89,6 +91,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	for {
 		run := newGroup(ctx)
 		err = run.to(func() {
+			run.run("processors", a.processors.follow)
 			if err := a.start(run, id); err != nil {
 				run.fail(err)
 			}
@@ -297,6 +300,7 @@ func (a *Agent) start(run *group, id *join.Identity) error {
 	h := &host{
 		cfg: &a.cfg.Node, bind: a.cfg.BindAddress, log: a.log, say: a.say, since: a.since,
 		facts: about, cluster: cluster, addrs: addrs, client: client, informers: f, pods: pods,
+		processors: a.processors,
 		servingTLS: id.ServingTLS(), authenticate: access.authenticate, authorize: access.authorize, heartbeat: heartbeat,
 	}
 	t := newTunnels(a, h)

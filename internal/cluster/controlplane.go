@@ -144,7 +144,7 @@ func (s *Server) engine(run *group) (kv.Engine, error) {
 		s.log.Info("the data directory's path is too long for a unix socket: etcdctl cannot be used", "path", socket)
 		socket = ""
 	}
-	e, err := etcd.Start(ctx, etcd.Config{Dir: filepath.Join(s.cfg.DataDir, etcdDir), QuotaBytes: s.cfg.EtcdQuota, Listen: socket, Logger: s.log, Crowded: crowded, Fatal: func(reason error) {
+	e, err := etcd.Start(ctx, etcd.Config{Dir: filepath.Join(s.cfg.DataDir, etcdDir), QuotaBytes: s.cfg.EtcdQuota, Listen: socket, Logger: s.log, Crowded: s.processors.crowded, Fatal: func(reason error) {
 		run.abandon(fmt.Errorf("etcd cannot go on: %w", reason))
 		select {} // etcd believes that the process has ended, which it does now
 	}})
@@ -332,7 +332,7 @@ func (s *Server) makeAPI(run *group, p *controlPlane) error {
 	schemas.AddSource(custom.NewOpenAPI(server.Customs()))
 	run.run("custom resource definitions", server.Run)
 	// What the last requests needed goes back when there are no more: an idle server is a small one.
-	p.handler = newIdleWatch(releaseMemory).wrap(server.Handler())
+	p.handler = newIdleWatch(releaseMemory).wrap(s.processors.wrap(server.Handler()))
 	return nil
 }
 

@@ -42,6 +42,8 @@ type host struct {
 	log   *slog.Logger
 	say   Say
 	since func() time.Duration
+	// processors are those of the process.
+	processors *processors
 
 	facts   facts
 	cluster string       // which it is, for an agent: the hash of its authority

@@ -42,6 +42,7 @@ func (s *Server) startNode(run *group, p *controlPlane) error {
 	h := &host{
 		cfg: &s.cfg.Node, bind: s.cfg.BindAddress, log: s.log, say: s.say, since: s.since,
 		facts: about, addrs: s.nodeIPs, client: c, informers: p.informers,
+		processors: s.processors,
 		servingTLS: p.certs.KubeletTLSConfig(), authenticate: authenticateKubelet(p.authn), authorize: p.authorizeKubelet, heartbeat: interval,
 	}
 	if s.cfg.NodeIP == "" {

@@ -9,7 +9,6 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -94,7 +93,7 @@ func (h *host) startDNS(run *group, own []netip.Addr) error {
 	run.run("dns", func(ctx context.Context) error {
 		said := false
 		for {
-			udp, tcp, err := listenDNS(ctx, own)
+			udp, tcp, err := listenDNS(ctx, own, h.processors.cores)
 			if err == nil {
 				return s.Serve(ctx, udp, tcp)
 			}
@@ -189,8 +188,8 @@ func (r *machineResolver) again(h *host, s *dns.Server) {
 	r.word(h)
 }
 
-// listenDNS opens sockets at each address, for as many questions at once as this process has processors.
-func listenDNS(ctx context.Context, addrs []netip.Addr) (udp []*net.UDPConn, tcp []net.Listener, err error) {
+// listenDNS opens sockets at each address, for as many questions at once as there are processors.
+func listenDNS(ctx context.Context, addrs []netip.Addr, processors int) (udp []*net.UDPConn, tcp []net.Listener, err error) {
 	defer func() {
 		if err == nil {
 			return
@@ -215,7 +214,7 @@ func listenDNS(ctx context.Context, addrs []netip.Addr) (udp []*net.UDPConn, tcp
 	}}
 	for _, a := range addrs {
 		where := netip.AddrPortFrom(a, dnsPort)
-		for range min(runtime.GOMAXPROCS(0), maxSockets) {
+		for range min(processors, maxSockets) {
 			c, err := shared.ListenPacket(ctx, "udp", where.String())
 			if err != nil {
 				return udp, tcp, err

@@ -96,6 +96,7 @@ func (h *host) startIngress(run *group) error {
 	secrets.store = objects.New(h.client, clock.RealClock{}, func(types.UID) { secrets.changed() })
 	g, err := ingress.New(ingress.Config{
 		Informers: h.informers, Secrets: secrets, HTTPPort: cfg.HTTPPort, HTTPSPort: cfg.HTTPSPort, Tell: h.tellIngress, Say: h.say, Log: h.log, Keep: keep,
+		Cores: h.processors.cores, More: h.processors.more,
 		Serve: serve.Config{Trusted: trusted, ProxyProtocol: cfg.ProxyProtocol, Resolver: h.clusterResolver(), Access: log.entry()},
 	})
 	if err != nil {

@@ -105,30 +105,20 @@ func afterCollections(ctx context.Context, f func()) {
 	}, f)
 }
 
-// crowded is told when many begin to write at once, and when they no longer do: the program may run on one processor more meanwhile, unless the environment says on how many.
-// The thread that syncs the log keeps its processor until the runtime takes it away, which it does when it happens to look, up to a tenth of a millisecond later. A few hundred times
-// a second that is much of what a small machine has: on two cores a tenth to a fifth of what it gets done (docs/performance.md).
-func crowded(now bool) {
-	if os.Getenv("GOMAXPROCS") != "" {
-		return
-	}
-	more := 1
-	if !now {
-		more = -1
-	}
-	runtime.GOMAXPROCS(max(runtime.GOMAXPROCS(0)+more, 1))
-}
+// How much longer than it wants to the runtime's watchdog may sleep in a busy program and in a quiet one.
+const (
+	busySlack  = 250 * time.Microsecond
+	quietSlack = 10 * time.Millisecond
+)
 
-// watchdogSlack is how much longer than it wants to the runtime's watchdog may sleep.
-const watchdogSlack = 250 * time.Microsecond
-
-// calmWatchdog lets the kernel wake the runtime's watchdog (sysmon) later than it asks for. Whenever something happens in a program that was idle, that thread sleeps fifty times for 20
-// microseconds before it sleeps longer, and each of these costs several: of what a request to an idle server costs it was a sixth. What it is there for (processors that
-// wait for the kernel, goroutines that run for 10 ms, a network that nobody looks at) it does a fraction of a millisecond later instead. Where it may not or cannot be told, all is as before.
-func calmWatchdog() {
+// watchdogCalmer returns what lets the kernel wake the runtime's watchdog (sysmon) later than it asks for. Whenever something happens in a program that was idle, that thread
+// sleeps fifty times for 20 microseconds before it sleeps longer, and each of these costs several: of what a request to an idle server costs it was a sixth. What it is there
+// for (processors that wait for the kernel, goroutines that run for 10 ms, a network that nobody looks at) it does that much later instead. Where it may not or cannot be told,
+// all is as before.
+func watchdogCalmer() func(slack time.Duration) {
 	entries, err := os.ReadDir("/proc/self/task")
 	if err != nil {
-		return
+		return func(time.Duration) {}
 	}
 	var threads []int
 	for _, e := range entries {
@@ -136,8 +126,12 @@ func calmWatchdog() {
 			threads = append(threads, n)
 		}
 	}
-	if tid, ok := watchdog(os.Getpid(), threads); ok {
-		_ = os.WriteFile(fmt.Sprintf("/proc/%d/timerslack_ns", tid), strconv.AppendInt(nil, int64(watchdogSlack), 10), 0o644)
+	tid, ok := watchdog(os.Getpid(), threads)
+	if !ok {
+		return func(time.Duration) {}
+	}
+	return func(slack time.Duration) {
+		_ = os.WriteFile(fmt.Sprintf("/proc/%d/timerslack_ns", tid), strconv.AppendInt(nil, int64(slack), 10), 0o644)
 	}
 }
 

@@ -29,7 +29,9 @@ type Server struct {
 	log     *slog.Logger
 	say     Say
 	started time.Time
-	nodeIPs []netip.Addr // one of each family at most; the first is the node's primary address
+	// processors are set by Run.
+	processors *processors
+	nodeIPs    []netip.Addr // one of each family at most; the first is the node's primary address
 	// simulation is empty but for simulators.
 	simulation Simulation
 }
@@ -47,7 +49,7 @@ func (s *Server) Run(ctx context.Context) error {
 	s.started = time.Now()
 	klog.SetSlogLogger(s.log) // the libraries log through klog, which is global by nature
 	tuneGC()
-	calmWatchdog()
+	s.processors = newProcessors()
 	if err := checkOwn(s.cfg.DataDir); err != nil {
 		return err
 	}
@@ -121,6 +123,7 @@ func (s *Server) begin() (_ net.Listener, free func(), err error) {
 
 // start brings the rooms up in the order in which they need each other. What it starts, it gives to run.
 func (s *Server) start(run *group, certs *pki.PKI, listener net.Listener) error {
+	run.run("processors", s.processors.follow)
 	plane, err := s.startControlPlane(run, certs, listener)
 	if err != nil {
 		return err

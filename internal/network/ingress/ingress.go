@@ -62,6 +62,10 @@ type Config struct {
 	Tell func(i *networkingv1.Ingress, reason, message string)
 	// Say says something to whoever started the node.
 	Say func(format string, args ...any)
+	// Cores is how many processors the program has when it is busy. More is told how many more than else it needs from now on, or fewer; nil is nobody,
+	// for a program that has what Go gives it.
+	Cores int
+	More  func(n int)
 	// Serve is how requests are carried; its ports and log are set here.
 	Serve serve.Config
 	// Keep is for a start while the API is away; nil is a node that never has one.
@@ -108,7 +112,10 @@ func New(cfg Config) (*Ingress, error) {
 	if cfg.Listen == nil {
 		cfg.Listen = func(port int) (net.Listener, error) { return net.Listen("tcp", ":"+strconv.Itoa(port)) }
 	}
-	cfg.Serve.HTTPSPort, cfg.Serve.Log, cfg.Serve.Loops = cfg.HTTPSPort, cfg.Log, min(runtime.GOMAXPROCS(0), maxLoops)
+	if cfg.More == nil {
+		cfg.Cores, cfg.More = runtime.GOMAXPROCS(0), func(int) {}
+	}
+	cfg.Serve.HTTPSPort, cfg.Serve.Log, cfg.Serve.Loops = cfg.HTTPSPort, cfg.Log, min(cfg.Cores, maxLoops)
 	f := cfg.Informers
 	ingresses, classes := f.Networking().V1().Ingresses(), f.Networking().V1().IngressClasses()
 	services, slices := f.Core().V1().Services(), f.Discovery().V1().EndpointSlices()
@@ -466,10 +473,9 @@ func (g *Ingress) listen(ctx context.Context) error {
 	o := &listening{cancel: cancel, ended: make(chan error, 1)}
 	go func() {
 		// A loop under load is always there when Go looks: the program's other goroutines keep as many processors as they have without loops.
-		more := g.cfg.Serve.Loops
-		runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) + more)
+		g.cfg.More(g.cfg.Serve.Loops)
 		err := g.server.Serve(ctx, plain, secure)
-		runtime.GOMAXPROCS(max(runtime.GOMAXPROCS(0)-more, 1))
+		g.cfg.More(-g.cfg.Serve.Loops)
 		o.ended <- err
 	}()
 	g.open = o
