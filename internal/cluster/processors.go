@@ -15,8 +15,11 @@ import (
 const (
 	// lookInterval is the least time between two looks at how busy the program is.
 	lookInterval = 100 * time.Millisecond
-	// slowInterval is the time between two looks while nobody asks for anything.
+	// slowInterval is the time between two looks while nobody asks for anything, and idleInterval while next to nothing is done.
 	slowInterval = 200 * time.Millisecond
+	idleInterval = time.Second
+	// idleCPU is the part of one processor that is next to nothing: a look wakes the program.
+	idleCPU = 0.02
 	// busyCPU is the part of one processor that a program uses between two looks which is no longer quiet.
 	busyCPU = 0.5
 	// A program that uses less than quietCPU of one processor for quietTime is quiet.
@@ -29,7 +32,7 @@ const (
 // processors decides on how many processors the program runs Go's code at a time. A quiet program runs on one: each goroutine that becomes ready while others run has Go wake
 // another thread to look for work, and where little is to be done that costs more than the work. On two processors it was a fifth of the CPU time of 50 patches a second
 // with 200 watchers, and a seventh of that of starting a pod (docs/benchmarks.md). Its watchdog (watchdogCalmer) is calmer then, too. A program that
-// begins to be busy has all of them within a tenth of a second of its next request, or within two tenths. If the environment says how many processors there are (GOMAXPROCS), the
+// begins to be busy has all of them within a tenth of a second of its next request, or within a second. If the environment says how many processors there are (GOMAXPROCS), the
 // program is never quiet.
 //
 // Its methods may be called by several goroutines at once.
@@ -49,6 +52,7 @@ type processors struct {
 	last    usage     // at the last look
 	calm    usage     // since when the program may have been quiet
 	early   time.Time // until then it is not
+	share   float64   // of one processor that was used between the last two looks
 }
 
 // usage is how much CPU time the program has used by a time.
@@ -118,10 +122,10 @@ func (p *processors) look() {
 	defer p.mu.Unlock()
 	p.next.Store(now.Add(lookInterval).UnixNano())
 	u := usage{now, p.cpu()}
-	busy := u.since(p.last) >= busyCPU
+	p.share = u.since(p.last)
 	p.last = u
 	switch {
-	case busy:
+	case p.share >= busyCPU:
 		p.rest(false)
 		p.calm = u
 	case p.quiet || now.Before(p.early) || now.Sub(p.calm.at) < quietTime:
@@ -161,8 +165,8 @@ func (p *processors) apply() {
 // follow looks after each collection of garbage, and else slowly, until ctx ends: then the program has all processors.
 func (p *processors) follow(ctx context.Context) error {
 	afterCollections(ctx, p.look)
-	ticks := time.NewTicker(slowInterval)
-	defer ticks.Stop()
+	tick := time.NewTimer(slowInterval)
+	defer tick.Stop()
 	for {
 		select {
 		case <-ctx.Done():
@@ -171,10 +175,21 @@ func (p *processors) follow(ctx context.Context) error {
 			p.begin()
 			p.apply()
 			return nil
-		case <-ticks.C:
+		case <-tick.C:
 			p.look()
+			tick.Reset(p.interval())
 		}
 	}
+}
+
+// interval is the time until follow looks again.
+func (p *processors) interval() time.Duration {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.share < idleCPU {
+		return idleInterval
+	}
+	return slowInterval
 }
 
 // wrap looks at each request to h.

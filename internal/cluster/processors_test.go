@@ -35,7 +35,13 @@ func TestProcessors(t *testing.T) {
 	if slack != quietSlack {
 		t.Errorf("the watchdog may sleep %s longer", slack)
 	}
+	if d := p.interval(); d != idleInterval {
+		t.Errorf("looks every %s when it is idle", d)
+	}
 	pass(time.Minute, slowInterval, 0.3)
+	if d := p.interval(); d != slowInterval {
+		t.Errorf("looks every %s when it is not", d)
+	}
 	expect("when it is nearly quiet")
 	pass(lookInterval, lookInterval, 1)
 	expect("when it is busy", 4)
