@@ -42,13 +42,14 @@ func run(args []string) int {
 	logrus.SetOutput(os.Stderr)
 	logrus.SetLevel(logrus.WarnLevel)
 
+	starter := announcing(announceFD)
 	s, err := newServer(holder.Layout(*dir), *version, log)
 	if err != nil {
-		announce(err.Error())
+		announce(starter, err.Error())
 		log.Error("cannot hold containers", "error", err)
 		return 1
 	}
-	announce("ready")
+	announce(starter, "ready")
 	if err := s.serve(); err != nil {
 		log.Error("stopped", "error", err)
 		return 1
@@ -56,19 +57,27 @@ func run(args []string) int {
 	return 0
 }
 
-// announce tells the process that started us, through descriptor 3, that we
-// are ready or why not. After a handover there is nobody to tell.
-func announce(text string) {
+// announcing is the pipe to the process that started us, which waits to hear that we are ready or why not; nil if there is none, as after a handover: then the descriptor may
+// be the pipe of a container. It has to be asked for before the handover is taken and before anything is opened.
+func announcing(fd int) *os.File {
 	if os.Getenv(handoverEnv) != "" {
-		return
+		return nil
 	}
 	var st syscall.Stat_t
-	if syscall.Fstat(announceFD, &st) != nil || st.Mode&syscall.S_IFMT != syscall.S_IFIFO {
-		return
+	if syscall.Fstat(fd, &st) != nil || st.Mode&syscall.S_IFMT != syscall.S_IFIFO {
+		return nil
 	}
-	f := os.NewFile(announceFD, "announce")
-	_, _ = f.WriteString(text)
-	_ = f.Close()
+	syscall.CloseOnExec(fd)
+	return os.NewFile(uintptr(fd), "announce")
 }
 
+// announce says text to who waits for it, if anybody does, and nothing more.
+func announce(to *os.File, text string) {
+	if to != nil {
+		_, _ = to.WriteString(text)
+		_ = to.Close()
+	}
+}
+
+// announceFD is the first of ExtraFiles.
 const announceFD = 3
