@@ -37,9 +37,10 @@ const (
 //
 // Its methods may be called by several goroutines at once.
 type processors struct {
-	cores int          // what a busy program runs on
-	fixed bool         // by the environment
-	next  atomic.Int64 // unix nanoseconds; before that a look does nothing
+	cores int  // what a busy program runs on
+	fixed bool // by the environment
+	born  time.Time
+	next  atomic.Int64 // nanoseconds since then, by a clock that nobody sets; before that a look does nothing
 	now   func() time.Time
 	cpu   func() time.Duration // the program has used
 	set   func(int)
@@ -70,7 +71,7 @@ func newProcessors() *processors {
 	p := &processors{
 		cores: runtime.GOMAXPROCS(0), fixed: os.Getenv("GOMAXPROCS") != "", now: time.Now, cpu: cpuTime, set: func(n int) { runtime.GOMAXPROCS(n) }, slack: watchdogCalmer(),
 	}
-	p.running = p.cores
+	p.running, p.born = p.cores, p.now()
 	p.slack(busySlack)
 	p.begin()
 	return p
@@ -83,7 +84,7 @@ func (p *processors) begin() {
 	p.calm, p.early = p.last, p.last.at.Add(startTime)
 }
 
-// cpuTime is the CPU time that this process has used; it stays where it was if the kernel doesn't say.
+// cpuTime is the CPU time that this process has used, 0 if the kernel doesn't say.
 func cpuTime() time.Duration {
 	var t unix.Timespec
 	if err := unix.ClockGettime(unix.CLOCK_PROCESS_CPUTIME_ID, &t); err != nil {
@@ -101,7 +102,7 @@ func (p *processors) more(n int) {
 }
 
 // crowded is told when many begin to write at once, and when they no longer do: the program may run on one processor more meanwhile, unless the environment says on how many.
-// The thread that syncs the log keeps its processor until the runtime takes it away, which it does when it happens to look, milliseconds later. A few hundred times
+// The thread that syncs the log keeps its processor until the runtime takes it away, which it does when it happens to look, a fraction of a millisecond later. A few hundred times
 // a second that is much of what a small machine has: on two cores a tenth to a fifth of what it gets done (docs/performance.md).
 func (p *processors) crowded(now bool) {
 	switch {
@@ -116,11 +117,11 @@ func (p *processors) crowded(now bool) {
 // look finds out whether the program is busy or quiet, if it is time to.
 func (p *processors) look() {
 	now := p.now()
-	if p.fixed || p.cores == 1 || now.UnixNano() < p.next.Load() || !p.mu.TryLock() {
+	if p.fixed || p.cores == 1 || int64(now.Sub(p.born)) < p.next.Load() || !p.mu.TryLock() {
 		return
 	}
 	defer p.mu.Unlock()
-	p.next.Store(now.Add(lookInterval).UnixNano())
+	p.next.Store(int64(now.Sub(p.born) + lookInterval))
 	u := usage{now, p.cpu()}
 	p.share = u.since(p.last)
 	p.last = u

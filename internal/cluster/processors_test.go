@@ -11,7 +11,7 @@ func TestProcessors(t *testing.T) {
 	now, used := time.Unix(1000, 0), time.Duration(0)
 	var set []int
 	var slack time.Duration
-	p := &processors{slack: func(d time.Duration) { slack = d }, cores: 4, running: 4, now: func() time.Time { return now }, cpu: func() time.Duration { return used }, set: func(n int) { set = append(set, n) }}
+	p := &processors{slack: func(d time.Duration) { slack = d }, cores: 4, running: 4, born: now, now: func() time.Time { return now }, cpu: func() time.Duration { return used }, set: func(n int) { set = append(set, n) }}
 	p.begin()
 	// pass lets time pass, of which a part is used, with a look at each step.
 	pass := func(d, step time.Duration, part float64) {
