@@ -45,7 +45,7 @@ func newCollection(s *Store, r Resource) *Collection {
 		topics:  map[topicID]*topic{},
 
 		inNamespace: map[string]int{},
-		main:        newTopic(topicID{}, 0, s.o.RingEvents, &s.wg),
+		main:        newTopic(topicID{}, 0, s.o.RingEvents, &s.pool),
 	}
 	for n := range r.Indexes {
 		c.indexes[n] = map[string]map[string]*Item{}

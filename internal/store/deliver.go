@@ -25,6 +25,7 @@ const parallelSends = 256
 type delivery struct {
 	running bool       // guarded by topic.mu
 	waiting []*Watcher // guarded by topic.mu; a watcher knows its place
+	rounds  func()     // the topic's, made once
 
 	// round is held during a round. Nothing below is touched without it.
 	round   sync.Mutex
@@ -99,10 +100,13 @@ func (t *topic) deliver() {
 		return
 	}
 	t.out.running = true
-	t.wg.Go(func() {
-		for t.round() {
-		}
-	})
+	t.pool.Run(t.out.rounds)
+}
+
+// rounds delivers until there is nothing new.
+func (t *topic) rounds() {
+	for t.round() {
+	}
 }
 
 // round gives all waiting watchers what is new. It says whether there was anything.
@@ -127,7 +131,7 @@ func (t *topic) round() bool {
 			w.stir()
 		}
 	}
-	send(d.taken)
+	t.send(d.taken)
 	clear(d.turn)
 	clear(d.changes)
 	clear(d.events[:cap(d.events)])
@@ -137,12 +141,14 @@ func (t *topic) round() bool {
 }
 
 // send has sinks send, on two processors if they are many.
-func send(sinks []Sink) {
+func (t *topic) send(sinks []Sink) {
 	var wg sync.WaitGroup
 	if len(sinks) > parallelSends {
 		half := sinks[len(sinks)/2:]
 		sinks = sinks[:len(sinks)/2]
-		wg.Go(func() {
+		wg.Add(1)
+		t.pool.Run(func() {
+			defer wg.Done()
 			for _, s := range half {
 				s.Sent()
 			}

@@ -312,6 +312,6 @@ func (c *Collection) restore(keys map[string]kv.KeyValue, rev int64) {
 		c.indexes[n] = map[string]map[string]*Item{}
 	}
 	c.topics = map[topicID]*topic{}
-	c.main = newTopic(topicID{}, rev, c.s.o.RingEvents, &c.s.wg)
+	c.main = newTopic(topicID{}, rev, c.s.o.RingEvents, &c.s.pool)
 	c.fillLocked(items, rev)
 }

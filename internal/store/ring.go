@@ -5,6 +5,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/celox/celox/internal/workers"
 )
 
 // change is one step of one object, as every watcher of its collection shares it. cur is nil for a deletion, prev for a creation.
@@ -116,7 +118,7 @@ type topicID struct {
 type topic struct {
 	id    topicID
 	limit int
-	wg    *sync.WaitGroup // of who waits for what the topic starts
+	pool  *workers.Pool // of who waits for what the topic starts
 
 	mu sync.Mutex
 	// r holds all changes of the topic with a revision greater than low.
@@ -129,8 +131,10 @@ type topic struct {
 	out delivery // to the watchers that wait with a sink
 }
 
-func newTopic(id topicID, low int64, limit int, wg *sync.WaitGroup) *topic {
-	return &topic{id: id, limit: limit, wg: wg, r: newRing(), low: low, watchers: map[*Watcher]struct{}{}}
+func newTopic(id topicID, low int64, limit int, pool *workers.Pool) *topic {
+	t := &topic{id: id, limit: limit, pool: pool, r: newRing(), low: low, watchers: map[*Watcher]struct{}{}}
+	t.out.rounds = t.rounds
+	return t
 }
 
 // freshness is how long the ring grows rather than forget.

@@ -16,6 +16,7 @@ import (
 	"k8s.io/utils/clock"
 
 	"github.com/celox/celox/internal/store/kv"
+	"github.com/celox/celox/internal/workers"
 )
 
 const (
@@ -61,6 +62,7 @@ type Store struct {
 	ctx  context.Context // ends with Close
 	stop context.CancelFunc
 	wg   sync.WaitGroup
+	pool workers.Pool // which delivers
 
 	unknown atomic.Pointer[func(key string)] // of OnUnknown
 
@@ -265,6 +267,7 @@ func (s *Store) all() []*Collection {
 func (s *Store) Close() error {
 	s.stop()
 	s.wg.Wait()
+	s.pool.Close()
 	for _, c := range s.all() {
 		c.end(errClosed)
 	}

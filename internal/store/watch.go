@@ -143,7 +143,7 @@ func (c *Collection) subscribe(o WatchOptions, state bool) (*Watcher, error) {
 			}
 		}
 		if w.t = c.topics[id]; w.t == nil {
-			w.t = newTopic(id, now, c.s.o.RingEvents, &c.s.wg)
+			w.t = newTopic(id, now, c.s.o.RingEvents, &c.s.pool)
 			c.topics[id] = w.t
 		}
 		w.t.mu.Lock()

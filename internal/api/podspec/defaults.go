@@ -1,6 +1,8 @@
 package podspec
 
 import (
+	"strings"
+
 	"github.com/distribution/reference"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/component-helpers/resource"
@@ -252,6 +254,16 @@ func RoundResources(list corev1.ResourceList) {
 // pullPolicy is Always for images that may change under their name, which are those with the tag "latest" or none. Of what is no name
 // of an image nobody knows.
 func pullPolicy(image string) corev1.PullPolicy {
+	name, digest, _ := strings.Cut(image, "@")
+	_, tag, _ := strings.Cut(name[strings.LastIndexByte(name, '/')+1:], ":")
+	if tag != "latest" && (tag != "" || digest != "") {
+		return corev1.PullIfNotPresent // whether it is a name or not: parsing one costs more than all other defaults of a pod
+	}
+	return parsedPullPolicy(image)
+}
+
+// parsedPullPolicy is pullPolicy for every name.
+func parsedPullPolicy(image string) corev1.PullPolicy {
 	name, err := reference.ParseNormalizedNamed(image)
 	if err != nil {
 		return corev1.PullIfNotPresent

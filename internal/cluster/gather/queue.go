@@ -152,7 +152,7 @@ func (c *conn) flush() {
 func (c *conn) write(turns int) {
 	for c.queue.next < len(c.queue.pieces) && c.err == nil {
 		if turns == 0 {
-			c.server.workers.run(c.writeOn)
+			c.server.workers.Run(c.writeOn)
 			return
 		}
 		turns--
@@ -171,7 +171,7 @@ func (c *conn) write(turns int) {
 			c.failLocked(err)
 		case out != nil && n < len(*out):
 			// The peer is slow: somebody has to wait for it, and it is not we. Others go on queueing up to the limit.
-			c.server.workers.run(func() { c.writeRest(out, n) })
+			c.server.workers.Run(func() { c.writeRest(out, n) })
 			return
 		}
 		if out != nil {

@@ -70,7 +70,7 @@ func (c *conn) headers(f *http2.MetaHeadersFrame) error {
 func (c *conn) start(s *stream) {
 	c.running++
 	c.handlers.Add(1)
-	c.server.workers.run(s.serve)
+	c.server.workers.Run(s.serve)
 }
 
 // returned begins what waited for a handler to return.

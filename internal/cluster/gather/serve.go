@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/net/http2"
+
+	"github.com/celox/celox/internal/workers"
 )
 
 const (
@@ -57,7 +59,7 @@ func HTTP2(srv *http.Server) error {
 // server is what the connections of one http.Server share.
 type server struct {
 	streams int
-	workers workers
+	workers workers.Pool
 	today   atomic.Pointer[date]
 
 	mu       sync.Mutex
@@ -100,7 +102,7 @@ func (s *server) forget(c *conn) {
 	last := len(s.conns) == 0
 	s.mu.Unlock()
 	if last {
-		s.workers.rest()
+		s.workers.Rest()
 	}
 }
 

@@ -25,6 +25,9 @@ var steps = []struct{ least, most, seconds int }{
 	{0, 100, 0}, {90, 500, 15}, {450, 1000, 30}, {900, 2000, 60}, {1800, 1 << 30, 300},
 }
 
+// tellers is how many nodes are told at a time: when a cluster has grown all are to be told, and each of them waits for the disk.
+const tellers = 32
+
 // Controller reconciles nodes.
 type Controller struct {
 	client kubernetes.Interface
@@ -40,7 +43,7 @@ type Controller struct {
 func New(c kubernetes.Interface, f *informers.Factory, log *slog.Logger, m *controller.Metrics) (*Controller, error) {
 	nodes := f.Core().V1().Nodes()
 	ctl := &Controller{client: c, nodes: nodes.Lister()}
-	ctl.loop = controller.NewLoop("ttlcontroller", ctl.Reconcile, controller.Options{Workers: 1, Synced: []cache.InformerSynced{nodes.Informer().HasSynced}, Log: log, Metrics: m})
+	ctl.loop = controller.NewLoop("ttlcontroller", ctl.Reconcile, controller.Options{Workers: tellers, Synced: []cache.InformerSynced{nodes.Informer().HasSynced}, Log: log, Metrics: m})
 	if err := controller.Watch(nodes.Informer(), controller.Handlers[*corev1.Node]{
 		Add:    func(n *corev1.Node) { ctl.counted(1); ctl.loop.AddObject(n) },
 		Update: func(_, n *corev1.Node) { ctl.loop.AddObject(n) },

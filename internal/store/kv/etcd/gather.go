@@ -30,6 +30,9 @@ const (
 	maxCohort = 48
 	// window is how long the first of those who wait does so at most.
 	window = 2 * time.Millisecond
+	// blind is how long a transaction waits for what becomes of it without a look at anything else: most need no more, and to look costs a timer for the request's end and
+	// a lock for each thing.
+	blind = 20 * time.Millisecond
 	// overhead is what etcd reckons a key takes besides itself and its value.
 	overhead = 256
 )
@@ -47,6 +50,8 @@ type gathering struct {
 	timeout time.Duration                              // after which nobody knows what became of a request
 	stopped <-chan struct{}
 	crowded func(bool) // may be nil
+	timers  sync.Pool  // of timers that are stopped
+	blind   time.Duration
 
 	telling sync.Mutex // taken before mu
 	told    bool       // what crowded was told last; guarded by telling
@@ -78,7 +83,7 @@ func newGathering(s *etcdserver.EtcdServer, crowded func(bool)) (*gathering, err
 	}
 	quota := storage.NewBackendQuota(s.Logger(), s.Cfg.QuotaBackendBytes, s.Backend(), "kv")
 	return &gathering{
-		log: member{s}, results: results, crowded: crowded,
+		log: member{s}, results: results, crowded: crowded, timers: newTimers(), blind: blind,
 		// The server's own numbers begin with the number of the member.
 		ids:   idutil.NewGenerator(uint16(s.MemberID())+1, time.Now()),
 		limit: int(s.Cfg.MaxRequestBytes), timeout: s.Cfg.ReqTimeout(), stopped: s.StopNotify(),
@@ -92,6 +97,10 @@ func newGathering(s *etcdserver.EtcdServer, crowded func(bool)) (*gathering, err
 			return rpctypes.ErrGRPCNoSpace
 		},
 	}, nil
+}
+
+func newTimers() sync.Pool {
+	return sync.Pool{New: func() any { return time.NewTimer(time.Hour) }}
 }
 
 // member is the Raft of a server.
@@ -116,36 +125,49 @@ func (g *gathering) write(ctx context.Context, guard kv.Guard, op kv.Op) (*pb.Tx
 		return nil, rpctypes.ErrGRPCRequestTooLarge
 	}
 	result := g.results.Register(p.id)
-	patience := g.timeout
-	leads := g.enter(p)
-	if leads {
-		patience = window
-	}
-	timer := time.NewTimer(patience)
-	defer timer.Stop()
-	var err error
-	for err == nil {
-		select {
-		case r := <-result:
-			g.leave()
-			return answer(r.(*apply.Result))
-		case <-ctx.Done():
-			err = ctx.Err()
-		case <-g.stopped:
-			err = rpctypes.ErrGRPCStopped
-		case <-timer.C:
-			if !leads {
-				err = rpctypes.ErrGRPCTimeout
-				break
-			}
-			leads = false
-			g.waitedEnough(p)
-			timer.Reset(g.timeout)
-		}
+	r, err := g.wait(ctx, p, result, g.enter(p))
+	if err == nil {
+		g.leave()
+		return answer(r.(*apply.Result))
 	}
 	g.giveUp(p)
 	g.results.Trigger(p.id, nil) // nobody waits for it
 	return nil, err
+}
+
+// wait returns what became of a transaction. If it leads it lets those who wait with it go in time.
+func (g *gathering) wait(ctx context.Context, p *proposal, result <-chan any, leads bool) (any, error) {
+	timer := g.timers.Get().(*time.Timer) //nolint:forcetypeassert // nothing else is in the pool
+	defer func() {
+		timer.Stop()
+		g.timers.Put(timer)
+	}()
+	if leads {
+		timer.Reset(window)
+		select {
+		case r := <-result:
+			return r, nil
+		case <-timer.C:
+		}
+		g.waitedEnough(p)
+	}
+	timer.Reset(g.blind)
+	select {
+	case r := <-result:
+		return r, nil
+	case <-timer.C:
+	}
+	timer.Reset(g.timeout)
+	select {
+	case r := <-result:
+		return r, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	case <-g.stopped:
+		return nil, rpctypes.ErrGRPCStopped
+	case <-timer.C:
+		return nil, rpctypes.ErrGRPCTimeout
+	}
 }
 
 // answer is what became of a transaction, with errors as etcd's API has them.
