@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"math"
 	"os"
 	"strings"
 	"sync/atomic"
@@ -30,6 +31,21 @@ func TestParseStat(t *testing.T) {
 		got, err := parseStat(tc.line)
 		if got != tc.want || (err == nil) != tc.ok {
 			t.Errorf("%q: %+v, %v", tc.line, got, err)
+		}
+	}
+}
+
+func TestRatios(t *testing.T) {
+	for _, c := range []struct {
+		a, b            []float64
+		mean, deviation float64
+	}{
+		{[]float64{1, 2, 3}, []float64{2, 4, 6}, .5, 0},
+		{[]float64{1, 4}, []float64{2, 2}, 1, math.Ln2},
+		{[]float64{3}, []float64{4}, .75, 0},
+	} {
+		if mean, deviation := ratios(c.a, c.b); math.Abs(mean-c.mean) > 1e-9 || math.Abs(deviation-c.deviation) > 1e-9 {
+			t.Errorf("%v and %v: %v ± %v, want %v ± %v", c.a, c.b, mean, deviation, c.mean, c.deviation)
 		}
 	}
 }

@@ -33,11 +33,7 @@ func pages(ctx context.Context, b *bench) error {
 			return err
 		}
 		b.say("pages: making %d pods", pagedPods)
-		err := parallel(ctx, clients, pagedPods, func(ctx context.Context, worker, i int) error {
-			_, err := s.client.drain(ctx, worker, call{method: http.MethodPost, path: inNamespace("pods"), body: smallPod(fmt.Sprintf("pod-%d", i), gate)})
-			return err
-		})
-		if err != nil {
+		if err := s.makePods(ctx, pagedPods); err != nil {
 			return err
 		}
 		whole, err := s.perTime(pagedTimes, func() error {

@@ -60,6 +60,8 @@ type options struct {
 	requests int           // objects of requests
 	nodes    int           // nodes of the simulations; 0 is as many as upstream's workloads have
 	svg      string        // where to draw growth; "" is nowhere
+	against  string        // the binary to compare with; "" is none
+	turns    int           // of a comparison
 }
 
 func main() {
@@ -81,6 +83,11 @@ func run(args []string, stdout, stderr io.Writer) error {
 		for _, s := range scenarios() {
 			fmt.Fprintf(stderr, "  %-14s%s\n", s.name, s.method)
 		}
+		fmt.Fprint(stderr, "\nwith -against, two binaries take turns at:")
+		for _, c := range comparisons() {
+			fmt.Fprint(stderr, " ", c.name)
+		}
+		fmt.Fprint(stderr, "\n\nexample: CELOX_BIN=$PWD/bin/celox go run ./test/bench -against /tmp/celox.before -run '^watch-fan-out$'\n")
 	}
 	fs.IntVar(&opt.runs, "runs", 5, "cold starts to take the median of")
 	fs.DurationVar(&opt.idle, "idle", time.Minute, "how long to look at the idle cluster; the figure in the docs is of 10m")
@@ -88,6 +95,8 @@ func run(args []string, stdout, stderr io.Writer) error {
 	fs.IntVar(&opt.requests, "n", 4000, "objects of the scenario requests")
 	fs.IntVar(&opt.nodes, "nodes", 0, "nodes of scheduling, growth, control-plane and roll (default: 5000 as upstream's workloads have, 1000 and 5000, and 1000)")
 	fs.StringVar(&opt.svg, "svg", "", "file to draw the curves of growth into")
+	fs.StringVar(&opt.against, "against", "", "another celox, with which the one that CELOX_BIN names takes turns (see below)")
+	fs.IntVar(&opt.turns, "turns", 10, "turns of each with -against")
 	pattern := fs.String("run", "", "run only the scenarios whose name matches this regular expression")
 	format := fs.String("o", "text", "output: text or json")
 	listGo := fs.Bool("list-go", false, "print the commands of the packages' own benchmarks (time and allocations of the hot paths) and end")
@@ -99,8 +108,8 @@ func run(args []string, stdout, stderr io.Writer) error {
 		return fmt.Errorf("unexpected argument %q", fs.Arg(0))
 	case *format != "text" && *format != "json":
 		return fmt.Errorf("-o is text or json, not %q", *format)
-	case opt.runs < 1 || opt.pods < 1 || opt.requests < clients || opt.idle <= 0 || opt.nodes < 0:
-		return fmt.Errorf("-runs, -pods and -idle must be positive, -n at least %d", clients)
+	case opt.runs < 1 || opt.pods < 1 || opt.requests < clients || opt.idle <= 0 || opt.nodes < 0 || opt.turns < 1:
+		return fmt.Errorf("-runs, -pods, -turns and -idle must be positive, -n at least %d", clients)
 	}
 	if *listGo {
 		return listBenchmarks(stdout)
@@ -109,9 +118,16 @@ func run(args []string, stdout, stderr io.Writer) error {
 	if err != nil {
 		return fmt.Errorf("-run: %w", err)
 	}
+	all := scenarios()
+	if opt.against != "" {
+		all = nil
+		for _, c := range comparisons() {
+			all = append(all, scenario{c.name, "two binaries in turns; the other is " + opt.against, func(ctx context.Context, b *bench) error { return b.against(ctx, c) }})
+		}
+	}
 	var chosen []scenario
 	var names []string
-	for _, s := range scenarios() {
+	for _, s := range all {
 		names = append(names, s.name)
 		if re.MatchString(s.name) {
 			chosen = append(chosen, s)
@@ -162,8 +178,13 @@ type stage struct {
 
 // onStage starts a server with the given arguments on a new machine, lets f use it, and removes it. What else went on on this machine
 // meanwhile is reported, because it spoils figures in wall-clock time.
-func (b *bench) onStage(name string, f func(*stage) error, args ...string) (err error) {
-	m, err := machine.New(name)
+func (b *bench) onStage(name string, f func(*stage) error, args ...string) error {
+	return b.onStageOf(b.bin, name, f, args...)
+}
+
+// onStageOf is onStage with another binary.
+func (b *bench) onStageOf(bin, name string, f func(*stage) error, args ...string) (err error) {
+	m, err := machine.NewOf(bin, name)
 	if err != nil {
 		return err
 	}

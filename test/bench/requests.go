@@ -116,10 +116,7 @@ func list(ctx context.Context, b *bench) error {
 			return err
 		}
 		b.say("list: making %d pods", listPods)
-		err := parallel(ctx, clients, listPods, func(ctx context.Context, worker, i int) error {
-			_, err := s.client.drain(ctx, worker, call{method: http.MethodPost, path: inNamespace("pods"), body: smallPod(fmt.Sprintf("pod-%d", i), gate)})
-			return err
-		})
+		err := s.makePods(ctx, listPods)
 		if err != nil {
 			return err
 		}
@@ -155,12 +152,34 @@ func list(ctx context.Context, b *bench) error {
 	}, "--disable-node")
 }
 
+// makePods makes n pods that no scheduler looks at.
+func (s *stage) makePods(ctx context.Context, n int) error {
+	return parallel(ctx, clients, n, func(ctx context.Context, worker, i int) error {
+		_, err := s.client.drain(ctx, worker, call{method: http.MethodPost, path: inNamespace("pods"), body: smallPod(fmt.Sprintf("pod-%d", i), gate)})
+		return err
+	})
+}
+
+// makeWatched makes the object that is watched.
+func (s *stage) makeWatched(ctx context.Context) (version string, err error) {
+	made, err := s.client.do(ctx, 0, call{method: http.MethodPost, path: inNamespace("configmaps"), body: configMap("watched", "", "w")})
+	if err != nil {
+		return "", err
+	}
+	return resourceVersion(made)
+}
+
+// watchedPath is that of a watch of it.
+func watchedPath(version string) string {
+	return inNamespace("configmaps?watch=true&fieldSelector=metadata.name%3Dwatched&resourceVersion=" + version)
+}
+
 func watchFanOut(ctx context.Context, b *bench) error {
 	return b.onStage("watch-fan-out", func(s *stage) error {
 		if err := s.client.makeNamespace(ctx); err != nil {
 			return err
 		}
-		if _, err := s.client.do(ctx, 0, call{method: http.MethodPost, path: inNamespace("configmaps"), body: configMap("watched", "", "w")}); err != nil {
+		if _, err := s.makeWatched(ctx); err != nil {
 			return err
 		}
 		alone, err := s.patches(ctx)
@@ -185,8 +204,7 @@ func watchFanOut(ctx context.Context, b *bench) error {
 			}
 		}()
 		for i := range watchers {
-			resp, err := s.client.open(watching, i, call{method: http.MethodGet,
-				path: inNamespace("configmaps?watch=true&fieldSelector=metadata.name%3Dwatched&resourceVersion=" + version)})
+			resp, err := s.client.open(watching, i, call{method: http.MethodGet, path: watchedPath(version)})
 			if err != nil {
 				return err
 			}

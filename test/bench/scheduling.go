@@ -46,13 +46,18 @@ func workloads() []workload {
 
 // simulation runs celox simulate in a process of its own, so that its memory is its own.
 func (b *bench) simulation(ctx context.Context, name string, nodes int, more ...string) (*simulate.Report, error) {
+	return b.simulationOf(ctx, b.bin, name, nodes, more...)
+}
+
+// simulationOf is simulation with another binary.
+func (b *bench) simulationOf(ctx context.Context, bin, name string, nodes int, more ...string) (*simulate.Report, error) {
 	args := []string{"simulate", "--scenario", name, "-o", "json"}
 	if nodes > 0 {
 		args = append(args, "--nodes", strconv.Itoa(nodes))
 	}
 	args = append(args, more...)
 	b.say("%s %s", name, strings.Join(args[3:], " "))
-	cmd := exec.CommandContext(ctx, b.bin, args...)
+	cmd := exec.CommandContext(ctx, bin, args...)
 	var out, progress bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &progress
 	if err := cmd.Run(); err != nil {

@@ -159,11 +159,7 @@ func (s *stage) watched(ctx context.Context) (version string, err error) {
 	if err := s.client.makeNamespace(ctx); err != nil {
 		return "", err
 	}
-	got, err := s.client.do(ctx, 0, call{method: http.MethodPost, path: inNamespace("configmaps"), body: configMap("watched", "", "w")})
-	if err != nil {
-		return "", err
-	}
-	return resourceVersion(got)
+	return s.makeWatched(ctx)
 }
 
 // settled is the cluster's memory after it has had nothing to do for a while.

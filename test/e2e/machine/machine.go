@@ -84,6 +84,11 @@ func New(name string) (*Machine, error) {
 	if err != nil {
 		return nil, err
 	}
+	return NewOf(bin, name)
+}
+
+// NewOf is New for another binary than the one to test.
+func NewOf(bin, name string) (*Machine, error) {
 	dir, err := os.MkdirTemp("", "celox-"+name+"-")
 	if err != nil {
 		return nil, err
@@ -111,6 +116,20 @@ func ForTest(t *testing.T) *Machine {
 		}
 	})
 	return m
+}
+
+// Dir makes a directory that pods of this machine may mount. It goes with the machine and not with the test: the end of a test's pods is not
+// awaited, and a container that starts late makes the directory anew.
+func (m *Machine) Dir(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp(filepath.Dir(m.DataDir), "dir-")
+	if err == nil {
+		err = os.Chmod(dir, 0o755) // for pods of any user
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return dir
 }
 
 // Command makes a command that is to be started with m.NS.Start, or with Run.
