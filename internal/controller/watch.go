@@ -50,3 +50,18 @@ func Watch[T any](informer cache.SharedIndexInformer, h Handlers[T]) error {
 	}
 	return nil
 }
+
+// In returns what an informer's cache holds of a namespace, which is often nothing: a lister would make an object to ask with, each time. The objects are read-only.
+func In[T any](cached cache.Indexer, namespace string) []T {
+	objects, err := cached.ByIndex(cache.NamespaceIndex, namespace)
+	if err != nil || len(objects) == 0 {
+		return nil // every cache has this index
+	}
+	list := make([]T, 0, len(objects))
+	for _, o := range objects {
+		if t, ok := o.(T); ok {
+			list = append(list, t)
+		}
+	}
+	return list
+}

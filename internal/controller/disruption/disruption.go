@@ -46,6 +46,7 @@ type Scales interface {
 type Controller struct {
 	client   kubernetes.Interface
 	budgets  policylisters.PodDisruptionBudgetLister
+	cached   cache.Indexer // of the budgets
 	pods     corelisters.PodLister
 	scales   Scales
 	recorder record.EventRecorder
@@ -57,7 +58,7 @@ type Controller struct {
 // New makes the controller and registers it with the informers, which the caller starts.
 func New(c kubernetes.Interface, f *informers.Factory, scales Scales, recorder record.EventRecorder, clk clock.PassiveClock, log *slog.Logger, m *controller.Metrics) (*Controller, error) {
 	budgets, podInformer := f.Policy().V1().PodDisruptionBudgets(), f.Core().V1().Pods()
-	ctl := &Controller{client: c, budgets: budgets.Lister(), pods: podInformer.Lister(), scales: scales, recorder: recorder, clock: clk}
+	ctl := &Controller{client: c, budgets: budgets.Lister(), cached: budgets.Informer().GetIndexer(), pods: podInformer.Lister(), scales: scales, recorder: recorder, clock: clk}
 	ctl.loop = controller.NewLoop("disruption", ctl.Reconcile, controller.Options{
 		Workers: 2, Log: log, Metrics: m, Synced: []cache.InformerSynced{budgets.Informer().HasSynced, podInformer.Informer().HasSynced},
 	})
@@ -116,11 +117,7 @@ func (c *Controller) Run(ctx context.Context) error {
 }
 
 func (c *Controller) podChanged(p *corev1.Pod) {
-	budgets, err := c.budgets.PodDisruptionBudgets(p.Namespace).List(labels.Everything())
-	if err != nil {
-		return // a cache does not fail
-	}
-	for _, b := range budgets {
+	for _, b := range controller.In[*policyv1.PodDisruptionBudget](c.cached, p.Namespace) {
 		// An empty selector selects all pods of the namespace, a missing one none.
 		if selector, err := metav1.LabelSelectorAsSelector(b.Spec.Selector); err == nil && selector.Matches(labels.Set(p.Labels)) {
 			c.loop.AddObject(b)

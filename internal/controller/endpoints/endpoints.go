@@ -1,6 +1,7 @@
 package endpoints
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -35,6 +36,7 @@ const (
 type Controller struct {
 	client    kubernetes.Interface
 	services  corelisters.ServiceLister
+	cached    cache.Indexer // of the services
 	pods      corelisters.PodLister
 	endpoints corelisters.EndpointsLister
 	triggers  *sliceutil.TriggerTimeTracker
@@ -47,7 +49,7 @@ type Controller struct {
 // New makes the controller and registers it with the informers, which the caller starts.
 func New(c kubernetes.Interface, f *informers.Factory, recorder record.EventRecorder, log *slog.Logger, m *controller.Metrics) (*Controller, error) {
 	services, pods, endpoints := f.Core().V1().Services(), f.Core().V1().Pods(), f.Core().V1().Endpoints()
-	ctl := &Controller{client: c, services: services.Lister(), pods: pods.Lister(), endpoints: endpoints.Lister(), triggers: sliceutil.NewTriggerTimeTracker(), recorder: recorder, log: log}
+	ctl := &Controller{client: c, services: services.Lister(), cached: services.Informer().GetIndexer(), pods: pods.Lister(), endpoints: endpoints.Lister(), triggers: sliceutil.NewTriggerTimeTracker(), recorder: recorder, log: log}
 	ctl.synced = []cache.InformerSynced{services.Informer().HasSynced, pods.Informer().HasSynced, endpoints.Informer().HasSynced}
 	ctl.loop = controller.NewLoop("endpoint", ctl.Reconcile, controller.Options{Workers: 5, Log: log, Metrics: m, Synced: ctl.synced})
 	queue := func(s *corev1.Service) { ctl.loop.AddObject(s) }
@@ -95,6 +97,9 @@ func (c *Controller) queueLeftovers() {
 }
 
 func (c *Controller) podChanged(old, pod *corev1.Pod) {
+	if len(controller.In[*corev1.Service](c.cached, cmp.Or(old, pod).Namespace)) == 0 {
+		return
+	}
 	// A nil *Pod in an interface is not a nil interface, and the library asks for the latter.
 	var was, is any
 	if old != nil {

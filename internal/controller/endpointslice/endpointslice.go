@@ -1,6 +1,7 @@
 package endpointslice
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -33,11 +34,14 @@ const (
 	maxEndpoints = 100
 	// staleRetry is how soon a service is looked at again whose slices in the cache are older than our own writes.
 	staleRetry = 50 * time.Millisecond
+	// zonesDelay is how long changes of nodes are gathered until all nodes are looked at.
+	zonesDelay = 100 * time.Millisecond
 )
 
 // Controller reconciles the slices of Services; its keys are Services.
 type Controller struct {
 	services   corelisters.ServiceLister
+	cached     cache.Indexer // of the services
 	pods       corelisters.PodLister
 	nodes      corelisters.NodeLister
 	slices     func(namespace, service string) ([]*discoveryv1.EndpointSlice, error)
@@ -63,7 +67,7 @@ func New(c kubernetes.Interface, f *informers.Factory, recorder record.EventReco
 	logger := klog.Background()
 	count(m)
 	ctl := &Controller{
-		services: services.Lister(), pods: pods.Lister(), recorder: recorder, logger: logger,
+		services: services.Lister(), cached: services.Informer().GetIndexer(), pods: pods.Lister(), recorder: recorder, logger: logger,
 		tracker: sliceutil.NewEndpointSliceTracker(), triggers: sliceutil.NewTriggerTimeTracker(), topology: topologycache.NewTopologyCache(),
 		nodes: nodes.Lister(), busy: map[string][]func(){},
 	}
@@ -120,13 +124,13 @@ func New(c kubernetes.Interface, f *informers.Factory, recorder record.EventReco
 			},
 		}),
 		controller.Watch(nodes.Informer(), controller.Handlers[*corev1.Node]{
-			Add: func(*corev1.Node) { ctl.zones.Add(allNodes) },
+			Add: func(*corev1.Node) { ctl.zones.AddAfter(allNodes, zonesDelay) },
 			Update: func(old, n *corev1.Node) {
 				if ready(old) != ready(n) || old.Labels[corev1.LabelTopologyZone] != n.Labels[corev1.LabelTopologyZone] {
-					ctl.zones.Add(allNodes)
+					ctl.zones.AddAfter(allNodes, zonesDelay)
 				}
 			},
-			Delete: func(*corev1.Node) { ctl.zones.Add(allNodes) },
+			Delete: func(*corev1.Node) { ctl.zones.AddAfter(allNodes, zonesDelay) },
 		}),
 	); err != nil {
 		return nil, fmt.Errorf("endpointslice: %w", err)
@@ -209,6 +213,9 @@ func (c *Controller) isBusy(key string) (end func()) {
 
 // podChanged queues the services that a change of a pod concerns; nil is before its creation or after its deletion.
 func (c *Controller) podChanged(old, pod *corev1.Pod) {
+	if len(controller.In[*corev1.Service](c.cached, cmp.Or(old, pod).Namespace)) == 0 {
+		return
+	}
 	// A nil *Pod in an interface is not a nil interface, and the library asks for the latter.
 	var was, is any
 	if old != nil {

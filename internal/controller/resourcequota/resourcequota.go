@@ -63,6 +63,7 @@ type Config struct {
 type Controller struct {
 	client  kubernetes.Interface
 	quotas  corelisters.ResourceQuotaLister
+	cached  cache.Indexer // of the quotas
 	indexes map[schema.GroupResource]cache.Indexer
 	others  *others
 	clock   clock.WithTicker
@@ -82,7 +83,7 @@ type doubt struct {
 // New makes the controller and registers it with the informers, which the caller starts.
 func New(cfg Config) (*Controller, error) {
 	q := cfg.Informers.Core().V1().ResourceQuotas()
-	c := &Controller{client: cfg.Client, quotas: q.Lister(), indexes: map[schema.GroupResource]cache.Indexer{}, clock: cfg.Clock, doubts: map[string]doubt{}}
+	c := &Controller{client: cfg.Client, quotas: q.Lister(), cached: q.Informer().GetIndexer(), indexes: map[schema.GroupResource]cache.Indexer{}, clock: cfg.Clock, doubts: map[string]doubt{}}
 	c.others = newOthers(cfg.Metadata, cfg.Resolve, c.appeared, c.replenish)
 	synced := []cache.InformerSynced{q.Informer().HasSynced}
 	errs := []error{controller.Watch(q.Informer(), controller.Handlers[*corev1.ResourceQuota]{
@@ -116,8 +117,7 @@ func New(cfg Config) (*Controller, error) {
 
 // limited says whether a namespace has quotas. One that comes later is counted anyway.
 func (c *Controller) limited(namespace string) bool {
-	list, err := c.quotas.ResourceQuotas(namespace).List(labels.Everything())
-	return err == nil && len(list) > 0
+	return len(controller.In[*corev1.ResourceQuota](c.cached, namespace)) > 0
 }
 
 // lessens says whether an update gives something back, to one quota if not to all: only kinds whose usage depends on more than their being there can.
@@ -161,11 +161,7 @@ func (c *Controller) appeared(gr schema.GroupResource, namespace string) {
 
 // limiting are the quotas of a namespace that objects of a resource use.
 func (c *Controller) limiting(gr schema.GroupResource, namespace string) []*corev1.ResourceQuota {
-	list, err := c.quotas.ResourceQuotas(namespace).List(labels.Everything())
-	if err != nil {
-		return nil // a lister of a cache has no errors
-	}
-	return slices.DeleteFunc(list, func(q *corev1.ResourceQuota) bool {
+	return slices.DeleteFunc(controller.In[*corev1.ResourceQuota](c.cached, namespace), func(q *corev1.ResourceQuota) bool {
 		for name := range q.Spec.Hard {
 			if r, ok := quota.Resource(name); ok && r == gr {
 				return false
