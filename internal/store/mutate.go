@@ -188,12 +188,18 @@ func (c *Collection) write(ctx context.Context, key string, cur *Item, p *pendin
 
 // settle waits until the cache has the write that the engine acknowledged with rev.
 func (c *Collection) settle(ctx context.Context, key string, cur *Item, p *pendingWrite, rev int64) (*Item, error) {
+	timer := c.s.timers.Start(kv.Blind)
+	defer c.s.timers.Stop(timer)
+	var ended, closed <-chan struct{} // from then on
 	for {
 		select {
 		case <-p.applied:
-		case <-ctx.Done():
+		case <-timer.C:
+			ended, closed = ctx.Done(), c.s.ctx.Done()
+			continue
+		case <-ended:
 			return nil, engineError(ctx.Err())
-		case <-c.s.ctx.Done():
+		case <-closed:
 			return nil, engineError(errClosed)
 		}
 		c.s.pendMu.Lock()

@@ -59,10 +59,11 @@ type Store struct {
 	log    *slog.Logger
 	seed   maphash.Seed
 
-	ctx  context.Context // ends with Close
-	stop context.CancelFunc
-	wg   sync.WaitGroup
-	pool workers.Pool // which delivers
+	ctx    context.Context // ends with Close
+	stop   context.CancelFunc
+	wg     sync.WaitGroup
+	pool   workers.Pool // which delivers
+	timers kv.Timers
 
 	unknown atomic.Pointer[func(key string)] // of OnUnknown
 

@@ -30,9 +30,6 @@ const (
 	maxCohort = 48
 	// window is how long the first of those who wait does so at most.
 	window = 2 * time.Millisecond
-	// blind is how long a transaction waits for what becomes of it without a look at anything else: most need no more, and to look costs a timer for the request's end and
-	// a lock for each thing.
-	blind = 20 * time.Millisecond
 	// overhead is what etcd reckons a key takes besides itself and its value.
 	overhead = 256
 )
@@ -50,8 +47,8 @@ type gathering struct {
 	timeout time.Duration                              // after which nobody knows what became of a request
 	stopped <-chan struct{}
 	crowded func(bool) // may be nil
-	timers  sync.Pool  // of timers that are stopped
-	blind   time.Duration
+	timers  kv.Timers
+	blind   time.Duration // how long a transaction waits for nothing but what becomes of it
 
 	telling sync.Mutex // taken before mu
 	told    bool       // what crowded was told last; guarded by telling
@@ -83,7 +80,7 @@ func newGathering(s *etcdserver.EtcdServer, crowded func(bool)) (*gathering, err
 	}
 	quota := storage.NewBackendQuota(s.Logger(), s.Cfg.QuotaBackendBytes, s.Backend(), "kv")
 	return &gathering{
-		log: member{s}, results: results, crowded: crowded, timers: newTimers(), blind: blind,
+		log: member{s}, results: results, crowded: crowded, blind: kv.Blind,
 		// The server's own numbers begin with the number of the member.
 		ids:   idutil.NewGenerator(uint16(s.MemberID())+1, time.Now()),
 		limit: int(s.Cfg.MaxRequestBytes), timeout: s.Cfg.ReqTimeout(), stopped: s.StopNotify(),
@@ -97,10 +94,6 @@ func newGathering(s *etcdserver.EtcdServer, crowded func(bool)) (*gathering, err
 			return rpctypes.ErrGRPCNoSpace
 		},
 	}, nil
-}
-
-func newTimers() sync.Pool {
-	return sync.Pool{New: func() any { return time.NewTimer(time.Hour) }}
 }
 
 // member is the Raft of a server.
@@ -137,25 +130,19 @@ func (g *gathering) write(ctx context.Context, guard kv.Guard, op kv.Op) (*pb.Tx
 
 // wait returns what became of a transaction. If it leads it lets those who wait with it go in time.
 func (g *gathering) wait(ctx context.Context, p *proposal, result <-chan any, leads bool) (any, error) {
-	timer := g.timers.Get().(*time.Timer) //nolint:forcetypeassert // nothing else is in the pool
-	defer func() {
-		timer.Stop()
-		g.timers.Put(timer)
-	}()
+	patience := g.blind
 	if leads {
-		timer.Reset(window)
-		select {
-		case r := <-result:
-			return r, nil
-		case <-timer.C:
-		}
-		g.waitedEnough(p)
+		patience = window
 	}
-	timer.Reset(g.blind)
+	timer := g.timers.Start(patience)
+	defer g.timers.Stop(timer)
 	select {
 	case r := <-result:
 		return r, nil
 	case <-timer.C:
+	}
+	if leads {
+		g.waitedEnough(p)
 	}
 	timer.Reset(g.timeout)
 	select {

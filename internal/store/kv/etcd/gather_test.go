@@ -62,8 +62,8 @@ func gatheringOver(log *slowLog) *gathering {
 	log.results = wait.New()
 	return &gathering{
 		log: log, results: log.results, ids: idutil.NewGenerator(1, time.Now()), limit: 1000, timeout: time.Minute,
-		room:   func(context.Context, int) error { return nil },
-		timers: newTimers(), blind: blind,
+		room:  func(context.Context, int) error { return nil },
+		blind: kv.Blind,
 	}
 }
 
