@@ -110,6 +110,9 @@ func TestMissedStarts(t *testing.T) {
 		{"every so often, counted from the beginning", "@every 61m", 100*24*time.Hour + time.Minute, nil, begin.Add(2360 * 61 * time.Minute), true},
 		{"every so often, none yet", "@every 61m", time.Hour, nil, time.Time{}, false},
 		{"every so often, from the deadline on", "@every 61m", 24 * time.Hour, ptr.To(int64(4000)), begin.Add(24*time.Hour - 340*time.Second), false},
+		{"in threes", "0,1,2 */3 * * *", 20*time.Hour + 10*time.Minute, nil, begin.Add(18*time.Hour + 2*time.Minute), false},
+		{"with a rest in each hour", "*/7 * * * *", 12*time.Hour + 3*time.Minute, nil, begin.Add(12 * time.Hour), true},
+		{"leap days", "0 0 29 2 *", 7 * 365 * 24 * time.Hour, nil, time.Date(2032, 2, 29, 0, 0, 0, 0, time.UTC), false},
 		{"unevenly", "0 0 1 1 *", 20*365*24*time.Hour + 100*24*time.Hour, nil, time.Date(2046, 1, 1, 0, 0, 0, 0, time.UTC), false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

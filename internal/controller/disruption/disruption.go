@@ -146,7 +146,11 @@ func (c *Controller) Reconcile(ctx context.Context, key string) error {
 			Type: policyv1.DisruptionAllowedCondition, Status: metav1.ConditionFalse, Reason: policyv1.SyncFailedReason, Message: err.Error(), ObservedGeneration: b.Status.ObservedGeneration,
 		})
 	}
-	return errors.Join(err, c.writeStatus(ctx, b, status))
+	written := c.writeStatus(ctx, b, status)
+	if errors.As(err, new(noScale)) {
+		return written // a change of the budget or its pods may help, and leads here
+	}
+	return errors.Join(err, written)
 }
 
 func (c *Controller) writeStatus(ctx context.Context, b *policyv1.PodDisruptionBudget, status policyv1.PodDisruptionBudgetStatus) error {

@@ -101,7 +101,7 @@ func (w *Workloads) other(ctx context.Context, namespace string, gv schema.Group
 	case apierrors.IsNotFound(err): // it, or its scale
 		resource, has, err := w.others.HasScale(ctx, kind)
 		if err == nil && !has {
-			err = fmt.Errorf("%s does not implement the scale subresource", resource)
+			err = noScale{resource}
 		}
 		return "", 0, false, err
 	case err != nil:
@@ -110,4 +110,11 @@ func (w *Workloads) other(ctx context.Context, namespace string, gv schema.Group
 		return "", 0, false, nil
 	}
 	return string(s.UID), s.Spec.Replicas, true, nil
+}
+
+// noScale says that objects of a resource have no scale, which asking again doesn't change.
+type noScale struct{ resource schema.GroupResource }
+
+func (e noScale) Error() string {
+	return e.resource.String() + " does not implement the scale subresource"
 }

@@ -4,19 +4,27 @@ import (
 	"context"
 	"errors"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
+	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/client-go/kubernetes/fake"
+	"k8s.io/client-go/tools/record"
+	"k8s.io/utils/clock"
 	"k8s.io/utils/ptr"
 
 	"github.com/celox/celox/internal/client/informers"
+	"github.com/celox/celox/internal/controller/controllertest"
 )
 
 // kinds has a scale for each object of the kinds that there are; those that are nil have none.
@@ -115,6 +123,46 @@ func TestScaleOfReplicaSet(t *testing.T) {
 			if id != tt.id || n != tt.n || known != tt.known || err != nil {
 				t.Errorf("%q %d %t %v", id, n, known, err)
 			}
+		})
+	}
+}
+
+// What trying again doesn't change is looked at when something changes: the pod that comes, and the budget's own status. What may pass is tried again.
+func TestPodsWithoutScale(t *testing.T) {
+	for kind, again := range map[string]bool{"Plain": false, "Unknown": true, "Broken": true} {
+		t.Run(kind, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				e, ctx := controllertest.Start(t), context.Background()
+				recorder := record.NewFakeRecorder(1 << 10)
+				ctl, err := New(e.Client, e.Informers, NewWorkloads(e.Informers, kinds{"Plain": nil}), recorder, clock.RealClock{}, nil, nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				e.Run(t, ctl)
+				if _, err := e.Client.CoreV1().Pods("default").Create(ctx, &corev1.Pod{
+					ObjectMeta: metav1.ObjectMeta{Name: "p", Labels: app, OwnerReferences: []metav1.OwnerReference{{APIVersion: "example.com/v1", Kind: kind, Name: "a", UID: "1", Controller: ptr.To(true)}}},
+					Spec:       corev1.PodSpec{Containers: []corev1.Container{{Name: "c", Image: "i"}}}}, metav1.CreateOptions{}); err != nil {
+					t.Fatal(err)
+				}
+				synctest.Wait()
+				budgets := e.Client.PolicyV1().PodDisruptionBudgets("default")
+				if _, err := budgets.Create(ctx, &policyv1.PodDisruptionBudget{ObjectMeta: metav1.ObjectMeta{Name: "b"}, Spec: policyv1.PodDisruptionBudgetSpec{
+					MaxUnavailable: ptr.To(intstr.FromInt32(1)), Selector: &metav1.LabelSelector{MatchLabels: app}}}, metav1.CreateOptions{}); err != nil {
+					t.Fatal(err)
+				}
+				time.Sleep(time.Hour)
+				synctest.Wait()
+				b, err := budgets.Get(ctx, "b", metav1.GetOptions{})
+				if err != nil {
+					t.Fatal(err)
+				}
+				if m := meta.FindStatusCondition(b.Status.Conditions, policyv1.DisruptionAllowedCondition); m == nil || m.Reason != policyv1.SyncFailedReason {
+					t.Errorf("condition %+v", m)
+				}
+				if n := len(recorder.Events); n < 1 || (n > 2) != again {
+					t.Errorf("%d events, tried again: want %t", n, again)
+				}
+			})
 		})
 	}
 }

@@ -262,6 +262,66 @@ func TestShrinksWhileSuspended(t *testing.T) {
 	}
 }
 
+// An indexed Job that shrinks forgets what came of the indexes beyond its end: when it grows again they begin anew, whatever their first pods say.
+func TestShrinksAndGrows(t *testing.T) {
+	t.Parallel()
+	for name, limit := range map[string]int32{"Failed": 0, "FailedOnce": 1} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newStage(t)
+			s.create(aJob(func(j *batchv1.JobSpec) {
+				j.CompletionMode, j.BackoffLimitPerIndex = ptr.To(batchv1.IndexedCompletion), ptr.To(limit)
+				j.Completions, j.Parallelism = ptr.To(int32(3)), ptr.To(int32(3))
+			}))
+			size := func(n int) {
+				t.Helper()
+				patch := fmt.Appendf(nil, `{"spec":{"completions":%d,"parallelism":%d}}`, n, n)
+				if _, err := s.Client.BatchV1().Jobs("default").Patch(context.Background(), "j", types.MergePatchType, patch, metav1.PatchOptions{}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			s.play(func(p *corev1.Pod) int32 { // 0 goes on, 1 fails once, 2 succeeds
+				switch counted, _ := failuresBefore(p); {
+				case indexOf(p) == 1 && counted == 0:
+					return 1
+				case indexOf(p) == 2:
+					return 0
+				}
+				return -1
+			}, func(j *batchv1.Job) error {
+				if j.Status.CompletedIndexes != "2" || j.Status.Failed != 1 || limit == 0 && ptr.Deref(j.Status.FailedIndexes, "") != "1" {
+					return fmt.Errorf("not there yet")
+				}
+				return nil
+			})
+			size(1)
+			s.play(always(-1), func(j *batchv1.Job) error {
+				if j.Status.CompletedIndexes != "" || ptr.Deref(j.Status.FailedIndexes, "") != "" || j.Status.Succeeded != 0 || j.Status.Active != 1 {
+					return fmt.Errorf("not small")
+				}
+				return nil
+			})
+			size(3)
+			s.play(always(-1), func(j *batchv1.Job) error {
+				if j.Status.CompletedIndexes != "" || ptr.Deref(j.Status.FailedIndexes, "") != "" || j.Status.Active != 3 {
+					return fmt.Errorf("not large")
+				}
+				for _, p := range s.pods() {
+					if counted, _ := failuresBefore(&p); counted != 0 && p.DeletionTimestamp == nil && p.Status.Phase == corev1.PodPending {
+						return fmt.Errorf("%s has %d failures", p.Name, counted)
+					}
+				}
+				return nil
+			})
+			j := s.play(always(0), has(batchv1.JobComplete))
+			if j.Status.CompletedIndexes != "0-2" || j.Status.Succeeded != 3 || j.Status.Failed != 1 {
+				t.Errorf("status %+v", j.Status)
+			}
+			s.released()
+		})
+	}
+}
+
 func TestPolicies(t *testing.T) {
 	t.Parallel()
 	onExit := func(action batchv1.PodFailurePolicyAction, code int32) batchv1.PodFailurePolicyRule {

@@ -111,7 +111,7 @@ func settle(uids *[]types.UID, tracked map[types.UID]bool) int32 {
 	return int32(before - len(*uids))
 }
 
-// countEnded counts a pod that has ended: in the sets of indexes, or by its uid.
+// countEnded counts a pod that has ended and still has its finalizer: in the sets of indexes, or by its uid.
 func (r *round) countEnded(p *corev1.Pod, completions int, tracked bool) {
 	j, uncounted := r.job, r.job.Status.UncountedTerminatedPods
 	index := indexOf(p)
@@ -123,6 +123,9 @@ func (r *round) countEnded(p *corev1.Pod, completions int, tracked bool) {
 		if v.action == batchv1.PodFailurePolicyActionFailJob && r.failJob == "" {
 			r.failJob = v.message
 		}
+	}
+	if !tracked {
+		return // it has been counted, or was in the way; an index that a smaller Job forgot begins anew when the Job grows again
 	}
 	if placed && !succeeded && j.Spec.BackoffLimitPerIndex != nil && !r.completed.has(index) {
 		counted, _ := failuresBefore(p)
@@ -136,18 +139,13 @@ func (r *round) countEnded(p *corev1.Pod, completions int, tracked bool) {
 			// The next pod of the index inherits the number of failures from this one: it must not vanish before.
 			r.lastFailed[index] = p
 			if !over && j.DeletionTimestamp == nil {
-				if tracked {
-					r.held++
-				}
+				r.held++
 				return
 			}
 		}
 	}
 	if placed && succeeded && isIndexed(j) {
 		r.completed = r.completed.with(index, index)
-	}
-	if !tracked {
-		return
 	}
 	if slices.Contains(uncounted.Succeeded, p.UID) || slices.Contains(uncounted.Failed, p.UID) {
 		r.release = append(r.release, p)

@@ -16,6 +16,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/record"
 	volumehelpers "k8s.io/component-helpers/storage/volume"
 	"k8s.io/utils/clock"
 
@@ -291,6 +292,37 @@ func TestManyClaimsShareNothing(t *testing.T) {
 		return nil
 	})
 	s.quiet()
+}
+
+// A claim that waits for its first consumer says which pod that is, once the scheduler found no node for it.
+func TestConsumerWithoutNode(t *testing.T) {
+	s := newStage(t)
+	recorder := record.NewFakeRecorder(100)
+	s.ctl.recorder = recorder
+	s.Run(t, s.ctl)
+	ctx := context.Background()
+	if _, err := s.Client.StorageV1().StorageClasses().Create(ctx, class("slow", "a.example/b", storagev1.VolumeBindingWaitForFirstConsumer), metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	s.claim("c", claimOfClass("slow", "1Gi"))
+	told := func(want string) {
+		t.Helper()
+		if got := <-recorder.Events; !strings.Contains(got, want) {
+			t.Errorf("%s, want %s", got, want)
+		}
+	}
+	told("WaitForFirstConsumer waiting for first consumer to be created before binding")
+	p, err := s.Client.CoreV1().Pods("default").Create(ctx, &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "p"}, Spec: corev1.PodSpec{
+		Containers: []corev1.Container{{Name: "c", Image: "i"}},
+		Volumes:    []corev1.Volume{{Name: "v", VolumeSource: corev1.VolumeSource{PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: "c"}}}}}}, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.Status.Conditions = []corev1.PodCondition{{Type: corev1.PodScheduled, Status: corev1.ConditionFalse, Reason: corev1.PodReasonUnschedulable}}
+	if _, err := s.Client.CoreV1().Pods("default").UpdateStatus(ctx, p, metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	told("WaitForPodScheduled waiting for pod p to be scheduled")
 }
 
 func TestFirstConsumer(t *testing.T) {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path"
+	"slices"
 	"strings"
 	"time"
 
@@ -192,8 +193,16 @@ func recyclerFor(v *corev1.PersistentVolume) *corev1.Pod {
 	}
 }
 
-// podChanged has the volume looked at that waits for the pod: as its recycler, or because the pod had its claim and has ended.
+// podChanged has the volume looked at that waits for the pod: as its recycler, or because the pod had its claim and has ended. Claims of one that finds no node
+// tell what they wait for.
 func (c *Controller) podChanged(p *corev1.Pod) {
+	if p.Spec.NodeName == "" && slices.ContainsFunc(p.Status.Conditions, func(c corev1.PodCondition) bool {
+		return c.Type == corev1.PodScheduled && c.Status == corev1.ConditionFalse
+	}) {
+		for _, k := range claimsOf(p) {
+			c.claimLoop.Add(k)
+		}
+	}
 	if name, ok := strings.CutPrefix(p.Name, recyclerPrefix); ok && p.Namespace == recyclerNamespace {
 		c.volumeLoop.Add(name)
 	}

@@ -152,11 +152,15 @@ type customValue struct {
 	Window *int64 `json:"window"`
 }
 
-// custom asks for a metric of something in a namespace: path is "namespaces", its name, a resource, the name of an object and what else there is.
-func (a *API) custom(ctx context.Context, params map[string]labels.Selector, path ...string) ([]customValue, error) {
+// custom asks for a metric of something in a namespace: path is "namespaces", its name, a resource, the name of an object and what else there is. That the
+// resource is not known is told if there is anybody to ask.
+func (a *API) custom(ctx context.Context, params map[string]labels.Selector, unknown error, path ...string) ([]customValue, error) {
 	root, err := a.version(ctx, custommetrics.GroupName, "v1beta2", "v1beta1")
 	var list struct {
 		Items []customValue `json:"items"`
+	}
+	if err == nil {
+		err = unknown
 	}
 	if err == nil {
 		err = a.get(ctx, &list, params, append([]string{root}, path...)...)
@@ -175,7 +179,7 @@ func (a *API) custom(ctx context.Context, params map[string]labels.Selector, pat
 
 // Pods implements Source over custom.metrics.k8s.io.
 func (a *API) Pods(ctx context.Context, namespace, metric string, pods, series labels.Selector) (Samples, error) {
-	items, err := a.custom(ctx, map[string]labels.Selector{"labelSelector": pods, "metricLabelSelector": series}, "namespaces", namespace, "pods", "*", metric)
+	items, err := a.custom(ctx, map[string]labels.Selector{"labelSelector": pods, "metricLabelSelector": series}, nil, "namespaces", namespace, "pods", "*", metric)
 	if err != nil {
 		return nil, err
 	}
@@ -193,19 +197,16 @@ func (a *API) Pods(ctx context.Context, namespace, metric string, pods, series l
 
 // Object implements Source over custom.metrics.k8s.io. A namespace is asked for itself, whatever its name in the reference.
 func (a *API) Object(ctx context.Context, namespace, metric string, object *autoscalingv2.CrossVersionObjectReference, series labels.Selector) (int64, error) {
-	gv, err := schema.ParseGroupVersion(object.APIVersion)
-	if err != nil {
-		return 0, fmt.Errorf("described object: %w", err)
-	}
 	path := []string{"namespaces", namespace, "metrics", metric}
-	if gk := (schema.GroupKind{Group: gv.Group, Kind: object.Kind}); gk != (schema.GroupKind{Kind: "Namespace"}) {
+	var unknown error
+	if gk := schema.FromAPIVersionAndKind(object.APIVersion, object.Kind).GroupKind(); gk != (schema.GroupKind{Kind: "Namespace"}) {
 		gvr, err := a.resolve.resource(gk)
 		if err != nil {
-			return 0, fmt.Errorf("described object: %w", err)
+			unknown = fmt.Errorf("unable to map kind %s to resource: %w", gk, err)
 		}
 		path = []string{"namespaces", namespace, gvr.GroupResource().String(), object.Name, metric}
 	}
-	items, err := a.custom(ctx, map[string]labels.Selector{"metricLabelSelector": series}, path...)
+	items, err := a.custom(ctx, map[string]labels.Selector{"metricLabelSelector": series}, unknown, path...)
 	if err != nil {
 		return 0, err
 	}

@@ -95,13 +95,15 @@ func TestMetricsOverREST(t *testing.T) {
 	_, empty := a.Resource(ctx, "empty", pods, "cpu", "")
 	_, none := a.External(ctx, "n", "unknown", series)
 	_, kind := a.Object(ctx, "n", "m", &autoscalingv2.CrossVersionObjectReference{APIVersion: "v1", Kind: "Teapot"}, labels.Everything())
+	_, groupKind := a.Object(ctx, "n", "m", &autoscalingv2.CrossVersionObjectReference{APIVersion: "tea/v1", Kind: "Teapot"}, labels.Everything())
 	for _, c := range []struct {
 		err  error
 		want string
 	}{
 		{empty, "no metrics returned from resource metrics API"},
 		{none, "unable to fetch metrics from external metrics API: no /apis/external"},
-		{kind, `no matches for kind "Teapot"`},
+		{kind, `unable to fetch metrics from custom metrics API: unable to map kind Teapot to resource: no matches for kind "Teapot" in group ""`},
+		{groupKind, `unable to fetch metrics from custom metrics API: unable to map kind Teapot.tea to resource: no matches for kind "Teapot" in group "tea"`},
 	} {
 		if c.err == nil || !strings.Contains(c.err.Error(), c.want) {
 			t.Errorf("%v, want %q", c.err, c.want)
@@ -139,6 +141,11 @@ func TestNobodyMeasures(t *testing.T) {
 	_, resource := nothing.Resource(ctx, "n", pods, "cpu", "")
 	_, ofPods := nothing.Pods(ctx, "n", "q", pods, nil)
 	_, object := nothing.Object(ctx, "n", "q", &autoscalingv2.CrossVersionObjectReference{APIVersion: "v1", Kind: "Service", Name: "s"}, nil)
+	teapots := api("nothing")
+	teapots.resolve = func(schema.GroupKind) (schema.GroupVersionResource, bool) {
+		return schema.GroupVersionResource{}, false
+	}
+	_, unknown := teapots.Object(ctx, "n", "q", &autoscalingv2.CrossVersionObjectReference{APIVersion: "v1", Kind: "Teapot", Name: "s"}, nil)
 	_, external := nothing.External(ctx, "n", "q", nil)
 	_, down := api("served").Resource(ctx, "n", pods, "cpu", "")
 	for _, tt := range []struct {
@@ -149,6 +156,7 @@ func TestNobodyMeasures(t *testing.T) {
 		{"resource", resource, "unable to fetch metrics from resource metrics API: the server could not find the requested resource (get pods.metrics.k8s.io)"},
 		{"pods", ofPods, "unable to fetch metrics from custom metrics API: no custom metrics API (custom.metrics.k8s.io) registered"},
 		{"object", object, "unable to fetch metrics from custom metrics API: no custom metrics API (custom.metrics.k8s.io) registered"},
+		{"object of an unknown kind", unknown, "unable to fetch metrics from custom metrics API: no custom metrics API (custom.metrics.k8s.io) registered"},
 		{"external", external, "unable to fetch metrics from external metrics API: the server could not find the requested resource (get q.external.metrics.k8s.io)"},
 		{"down", down, "unable to fetch metrics from resource metrics API: the server is currently unable to handle the request (get pods.metrics.k8s.io)"},
 	} {

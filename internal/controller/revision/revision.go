@@ -169,7 +169,8 @@ func (h *History) Ensure(ctx context.Context, all []*appsv1.ControllerRevision, 
 		if !sameData(r.Data.Raw, data) {
 			continue
 		}
-		if i == len(all)-1 {
+		// Numbers may be there twice: who doesn't see a revision yet gives its number to another.
+		if i == len(all)-1 && (i == 0 || all[i-1].Revision < r.Revision) {
 			return r, all, q.Collisions, nil
 		}
 		r = r.DeepCopy()

@@ -1,8 +1,10 @@
 package revision
 
 import (
+	"cmp"
 	"context"
 	"maps"
+	"slices"
 	"testing"
 
 	"go.uber.org/goleak"
@@ -58,6 +60,52 @@ func TestEnsure(t *testing.T) {
 			}
 			if !maps.Equal(r.Annotations, annotations) {
 				t.Errorf("annotations %v, not the owner's", r.Annotations)
+			}
+		})
+	}
+}
+
+// What is to be the newest has a number of its own, also if somebody who didn't see the one before gave both the same.
+func TestEnsureNewest(t *testing.T) {
+	template := func(app string) *corev1.PodTemplateSpec {
+		return &corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{"app": app}}}
+	}
+	for _, tt := range []struct {
+		name            string
+		before, current int64
+		want            int64
+	}{
+		{"the newest", 1, 2, 2},
+		{"an older one", 2, 1, 3},
+		{"both are the first", 1, 1, 2},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			e := controllertest.Start(t)
+			set := &appsv1.StatefulSet{ObjectMeta: metav1.ObjectMeta{Name: "s", Namespace: "default", UID: "u"}}
+			var all []*appsv1.ControllerRevision
+			for app, number := range map[string]int64{"old": tt.before, "new": tt.current} {
+				data, err := Data(template(app))
+				if err != nil {
+					t.Fatal(err)
+				}
+				r, err := e.Client.AppsV1().ControllerRevisions("default").Create(context.Background(), &appsv1.ControllerRevision{
+					ObjectMeta: metav1.ObjectMeta{Name: app, Namespace: "default"}, Data: runtime.RawExtension{Raw: data}, Revision: number}, metav1.CreateOptions{})
+				if err != nil {
+					t.Fatal(err)
+				}
+				all = append(all, r)
+			}
+			// The oldest first; of two that are equally old, either may be the last: here it is the new one.
+			slices.SortFunc(all, func(a, b *appsv1.ControllerRevision) int {
+				return cmp.Or(cmp.Compare(a.Revision, b.Revision), -cmp.Compare(a.Name, b.Name))
+			})
+			h := &History{Client: e.Client, Kind: appsv1.SchemeGroupVersion.WithKind("StatefulSet")}
+			r, after, _, err := h.Ensure(context.Background(), all, Request{Owner: set, Template: template("new"), Hash: DataHash, HashLabel: "hash"})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if r.Name != "new" || r.Revision != tt.want || len(after) != 2 || after[1].Name != "new" || after[1].Revision != tt.want {
+				t.Errorf("%s is revision %d, want %d", r.Name, r.Revision, tt.want)
 			}
 		})
 	}

@@ -36,6 +36,17 @@ func (w *world) pod(ns, name string, change func(*corev1.PodSpec)) {
 	w.must(err)
 }
 
+// deviceUser makes a pod for a node that uses a claim.
+func (w *world) deviceUser(ns, node string, claim corev1.PodResourceClaim) {
+	w.t.Helper()
+	claim.Name = "c"
+	w.pod(ns, "on-"+node, func(s *corev1.PodSpec) {
+		s.NodeSelector = map[string]string{corev1.LabelHostname: node}
+		s.ResourceClaims = []corev1.PodResourceClaim{claim}
+		s.Containers[0].Resources.Claims = []corev1.ResourceClaim{{Name: claim.Name}}
+	})
+}
+
 // run waits, for a while, until a pod runs.
 func (w *world) run(ns, name string) {
 	for range 24 {
@@ -160,13 +171,9 @@ var someDevices = scenario{"Devices", []step{
 		_, err = w.Client.ResourceV1().ResourceClaims(ns).Create(w.ctx, &resourcev1.ResourceClaim{ObjectMeta: called("shared"), Spec: spec}, o)
 		w.must(err)
 		for node, claim := range map[string]corev1.PodResourceClaim{
-			"node-0": {Name: "c", ResourceClaimTemplateName: ptr.To("t")}, "node-1": {Name: "c", ResourceClaimName: ptr.To("shared")},
+			"node-0": {ResourceClaimTemplateName: ptr.To("t")}, "node-1": {ResourceClaimName: ptr.To("shared")},
 		} {
-			w.pod(ns, "on-"+node, func(s *corev1.PodSpec) {
-				s.NodeSelector = map[string]string{corev1.LabelHostname: node}
-				s.ResourceClaims = []corev1.PodResourceClaim{claim}
-				s.Containers[0].Resources.Claims = []corev1.ResourceClaim{{Name: "c"}}
-			})
+			w.deviceUser(ns, node, claim)
 		}
 	}},
 	{60 * time.Second, func(w *world, ns string) { // somebody marks the device of the first, the second lets its own go

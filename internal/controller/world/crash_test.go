@@ -78,10 +78,11 @@ func patch(at time.Duration, kind, data string) step {
 	}}
 }
 
-// observed waits, for a while, until a controller has seen a workload as it is: under faults it may be late, and what it never saw leaves no trace.
+// observed waits until a controller has seen a workload as it is: what it never saw leaves no trace. Under faults it may be late, but an hour is more than
+// the pauses between its attempts.
 func (w *world) observed(kind, ns string) {
 	w.t.Helper()
-	for range 24 {
+	for range 720 {
 		var generation, seen int64
 		switch kind {
 		case "Deployment":
@@ -102,6 +103,7 @@ func (w *world) observed(kind, ns string) {
 		}
 		time.Sleep(5 * time.Second)
 	}
+	w.t.Errorf("%s: in an hour no controller saw the %s as it is", ns, kind)
 }
 
 const (

@@ -183,7 +183,7 @@ func (s Schedule) Latest(from, now time.Time) (last time.Time, n int64, ok bool)
 }
 
 // Next returns the first time after t that is due, in t's location, or the zero time if none comes within five years. A time that a
-// change of the clock leaves out is skipped; one that comes twice is due once.
+// change of the clock leaves out is skipped; one that comes twice is due twice.
 func (s Schedule) Next(t time.Time) time.Time {
 	if s.every > 0 {
 		return t.Add(s.every - time.Duration(t.Nanosecond())*time.Nanosecond)
