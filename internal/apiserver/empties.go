@@ -6,9 +6,9 @@ import (
 	"sync"
 )
 
-// emptier turns empty lists and maps into nil where the difference shows in JSON (fields without omitempty): the stored form
-// can't tell them apart, and what a client sees must not depend on whether the server has restarted since. What there is to look at is
-// found out once per type.
+// emptier turns empty lists and maps into nil: the stored form can't tell them apart, and what a client sees must not depend on whether
+// the server has restarted since. The difference shows in JSON (fields without omitempty), and in who is said to have changed a field. What
+// there is to look at is found out once per type.
 type emptier struct{ plans sync.Map } // reflect.Type to *emptyPlan
 
 // emptyPlan is what to do with values of one type; nil steps mean nothing.
@@ -90,7 +90,8 @@ func buildEmptyPlan(t reflect.Type, seen map[reflect.Type]*emptyPlan) *emptyPlan
 			switch f.Type.Kind() {
 			case reflect.Slice, reflect.Map:
 				_, opts, _ := strings.Cut(f.Tag.Get("json"), ",")
-				ef.clear = f.Tag.Get("json") != "" && !strings.Contains(opts, "omitempty")
+				bytes := f.Type.Kind() == reflect.Slice && f.Type.Elem().Kind() == reflect.Uint8 // which are stored, also if there are none
+				ef.clear = f.Tag.Get("json") != "" && !(bytes && strings.Contains(opts, "omitempty"))
 			}
 			switch f.Type.Kind() {
 			case reflect.Slice, reflect.Pointer, reflect.Struct:

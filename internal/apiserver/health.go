@@ -48,8 +48,19 @@ func (o *outcomes) count(check, path string, err error) {
 	o.total.WithLabelValues(check, path, status).Inc()
 }
 
+// handler tells the counts, and begins anew when it is asked to delete them.
 func (o *outcomes) handler() http.Handler {
-	return promhttp.HandlerFor(o.registry, promhttp.HandlerOpts{})
+	tell := promhttp.HandlerFor(o.registry, promhttp.HandlerOpts{})
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method != http.MethodDelete {
+			tell.ServeHTTP(w, r)
+			return
+		}
+		o.last.Reset()
+		o.total.Reset()
+		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+		_, _ = w.Write([]byte("metrics reset\n")) // a client that is gone
+	})
 }
 
 // health prepares /livez, /readyz and /healthz. Each begins with "ping", which always succeeds, and has the checks of the

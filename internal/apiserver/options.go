@@ -174,9 +174,6 @@ func (x *exchange) fieldSelector(s string) (fields.Selector, error) {
 	}
 	kept := make([]fields.Selector, 0, 1)
 	for _, r := range sel.Requirements() {
-		if r.Field == "" {
-			continue
-		}
 		if !x.res.isField(r.Field) {
 			if f := x.res.kind.FieldRefusal; f != nil {
 				return nil, apierrors.NewBadRequest(f(x.res.gvk, r.Field))

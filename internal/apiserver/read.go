@@ -131,7 +131,11 @@ func (x *exchange) list() error {
 		return err
 	}
 	if accept.Shape == negotiate.Metadata {
-		return onlyShape(fmt.Sprintf("you requested PartialObjectMetadata, but the requested object is a list (*%s.%sList)", x.res.target.Internal, x.res.kind.Kind))
+		kind := x.res.kind.Kind
+		if x.res.custom != nil {
+			kind = "Unstructured"
+		}
+		return onlyShape(fmt.Sprintf("you requested PartialObjectMetadata, but the requested object is a list (*%s.%sList)", x.res.target.Internal, kind))
 	}
 	items, meta, err := x.listItems(&o)
 	if err != nil {

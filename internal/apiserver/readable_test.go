@@ -49,6 +49,10 @@ func TestReadableAnnotations(t *testing.T) {
 	if at(made, "metadata", "annotations", to) != "3" {
 		t.Errorf("got %v", made)
 	}
+	made = want(t, h, 200, "PUT", base+"deployments/full", `{`+noted("full", to, "+03")+`,`+spec+`}`)
+	if at(made, "metadata", "annotations", to) != "3" || at(made, "metadata", "generation") != 1.0 {
+		t.Errorf("a number written in another way: %v", made)
+	}
 	made = want(t, h, 200, "PUT", base+"deployments/full/status", `{`+noted("full", to, "4")+`,`+spec+`}`)
 	if at(made, "metadata", "annotations", to) != "3" {
 		t.Errorf("changed through the status: %v", made)

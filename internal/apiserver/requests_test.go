@@ -27,6 +27,7 @@ const configMaps = "/api/v1/namespaces/n/configmaps"
 func TestPaths(t *testing.T) {
 	h := newServer(t, func(c *Config) {
 		c.Checks = []Check{{Name: "etcd", Run: func(context.Context) error { return nil }}, {Name: "late", ReadyOnly: true, Run: func(context.Context) error { return errors.New("not yet") }}}
+		c.Components = []Check{{Name: "scheduler", Run: func(context.Context) error { return nil }}, {Name: "etcd-0", Run: func(context.Context) error { return errors.New("it sleeps") }}}
 	}).Handler()
 	for _, c := range []struct {
 		method, path string
@@ -43,6 +44,9 @@ func TestPaths(t *testing.T) {
 		{"GET", "/readyz/late", 500, "internal server error: not yet"},
 		{"GET", "/metrics/slis", 200, `kubernetes_healthcheck{name="late",type="readyz"} 0`},
 		{"GET", "/metrics/slis", 200, `kubernetes_healthchecks_total{name="etcd",status="success",type="livez"} 2`},
+		{"DELETE", "/metrics/slis", 200, "metrics reset\n"},
+		{"GET", "/livez", 200, "ok"},
+		{"GET", "/metrics/slis", 200, `kubernetes_healthchecks_total{name="etcd",status="success",type="livez"} 1`},
 		{"GET", "/readyz/etcd", 200, "ok"},
 		{"GET", "/readyz/nosuch", 404, "404 page not found"},
 		{"GET", "/readyz/", 404, "404 page not found"},
@@ -63,6 +67,9 @@ func TestPaths(t *testing.T) {
 		{"HEAD", "/api/v1/configmaps/x", 404, ""},
 		{"POST", "/api/v1/configmaps", 405, "does not allow this method"},
 		{"GET", "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews/x", 404, "the server could not find the requested resource"},
+		{"GET", "/api/v1/componentstatuses", 200, `"items":[{"metadata":{"name":"scheduler"},"conditions":[{"type":"Healthy","status":"True","message":"ok"}]},{"metadata":{"name":"etcd-0"},`},
+		{"GET", "/api/v1/componentstatuses/etcd-0", 200, `"conditions":[{"type":"Healthy","status":"False","message":"unhealthy","error":"it sleeps"}]`},
+		{"GET", "/api/v1/componentstatuses/etcd-1", 404, `componentstatus \"etcd-1\" not found`},
 		{"GET", "/api/v1/componentstatuses?watch=1", 405, `watch is not supported on resources of kind \"componentstatuses\"`},
 		{"GET", "/", 200, `"/readyz/late"`},
 		{"GET", "/metrics", 200, "apiserver_request_total"},

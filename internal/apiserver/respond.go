@@ -136,7 +136,7 @@ func (x *exchange) fail(err error) {
 	if status.Details != nil && status.Details.RetryAfterSeconds > 0 {
 		x.w.Header().Set("Retry-After", strconv.Itoa(int(status.Details.RetryAfterSeconds)))
 	}
-	if !acceptable && (status.Reason != metav1.StatusReasonNotAcceptable || status.Details == nil) {
+	if !acceptable {
 		// Whatever else goes wrong, the error is what the client has to see: in JSON, written for people.
 		if data, err := json.MarshalIndent(status, "", "  "); err == nil {
 			x.body(int(status.Code), negotiate.JSON, data)

@@ -112,6 +112,29 @@ func TestServiceAllocationComesFirst(t *testing.T) {
 	want(t, h, 422, "POST", services, `{"metadata":{"name":"b"},"spec":{"clusterIP":"10.200.0.2","ports":[{"port":80}]}}`)
 }
 
+// An address that an update gives along with the type ExternalName, in the old field alone, is no address, and nothing that later updates stumble over.
+func TestAddressOfAnExternalName(t *testing.T) {
+	h := newServer(t).Handler()
+	const services = "/api/v1/namespaces/n/services"
+	for i, c := range []struct{ before, address string }{
+		{`"ports":[{"port":80}]`, "10.96.0.77"},
+		{`"ports":[{"port":80}]`, "None"},
+		{`"clusterIP":"None"`, "None"},
+		{`"clusterIP":"None"`, "10.96.0.77"},
+		{`"type":"ExternalName","externalName":"a.b"`, "10.96.0.77"},
+		{`"type":"ExternalName","externalName":"a.b"`, "None"},
+	} {
+		name := fmt.Sprintf("s%d", i)
+		want(t, h, 201, "POST", services, `{"metadata":{"name":"`+name+`"},"spec":{`+c.before+`}}`)
+		put := `{"metadata":{"name":"` + name + `"},"spec":{"type":"ExternalName","externalName":"a.b","clusterIP":"` + c.address + `"}}`
+		got := want(t, h, 200, "PUT", services+"/"+name, put)
+		if at(got, "spec", "clusterIP") != nil || at(got, "spec", "clusterIPs") != nil {
+			t.Errorf("%v: %v", c, at(got, "spec"))
+		}
+		want(t, h, 200, "PATCH", services+"/"+name, `{"spec":{"type":"ClusterIP","ports":[{"port":80}]}}`, "Content-Type", "application/merge-patch+json")
+	}
+}
+
 // What stands as a node port in a service of the type ExternalName keeps nothing from anybody, and is no claim once the type changes.
 func TestNodePortOfAnExternalName(t *testing.T) {
 	h := newServer(t).Handler()

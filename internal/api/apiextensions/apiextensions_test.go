@@ -24,6 +24,7 @@ func TestCustomResourceDefinition(t *testing.T) {
 	apitest.Check(t, apiextensions.Kinds(), "CustomResourceDefinition", []apitest.Case{
 		{"minimal", definition("foos.a.b", names+"versions: ["+version+"]"), ""},
 		{"another name", definition("foo.a.b", names+"versions: ["+version+"]"), `metadata.name: Invalid value: "foo.a.b": must be spec.names.plural+"."+spec.group`},
+		{"a generated name", "metadata: {generateName: foo}\nspec: {" + names + "versions: [" + version + "]}", `metadata.generateName: Invalid value: "foo": must be spec.names.plural+"."+spec.group`},
 		{"no domain", definition("foos.a", "group: a, scope: Namespaced, names: {plural: foos, kind: Foo}, versions: ["+version+"]"), "should be a domain with at least one dot"},
 		{"no scope", definition("foos.a.b", "group: a.b, names: {plural: foos, kind: Foo}, versions: ["+version+"]"), "spec.scope: Required value"},
 		{"no schema", definition("foos.a.b", names+"versions: [{name: v1, served: true, storage: true}]"), "spec.versions[0].schema.openAPIV3Schema: Required value"},

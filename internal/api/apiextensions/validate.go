@@ -48,6 +48,9 @@ func validateNew(d *apiextensionsv1.CustomResourceDefinition) field.ErrorList {
 		return field.ErrorList{field.InternalError(field.NewPath("spec"), err)}
 	}
 	var errs field.ErrorList
+	if d.GenerateName != "" && d.GenerateName != crd.Spec.Names.Plural+"."+crd.Spec.Group {
+		errs = append(errs, field.Invalid(field.NewPath("metadata", "generateName"), d.GenerateName, `must be spec.names.plural+"."+spec.group`))
+	}
 	if d.Name != "" && d.Name != crd.Spec.Names.Plural+"."+crd.Spec.Group {
 		errs = append(errs, field.Invalid(field.NewPath("metadata", "name"), d.Name, `must be spec.names.plural+"."+spec.group`))
 	}

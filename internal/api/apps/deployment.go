@@ -86,8 +86,11 @@ func deploymentChanged(d, old *appsv1.Deployment) bool {
 
 // The revision to roll back to was a field once, which clients see as an annotation since apps/v1beta2: one that says nothing is none.
 
-// setRollback sets the revision to roll back to, "" is none.
+// setRollback sets the revision to roll back to, "" is none. It is a number, and written as one.
 func setRollback(d *appsv1.Deployment, revision string) {
+	if n, err := strconv.ParseInt(revision, 10, 64); err == nil {
+		revision = strconv.FormatInt(n, 10)
+	}
 	switch before, there := d.Annotations[appsv1.DeprecatedRollbackTo]; {
 	case revision != "" && revision != before:
 		d.Annotations = maps.Clone(d.Annotations)

@@ -3,6 +3,7 @@ package batch
 import (
 	"fmt"
 	"slices"
+	"strings"
 
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -30,8 +31,10 @@ func validateJobStatus(j, old *batchv1.Job) field.ErrorList {
 	u.endings()
 	u.completionTime()
 	u.reasons()
-	u.pods()
+	u.leftovers()
 	u.indexes()
+	u.livePods()
+	u.contradictions()
 	u.undone()
 	return u.errs
 }
@@ -124,42 +127,54 @@ func (u *statusUpdate) completionTime() {
 
 // reasons wants an ending to be announced by the condition that leads to it (KEP-3998).
 func (u *statusUpdate) reasons() {
-	complete, failed := u.is(batchv1.JobComplete), u.is(batchv1.JobFailed)
-	met, target := u.is(batchv1.JobSuccessCriteriaMet), u.is(batchv1.JobFailureTarget)
-	if failed && met {
-		u.conditions("cannot set SuccessCriteriaMet=True and Failed=true conditions")
-	}
-	if met && target {
-		u.conditions("cannot set SuccessCriteriaMet=True and FailureTarget=true conditions")
-	}
-	if failed && !target && u.became(batchv1.JobFailed, batchv1.JobFailureTarget) {
+	if u.is(batchv1.JobFailed) && !u.is(batchv1.JobFailureTarget) && (u.became(batchv1.JobFailed) || changed(u.now.FailedIndexes, u.was.FailedIndexes)) {
 		u.conditions("cannot set Failed=True condition without the FailureTarget=true condition")
 	}
-	if complete && !met && u.became(batchv1.JobComplete, batchv1.JobSuccessCriteriaMet) {
+	if u.is(batchv1.JobComplete) && !u.is(batchv1.JobSuccessCriteriaMet) && u.became(batchv1.JobComplete, batchv1.JobSuccessCriteriaMet) {
 		u.conditions("cannot set Complete=True condition without the SuccessCriteriaMet=true condition")
 	}
 }
 
-// pods wants no pods left over when a job is over, and one that is over to have begun.
-func (u *statusUpdate) pods() {
+// contradictions wants a job that has met what success means not to fail, and one with a policy of success to end by it.
+func (u *statusUpdate) contradictions() {
+	met := u.is(batchv1.JobSuccessCriteriaMet)
+	if met && u.is(batchv1.JobFailed) {
+		u.conditions("cannot set SuccessCriteriaMet=True and Failed=true conditions")
+	}
+	if met && u.is(batchv1.JobFailureTarget) {
+		u.conditions("cannot set SuccessCriteriaMet=True and FailureTarget=true conditions")
+	}
+	if u.job.Spec.SuccessPolicy != nil && !met && u.is(batchv1.JobComplete) {
+		u.conditions("cannot set Complete=True for Job with SuccessPolicy unless SuccessCriteriaMet=True")
+	}
+}
+
+// leftovers wants no pods left over when a job is over, and one that is over to have begun.
+func (u *statusUpdate) leftovers() {
 	s, was := u.now, u.was
-	if u.finished() {
-		over := u.becameFinished()
-		if s.Active > 0 && (over || s.Active != was.Active) {
-			u.invalid("active", s.Active, "active>0 is invalid for finished job")
-		}
-		if t := s.Terminating; t != nil && *t > 0 && (over || changed(t, was.Terminating)) {
-			u.invalid("terminating", *t, "terminating>0 is invalid for finished job")
-		}
-		// Only a job of nothing can end that never began.
-		spec := &u.job.Spec
-		none := spec.Suspend != nil && *spec.Suspend && spec.Completions != nil && *spec.Completions == 0
-		if s.StartTime == nil && !none && (over || was.StartTime != nil) {
-			u.errs = append(u.errs, field.Required(u.path.Child("startTime"), "startTime is required for finished job"))
-		}
-		if p := s.UncountedTerminatedPods; p != nil && len(p.Succeeded)+len(p.Failed) > 0 && (over || changed(p, was.UncountedTerminatedPods)) {
-			u.invalid("uncountedTerminatedPods", check.Rendered(*p), "must be empty for finished job")
-		}
+	if !u.finished() {
+		return
+	}
+	over := u.becameFinished()
+	if s.Active > 0 && (over || s.Active != was.Active) {
+		u.invalid("active", s.Active, "active>0 is invalid for finished job")
+	}
+	// Only a job of nothing can end that never began.
+	spec := &u.job.Spec
+	none := spec.Suspend != nil && *spec.Suspend && spec.Completions != nil && *spec.Completions == 0
+	if s.StartTime == nil && !none && (over || was.StartTime != nil) {
+		u.errs = append(u.errs, field.Required(u.path.Child("startTime"), "startTime is required for finished job"))
+	}
+	if p := s.UncountedTerminatedPods; p != nil && len(p.Succeeded)+len(p.Failed) > 0 && (over || changed(p, was.UncountedTerminatedPods)) {
+		u.invalid("uncountedTerminatedPods", check.Rendered(*p), "must be empty for finished job")
+	}
+}
+
+// livePods wants no pods that still end when a job is over, and no more pods to be ready than there are.
+func (u *statusUpdate) livePods() {
+	s, was := u.now, u.was
+	if t := s.Terminating; t != nil && *t > 0 && u.finished() && (u.becameFinished() || changed(t, was.Terminating)) {
+		u.invalid("terminating", *t, "terminating>0 is invalid for finished job")
 	}
 	if s.Ready != nil && *s.Ready > s.Active && (changed(s.Ready, was.Ready) || s.Active != was.Active) {
 		u.invalid("ready", *s.Ready, "cannot set more ready pods than active")
@@ -194,21 +209,25 @@ func (u *statusUpdate) indexes() {
 	}
 }
 
-// common returns the first index that two lists of them share; lists that are none share nothing.
+// common returns the first index that two lists of them share. What cannot be read is left out: it is complained of elsewhere.
 func common(a, b string, completions int32) (index int, ok bool) {
-	x, errA := intervals(a, completions)
-	y, errB := intervals(b, completions)
-	if errA != nil || errB != nil {
-		return 0, false
+	readable := func(text string) (out [][2]int) {
+		for part := range strings.SplitSeq(text, ",") {
+			if x, err := interval(part, completions); err == nil {
+				out = append(out, x)
+			}
+		}
+		return out
 	}
+	x, y := readable(a), readable(b)
 	for i, j := 0, 0; i < len(x) && j < len(y); {
 		switch {
-		case x[i][1] < y[j][0]:
-			i++
-		case y[j][1] < x[i][0]:
-			j++
-		default:
+		case x[i][0] <= y[j][1] && y[j][0] <= x[i][1]:
 			return max(x[i][0], y[j][0]), true
+		case x[i][0] <= y[j][0]:
+			i++
+		default:
+			j++
 		}
 	}
 	return 0, false
@@ -243,5 +262,8 @@ func (u *statusUpdate) undone() {
 	}
 	if conditionOf(was.Conditions, batchv1.JobSuccessCriteriaMet) != nil && !u.is(batchv1.JobSuccessCriteriaMet) {
 		u.conditions("cannot disable the SuccessCriteriaMet=True condition")
+	}
+	if conditionOf(was.Conditions, batchv1.JobComplete) != nil && conditionOf(was.Conditions, batchv1.JobSuccessCriteriaMet) == nil && u.is(batchv1.JobSuccessCriteriaMet) {
+		u.conditions("cannot set SuccessCriteriaMet=True for Job already has Complete=true conditions")
 	}
 }

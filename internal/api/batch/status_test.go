@@ -44,6 +44,18 @@ func TestJobStatus(t *testing.T) {
 		{"indexes", indexed, "{}", "{completedIndexes: '0,2-3', failedIndexes: '1'}", ""},
 		{"no indexes", plain, "{}", "{completedIndexes: '0'}", "cannot set non-empty completedIndexes when non-indexed completion mode"},
 		{"too large an index", indexed, "{}", "{completedIndexes: '3-7'}", `error parsing completedIndexes: too large index: "7"`},
+		{"in the order of upstream", plain, "{" + start + "}",
+			"{conditions: [{type: FailureTarget, status: 'True'}, {type: Failed, status: 'True'}, {type: SuccessCriteriaMet, status: 'True'}], active: 1, ready: 2, terminating: 1, completedIndexes: '0', uncountedTerminatedPods: {failed: [a]}}",
+			"active>0 is invalid for finished job\nstartTime is required for finished job\nmust be empty for finished job\ncannot set non-empty completedIndexes\nterminating>0 is invalid for finished job\n" +
+				"cannot set more ready pods than active\ncannot set SuccessCriteriaMet=True and Failed=true conditions\ncannot set SuccessCriteriaMet=True and FailureTarget=true conditions\n" +
+				"field is immutable for unsuspended job once set"},
+		{"success that nothing announced", "{completions: 3, parallelism: 3, completionMode: Indexed, successPolicy: {rules: [{succeededCount: 1}]}}", "{" + start + "}",
+			"{" + strings.Replace(ended, "{type: SuccessCriteriaMet, status: 'True'}, ", "", 1) + "}",
+			"cannot set Complete=True condition without the SuccessCriteriaMet=true condition\ncannot set Complete=True for Job with SuccessPolicy unless SuccessCriteriaMet=True"},
+		{"announced too late", plain, "{conditions: [{type: Complete, status: 'True'}], completionTime: 2026-01-01T00:01:00Z}",
+			"{conditions: [{type: Complete, status: 'True'}, {type: SuccessCriteriaMet, status: 'True'}], completionTime: 2026-01-01T00:01:00Z}",
+			"cannot set SuccessCriteriaMet=True for Job already has Complete=true conditions"},
+		{"overlap beside what can't be read", indexed, "{}", "{completedIndexes: 'x,1', failedIndexes: '1'}", "error parsing completedIndexes\noverlap at index: 1"},
 		{"failed and completed", indexed, "{}", "{completedIndexes: '0-2', failedIndexes: '2'}", "overlap at index: 2"},
 	} {
 		t.Run(x.name, func(t *testing.T) {

@@ -355,41 +355,42 @@ func intervals(text string, completions int32) ([][2]int, error) {
 	if text == "" {
 		return nil, nil
 	}
-	index := func(t string) (int, error) {
-		n, err := strconv.Atoi(t)
-		if err != nil {
-			return 0, fmt.Errorf("cannot convert string to integer for index: %q", t)
-		}
-		if n >= int(completions) {
-			return 0, fmt.Errorf("too large index: %q", t)
-		}
-		return n, nil
-	}
 	var out [][2]int
 	for part := range strings.SplitSeq(text, ",") {
-		ends := strings.Split(part, "-")
-		if len(ends) > 2 {
-			return nil, fmt.Errorf("the fragment %q violates the requirement that an index interval can have at most two parts separated by '-'", part)
-		}
-		first, err := index(ends[0])
+		x, err := interval(part, completions)
 		if err != nil {
 			return nil, err
 		}
-		if n := len(out); n > 0 && out[n-1][1] >= first {
-			return nil, fmt.Errorf("non-increasing order, previous: %d, current: %d", out[n-1][1], first)
+		if n := len(out); n > 0 && out[n-1][1] >= x[0] {
+			return nil, fmt.Errorf("non-increasing order, previous: %d, current: %d", out[n-1][1], x[0])
 		}
-		end := first
-		if len(ends) == 2 {
-			if end, err = index(ends[1]); err != nil {
-				return nil, err
-			}
-			if first >= end {
-				return nil, fmt.Errorf("non-increasing order, previous: %d, current: %d", first, end)
-			}
-		}
-		out = append(out, [2]int{first, end})
+		out = append(out, x)
 	}
 	return out, nil
+}
+
+// interval reads one part of such a text.
+func interval(part string, completions int32) (x [2]int, err error) {
+	ends := strings.Split(part, "-")
+	if len(ends) > 2 {
+		return x, fmt.Errorf("the fragment %q violates the requirement that an index interval can have at most two parts separated by '-'", part)
+	}
+	for i, t := range ends {
+		n, err := strconv.Atoi(t)
+		if err != nil {
+			return x, fmt.Errorf("cannot convert string to integer for index: %q", t)
+		}
+		if n >= int(completions) {
+			return x, fmt.Errorf("too large index: %q", t)
+		}
+		x[i] = n
+	}
+	if len(ends) == 1 {
+		x[1] = x[0]
+	} else if x[0] >= x[1] {
+		return x, fmt.Errorf("non-increasing order, previous: %d, current: %d", x[0], x[1])
+	}
+	return x, nil
 }
 
 func validateJobUpdate(j, old *batchv1.Job) field.ErrorList {

@@ -33,7 +33,7 @@ func validateDevice(d *resourcev1.Device, perDevice, tainted bool, p *field.Path
 		errs = append(errs, validateCapacity(d, d.Capacity[k], capacity.Key(string(k)))...)
 	}
 	if !tainted {
-		errs = append(errs, validateEach(d.Taints, resourcev1.DeviceTaintsMaxLength, p.Child("taints"),
+		errs = append(errs, validateSome(d.Taints, resourcev1.DeviceTaintsMaxLength, p.Child("taints"),
 			func(t *resourcev1.DeviceTaint, p *field.Path) field.ErrorList { return validateTaint(t, false, p) })...)
 	}
 	errs = append(errs, validateConsumption(d.ConsumesCounters, p.Child("consumesCounters"))...)

@@ -19,7 +19,7 @@ func TestDevices(t *testing.T) {
 	apitest.Check(t, resource.Kinds(), "ResourceSlice", []apitest.Case{
 		{"counters", slice("nodeName: node-1, sharedCounters: [{name: c, counters: {mem: {value: 1Gi}}}]"), ""},
 		{"counters twice, one without any", slice("nodeName: node-1, sharedCounters: [{name: c, counters: {mem: {value: 1Gi}}}, {name: c}]"),
-			"spec.sharedCounters[1].counters: Required value\nspec.sharedCounters[1]: Duplicate value: {\"name\":\"c\"}"},
+			"spec.sharedCounters[1]: Duplicate value: {\"name\":\"c\"}\nspec.sharedCounters[1].counters: Required value"},
 		{"counters and devices", slice("nodeName: node-1, sharedCounters: [{name: c, counters: {mem: {value: 1Gi}}}], devices: [{name: a}]"),
 			"only one of `sharedCounters` or `devices` is allowed"},
 		{"consumption", device("consumesCounters: [{counterSet: '', counters: {Bad_Name: {value: 1}}}]"),

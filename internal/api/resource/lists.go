@@ -1,6 +1,8 @@
 package resource
 
 import (
+	"slices"
+
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/celox/celox/internal/api/check"
@@ -9,8 +11,16 @@ import (
 // Lists of this group are judged in one way: one that is too long is not looked at, whatever is wrong inside it; else each item is
 // checked, and then, where items have a key, that none is there twice.
 
-// validateEach checks the items of a list.
+// validateEach checks the items of a list, whose length upstream declares.
 func validateEach[T any](list []T, most int, p *field.Path, validate func(item *T, p *field.Path) field.ErrorList) field.ErrorList {
+	if len(list) > most {
+		return check.Declared(validateSome(list, most, p, validate))
+	}
+	return validateSome(list, most, p, validate)
+}
+
+// validateSome is validateEach where upstream does not declare the length.
+func validateSome[T any](list []T, most int, p *field.Path, validate func(item *T, p *field.Path) field.ErrorList) field.ErrorList {
 	if n := len(list); n > most {
 		return field.ErrorList{field.TooMany(p, n, most)}
 	}
@@ -27,7 +37,12 @@ func validateUnique[T any, K comparable](list []T, most int, p *field.Path, key 
 	if len(list) > most {
 		return errs
 	}
-	return append(errs, repeated(list, p, key)...)
+	// Of what is declared, what is said of the whole list comes first.
+	declared := slices.IndexFunc(errs, (*field.Error).IsBeta)
+	if declared < 0 {
+		declared = len(errs)
+	}
+	return slices.Insert(errs, declared, repeated(list, p, key)...)
 }
 
 // repeated complains of items whose keys were there before.
@@ -46,7 +61,7 @@ func repeated[T any, K comparable](list []T, p *field.Path, key func(*T) K) fiel
 
 // validateNamed is validateUnique where upstream declares nothing, and shows the key.
 func validateNamed[T any, K comparable](list []T, most int, p *field.Path, key func(*T) K, validate func(item *T, p *field.Path) field.ErrorList) field.ErrorList {
-	errs := validateEach(list, most, p, validate)
+	errs := validateSome(list, most, p, validate)
 	if len(list) > most {
 		return errs
 	}

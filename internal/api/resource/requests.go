@@ -156,7 +156,7 @@ func validateSelectors(list []resourcev1.DeviceSelector, mode environment.Type, 
 func validateToleration(t *resourcev1.DeviceToleration, p *field.Path) field.ErrorList {
 	var errs field.ErrorList
 	if t.Key != "" {
-		errs = append(errs, check.QualifiedName(t.Key, p.Child("key"))...)
+		errs = append(errs, check.Declared(check.QualifiedName(t.Key, p.Child("key")))...)
 	}
 	switch t.Operator {
 	case resourcev1.DeviceTolerationOpExists:
@@ -166,10 +166,10 @@ func validateToleration(t *resourcev1.DeviceToleration, p *field.Path) field.Err
 	case resourcev1.DeviceTolerationOpEqual:
 		errs = append(errs, check.Each(validation.IsValidLabelValue(t.Value), p.Child("value"), t.Value)...)
 	default:
-		errs = append(errs, check.Enum(t.Operator, p.Child("operator"), resourcev1.DeviceTolerationOpEqual, resourcev1.DeviceTolerationOpExists)...)
+		errs = append(errs, check.Declared(check.Enum(t.Operator, p.Child("operator"), resourcev1.DeviceTolerationOpEqual, resourcev1.DeviceTolerationOpExists))...)
 	}
 	if t.Effect != "" {
-		errs = append(errs, validateEffect(t.Effect, p.Child("effect"))...)
+		errs = append(errs, check.Declared(validateEffect(t.Effect, p.Child("effect")))...)
 	}
 	return errs
 }

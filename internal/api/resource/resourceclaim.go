@@ -48,7 +48,14 @@ func resourceClaim() *api.Kind {
 			dropOptionalNodeOperations(c, old)
 			dropDeallocated(c, old)
 		}),
-		Default: api.On(func(c *resourcev1.ResourceClaim) { defaultClaim(&c.Spec) }),
+		Default: api.On(func(c *resourcev1.ResourceClaim) {
+			defaultClaim(&c.Spec)
+			if a := c.Status.Allocation; a != nil {
+				for i := range a.Devices.Results {
+					defaultTolerations(a.Devices.Results[i].Tolerations)
+				}
+			}
+		}),
 		Validate: api.Check(func(c *resourcev1.ResourceClaim) field.ErrorList {
 			return validateClaimSpec(&c.Spec, field.NewPath("spec"))
 		}),
@@ -209,10 +216,18 @@ func validateAllocation(a *resourcev1.AllocationResult, names map[string]bool, p
 			errs = append(errs, check.Driver(r.Driver, resourcev1.DriverNameMaxLength, p.Child("driver"))...)
 			errs = append(errs, validateDeclaredPool(r.Pool, p.Child("pool"))...)
 			errs = append(errs, check.DNSLabel(r.Device, p.Child("device"))...)
-			errs = append(errs, validateBindingConditions(r.BindingConditions, r.BindingFailureConditions, p)...)
+			var rest field.ErrorList
 			for i := range r.Tolerations {
-				errs = append(errs, validateToleration(&r.Tolerations[i], p.Child("tolerations").Index(i))...)
+				for _, e := range validateToleration(&r.Tolerations[i], p.Child("tolerations").Index(i)) {
+					if e.IsBeta() {
+						errs = append(errs, e) // what is declared is told in the order of the fields
+					} else {
+						rest = append(rest, e)
+					}
+				}
 			}
+			errs = append(errs, validateBindingConditions(r.BindingConditions, r.BindingFailureConditions, p)...)
+			errs = append(errs, rest...)
 			if r.ShareID != nil {
 				errs = append(errs, validateDeclaredShare(string(*r.ShareID), p.Child("shareID"))...)
 			}

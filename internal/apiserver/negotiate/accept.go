@@ -115,7 +115,7 @@ func parseAccept(header http.Header, protobuf, tables bool) (Accept, error) {
 			break
 		}
 	}
-	if !known {
+	if !known && protobuf {
 		return plainJSON, NotAcceptable()
 	}
 	a, ok := first(clauses, func(a Accept) bool {
