@@ -236,7 +236,7 @@ func (x *exchange) mutate(key string, dryRun bool, f store.MutateFunc) (shown, e
 	case err != nil:
 		return shown{}, err
 	case m.Object != nil:
-		return shown{obj: m.Object}, nil
+		return x.rehearsed(m.Object)
 	case current != nil:
 		return stored(current), nil
 	}

@@ -152,9 +152,15 @@ func (s *Server) dispatchCustom(x *exchange) bool {
 		request.Warn(x.ctx, res.deprecated)
 		s.metrics.askedForDeprecated(x)
 	}
-	if i.Subresource != "" && res.subs[i.Subresource] == nil {
-		x.fail(x.notFound(i.Name))
-		return true
+	if i.Subresource != "" {
+		switch sub := res.subs[i.Subresource]; {
+		case sub == nil:
+			x.fail(x.notFound(i.Name))
+			return true
+		case !sub.verbs[i.Verb]:
+			x.fail(apierrors.NewMethodNotSupported(res.gr, i.Verb))
+			return true
+		}
 	}
 	if err := s.serveResource(x); err != nil {
 		x.fail(err)
@@ -164,6 +170,11 @@ func (s *Server) dispatchCustom(x *exchange) bool {
 
 // accept reads in which form the client wants the answer.
 func (x *exchange) accept() (negotiate.Accept, error) {
+	if x.res != nil && x.info.Verb == "patch" {
+		if _, err := x.patchType(); err != nil {
+			return negotiate.Accept{}, err // what came is looked at before what is to go
+		}
+	}
 	if x.res != nil && x.res.custom != nil {
 		return negotiate.ParseUntypedAccept(x.r.Header)
 	}
@@ -221,6 +232,19 @@ func (x *exchange) validateCustom(sub string, obj, live api.Object, meta field.E
 		return x.res.custom.ValidateStatusUpdate(ctx, o, old, meta)
 	}
 	return x.res.custom.ValidateUpdate(ctx, o, old, meta)
+}
+
+// rehearsed is what a dry run shows of an object: a custom one that is stored in another version has been there and back.
+func (x *exchange) rehearsed(obj store.Object) (shown, error) {
+	view, ok := x.res.col.(viewCollection)
+	if o, is := obj.(*custom.Object); ok && is {
+		seen, err := view.Rehearse(x.ctx, o)
+		if err != nil {
+			return shown{}, err
+		}
+		obj = seen
+	}
+	return shown{obj: obj}, nil
 }
 
 // settle gives a valid object the form in which it is stored.

@@ -54,6 +54,14 @@ func TestCustomObjects(t *testing.T) {
 	if at(applied, "metadata", "managedFields", 0, "operation") != "Apply" {
 		t.Errorf("applied %v", applied)
 	}
+	for accept, told := range map[string]string{
+		"text/html": "only the following media types are accepted: application/json, application/yaml",
+		"application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1": "a list (*unstructured.UnstructuredList)",
+	} {
+		if w := call(t, h, "GET", thingsPath, "", "Accept", accept); w.Code != 406 || !strings.Contains(w.Body.String(), told) {
+			t.Errorf("a list as %s: %d %s", accept, w.Code, w.Body)
+		}
+	}
 	if w := call(t, h, "GET", thingsPath+"/a", "", "Accept", "application/vnd.kubernetes.protobuf"); w.Code != 406 {
 		t.Errorf("as protobuf: %d", w.Code)
 	}
@@ -64,6 +72,49 @@ func TestCustomObjects(t *testing.T) {
 	want(t, h, 404, "GET", thingsPath+"/a", "")
 	if w := call(t, h, "GET", "/apis/test.example.com/v2/namespaces/default/things", ""); w.Code != 404 || w.Body.String() != "404 page not found\n" {
 		t.Errorf("an unknown version: %d %s", w.Code, w.Body)
+	}
+}
+
+// TestSubresourceVerbs: a subresource of a custom object names the verb that it doesn't have.
+func TestSubresourceVerbs(t *testing.T) {
+	s := newServer(t)
+	runCustoms(t, s)
+	h := s.Handler()
+	text := strings.Replace(definitionJSON("things", "Thing", "test.example.com", ""), `"storage":true,`, `"storage":true,"subresources":{"status":{}},`, 1)
+	want(t, h, 201, "POST", benchDefinitions, text)
+	awaitCustom(t, s, "things", "test.example.com", true)
+	want(t, h, 201, "POST", thingsPath, fmt.Sprintf(testThing, "a", "1"))
+	for method, verb := range map[string]string{"DELETE": "delete", "POST": "create"} {
+		got := want(t, h, 405, method, thingsPath+"/a/status", "{}")
+		if got["message"] != verb+` is not supported on resources of kind "things.test.example.com"` || at(got, "details", "kind") != "things" {
+			t.Errorf("%s: %v", method, got)
+		}
+	}
+}
+
+// TestDefaultsOfStorageVersion: an object that was written in another version has the defaults of the one that it is stored in, at once.
+func TestDefaultsOfStorageVersion(t *testing.T) {
+	s := newServer(t)
+	runCustoms(t, s)
+	h := s.Handler()
+	version := func(name, more, fields string) string {
+		return `{"name":"` + name + `","served":true,` + more + `,"schema":{"openAPIV3Schema":{"type":"object","properties":{"spec":{"type":"object","properties":{"small":{"type":"string"}` + fields + `}}}}}}`
+	}
+	want(t, h, 201, "POST", benchDefinitions, `{"apiVersion":"apiextensions.k8s.io/v1","kind":"CustomResourceDefinition","metadata":{"name":"things.test.example.com"},"spec":{"group":"test.example.com","scope":"Namespaced",`+
+		`"names":{"plural":"things","kind":"Thing"},"versions":[`+version("v1", `"storage":true`, `,"late":{"type":"string","default":"d"}`)+","+version("v2", `"storage":false`, "")+`]}}`)
+	awaitCustom(t, s, "things", "test.example.com", true)
+	second := strings.Replace(thingsPath, "/v1/", "/v2/", 1)
+	made := want(t, h, 201, "POST", second, strings.Replace(fmt.Sprintf(testThing, "a", "1"), "/v1", "/v2", 1))
+	if at(made, "spec", "late") != nil {
+		t.Errorf("made %v", made["spec"])
+	}
+	got := want(t, h, 200, "GET", thingsPath+"/a", "")
+	if at(got, "spec", "late") != "d" || at(got, "metadata", "generation") != 1.0 {
+		t.Errorf("got %v", got)
+	}
+	labelled := want(t, h, 200, "PATCH", thingsPath+"/a", `{"metadata":{"labels":{"a":"b"}}}`, "Content-Type", "application/merge-patch+json")
+	if at(labelled, "metadata", "generation") != 1.0 {
+		t.Errorf("a label made another generation: %v", labelled)
 	}
 }
 

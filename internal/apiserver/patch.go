@@ -68,7 +68,7 @@ func (x *exchange) patch() error {
 	}
 	up := &updating{
 		sub: x.info.Subresource, options: o,
-		admitOptions: &metav1.PatchOptions{DryRun: o.dryRuns, FieldManager: o.fieldManager, FieldValidation: o.validation, Force: o.force},
+		admitOptions: &metav1.UpdateOptions{DryRun: o.dryRuns, FieldManager: o.fieldManager, FieldValidation: o.validation},
 	}
 	if p.Type == types.ApplyYAMLPatchType {
 		if err := x.prepareApply(up, p, o); err != nil {

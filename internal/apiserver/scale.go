@@ -242,7 +242,7 @@ func (x *exchange) patchScale() (*updating, error) {
 	if err != nil {
 		return nil, err
 	}
-	up := &updating{options: o, admitOptions: &metav1.PatchOptions{DryRun: o.dryRuns, FieldManager: o.fieldManager, Force: o.force}}
+	up := &updating{options: o, admitOptions: &metav1.UpdateOptions{DryRun: o.dryRuns, FieldManager: o.fieldManager, FieldValidation: o.validation}}
 	if p.Type == types.ApplyYAMLPatchType {
 		config, done, err := p.Configuration()
 		if err != nil {

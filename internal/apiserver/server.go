@@ -109,8 +109,10 @@ type Config struct {
 	// Computed are the group versions whose objects are stored nowhere. Discovery has to know them too.
 	Computed map[schema.GroupVersion]Computed
 
-	Checks  []Check
-	Version apiversion.Info
+	Checks []Check
+	// Components are the parts of the control plane that componentstatuses shows.
+	Components []Check
+	Version    apiversion.Info
 	// Flags are what the program was started with, for /flagz. Nil: nobody is told. What is secret must not be among them.
 	Flags func() map[string]string
 

@@ -321,25 +321,17 @@ var tokenTarget = negotiate.Target{
 	New: func() runtime.Object { return &authenticationv1.TokenRequest{} },
 }
 
-// componentStatuses shows the health of the store as the API of old did.
+// componentStatuses shows the health of the control plane's parts as the API of old did.
 func (x *exchange) componentStatuses() error {
 	accept, err := negotiate.ParseAccept(x.r.Header)
 	if err != nil {
 		return err
 	}
 	var list []corev1.ComponentStatus
-	for _, c := range x.s.cfg.Checks {
-		name := c.Name
-		switch name {
-		case "etcd":
-			name = "etcd-0"
-		case "scheduler", "controller-manager":
-		default:
-			continue
-		}
+	for _, c := range x.s.cfg.Components {
 		cs := corev1.ComponentStatus{
 			TypeMeta:   metav1.TypeMeta{Kind: "ComponentStatus", APIVersion: "v1"},
-			ObjectMeta: metav1.ObjectMeta{Name: name},
+			ObjectMeta: metav1.ObjectMeta{Name: c.Name},
 			Conditions: []corev1.ComponentCondition{{Type: corev1.ComponentHealthy, Status: corev1.ConditionTrue, Message: "ok"}},
 		}
 		if err := c.Run(x.ctx); err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -111,8 +112,27 @@ func (c Chain) Admit(ctx context.Context, a *Attributes) (err error) {
 		a.rerun.second = true
 		err = c.admit(ctx, a, &watch)
 	}
+	if err == nil && meta != nil {
+		err = a.keepNamespace(meta)
+	}
 	watch.end(a.Operation, err != nil)
 	return err
+}
+
+// keepNamespace refuses an object that mutators put into another namespace than that of the request, and gives back the one that they took away.
+func (a *Attributes) keepNamespace(meta metav1.Object) error {
+	want := a.Namespace
+	if a.Resource.Resource == "namespaces" && a.Resource.Group == "" {
+		want = ""
+	}
+	switch have := meta.GetNamespace(); {
+	case have == want:
+	case have == "" || want == "":
+		meta.SetNamespace(want)
+	default:
+		return apierrors.NewBadRequest("the namespace of the provided object does not match the namespace sent on the request")
+	}
+	return nil
 }
 
 // mendManagedFields takes back what mutators made of managed fields, if nobody can read it.

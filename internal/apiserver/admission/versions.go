@@ -10,6 +10,7 @@ import (
 	kjson "sigs.k8s.io/json"
 
 	"github.com/celox/celox/internal/api"
+	"github.com/celox/celox/internal/apiserver/negotiate"
 )
 
 // A Door is one version in which objects are served.
@@ -109,7 +110,7 @@ func typed(obj runtime.Object, kind schema.GroupVersionKind) runtime.Object {
 func (b *Built) Read(data []byte, kind schema.GroupVersionKind) (runtime.Object, error) {
 	if v := b.version(kind); v != nil {
 		obj := v.New()
-		if err := decode(data, obj); err != nil {
+		if err := decode(b.catalogue.Scheme(), data, kind, obj); err != nil {
 			return nil, err
 		}
 		hub, err := b.catalogue.ToHub(b.kind, v, obj)
@@ -125,7 +126,7 @@ func (b *Built) Read(data []byte, kind schema.GroupVersionKind) (runtime.Object,
 	if err != nil {
 		return nil, err
 	}
-	return obj, decode(data, obj)
+	return obj, decode(b.catalogue.Scheme(), data, kind, obj)
 }
 
 // Unknown says what data has that objects of kind don't, as an error in the words of a strict decoder; nil if all is known.
@@ -141,11 +142,32 @@ func (b *Built) Unknown(data []byte, kind schema.GroupVersionKind) error {
 	return runtime.NewStrictDecodingError(strict)
 }
 
-func decode(data []byte, into runtime.Object) error {
+// decode reads the JSON of an object of kind. What calls itself something else is refused; what doesn't say what it is, is of kind.
+func decode(scheme *runtime.Scheme, data []byte, kind schema.GroupVersionKind, into runtime.Object) error {
 	if err := kjson.UnmarshalCaseSensitivePreserveInts(data, into); err != nil {
-		return fmt.Errorf("decoding %T: %w", into, err)
+		return err
 	}
-	return nil
+	is := into.GetObjectKind().GroupVersionKind()
+	if is.Kind == "" {
+		is.Kind = kind.Kind
+	}
+	if is.Version == "" {
+		is.Group, is.Version = kind.Group, kind.Version
+	}
+	if is == kind {
+		return nil
+	}
+	other, err := scheme.New(is)
+	if runtime.IsNotRegisteredError(err) {
+		return runtime.NewNotRegisteredErrForKind(negotiate.SchemeName, is)
+	}
+	if err != nil {
+		return err
+	}
+	if err := kjson.UnmarshalCaseSensitivePreserveInts(data, other); err != nil {
+		return err
+	}
+	return fmt.Errorf("failed to convert object: converting (%s.%s) to (%s.%s): unknown conversion", is.Version, is.Kind, kind.Version, kind.Kind)
 }
 
 // Types implements Versions.

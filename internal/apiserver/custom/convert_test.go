@@ -88,7 +88,7 @@ func TestWebhookErrors(t *testing.T) {
 		"another kind":    {func(m map[string]any) { m["kind"] = "Other" }, "invalid kind (expected Thing, received Other)"},
 		"another version": {func(m map[string]any) { m["apiVersion"] = "example.com/v9" }, "invalid groupVersion (expected example.com/v2, received example.com/v9)"},
 		"no metadata":     {func(m map[string]any) { delete(m, "metadata") }, "must have the same name: x != "},
-		"bad labels":      {func(m map[string]any) { m["metadata"].(map[string]any)["labels"] = map[string]any{"a b": "c"} }, "metadata.labels: Invalid value"},
+		"bad labels":      {func(m map[string]any) { m["metadata"].(map[string]any)["labels"] = map[string]any{"a b": "c"} }, "returned invalid metadata: metadata.labels: Invalid value"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			d, _ := converting(t, c.change)

@@ -38,11 +38,14 @@ func (n *Names) Set(owner string, names apiextensionsv1.CustomResourceDefinition
 		}
 		m[name][owner] = true
 	})
-	n.byOwner[owner] = names
-	if names.Plural == "" {
+	// A definition may have been given some names and no plural.
+	none := sameNames(&names, &apiextensionsv1.CustomResourceDefinitionNames{})
+	if none {
 		delete(n.byOwner, owner)
+	} else {
+		n.byOwner[owner] = names
 	}
-	return had || names.Plural != ""
+	return had || !none
 }
 
 func (n *Names) each(names *apiextensionsv1.CustomResourceDefinitionNames, f func(map[string]map[string]bool, string)) {

@@ -48,3 +48,19 @@ func TestBeginDeletion(t *testing.T) {
 		t.Errorf("%+v", next)
 	}
 }
+
+// TestNamesWithoutPlural: a definition that got some names, but not its plural, lets them go when it is gone.
+func TestNamesWithoutPlural(t *testing.T) {
+	names := NewNames()
+	now := time.Unix(1e9, 0)
+	names.Set("as.example.com", apiextensionsv1.CustomResourceDefinitionNames{Plural: "as", ShortNames: []string{"bs"}})
+	second := Observe(wanting("bs", "B"), names, now)
+	if got := second.Status.AcceptedNames; got.Plural != "" || got.Kind != "B" || Serving(second) {
+		t.Fatalf("%+v", second.Status)
+	}
+	names.Set(second.Name, second.Status.AcceptedNames)
+	names.Set(second.Name, apiextensionsv1.CustomResourceDefinitionNames{})
+	if third := Observe(wanting("cs", "B"), names, now); !Serving(third) {
+		t.Errorf("%+v", third.Status)
+	}
+}

@@ -27,7 +27,7 @@ versions:
   served: true
   storage: true
   subresources: {status: {}}
-  schema: {openAPIV3Schema: {type: object, properties: {spec: {type: object, properties: {a: {type: string, nullable: true}, i: {x-kubernetes-int-or-string: true}, e: {type: object, x-kubernetes-embedded-resource: true, x-kubernetes-preserve-unknown-fields: true}}}}}}
+  schema: {openAPIV3Schema: {type: object, properties: {spec: {type: object, properties: {a: {type: string, nullable: true}, d: {type: string, default: told}, i: {x-kubernetes-int-or-string: true}, e: {type: object, x-kubernetes-embedded-resource: true, x-kubernetes-preserve-unknown-fields: true}}}}}}
 `))
 	o := NewOpenAPI(r)
 	if docs := o.Documents(); len(docs) != 1 || docs["apis/example.com/v1"] == 0 {
@@ -88,7 +88,7 @@ versions:
 	if err := json.Unmarshal([]byte(text), &second); err != nil || len(second.Definitions) != 2 || len(second.Paths) != 4 {
 		t.Fatalf("%v; %d definitions, %d paths", err, len(second.Definitions), len(second.Paths))
 	}
-	for _, is := range []string{"nullable", "components", "Deployment", "apps/v1", "protobuf", "strategic", "\x01", `\u0001`} {
+	for _, is := range []string{"nullable", `"default"`, "components", "Deployment", "apps/v1", "protobuf", "strategic", "\x01", `\u0001`} {
 		if strings.Contains(text, is) {
 			t.Errorf("OpenAPI v2 has %q", is)
 		}

@@ -117,7 +117,7 @@ func plainer(s *structuralschema.Structural) *structuralschema.Structural {
 		if s.Nullable || s.XPreserveUnknownFields && s.Type == "object" || s.Type == "array" && s.Items == nil {
 			s.Type = ""
 		}
-		s.Nullable = false
+		s.Nullable, s.Default = false, structuralschema.JSON{}
 		return true
 	}}).Visit(out)
 	return out

@@ -107,16 +107,23 @@ func (c *webhookConverter) Convert(ctx context.Context, in []*Object, to *Versio
 	}
 	out := make([]*Object, len(in))
 	for i := range converted {
-		which := "object"
+		if out[i], err = accept(in[i], converted[i].Raw, to); err == nil {
+			continue
+		}
+		which, where := "object", "metadata"
 		if len(in) > 1 {
-			which = fmt.Sprintf("converted object at index %d", i)
+			which, where = fmt.Sprintf("converted object at index %d", i), fmt.Sprintf("metadata in object at index %d", i)
 		}
-		if out[i], err = accept(in[i], converted[i].Raw, to); err != nil {
-			return nil, fmt.Errorf("conversion webhook for %v returned invalid %s: %w", from, which, err)
+		if errors.As(err, new(*badMeta)) {
+			which = where
 		}
+		return nil, fmt.Errorf("conversion webhook for %v returned invalid %s: %w", from, which, err)
 	}
 	return out, nil
 }
+
+// badMeta says that what a webhook may change of metadata, labels and annotations, is invalid.
+type badMeta struct{ error }
 
 // answer reads the webhook's review and makes sure that it answers ours.
 func answer(data []byte, version string, uid types.UID) ([]runtime.RawExtension, error) {
@@ -193,7 +200,7 @@ func accept(in *Object, raw []byte, to *Version) (*Object, error) {
 		errs = apivalidation.ValidateAnnotations(annotations, field.NewPath("metadata", "annotation"))
 	}
 	if len(errs) > 0 {
-		return nil, errs.ToAggregate()
+		return nil, &badMeta{errs.ToAggregate()}
 	}
 	return out, nil
 }

@@ -116,8 +116,17 @@ func newListErrors(s *structuralschema.Structural, content, before map[string]an
 // embeddedErrors checks embedded objects. The library goes through maps in any order; complaints come in that of their fields.
 func embeddedErrors(ctx context.Context, content map[string]any, s *structuralschema.Structural) field.ErrorList {
 	errs := objectmeta.Validate(ctx, nil, content, s, false)
-	slices.SortStableFunc(errs, func(a, b *field.Error) int { return strings.Compare(a.Field, b.Field) })
+	slices.SortStableFunc(errs, func(a, b *field.Error) int { return strings.Compare(wholeMeta(a.Field), wholeMeta(b.Field)) })
 	return errs
+}
+
+// wholeMeta cuts the path of a field of an embedded object's metadata down to that of the metadata, whose complaints have an order of their own.
+func wholeMeta(path string) string {
+	const meta = ".metadata"
+	if i := strings.LastIndex(path, meta+"."); i >= 0 {
+		return path[:i+len(meta)]
+	}
+	return path
 }
 
 // applyRules runs the CEL rules, unless earlier errors make their results meaningless, and adds what they say to errs.

@@ -122,17 +122,40 @@ func (w *View) Mutate(ctx context.Context, key string, f store.MutateFunc) (*sto
 		if !ok {
 			return m, fmt.Errorf("writing a %T", m.Object)
 		}
-		stored, err := w.version.def.ConvertTo(ctx, []*Object{o}, w.storage)
+		stored, err := w.stored(ctx, o)
 		if err != nil {
 			return m, err
 		}
-		m.Object = stored[0]
+		m.Object = stored
 		return m, nil
 	})
 	if err != nil || item == nil {
 		return item, err
 	}
 	return w.one(ctx, item)
+}
+
+// stored returns an object of the view's version as it is stored.
+func (w *View) stored(ctx context.Context, o *Object) (*Object, error) {
+	out, err := w.version.def.ConvertTo(ctx, []*Object{o}, w.storage)
+	if err != nil || out[0] == o {
+		return o, err
+	}
+	// Whoever reads it from the store finds these defaults, so it has them at once.
+	return out[0], w.storage.Default(out[0])
+}
+
+// Rehearse returns what would be read of an object of the view's version if it were written.
+func (w *View) Rehearse(ctx context.Context, o *Object) (*Object, error) {
+	stored, err := w.stored(ctx, o)
+	if err != nil || stored == o {
+		return o, err
+	}
+	out, err := w.version.def.ConvertTo(ctx, []*Object{stored}, w.version)
+	if err != nil {
+		return nil, err
+	}
+	return out[0], nil
 }
 
 // one returns an item in the view's version.

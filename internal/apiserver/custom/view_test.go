@@ -92,3 +92,28 @@ func TestConversionFailsForAll(t *testing.T) {
 		t.Errorf("%d calls", calls.Load())
 	}
 }
+
+// TestRehearse: what a dry run shows of an object has been to the storage version and back, or says why it can't be stored.
+func TestRehearse(t *testing.T) {
+	refuse := false
+	d, calls := converting(t, func(m map[string]any) {
+		if refuse {
+			m["metadata"].(map[string]any)["name"] = "another"
+		}
+		m["metadata"].(map[string]any)["labels"] = map[string]any{"by": "webhook"}
+	})
+	v := unstored(d)
+	o := object(t, v, `{"metadata":{"name":"a","namespace":"n"},"spec":{"both":"x"}}`)
+	seen, err := v.View(nil).Rehearse(t.Context(), o)
+	if err != nil || seen.APIVersion != o.APIVersion || seen.Labels["by"] != "webhook" || len(o.Labels) != 0 || calls.Load() != 2 {
+		t.Errorf("%+v after %d calls, %v", seen, calls.Load(), err)
+	}
+	same := object(t, d.Storage(), `{"metadata":{"name":"a","namespace":"n"}}`)
+	if seen, err := d.Storage().View(nil).Rehearse(t.Context(), same); err != nil || seen != same || calls.Load() != 2 {
+		t.Errorf("what is stored as it is was converted: %v, %d calls", err, calls.Load())
+	}
+	refuse = true
+	if _, err := v.View(nil).Rehearse(t.Context(), o); err == nil || !strings.Contains(err.Error(), "must have the same name: a != another") {
+		t.Errorf("got %v", err)
+	}
+}

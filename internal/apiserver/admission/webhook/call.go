@@ -85,6 +85,9 @@ func (c *Config) call(ctx context.Context, h *hook, a *admission.Attributes, d a
 		return nil, failed("failed to call webhook", err, code)
 	}
 	got, err := readAnswer(data, uid, version, mutating)
+	if unreadable := (*unreadable)(nil); errors.As(err, &unreadable) {
+		return nil, failed("failed to call webhook", unreadable.error, http.StatusServiceUnavailable)
+	}
 	if err != nil {
 		return nil, failed("received invalid webhook response", err, http.StatusServiceUnavailable)
 	}

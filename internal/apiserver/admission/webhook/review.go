@@ -1,6 +1,7 @@
 package webhook
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -16,6 +17,7 @@ import (
 
 	"github.com/celox/celox/internal/apiserver/admission"
 	"github.com/celox/celox/internal/apiserver/admission/input"
+	"github.com/celox/celox/internal/apiserver/negotiate"
 )
 
 // The versions of the question that we can ask.
@@ -80,13 +82,46 @@ type answer struct {
 	warnings  []string
 }
 
+// unreadable is an answer that is no review of the version that was asked in.
+type unreadable struct{ error }
+
+// decodeReview reads an answer to a question in a version. One that doesn't say what it is, is taken for what was wanted.
+func decodeReview(data []byte, version string, into runtime.Object) error {
+	var says struct {
+		APIVersion string `json:"apiVersion,omitempty"`
+		Kind       string `json:"kind,omitempty"`
+	}
+	if err := json.Unmarshal(data, &says); err != nil {
+		return &unreadable{fmt.Errorf("couldn't get version/kind; json parse error: %w", err)}
+	}
+	gv, err := schema.ParseGroupVersion(says.APIVersion)
+	if err != nil {
+		return &unreadable{err}
+	}
+	const kind = "AdmissionReview"
+	want := schema.GroupVersion{Group: admissionv1.GroupName, Version: version}
+	if gv.Empty() {
+		gv = want
+	}
+	switch known := gv == admissionv1.SchemeGroupVersion || gv == admissionv1beta1.SchemeGroupVersion; {
+	case !known || says.Kind != "" && says.Kind != kind:
+		return &unreadable{runtime.NewNotRegisteredErrForKind(negotiate.SchemeName, gv.WithKind(cmp.Or(says.Kind, kind)))}
+	case gv != want:
+		return &unreadable{fmt.Errorf("converting (%s.%s) to (%s.%[2]s): unknown conversion", gv.Version, kind, version)}
+	}
+	if err := kjson.UnmarshalCaseSensitivePreserveInts(data, into); err != nil {
+		return &unreadable{err}
+	}
+	return nil
+}
+
 // readAnswer checks an answer to a question.
 func readAnswer(data []byte, uid types.UID, version string, mutating bool) (*answer, error) {
 	if version == reviewV1Beta1 {
 		return readV1beta1(data, mutating)
 	}
 	var r admissionv1.AdmissionReview
-	if err := kjson.UnmarshalCaseSensitivePreserveInts(data, &r); err != nil {
+	if err := decodeReview(data, version, &r); err != nil {
 		return nil, err
 	}
 	if r.Response == nil {
@@ -120,7 +155,7 @@ func readAnswer(data []byte, uid types.UID, version string, mutating bool) (*ans
 // readV1beta1 is less strict, as the version of old was: neither kind nor uid were looked at, and there was one type of patch.
 func readV1beta1(data []byte, mutating bool) (*answer, error) {
 	var r admissionv1beta1.AdmissionReview
-	if err := kjson.UnmarshalCaseSensitivePreserveInts(data, &r); err != nil {
+	if err := decodeReview(data, reviewV1Beta1, &r); err != nil {
 		return nil, err
 	}
 	if r.Response == nil {

@@ -313,7 +313,7 @@ func TestFailures(t *testing.T) {
 		{name: "denied", answer: deny(nil), want: `admission webhook "hook" denied the request without explanation`, code: 400},
 		{name: "denied with words", answer: deny(&metav1.Status{Message: "no", Code: 418, Reason: "Tea"}), want: `admission webhook "hook" denied the request: no`, code: 418},
 		{name: "denied with a reason", answer: deny(&metav1.Status{Reason: "Tea", Code: 200}), want: `admission webhook "hook" denied the request: Tea`, code: 400},
-		{name: "nonsense", answer: nonsense, want: `Internal error occurred: failed calling webhook "hook": received invalid webhook response: `, code: 500},
+		{name: "nonsense", answer: nonsense, want: `Internal error occurred: failed calling webhook "hook": failed to call webhook: couldn't get version/kind; json parse error: `, code: 500},
 		{name: "nonsense is passed over", answer: nonsense, change: ignore},
 		{name: "another uid", answer: func(*admissionv1.AdmissionRequest) *admissionv1.AdmissionResponse {
 			return &admissionv1.AdmissionResponse{UID: "x", Allowed: true}
