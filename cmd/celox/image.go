@@ -45,6 +45,10 @@ func withImages(cmd *cobra.Command, gives bool, do func(ctx context.Context, i c
 	if err != nil {
 		return err
 	}
+	registries, err := registriesOf(cmd)
+	if err != nil {
+		return err
+	}
 	ctx := cmd.Context()
 	client, err := control.Dial(ctx, dir)
 	if err == nil {
@@ -62,26 +66,35 @@ func withImages(cmd *cobra.Command, gives bool, do func(ctx context.Context, i c
 	if err := cluster.Mark(dir); err != nil {
 		return err
 	}
-	var registries config.Server
-	if registries.RegistryMirrors, err = cmd.Flags().GetStringSlice("registry-mirror"); err != nil {
-		return err
-	}
-	mirrors, err := registries.Mirrors()
-	if err != nil {
-		return fmt.Errorf("--registry-mirror: %w", err)
-	}
-	insecure, err := cmd.Flags().GetStringSlice("insecure-registry")
-	if err != nil {
-		return err
-	}
 	store, err := images.Open(images.Config{
-		Root: filepath.Join(dir, cluster.ImagesDir), Registries: images.Registries{Mirrors: mirrors, Insecure: insecure}, Log: slog.New(slog.DiscardHandler),
+		Root: filepath.Join(dir, cluster.ImagesDir), Registries: registries, Log: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
 		return err
 	}
 	err = do(ctx, control.Local{Store: store})
 	return errors.Join(err, store.Close())
+}
+
+// registriesOf is what the flags say of registries.
+func registriesOf(cmd *cobra.Command) (images.Registries, error) {
+	var node config.Node
+	var err error
+	if node.RegistryMirrors, err = cmd.Flags().GetStringSlice("registry-mirror"); err != nil {
+		return images.Registries{}, err
+	}
+	mirrors, err := node.Mirrors()
+	if err != nil {
+		return images.Registries{}, fmt.Errorf("--registry-mirror: %w", err)
+	}
+	insecure, err := cmd.Flags().GetStringSlice("insecure-registry")
+	if err != nil {
+		return images.Registries{}, err
+	}
+	if err := config.CheckRegistryHosts(insecure); err != nil {
+		return images.Registries{}, fmt.Errorf("--insecure-registry: %w", err)
+	}
+	return images.Registries{Mirrors: mirrors, Insecure: insecure}, nil
 }
 
 func newImageImport() *cobra.Command {
@@ -93,8 +106,10 @@ func newImageImport() *cobra.Command {
   docker save app:1 other:2 | celox image import -`,
 		Args: takes("FILE|-"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			in := cmd.InOrStdin()
-			if args[0] != "-" {
+			var in io.Reader
+			if args[0] == "-" {
+				in = input(cmd)
+			} else {
 				f, err := os.Open(args[0])
 				if err != nil {
 					return err

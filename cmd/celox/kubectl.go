@@ -5,6 +5,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"strings"
 	"time"
@@ -34,6 +35,8 @@ A link to celox that is named kubectl is kubectl.`,
 		// kubectl parses its own flags.
 		DisableFlagParsing: true,
 		RunE: func(cmd *cobra.Command, args []string) error {
+			signal.Reset(endSignals()...) // kubectl catches them where it has something to do at its end, and else looks at no context
+			kubectlutil.BehaviorOnFatal(endKubectl(args))
 			dataDir, args := kubectlDataDir(args)
 			flags := genericclioptions.NewConfigFlags(true).WithDeprecatedPasswordFlag().WithDiscoveryBurst(300).WithDiscoveryQPS(50)
 			if os.Getenv(clientcmd.RecommendedConfigPathEnvVar) == "" {

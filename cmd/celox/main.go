@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -14,7 +15,6 @@ import (
 	_ "github.com/celox/celox/cmd/celox/aaquiet" // before kubectl's packages are initialized
 
 	"github.com/spf13/cobra"
-	kubectlutil "k8s.io/kubectl/pkg/cmd/util"
 
 	"github.com/celox/celox/internal/timezones"
 )
@@ -27,10 +27,7 @@ func run() int {
 	if filepath.Base(os.Args[0]) == "kubectl" {
 		args = append([]string{"kubectl"}, args...)
 	}
-	if len(args) > 0 && args[0] == "kubectl" {
-		kubectlutil.BehaviorOnFatal(endKubectl(args[1:]))
-	}
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	ctx, stop := signal.NotifyContext(context.Background(), endSignals()...)
 	defer stop()
 	root := newRoot()
 	root.SetArgs(args)
@@ -45,6 +42,9 @@ func run() int {
 	fmt.Fprintf(os.Stderr, "celox: %v\n", err)
 	return 1
 }
+
+// endSignals are what a command is told to end with.
+func endSignals() []os.Signal { return []os.Signal{os.Interrupt, syscall.SIGTERM} }
 
 // exitCode ends the process with a code when everything has been said.
 type exitCode int
@@ -82,4 +82,16 @@ func newRoot() *cobra.Command {
 	// A group can be run, to say which commands it has, but that is no way to use it.
 	root.SetUsageTemplate(strings.Replace(root.UsageTemplate(), "{{if .Runnable}}", "{{if and .Runnable (not .HasAvailableSubCommands)}}", 1))
 	return root
+}
+
+// input is what the command is given on its standard input, until it is told to end: a read that waits for a terminal or a pipe cannot be ended
+// otherwise.
+func input(cmd *cobra.Command) io.Reader {
+	r, w := io.Pipe()
+	context.AfterFunc(cmd.Context(), func() { _ = w.CloseWithError(context.Cause(cmd.Context())) })
+	go func() { // the read that waits goes with the process
+		_, err := io.Copy(w, cmd.InOrStdin())
+		_ = w.CloseWithError(err)
+	}()
+	return r
 }

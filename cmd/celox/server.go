@@ -90,14 +90,18 @@ namespaces, bridge, cgroups, and the data directory itself. Other clusters are n
 			if dataDir == "" {
 				return errors.New(`--data-dir: "" is no directory name`)
 			}
+			var sure func() error
 			if !yes {
-				_, _ = fmt.Fprintf(cmd.OutOrStdout(), "Remove the cluster in %s with all its data? Type yes: ", dataDir)
-				var answer string
-				if _, err := fmt.Fscanln(cmd.InOrStdin(), &answer); err != nil || answer != "yes" {
-					return errors.New("nothing was removed (run with --yes to skip the question)")
+				sure = func() error {
+					_, _ = fmt.Fprintf(cmd.OutOrStdout(), "Remove the cluster in %s with all its data? Type yes: ", dataDir)
+					var answer string
+					if _, err := fmt.Fscanln(input(cmd), &answer); err != nil || answer != "yes" {
+						return errors.New("nothing was removed (run with --yes to skip the question)")
+					}
+					return nil
 				}
 			}
-			return cluster.Reset(cmd.Context(), dataDir, func(format string, args ...any) {
+			return cluster.Reset(cmd.Context(), dataDir, sure, func(format string, args ...any) {
 				_, _ = fmt.Fprintf(cmd.OutOrStdout(), format+"\n", args...)
 			})
 		},

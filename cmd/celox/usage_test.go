@@ -1,7 +1,11 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
+	"context"
+	"errors"
+	"io"
 	"strings"
 	"testing"
 
@@ -131,5 +135,27 @@ func TestGroupsShowTheirHelp(t *testing.T) {
 		if text := out.String(); !strings.Contains(text, "\n  "+want+" [command]\n") || strings.Contains(text, want+" [flags]") {
 			t.Errorf("%s: %s", want, text)
 		}
+	}
+}
+
+// TestInputEndsWithTheCommand: what waits for somebody to type does not outlive the signal that ends the command.
+func TestInputEndsWithTheCommand(t *testing.T) {
+	typed, keyboard := io.Pipe()
+	t.Cleanup(func() { _ = keyboard.Close() })
+	ctx, cancel := context.WithCancelCause(t.Context())
+	cmd := &cobra.Command{}
+	cmd.SetContext(ctx)
+	cmd.SetIn(typed)
+	in := bufio.NewReader(input(cmd))
+	if _, err := io.WriteString(keyboard, "yes\n"); err != nil {
+		t.Fatal(err)
+	}
+	if line, err := in.ReadString('\n'); line != "yes\n" || err != nil {
+		t.Errorf("typed: %q, %v", line, err)
+	}
+	told := errors.New("told to end")
+	cancel(told)
+	if line, err := in.ReadString('\n'); line != "" || !errors.Is(err, told) {
+		t.Errorf("after the end: %q, %v", line, err)
 	}
 }

@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -149,6 +150,50 @@ func checkNodeIPs(cfg config.Node) error {
 		if !isOwn(a) {
 			return fmt.Errorf("--node-ip: %v is no address of this machine", a)
 		}
+	}
+	return nil
+}
+
+// awaitNodeIPs waits until the machine has the addresses that the node was given: at boot they may come late.
+func awaitNodeIPs(ctx context.Context, cfg config.Node, say Say) error {
+	if _, err := cfg.NodeIPs(); err != nil {
+		return err
+	}
+	said := ""
+	for ctx.Err() == nil {
+		err := checkNodeIPs(cfg)
+		if err == nil {
+			return nil
+		}
+		if err.Error() != said {
+			said = err.Error()
+			say("%v; waiting for it", err)
+		}
+		if err := addressComes(ctx, func() bool { return checkNodeIPs(cfg) == nil }); err != nil {
+			return err
+		}
+	}
+	return ctx.Err()
+}
+
+// addressComes waits until the addresses of this machine change, until come says that nothing is missed, or until ctx ends.
+func addressComes(ctx context.Context, come func() bool) error {
+	news := make(chan netlink.AddrUpdate, 64)
+	done := make(chan struct{})
+	if err := netlink.AddrSubscribeWithOptions(news, done, netlink.AddrSubscribeOptions{ErrorCallback: func(error) {}}); err != nil {
+		return fmt.Errorf("follow the addresses of this machine: %w", err)
+	}
+	defer func() {
+		close(done)
+		for range news { // until the library has seen it
+		}
+	}()
+	if come() { // before anybody listened
+		return nil
+	}
+	select {
+	case <-ctx.Done():
+	case <-news: // closed, too: then there was more to tell than could be read
 	}
 	return nil
 }

@@ -104,6 +104,40 @@ func TestMachineAddresses(t *testing.T) {
 	})
 }
 
+// TestAddressesThatComeLate: a node waits for the addresses that it was given, says for which, and stops waiting when it is told to end.
+func TestAddressesThatComeLate(t *testing.T) {
+	m, peer := networktest.NewMachine(t, "machine"), networktest.NewMachine(t, "peer")
+	networktest.Wire(m, peer, []string{"10.7.0.1/24"}, []string{"10.7.0.9/24"})
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	said := make(chan string, 8)
+	say := func(format string, args ...any) { said <- fmt.Sprintf(format, args...) }
+	wait := func(ips string) <-chan error {
+		ended := make(chan error, 1)
+		go func() {
+			ended <- m.Do(func() error { return awaitNodeIPs(ctx, config.Node{NodeIP: ips}, say) })
+		}()
+		return ended
+	}
+	ended := wait("10.8.0.1,fd08::1")
+	for i, address := range []string{"10.8.0.1", "fd08::1"} {
+		if got, want := <-said, "--node-ip: "+address+" is no address of this machine; waiting for it"; got != want {
+			t.Errorf("it says %q, want %q", got, want)
+		}
+		addTo(m, "peer", fmt.Sprintf("10.9.%d.1/24", i), 0) // another one is no help
+		addTo(m, "peer", address+"/24", 0)
+	}
+	if err := <-ended; err != nil {
+		t.Errorf("when it has all: %v", err)
+	}
+	ended = wait("10.8.0.2")
+	<-said
+	cancel()
+	if err := <-ended; !errors.Is(err, context.Canceled) {
+		t.Errorf("told to end: %v", err)
+	}
+}
+
 func TestAddressesThatChange(t *testing.T) {
 	m, peer := networktest.NewMachine(t, "machine"), networktest.NewMachine(t, "peer")
 	networktest.Wire(m, peer, []string{"10.7.0.1/24"}, []string{"10.7.0.9/24"})

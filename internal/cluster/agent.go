@@ -123,7 +123,7 @@ func (a *Agent) since() time.Duration { return time.Since(a.started).Round(time.
 
 // begin finds out what the node is to the cluster, and takes the machine's network for it, until free.
 func (a *Agent) begin(ctx context.Context) (id *join.Identity, free func(), err error) {
-	if err := checkNodeIPs(a.cfg.Node); err != nil {
+	if err := awaitNodeIPs(ctx, a.cfg.Node, a.say); err != nil {
 		return nil, nil, err
 	}
 	if id, err = a.identity(ctx); err != nil {

@@ -88,6 +88,10 @@ func TestLockSaysWho(t *testing.T) {
 
 func TestResetRefusesWhatIsNotOurs(t *testing.T) {
 	say := func(string, ...any) {}
+	sure := func() error {
+		t.Error("somebody was asked whether to remove it")
+		return nil
+	}
 	for name, prepare := range map[string]func(path string) error{
 		"nothing":         func(string) error { return nil },
 		"a directory":     func(path string) error { return os.Mkdir(path, 0o700) }, // as /var/lib is, above /var/lib/celox
@@ -101,7 +105,7 @@ func TestResetRefusesWhatIsNotOurs(t *testing.T) {
 			if err := errors.Join(os.WriteFile(precious, []byte(markText), 0o600), prepare(filepath.Join(dir, markFile))); err != nil {
 				t.Fatal(err)
 			}
-			if err := Reset(t.Context(), dir, say); err == nil || !strings.Contains(err.Error(), "nothing was removed") {
+			if err := Reset(t.Context(), dir, sure, say); err == nil || !strings.Contains(err.Error(), "nothing was removed") {
 				t.Errorf("reset: %v", err)
 			}
 			if err := Mark(dir); err == nil || !strings.Contains(err.Error(), "holds other things") {
@@ -112,7 +116,7 @@ func TestResetRefusesWhatIsNotOurs(t *testing.T) {
 			}
 		})
 	}
-	if err := Reset(t.Context(), filepath.Join(t.TempDir(), "absent"), say); err != nil {
+	if err := Reset(t.Context(), filepath.Join(t.TempDir(), "absent"), sure, say); err != nil {
 		t.Errorf("absent: %v", err)
 	}
 }

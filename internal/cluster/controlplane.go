@@ -322,7 +322,7 @@ func (s *Server) makeAPI(run *group, p *controlPlane) error {
 		Discovery: discoveryHandler(docs), OpenAPI: schemas, Aggregator: p.aggregator, Audit: auditor,
 		OpenIDConfiguration: openID, KeySet: keys,
 		Version: version.Info(), Flags: s.cfg.Flags, ServiceCIDRs: serviceCIDRs, Metrics: p.metrics, Logger: s.log,
-		Checks: p.checks(run.parent),
+		Checks: p.checks(run.parent), Components: p.components(),
 	})
 	if err != nil {
 		return fmt.Errorf("api server: %w", err)

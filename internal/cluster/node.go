@@ -2,11 +2,14 @@ package cluster
 
 import (
 	"context"
+	"log/slog"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apiserver/pkg/authentication/user"
+	"k8s.io/client-go/tools/cache"
 
 	"github.com/celox/celox/internal/apiserver/request"
 	"github.com/celox/celox/internal/node"
@@ -52,7 +55,36 @@ func (s *Server) startNode(run *group, p *controlPlane) error {
 		if err := p.markControlPlane(ctx, s.cfg.NodeName); err != nil {
 			s.log.Warn("cannot label the node as a control plane", "err", err)
 		}
+		p.keepControlPlaneMarked(ctx, s.cfg.NodeName, s.log)
 	})
+}
+
+// keepControlPlaneMarked gives the node its role again each time it was removed from the API and has registered anew, until ctx ends.
+func (p *controlPlane) keepControlPlaneMarked(ctx context.Context, name string, log *slog.Logger) {
+	anew := make(chan struct{}, 1)
+	nodes := p.informers.Core().V1().Nodes().Informer()
+	handler, err := nodes.AddEventHandler(cache.ResourceEventHandlerDetailedFuncs{AddFunc: func(obj any, known bool) {
+		if n, ok := obj.(*corev1.Node); ok && n.Name == name && !known {
+			select {
+			case anew <- struct{}{}:
+			default:
+			}
+		}
+	}})
+	if err != nil {
+		return // the informers have ended
+	}
+	defer func() { _ = nodes.RemoveEventHandler(handler) }() // so have they then
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-anew:
+			if err := p.markControlPlane(ctx, name); err != nil && ctx.Err() == nil {
+				log.Warn("cannot label the node as a control plane", "err", err)
+			}
+		}
+	}
 }
 
 // markControlPlane gives the node its role, which a node may not claim by itself (NodeRestriction).

@@ -22,8 +22,9 @@ import (
 )
 
 // Reset stops and removes everything that the cluster of a data directory ever made on this machine. The cluster must not be running.
-// What is not a cluster's directory is not touched.
-func Reset(ctx context.Context, dataDir string, say Say) error {
+// What is not a cluster's directory is not touched. Sure is asked before anything is removed, when there is something to remove, and ends it with an error; nil
+// doesn't ask.
+func Reset(ctx context.Context, dataDir string, sure func() error, say Say) error {
 	dataDir, err := filepath.Abs(dataDir)
 	if err != nil {
 		return fmt.Errorf("data directory: %w", err)
@@ -43,6 +44,11 @@ func Reset(ctx context.Context, dataDir string, say Say) error {
 		return err
 	}
 	defer release()
+	if sure != nil {
+		if err := sure(); err != nil {
+			return err
+		}
+	}
 	log := slog.New(slog.DiscardHandler)
 	say("stopping containers")
 	if err := runtime.Reset(ctx, filepath.Join(dataDir, runtimeDir), log); err != nil {

@@ -41,14 +41,10 @@ func (s *startup) check(m milestone) func(context.Context) error {
 // mostly precedes the first request here.
 // Clients are to turn to other servers when running ends.
 func (p *controlPlane) checks(running context.Context) []apiserver.Check {
-	stored := func(ctx context.Context) error {
-		_, err := p.engine.Range(ctx, kv.RangeRequest{Key: "/registry/health", CountOnly: true})
-		return err
-	}
 	out := []apiserver.Check{
 		{Name: "log", Run: func(context.Context) error { return nil }}, // no line waits in a buffer here
-		{Name: "etcd", Run: stored},
-		{Name: "etcd-readiness", Run: stored, ReadyOnly: true},
+		{Name: "etcd", Run: p.stored},
+		{Name: "etcd-readiness", Run: p.stored, ReadyOnly: true},
 		{Name: "informer-sync", Run: p.startup.check(cachesFull), ReadyOnly: true},
 	}
 	for _, c := range [...]struct {
@@ -98,4 +94,17 @@ func (p *controlPlane) checks(running context.Context) []apiserver.Check {
 			return nil
 		}},
 	)
+}
+
+// stored asks the engine, which answers only if it works.
+func (p *controlPlane) stored(ctx context.Context) error {
+	_, err := p.engine.Range(ctx, kv.RangeRequest{Key: "/registry/health", CountOnly: true})
+	return err
+}
+
+// components are what the API of old shows of a control plane. The process ends with its scheduler and its controllers: while it answers, those that have
+// begun are well.
+func (p *controlPlane) components() []apiserver.Check {
+	begun := p.startup.check(controllersBegun)
+	return []apiserver.Check{{Name: "scheduler", Run: begun}, {Name: "controller-manager", Run: begun}, {Name: "etcd-0", Run: p.stored}}
 }

@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"context"
+	"fmt"
 	"strings"
 	"testing"
 )
@@ -37,9 +38,24 @@ func TestStartup(t *testing.T) {
 	if got := failing(); got != "start-service-ip-repair-controllers" {
 		t.Errorf("without the controllers: %s", got)
 	}
+	components := func() string {
+		var said []string
+		for _, c := range p.components() {
+			if c.Name != "etcd-0" { // it asks others
+				said = append(said, fmt.Sprint(c.Name, " ", c.Run(t.Context())))
+			}
+		}
+		return strings.Join(said, ", ")
+	}
+	if got := components(); got != "scheduler not finished, controller-manager not finished" {
+		t.Errorf("components without the controllers: %s", got)
+	}
 	p.startup.reach(controllersBegun)
 	if got := failing(); got != "" {
 		t.Errorf("when all is done: %s", got)
+	}
+	if got := components(); got != "scheduler <nil>, controller-manager <nil>" {
+		t.Errorf("components when all is done: %s", got)
 	}
 	stop()
 	if got := failing(); got != "shutdown" {

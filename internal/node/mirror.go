@@ -32,8 +32,13 @@ func nameOf(pod *corev1.Pod) types.NamespacedName {
 	return types.NamespacedName{Namespace: pod.Namespace, Name: pod.Name}
 }
 
-// staticPod takes a static pod from its source and sees to its mirror.
+// staticPod takes a static pod from its source and sees to its mirror. One whose manifest came back before it has ended waits for its end and begins anew then.
 func (n *Node) staticPod(pod *corev1.Pod) {
+	going := false
+	n.withWorker(pod.UID, func(w *worker) { going = w.isGone() })
+	if going {
+		return // startWorker gives it back
+	}
 	n.deliver(pod)
 	n.mu.Lock()
 	missing := n.mirrors[nameOf(pod)] == nil

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -424,4 +425,69 @@ func TestStaticPodHasAMirror(t *testing.T) {
 	until("the end", func() bool {
 		return !r.exists("fixed-n1") && strings.Contains(strings.Join(r.runtime.Calls(), ","), "RemovePodSandbox fixed-n1")
 	})
+}
+
+// TestStaticPodComesBackWhileItEnds: a manifest that is put back before its pod has ended makes it begin anew when it has, with an image that says so.
+func TestStaticPodComesBackWhileItEnds(t *testing.T) {
+	// Not in a bubble: the kernel tells about the directory.
+	r := newRig(t)
+	dir := t.TempDir()
+	file := filepath.Join(dir, "fixed.yaml")
+	write := func() {
+		t.Helper()
+		manifest := "apiVersion: v1\nkind: Pod\nmetadata: {name: fixed, namespace: default}\nspec:\n  containers: [{name: c, image: 'web:1'}]\n"
+		if err := os.WriteFile(file, []byte(manifest), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write()
+	ending, goOn := make(chan struct{}), make(chan struct{})
+	var once sync.Once
+	r.runtime.FailStopSandbox = func(string) error {
+		once.Do(func() {
+			close(ending)
+			<-goOn
+		})
+		return nil
+	}
+	r.adjust = func(c *Config) { c.StaticPodDir = dir }
+	r.startReal()
+	defer func() { r.stop() }()
+	release := sync.OnceFunc(func() { close(goOn) })
+	defer release()
+	until := func(what string, ok func() bool) {
+		t.Helper()
+		for range 2400 {
+			if ok() {
+				return
+			}
+			time.Sleep(25 * time.Millisecond)
+		}
+		t.Fatalf("%s didn't happen: %v", what, r.runtime.Calls())
+	}
+	running := func() (container string) {
+		t.Helper()
+		until("the mirror's status", func() bool {
+			pod, err := r.client.CoreV1().Pods("default").Get(t.Context(), "fixed-n1", metav1.GetOptions{})
+			if err != nil || pod.Status.Phase != corev1.PodRunning {
+				return false
+			}
+			container = pod.Status.ContainerStatuses[0].ContainerID
+			return true
+		})
+		return container
+	}
+	before := running()
+	static := r.node.static.Get(types.NamespacedName{Namespace: "default", Name: "fixed-n1"})
+	if err := os.Remove(file); err != nil {
+		t.Fatal(err)
+	}
+	<-ending
+	until("the end of the image", func() bool { return !r.exists("fixed-n1") })
+	write()
+	until("the manifest", func() bool { return r.node.static.Pod(static.UID) != nil })
+	release()
+	if after := running(); after == before {
+		t.Errorf("the container is still %s", after)
+	}
 }

@@ -444,6 +444,9 @@ func (n *Node) startWorker(w *worker) {
 		n.mu.Lock()
 		delete(n.workers, w.uid)
 		n.mu.Unlock()
+		if pod := n.static.Pod(w.uid); pod != nil && w.isGone() {
+			n.staticPod(pod) // its manifest came back while it was ending
+		}
 	})
 }
 

@@ -33,8 +33,7 @@ func (g *gauge) measures(values map[string]string) {
 
 func newGauge(t *testing.T) *gauge {
 	s := newStage(t)
-	g := &gauge{s, t.TempDir()}
-	fine(t, os.Chmod(g.dir, 0o755))
+	g := &gauge{s, s.m.Dir(t)}
 	s.image("gauge:1", "gauge")
 	ca := authority(t, time.Now().Add(-time.Hour))
 	cert := issue(t, &ca, &x509.Certificate{

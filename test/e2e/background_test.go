@@ -5,6 +5,7 @@ import (
 	"io"
 	"os/exec"
 	"regexp"
+	"syscall"
 	"time"
 )
 
@@ -21,9 +22,14 @@ func (u *user) background(cmd *exec.Cmd, expression string) string {
 	}
 	drained := make(chan struct{})
 	u.t.Cleanup(func() {
-		_ = cmd.Process.Kill()
+		_ = cmd.Process.Signal(syscall.SIGTERM) // what is killed cannot remove its temporary files
+		late := time.AfterFunc(patience, func() {
+			u.t.Errorf("%v did not end when it was told to", cmd.Args)
+			_ = cmd.Process.Kill()
+		})
+		defer late.Stop()
 		<-drained
-		_ = cmd.Wait() // it was killed
+		_ = cmd.Wait() // it was told to end
 	})
 	timer := time.AfterFunc(patience, func() { _ = cmd.Process.Kill() })
 	defer timer.Stop()

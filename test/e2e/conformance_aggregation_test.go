@@ -96,7 +96,7 @@ spec:
         readinessProbe: {httpGet: {port: 8443, scheme: HTTPS, path: /readyz}, periodSeconds: 1, timeoutSeconds: 60}
         volumeMounts: [{name: certs, mountPath: /certs, readOnly: true}, {name: data, mountPath: /data}]
       volumes: [{name: certs, secret: {secretName: certs}}, {name: data, hostPath: {path: %[5]q}}]
-`, s.ns, a.group, api.Endpoints[0].Addresses[0], *api.Ports[0].Port, t.TempDir()))
+`, s.ns, a.group, api.Endpoints[0].Addresses[0], *api.Ports[0].Port, s.m.Dir(t)))
 	s.feed(fmt.Sprintf(`
 apiVersion: rbac.authorization.k8s.io/v1
 kind: RoleBinding

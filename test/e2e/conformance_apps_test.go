@@ -275,7 +275,7 @@ func TestConformanceJobs(t *testing.T) {
 		t.Helper()
 		pod := "    spec:\n      terminationGracePeriodSeconds: 0\n"
 		j := read[batchv1.Job](t, fmt.Sprintf("metadata: {name: %s, labels: {e2e: job}}\nspec:\n  %s\n  template:\n%s      %s\n      containers: [{name: c, image: %q, command: [sh, -c, %q], volumeMounts: [{name: data, mountPath: /data}]}]\n      volumes: [{name: data, hostPath: {path: %q}}]\n",
-			name, spec, pod, more, busybox, script, s.t.TempDir()))
+			name, spec, pod, more, busybox, script, s.m.Dir(t)))
 		_, err := jobs.Create(s.ctx, j, metav1.CreateOptions{})
 		fine(t, err)
 	}

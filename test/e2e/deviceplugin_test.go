@@ -36,7 +36,7 @@ func TestDevicePlugin(t *testing.T) {
 	u := &user{t: t, m: m, command: []string{bin, "kubectl"}, ns: "default"}
 
 	const resource = "example.com/zero"
-	dir := t.TempDir()
+	dir := m.Dir(t)
 	p, err := deviceplugin.Start(deviceplugin.Config{
 		Resource: resource, Dir: filepath.Join(m.DataDir, "node", "device-plugins"), PreStart: true,
 		Allocate: func(_ context.Context, ids []string) (*pluginapi.ContainerAllocateResponse, error) {

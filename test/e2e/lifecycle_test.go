@@ -283,7 +283,7 @@ func TestContainersOutliveTheServer(t *testing.T) {
 	t.Parallel()
 	m, c := startMachine(t)
 	giveBusybox(t, m)
-	host := t.TempDir()
+	host := m.Dir(t)
 	counter := runPod(t, c, shellPod("counter", counting, ""))
 	never := func(name string, code int) *corev1.Pod {
 		p := shellPod(name, untilFile(name, code), host)
@@ -351,7 +351,7 @@ func TestHolderIsKilled(t *testing.T) {
 	t.Parallel()
 	m, c := startMachine(t)
 	giveBusybox(t, m)
-	host := t.TempDir()
+	host := m.Dir(t)
 	counter := runPod(t, c, shellPod("counter", counting, ""))
 	ends := shellPod("ends", untilFile("ends", 7), host)
 	ends.Spec.RestartPolicy = corev1.RestartPolicyNever

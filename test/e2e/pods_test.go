@@ -146,7 +146,7 @@ spec:
 func TestVolumes(t *testing.T) {
 	t.Parallel()
 	u := newUser(t)
-	host := t.TempDir()
+	host := u.m.Dir(t)
 	u.kubectl("create", "configmap", "settings", "--from-literal=colour=green", "--from-literal=size=9")
 	u.kubectl("create", "secret", "generic", "key", "--from-literal=token=hush")
 	u.apply(fmt.Sprintf(`
@@ -301,7 +301,7 @@ spec:
 func TestGracefulTermination(t *testing.T) {
 	t.Parallel()
 	u := newUser(t)
-	host := t.TempDir()
+	host := u.m.Dir(t)
 	u.apply(fmt.Sprintf(`
 apiVersion: v1
 kind: Pod

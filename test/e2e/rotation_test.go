@@ -23,8 +23,8 @@ func TestLogRotation(t *testing.T) {
 	if err := os.WriteFile(config, []byte("container-log-max-size: 64Ki\ncontainer-log-max-files: 100\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	host := t.TempDir()
 	m, c := startMachine(t, "--config", config)
+	host := m.Dir(t)
 	giveBusybox(t, m)
 	// It waits for a file before each burst, and ends when there is nothing to wait for any more.
 	script := fmt.Sprintf(`trap 'exit 0' TERM; n=0; b=0

@@ -15,8 +15,8 @@ import (
 // TestStaticPods: a node runs the pods of its directory without being told by the API, shows them there, and nobody but the files can change or end them.
 func TestStaticPods(t *testing.T) {
 	t.Parallel()
+	dir := filepath.Join(t.TempDir(), "manifests") // the node makes it; it goes after the machine, which looks at it to the end
 	m := machine.ForTest(t)
-	dir := filepath.Join(t.TempDir(), "manifests") // the node makes it
 	if err := m.Start("--pod-manifest-path", dir); err != nil {
 		t.Fatal(err)
 	}

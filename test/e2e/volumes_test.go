@@ -16,7 +16,7 @@ func (u *user) disks(mode string, n int) (class string, names []string) {
 	node := strings.TrimPrefix(strings.TrimSpace(u.kubectl("get", "nodes", "-o", "name")), "node/")
 	remove := []string{"delete", "--ignore-not-found", "--wait=false", "storageclass/" + class}
 	for i := range n {
-		name, dir := fmt.Sprintf("%s-%d", class, i), u.t.TempDir()
+		name, dir := fmt.Sprintf("%s-%d", class, i), u.m.Dir(u.t)
 		source := fmt.Sprintf("hostPath: {path: %s, type: DirectoryOrCreate}", filepath.Join(dir, "below"))
 		if i == 0 {
 			source = fmt.Sprintf("local: {path: %s}\n  nodeAffinity: {required: {nodeSelectorTerms: [{matchExpressions: [{key: kubernetes.io/hostname, operator: In, values: [%s]}]}]}}", dir, node)

@@ -49,9 +49,11 @@ func (a *Agent) Complete() error {
 			bad("server", "%v", err)
 		}
 	}
-	if a.CAHash != "" {
-		if err := join.CheckHash(a.CAHash); err != nil {
-			bad("ca-hash", "%v", err)
+	if err := join.CheckHash(a.CAHash); a.CAHash != "" && err != nil {
+		bad("ca-hash", "%v", err)
+	} else if a.Token != "" { // what is in a file counts when it is needed
+		if _, err := join.ParseToken(a.Token, a.CAHash); err != nil {
+			bad("token", "%v", err)
 		}
 	}
 	a.checkFiles(bad)

@@ -124,10 +124,8 @@ func (n *Node) complete(bad func(key, format string, args ...any)) {
 	if _, err := n.Mirrors(); err != nil {
 		bad("registry-mirror", "%v", err)
 	}
-	for _, host := range n.InsecureRegistries {
-		if !isHost(host) {
-			bad("insecure-registry", "%q is no host like registry.example or registry.example:5000", host)
-		}
+	if err := CheckRegistryHosts(n.InsecureRegistries); err != nil {
+		bad("insecure-registry", "%v", err)
 	}
 	switch {
 	case n.ImageCredentials != "" && n.ImageCredentialsBinDir == "":

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"fmt"
 	"net/netip"
 	"net/url"
 	"strconv"
@@ -203,6 +204,16 @@ func (s *Server) checkNames(bad func(key, format string, args ...any)) {
 			bad("tls-san", "%q is neither a host's name nor an IP address", san)
 		}
 	}
+}
+
+// CheckRegistryHosts refuses what is no host of a registry.
+func CheckRegistryHosts(hosts []string) error {
+	for _, host := range hosts {
+		if !isHost(host) {
+			return fmt.Errorf("%q is no host like registry.example or registry.example:5000", host)
+		}
+	}
+	return nil
 }
 
 // isHost says whether a text is HOST or HOST:PORT, with brackets around an IPv6 address.

@@ -167,12 +167,17 @@ func TestWrongValuesOfAnAgent(t *testing.T) {
 		{"--bind-address=224.0.0.1", "--bind-address: 224.0.0.1 is a multicast address"},
 		{"--kubelet-port=0", "--kubelet-port: 0 is no port"},
 		{"--plugin-registry=x", "--plugin-registry: "},
+		{"--token=abcdef", "--token: the token is not complete"},
+		{"--token=abcdef.0123456789abcdef", "--token: the token does not say which cluster it is for"},
+		{"--token=abcdef.0123456789abcdef|--ca-hash=" + strings.Repeat("0", 64), ""},
+		{"--token=abcdef.0123456789abcdef." + strings.Repeat("0", 64), ""},
+		{"--insecure-registry=http://x", `--insecure-registry: "http://x" is no host`},
 		{"--token-file=/run/is-gone-after-a-boot", ""}, // a machine that has joined doesn't need it
 	} {
 		t.Run(tt.args, func(t *testing.T) {
 			a, fs := &Agent{}, pflag.NewFlagSet("agent", pflag.ContinueOnError)
 			a.Bind(fs)
-			if err := fs.Parse([]string{tt.args, "--node-name=n"}); err != nil {
+			if err := fs.Parse(append(strings.Split(tt.args, "|"), "--node-name=n")); err != nil {
 				t.Fatal(err)
 			}
 			checkComplaint(t, a.Complete(), tt.want)

@@ -23,6 +23,7 @@ import (
 	clientportforward "k8s.io/client-go/tools/portforward"
 	clientremotecommand "k8s.io/client-go/tools/remotecommand"
 	"k8s.io/client-go/transport/spdy"
+	"k8s.io/cri-streaming/pkg/streaming"
 	"k8s.io/cri-streaming/pkg/streaming/remotecommand"
 	statsapi "k8s.io/kubelet/pkg/apis/stats/v1alpha1"
 	utilexec "k8s.io/utils/exec"
@@ -271,5 +272,32 @@ func TestPortForward(t *testing.T) {
 	close(stop)
 	if err := <-result; err != nil {
 		t.Error(err)
+	}
+}
+
+// endless runs commands until their caller leaves.
+type endless struct{ streaming.Runtime }
+
+func (endless) Exec(ctx context.Context, _ string, cmd []string, _ io.Reader, _, _ io.WriteCloser, _ bool, _ <-chan remotecommand.TerminalSize) error {
+	if cmd[0] == "fails" {
+		return errors.New("no such container")
+	}
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+// TestCallerLeaves: a command whose caller has left was interrupted, which is no error of the node's.
+func TestCallerLeaves(t *testing.T) {
+	exec := func(ctx context.Context, cmd string) error {
+		return adapter{endless{}}.ExecInContainer(ctx, "", "", "id", []string{cmd}, nil, nil, nil, false, nil, 0)
+	}
+	if err := exec(t.Context(), "fails"); err == nil || err.Error() != "no such container" {
+		t.Errorf("a command that fails: %v", err)
+	}
+	ctx, leave := context.WithCancel(t.Context())
+	leave()
+	var exit utilexec.ExitError
+	if err := exec(ctx, "sleep"); !errors.As(err, &exit) || exit.ExitStatus() != 130 {
+		t.Errorf("whose caller has left: %v", err)
 	}
 }

@@ -20,6 +20,8 @@ import (
 const (
 	streamIdle     = 4 * time.Hour
 	streamCreation = 30 * time.Second
+	// interrupted is the exit code of a command whose caller has left: that of one that was interrupted at a terminal.
+	interrupted = 130
 )
 
 // adapter makes a streaming.Runtime serve what remotecommand and portforward ask: their "container" and "pod name" are
@@ -27,7 +29,11 @@ const (
 type adapter struct{ streaming.Runtime }
 
 func (a adapter) ExecInContainer(ctx context.Context, _, _, container string, cmd []string, in io.Reader, out, err io.WriteCloser, tty bool, resize <-chan remotecommand.TerminalSize, _ time.Duration) error {
-	return a.Runtime.Exec(ctx, container, cmd, in, out, err, tty, resize)
+	ended := a.Runtime.Exec(ctx, container, cmd, in, out, err, tty, resize)
+	if ended != nil && ctx.Err() != nil {
+		return utilexec.CodeExitError{Err: ended, Code: interrupted} // anything else would be logged as an error of ours
+	}
+	return ended
 }
 
 func (a adapter) AttachContainer(ctx context.Context, _, _, container string, in io.Reader, out, err io.WriteCloser, tty bool, resize <-chan remotecommand.TerminalSize) error {

@@ -90,6 +90,18 @@ func (s *Set) Get(name types.NamespacedName) *corev1.Pod {
 	return nil
 }
 
+// Pod finds a static pod by its uid.
+func (s *Set) Pod(uid types.UID) *corev1.Pod {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, list := range s.pods {
+		if p := list[uid]; p != nil {
+			return p
+		}
+	}
+	return nil
+}
+
 // UID is the uid of the static pod with this name and content, "" if there is none.
 func (s *Set) UID(name types.NamespacedName, hash string) types.UID {
 	if p := s.Get(name); p != nil && p.Annotations[observed.AnnotationConfigHash] == hash {

@@ -78,7 +78,10 @@ func Binary() (string, error) {
 	return bin, nil
 }
 
-// New makes a machine with nothing on it. Its name appears in its paths.
+// nameInPaths is how much of a machine's name its paths have: those of sockets below them have at most 107 bytes.
+const nameInPaths = 32
+
+// New makes a machine with nothing on it. The beginning of its name appears in its paths.
 func New(name string) (*Machine, error) {
 	bin, err := Binary()
 	if err != nil {
@@ -89,7 +92,7 @@ func New(name string) (*Machine, error) {
 
 // NewOf is New for another binary than the one to test.
 func NewOf(bin, name string) (*Machine, error) {
-	dir, err := os.MkdirTemp("", "celox-"+name+"-")
+	dir, err := os.MkdirTemp("", "celox-"+name[:min(len(name), nameInPaths)]+"-")
 	if err != nil {
 		return nil, err
 	}

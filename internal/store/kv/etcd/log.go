@@ -13,6 +13,9 @@ import (
 	"go.uber.org/zap/zapcore"
 )
 
+// database is what etcd calls the part that logs for its database.
+const database = "bbolt"
+
 // logger bridges etcd's zap to slog: warnings and errors only.
 type logger struct {
 	zap     *zap.Logger
@@ -48,20 +51,20 @@ func (c *slogCore) With(fields []zapcore.Field) zapcore.Core {
 }
 
 func (c *slogCore) Check(e zapcore.Entry, ce *zapcore.CheckedEntry) *zapcore.CheckedEntry {
-	if c.Enabled(e.Level) && !harmless(e.Message) {
+	if c.Enabled(e.Level) && !harmless(e) {
 		return ce.AddCore(e, c)
 	}
 	return ce
 }
 
 // harmless are complaints that say nothing: at every first start a new database has no version yet and elect is told to wait, and a
-// call that fails tells its caller so itself.
-func harmless(message string) bool {
-	switch message {
+// call that fails tells its caller so itself, as everything in the database does.
+func harmless(e zapcore.Entry) bool {
+	switch e.Message {
 	case "Failed to detect schema version", "failed to update storage version", "retrying of unary invoker failed":
 		return true
 	}
-	return strings.Contains(message, " cannot campaign at term ")
+	return e.LoggerName == database || strings.Contains(e.Message, " cannot campaign at term ")
 }
 
 func (c *slogCore) Write(e zapcore.Entry, fields []zapcore.Field) error {
