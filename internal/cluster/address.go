@@ -178,16 +178,11 @@ func awaitNodeIPs(ctx context.Context, cfg config.Node, say Say) error {
 
 // addressComes waits until the addresses of this machine change, until come says that nothing is missed, or until ctx ends.
 func addressComes(ctx context.Context, come func() bool) error {
-	news := make(chan netlink.AddrUpdate, 64)
-	done := make(chan struct{})
-	if err := netlink.AddrSubscribeWithOptions(news, done, netlink.AddrSubscribeOptions{ErrorCallback: func(error) {}}); err != nil {
-		return fmt.Errorf("follow the addresses of this machine: %w", err)
+	news, stop, err := addressNews()
+	if err != nil {
+		return err
 	}
-	defer func() {
-		close(done)
-		for range news { // until the library has seen it
-		}
-	}()
+	defer stop()
 	if come() { // before anybody listened
 		return nil
 	}

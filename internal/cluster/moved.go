@@ -44,17 +44,25 @@ func watchAddresses(ctx context.Context, have []netip.Addr, find func() ([]netip
 // errMissed says that the kernel had more to tell than could be read.
 var errMissed = errors.New("missed changes of addresses")
 
-func followAddresses(ctx context.Context, have []netip.Addr, find func() ([]netip.Addr, error)) error {
-	news := make(chan netlink.AddrUpdate, 64)
-	done := make(chan struct{})
-	if err := netlink.AddrSubscribeWithOptions(news, done, netlink.AddrSubscribeOptions{ErrorCallback: func(error) {}}); err != nil {
-		return fmt.Errorf("follow the addresses of this machine: %w", err)
+// addressNews tells of changes of this machine's addresses until stop, which waits for its end. The channel is closed when there was more to tell than could be read.
+func addressNews() (news <-chan netlink.AddrUpdate, stop func(), err error) {
+	updates, done := make(chan netlink.AddrUpdate, 64), make(chan struct{})
+	if err := netlink.AddrSubscribeWithOptions(updates, done, netlink.AddrSubscribeOptions{ErrorCallback: func(error) {}}); err != nil {
+		return nil, nil, fmt.Errorf("follow the addresses of this machine: %w", err)
 	}
-	defer func() {
+	return updates, func() {
 		close(done)
-		for range news { // until the library has seen it
+		for range updates { // until the library has seen it
 		}
-	}()
+	}, nil
+}
+
+func followAddresses(ctx context.Context, have []netip.Addr, find func() ([]netip.Addr, error)) error {
+	news, stop, err := addressNews()
+	if err != nil {
+		return err
+	}
+	defer stop()
 	var seen []netip.Addr
 	timer := time.NewTimer(addressSettle)
 	defer timer.Stop()

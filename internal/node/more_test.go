@@ -387,17 +387,7 @@ func TestStaticPodHasAMirror(t *testing.T) {
 	r.adjust = func(c *Config) { c.StaticPodDir = dir }
 	r.startReal()
 	defer func() { r.stop() }()
-	until := func(what string, ok func() bool) {
-		t.Helper()
-		for range 2400 {
-			if ok() {
-				return
-			}
-			time.Sleep(25 * time.Millisecond)
-		}
-		t.Fatalf("%s didn't happen: %v", what, r.runtime.Calls())
-	}
-	until("the mirror's status", func() bool {
+	r.until("the mirror's status", func() bool {
 		pod, err := r.client.CoreV1().Pods("default").Get(t.Context(), "fixed-n1", metav1.GetOptions{})
 		return err == nil && pod.Status.Phase == corev1.PodRunning && isMirror(pod)
 	})
@@ -412,7 +402,7 @@ func TestStaticPodHasAMirror(t *testing.T) {
 	if _, err := pods.Update(t.Context(), marked, metav1.UpdateOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	until("another mirror", func() bool {
+	r.until("another mirror", func() bool {
 		pod, err := pods.Get(t.Context(), "fixed-n1", metav1.GetOptions{})
 		return err == nil && pod.DeletionTimestamp == nil
 	})
@@ -422,9 +412,21 @@ func TestStaticPodHasAMirror(t *testing.T) {
 	if err := os.Remove(filepath.Join(dir, "fixed.yaml")); err != nil {
 		t.Fatal(err)
 	}
-	until("the end", func() bool {
+	r.until("the end", func() bool {
 		return !r.exists("fixed-n1") && strings.Contains(strings.Join(r.runtime.Calls(), ","), "RemovePodSandbox fixed-n1")
 	})
+}
+
+// until looks again and again whether something has happened: nobody tells about what the node writes.
+func (r *rig) until(what string, ok func() bool) {
+	r.t.Helper()
+	for range 2400 {
+		if ok() {
+			return
+		}
+		time.Sleep(25 * time.Millisecond)
+	}
+	r.t.Fatalf("%s didn't happen: %v", what, r.runtime.Calls())
 }
 
 // TestStaticPodComesBackWhileItEnds: a manifest that is put back before its pod has ended makes it begin anew when it has, with an image that says so.
@@ -455,19 +457,9 @@ func TestStaticPodComesBackWhileItEnds(t *testing.T) {
 	defer func() { r.stop() }()
 	release := sync.OnceFunc(func() { close(goOn) })
 	defer release()
-	until := func(what string, ok func() bool) {
-		t.Helper()
-		for range 2400 {
-			if ok() {
-				return
-			}
-			time.Sleep(25 * time.Millisecond)
-		}
-		t.Fatalf("%s didn't happen: %v", what, r.runtime.Calls())
-	}
 	running := func() (container string) {
 		t.Helper()
-		until("the mirror's status", func() bool {
+		r.until("the mirror's status", func() bool {
 			pod, err := r.client.CoreV1().Pods("default").Get(t.Context(), "fixed-n1", metav1.GetOptions{})
 			if err != nil || pod.Status.Phase != corev1.PodRunning {
 				return false
@@ -483,9 +475,9 @@ func TestStaticPodComesBackWhileItEnds(t *testing.T) {
 		t.Fatal(err)
 	}
 	<-ending
-	until("the end of the image", func() bool { return !r.exists("fixed-n1") })
+	r.until("the end of the image", func() bool { return !r.exists("fixed-n1") })
 	write()
-	until("the manifest", func() bool { return r.node.static.Pod(static.UID) != nil })
+	r.until("the manifest", func() bool { return r.node.static.Pod(static.UID) != nil })
 	release()
 	if after := running(); after == before {
 		t.Errorf("the container is still %s", after)

@@ -173,6 +173,8 @@ func TestFlags(t *testing.T) {
 		{[]string{"-o", "xml"}, "text or json"},
 		{[]string{"-run", "("}, "-run"},
 		{[]string{"idle"}, "unexpected argument"},
+		{[]string{"-against", "/nonexistent/celox"}, "-against: "},
+		{[]string{"-turns", "0"}, "-turns"},
 		{[]string{"-runs", "0"}, "positive"},
 	} {
 		err := run(tc.args, &bytes.Buffer{}, &bytes.Buffer{})

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"os/signal"
 	"regexp"
 	"strings"
@@ -120,6 +121,9 @@ func run(args []string, stdout, stderr io.Writer) error {
 	}
 	all := scenarios()
 	if opt.against != "" {
+		if _, err := exec.LookPath(opt.against); err != nil {
+			return fmt.Errorf("-against: %w", err)
+		}
 		all = nil
 		for _, c := range comparisons() {
 			all = append(all, scenario{c.name, "two binaries in turns; the other is " + opt.against, func(ctx context.Context, b *bench) error { return b.against(ctx, c) }})

@@ -150,7 +150,7 @@ func TestPodsWithoutScale(t *testing.T) {
 					MaxUnavailable: ptr.To(intstr.FromInt32(1)), Selector: &metav1.LabelSelector{MatchLabels: app}}}, metav1.CreateOptions{}); err != nil {
 					t.Fatal(err)
 				}
-				time.Sleep(time.Hour)
+				time.Sleep(time.Hour) // of the bubble: however often it would try again, it has
 				synctest.Wait()
 				b, err := budgets.Get(ctx, "b", metav1.GetOptions{})
 				if err != nil {

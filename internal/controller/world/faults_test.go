@@ -115,7 +115,7 @@ func (w *world) unused(ns, state string) string {
 	w.deviceUser(ns, "node-1", corev1.PodResourceClaim{ResourceClaimName: ptr.To("shared")})
 	w.run(ns, "on-node-1")
 	w.must(w.Client.CoreV1().Pods(ns).Delete(w.ctx, "on-node-1", removal))
-	time.Sleep(time.Minute)
+	time.Sleep(time.Minute) // of the bubble, for who does things later
 	synctest.Wait()
 	return w.state(ns)
 }

@@ -301,7 +301,7 @@ func (m *Machine) Ended() (int, error) {
 func (m *Machine) Pid() int {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.server == nil {
+	if m.server == nil || m.server.Process == nil { // it could not be started
 		return 0
 	}
 	return m.server.Process.Pid
