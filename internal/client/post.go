@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"sync"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -26,21 +27,26 @@ import (
 type Poster struct {
 	handler http.Handler
 	user    user.Info
-	agent   []string
 	encoder *protobuf.Serializer
+	// blank is what all requests have in common, protobuf and strategic are their headers: nobody on the way of a request whose user is known writes in them.
+	blank               *http.Request
+	protobuf, strategic http.Header
+	answers             sync.Pool // of *bufferedResponse
 }
 
 // NewPoster returns a Poster that calls handler as u. userAgent is as for InProcess.
 func NewPoster(handler http.Handler, u user.Info, userAgent string) *Poster {
-	return &Poster{handler: handler, user: u, agent: []string{userAgent}, encoder: protobuf.NewSerializer(scheme.Scheme, scheme.Scheme)}
+	headers := func(contentType string) http.Header {
+		return http.Header{
+			"Content-Type": {contentType}, "Accept": {runtime.ContentTypeProtobuf}, "Prefer": {request.NoAnswer}, "User-Agent": {userAgent},
+		}
+	}
+	return &Poster{
+		handler: handler, user: u, encoder: protobuf.NewSerializer(scheme.Scheme, scheme.Scheme),
+		protobuf: headers(runtime.ContentTypeProtobuf), strategic: headers(string(types.StrategicMergePatchType)),
+		blank: &http.Request{Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, Host: host[len("http://"):], RemoteAddr: "127.0.0.1:0"},
+	}
 }
-
-// What the headers of all requests say. Read-only.
-var (
-	protobufType  = []string{runtime.ContentTypeProtobuf}
-	strategicType = []string{string(types.StrategicMergePatchType)}
-	noAnswer      = []string{request.NoAnswer}
-)
 
 func (p *Poster) encode(obj runtime.Object) ([]byte, error) {
 	var body bytes.Buffer
@@ -53,13 +59,13 @@ func (p *Poster) encode(obj runtime.Object) ([]byte, error) {
 // Post gives obj, which must say its kind and version and be what decoding its encoding gives, to a path of the API. The server takes it as it is: it must not be
 // used any more, whatever the outcome. What the server refuses is an error as clientsets return it.
 func (p *Poster) Post(ctx context.Context, path string, obj runtime.Object) error {
-	return p.call(ctx, http.MethodPost, path, protobufType, request.Give(obj, p.encode), -1)
+	return p.call(ctx, http.MethodPost, path, p.protobuf, request.Give(obj, p.encode), -1)
 }
 
 // Patch changes the object at a path of the API by a strategic merge patch: edit returns what the patch that encode returns would make of it, as request.GiveEdit
 // says, and may be called several times. Errors are as clientsets return them.
 func (p *Poster) Patch(ctx context.Context, path string, edit func(runtime.Object) (runtime.Object, error), encode func() ([]byte, error)) error {
-	return p.call(ctx, http.MethodPatch, path, strategicType, request.GiveEdit(edit, encode), -1)
+	return p.call(ctx, http.MethodPatch, path, p.strategic, request.GiveEdit(edit, encode), -1)
 }
 
 // Delete deletes the object at a path of the API. The options are given away. If edit isn't nil the object is a pod whose status it changes in the same step, as
@@ -69,7 +75,7 @@ func (p *Poster) Delete(ctx context.Context, path string, o *metav1.DeleteOption
 		ctx = request.WithParting(ctx, edit)
 	}
 	o.TypeMeta = metav1.TypeMeta{APIVersion: "v1", Kind: "DeleteOptions"}
-	return p.call(ctx, http.MethodDelete, path, protobufType, request.Give(o, p.encode), -1)
+	return p.call(ctx, http.MethodDelete, path, p.protobuf, request.Give(o, p.encode), -1)
 }
 
 // Send is Post for who keeps obj: it is encoded, and decoded by the server, as if it came from elsewhere.
@@ -78,18 +84,23 @@ func (p *Poster) Send(ctx context.Context, path string, obj runtime.Object) erro
 	if err != nil {
 		return err
 	}
-	return p.call(ctx, http.MethodPost, path, protobufType, io.NopCloser(bytes.NewReader(body)), int64(len(body)))
+	return p.call(ctx, http.MethodPost, path, p.protobuf, io.NopCloser(bytes.NewReader(body)), int64(len(body)))
 }
 
-func (p *Poster) call(ctx context.Context, method, path string, contentType []string, body io.ReadCloser, length int64) error {
-	r := (&http.Request{
-		Method: method, URL: &url.URL{Path: path}, RequestURI: path, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, Host: host[len("http://"):], RemoteAddr: "127.0.0.1:0",
-		Header: http.Header{
-			"Content-Type": contentType, "Accept": protobufType, "Prefer": noAnswer, "User-Agent": p.agent,
-		},
-		Body: body, ContentLength: length,
-	}).WithContext(request.WithUser(ctx, p.user))
-	w := &bufferedResponse{header: http.Header{}}
+func (p *Poster) call(ctx context.Context, method, path string, headers http.Header, body io.ReadCloser, length int64) error {
+	r := p.blank.WithContext(request.WithUser(ctx, p.user))
+	r.Method, r.URL, r.RequestURI = method, &url.URL{Path: path}, path
+	r.Header, r.Body, r.ContentLength = headers, body, length
+	w, ok := p.answers.Get().(*bufferedResponse)
+	if !ok {
+		w = &bufferedResponse{header: http.Header{}}
+	}
+	defer func() {
+		clear(w.header)
+		w.code = 0
+		w.body.Reset()
+		p.answers.Put(w)
+	}()
 	p.handler.ServeHTTP(w, r)
 	if w.code < http.StatusBadRequest {
 		return nil

@@ -101,7 +101,7 @@ type WatchResponse struct {
 // Engine is a multi-version key-value store. All methods may be called from many goroutines.
 type Engine interface {
 	Range(ctx context.Context, r RangeRequest) (RangeResponse, error)
-	// Txn applies ops atomically if all guards hold.
+	// Txn applies ops atomically if all guards hold. The values of ops belong to the caller again when it has returned without an error.
 	Txn(ctx context.Context, guards []Guard, ops []Op) (TxnResponse, error)
 	// Watch sends all changes below prefix with a revision of at least from (0: from now on), in order, until ctx ends;
 	// then the channel is closed. A compacted from is reported as ErrCompacted in the first response.

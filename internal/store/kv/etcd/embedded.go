@@ -147,7 +147,7 @@ func (e *Engine) start(ctx context.Context, cfg Config) (err error) {
 			}
 		}
 	}()
-	slowDown()
+	tune()
 	server, err := etcdserver.NewServer(config.ServerConfig{
 		Name: memberName, DataDir: cfg.Dir,
 		ClientURLs: clients, PeerURLs: urls,

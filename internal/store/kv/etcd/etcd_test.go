@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	bolt "go.etcd.io/bbolt"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/server/v3/storage/wal"
 	"go.uber.org/goleak"
@@ -113,6 +114,57 @@ func TestStartsAgainAndAgain(t *testing.T) {
 
 // TestBrokenOffFirstStart begins on what a member leaves that was killed before it had stored its own membership, with more and more of it
 // missing, and on one that was killed right after.
+// TestPages has a database keep the pages it was made with: large ones if it was made here, the kernel's if upstream's etcd made it.
+func TestPages(t *testing.T) {
+	dir := t.TempDir()
+	db := filepath.Join(dir, "member", "snap", "db")
+	pageSize := func() int {
+		b, err := bolt.Open(db, 0o600, &bolt.Options{ReadOnly: true, Timeout: time.Minute})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer b.Close()
+		return b.Info().PageSize
+	}
+	put := func(key, value string) {
+		e := open(t, etcd.Config{Dir: dir})
+		if _, err := e.Txn(t.Context(), nil, []kv.Op{{Key: key, Value: []byte(value)}}); err != nil {
+			t.Fatal(err)
+		}
+		if err := e.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	put("a", "made here")
+	if got := pageSize(); got != 16<<10 {
+		t.Errorf("a new database has pages of %d bytes", got)
+	}
+
+	small := filepath.Join(t.TempDir(), "db")
+	from, err := bolt.Open(db, 0o600, &bolt.Options{ReadOnly: true, Timeout: time.Minute})
+	if err != nil {
+		t.Fatal(err)
+	}
+	to, err := bolt.Open(small, 0o600, &bolt.Options{PageSize: 4 << 10})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(bolt.Compact(to, from, 0), to.Close(), from.Close(), os.Rename(small, db)); err != nil {
+		t.Fatal(err)
+	}
+	put("b", "made elsewhere")
+	if got := pageSize(); got != 4<<10 {
+		t.Errorf("a database of pages of 4096 bytes has pages of %d now", got)
+	}
+	e := open(t, etcd.Config{Dir: dir})
+	for key, want := range map[string]string{"a": "made here", "b": "made elsewhere"} {
+		resp, err := e.Range(t.Context(), kv.RangeRequest{Key: key})
+		if err != nil || len(resp.KVs) != 1 || string(resp.KVs[0].Value) != want {
+			t.Errorf("%s is %v, %v", key, resp, err)
+		}
+	}
+}
+
 func TestBrokenOffFirstStart(t *testing.T) {
 	dir := t.TempDir()
 	member := filepath.Join(dir, "member")

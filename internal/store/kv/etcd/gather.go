@@ -30,6 +30,8 @@ const (
 	maxCohort = 48
 	// window is how long the first of those who wait does so at most.
 	window = 2 * time.Millisecond
+	// maxReused is the largest entry whose memory is used again, in bytes.
+	maxReused = 32 << 10
 	// overhead is what etcd reckons a key takes besides itself and its value.
 	overhead = 256
 )
@@ -48,6 +50,7 @@ type gathering struct {
 	stopped <-chan struct{}
 	crowded func(bool) // may be nil
 	timers  kv.Timers
+	memory  sync.Pool     // of *[]byte: what entries were written in
 	blind   time.Duration // how long a transaction waits for nothing but what becomes of it
 
 	telling sync.Mutex // taken before mu
@@ -113,7 +116,12 @@ func (g *gathering) write(ctx context.Context, guard kv.Guard, op kv.Op) (*pb.Tx
 		}
 	}
 	p := &proposal{id: g.ids.Next()}
-	p.entry.Data = appendEntry(make([]byte, 0, 3*len(op.Key)+len(op.Value)+64), p.id, guard, op)
+	memory, _ := g.memory.Get().(*[]byte)
+	if memory == nil {
+		memory = new([]byte)
+	}
+	*memory = appendEntry(slices.Grow((*memory)[:0], 3*len(op.Key)+len(op.Value)+64), p.id, guard, op)
+	p.entry.Data = *memory
 	if len(p.entry.Data) > g.limit {
 		return nil, rpctypes.ErrGRPCRequestTooLarge
 	}
@@ -121,6 +129,9 @@ func (g *gathering) write(ctx context.Context, guard kv.Guard, op kv.Op) (*pb.Tx
 	r, err := g.wait(ctx, p, result, g.enter(p))
 	if err == nil {
 		g.leave()
+		if cap(*memory) <= maxReused {
+			g.memory.Put(memory) // Raft has made itself a copy; when nobody knows what became of the entry it may not have yet
+		}
 		return answer(r.(*apply.Result))
 	}
 	g.giveUp(p)

@@ -7,6 +7,7 @@ import (
 	"time"
 	"unsafe" // also for go:linkname
 
+	bolt "go.etcd.io/bbolt"
 	"go.etcd.io/etcd/pkg/v3/wait"
 	"go.etcd.io/etcd/server/v3/etcdserver"
 	"go.etcd.io/raft/v3"
@@ -19,8 +20,20 @@ import (
 //go:linkname watchResyncPeriod go.etcd.io/etcd/server/v3/storage/mvcc.watchResyncPeriod
 var watchResyncPeriod time.Duration
 
-// slowDown sets the period before the first server starts; later ones find it set.
-var slowDown = sync.OnceFunc(func() { watchResyncPeriod = 500 * time.Millisecond })
+// boltOpenOptions are how etcd opens its database. There is no option for its pages.
+//
+//go:linkname boltOpenOptions go.etcd.io/etcd/server/v3/storage/backend.boltOpenOptions
+var boltOpenOptions *bolt.Options
+
+// pageSize is that of the pages of a new database; one that exists keeps its own. A page is what is written at once, and etcd answers no write while it writes: with the
+// four kilobytes of the kernel's pages, into which two pods go, 10,000 new values take 50 ms, and 30 with these. A value alone is written as fast.
+const pageSize = 16 << 10
+
+// tune sets etcd's variables before the first server starts; later ones find them set.
+var tune = sync.OnceFunc(func() {
+	watchResyncPeriod = 500 * time.Millisecond
+	boltOpenOptions.PageSize = pageSize
+})
 
 // raftStatusOf returns the function that asks a server's Raft how far it is. etcd shows what it has applied itself, but not what Raft
 // knows of that. The field is set when the server is made and never again.

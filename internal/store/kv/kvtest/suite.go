@@ -22,6 +22,7 @@ func Run(t *testing.T, open func(t *testing.T) kv.Engine) {
 		{"put and delete", testPutDelete},
 		{"guards", testGuards},
 		{"one revision per transaction", testTxn},
+		{"values are the writer's again", testValues},
 		{"range", testRange},
 		{"old revisions", testOldRevisions},
 		{"compaction", testCompaction},
@@ -203,6 +204,36 @@ func testTxn(t *testing.T, e kv.Engine) {
 	}
 	if _, err := e.Txn(context20(t), nil, []kv.Op{{Key: "x"}, {Key: "x"}}); err == nil {
 		t.Error("two puts of one key in a transaction are accepted")
+	}
+}
+
+// testValues writes over the values of transactions that have returned, from many goroutines, of which some fail.
+func testValues(t *testing.T, e kv.Engine) {
+	watched := e.Watch(context20(t), "", 2)
+	const writers, each = 8, 50
+	var wg sync.WaitGroup
+	for w := range writers {
+		wg.Go(func() {
+			value := make([]byte, 0, 64)
+			for i := range each {
+				key := fmt.Sprintf("k-%d-%d", w, i)
+				value = append(value[:0], key...)
+				guards := []kv.Guard{{Key: key}}
+				for _, holds := range []bool{true, false} {
+					if resp, err := e.Txn(t.Context(), guards, []kv.Op{{Key: key, Value: value}}); err != nil || resp.Succeeded != holds {
+						t.Errorf("%s: %v %v", key, resp.Succeeded, err)
+					}
+					value = append(value[:0], "another value than that which was written"...)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	for _, item := range get(t, e, kv.RangeRequest{Key: "k", End: "l"}).KVs {
+		equal(t, "value", string(item.Value), item.Key)
+	}
+	for _, ev := range collect(t, watched, writers*each) {
+		equal(t, "value of an event", string(ev.KV.Value), ev.KV.Key)
 	}
 }
 

@@ -1,6 +1,7 @@
 package memory
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"math"
@@ -313,7 +314,7 @@ func (e *Engine) apply(ops []kv.Op) {
 				delete(l.keys, op.Key)
 			}
 		}
-		v := version{rev: rev, create: rev, count: 1, value: op.Value, lease: op.Lease}
+		v := version{rev: rev, create: rev, count: 1, value: bytes.Clone(op.Value), lease: op.Lease}
 		ev := kv.Event{Type: kv.Put}
 		if op.Delete {
 			v = version{rev: rev, dead: true}
