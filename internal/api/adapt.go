@@ -87,6 +87,13 @@ func StatusVerbs() []string { return []string{"get", "patch", "update"} }
 // Status is the subresource through which controllers report.
 func Status() Subresource { return Subresource{Name: "status", Verbs: StatusVerbs()} }
 
+// TablelessStatus is Status for kinds whose other door shows no tables.
+func TablelessStatus() Subresource {
+	s := Status()
+	s.NoTable = true
+	return s
+}
+
 // Scale is the subresource that shows a workload as a number of replicas.
 func Scale() Subresource {
 	return Subresource{Name: "scale", Kind: schema.GroupVersionKind{Group: "autoscaling", Version: "v1", Kind: "Scale"}, Verbs: StatusVerbs()}

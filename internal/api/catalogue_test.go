@@ -72,7 +72,7 @@ func newCatalogue(t *testing.T, kinds ...*api.Kind) *api.Catalogue {
 func TestStoredForm(t *testing.T) {
 	k := configMap()
 	codec := newCatalogue(t, k).Codec(k)
-	data, err := codec.Encode(&corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "a", ResourceVersion: "5"}, Data: map[string]string{"k": "v"}})
+	data, err := codec.Append(nil, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "a", ResourceVersion: "5"}, Data: map[string]string{"k": "v"}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -130,7 +130,7 @@ func FuzzDecode(f *testing.F) {
 		if err != nil {
 			return
 		}
-		if _, err := codec.Encode(obj); err != nil {
+		if _, err := codec.Append(nil, obj); err != nil {
 			t.Errorf("decoded but not encoded: %v", err)
 		}
 	})

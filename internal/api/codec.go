@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"slices"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -16,8 +17,8 @@ import (
 
 // Codec turns objects of one kind into stored bytes and back. It satisfies store.Codec.
 type Codec interface {
-	// Encode gives the stored form of a hub object, without a resourceVersion. It does not change obj.
-	Encode(obj Object) ([]byte, error)
+	// Append appends the stored form of a hub object, without a resourceVersion. It does not change obj.
+	Append(to []byte, obj Object) ([]byte, error)
 	// Decode reads what Encode or any upstream server wrote, in any version that the kind knows.
 	Decode(data []byte) (Object, error)
 }
@@ -68,7 +69,7 @@ func newCodec(c *Catalogue, k *Kind, hub *Version) *codec {
 	return &codec{catalogue: c, kind: k, hub: hub, typ: reflect.TypeOf(sample), head: head, asJSON: !proto || k.StoredAsJSON}
 }
 
-func (c *codec) Encode(obj Object) ([]byte, error) {
+func (c *codec) Append(to []byte, obj Object) ([]byte, error) {
 	if reflect.TypeOf(obj) != c.typ {
 		return nil, fmt.Errorf("encoding %s: got a %T", c.kind.GroupKind(), obj)
 	}
@@ -84,11 +85,11 @@ func (c *codec) Encode(obj Object) ([]byte, error) {
 		if err != nil {
 			return nil, fmt.Errorf("encoding %s: %w", c.kind.GroupKind(), err)
 		}
-		return append(data, '\n'), nil
+		return append(append(to, data...), '\n'), nil
 	}
 	m := obj.(protoMarshaller)
 	size := m.Size()
-	out := make([]byte, 0, len(c.head)+binary.MaxVarintLen32+size+4)
+	out := slices.Grow(to, len(c.head)+binary.MaxVarintLen32+size+4)
 	out = append(out, c.head...)
 	out = binary.AppendUvarint(out, uint64(size))
 	at := len(out)

@@ -67,6 +67,11 @@ type Kind struct {
 	Stored func(obj Object)
 	// ValidateName returns complaints about a name (not prefix); nil means a DNS subdomain.
 	ValidateName func(name string, prefix bool) []string
+	// ValidateNameOf, if set, is asked instead where good names depend on what the object says besides.
+	ValidateNameOf func(obj Object, name string, prefix bool) []string
+	// MetadataLast says that the metadata of a new object is looked at only when all else is right, and with the rules for names that
+	// every kind has.
+	MetadataLast bool
 	// Validate and its kin check everything but ObjectMeta, which the server checks by itself with ValidateName.
 	Validate             func(obj Object) field.ErrorList
 	ValidateUpdate       func(obj, old Object) field.ErrorList
@@ -75,6 +80,8 @@ type Kind struct {
 	ValidateInNamespace func(obj, old Object, labels map[string]string) field.ErrorList
 	// Warnings are shown to the client in Warning headers; old is nil on create.
 	Warnings func(obj, old Object) []string
+	// StatusWarnings are the same for what the status door writes.
+	StatusWarnings func(obj, old Object) []string
 
 	// Canonicalize normalizes an object after validation (rarely needed).
 	Canonicalize func(obj Object)
@@ -146,6 +153,8 @@ type Subresource struct {
 	// ephemeralcontainers, approval, finalize): what it may not change is put back from old, the rest is checked.
 	PrepareForUpdate func(obj, old Object)
 	ValidateUpdate   func(obj, old Object) field.ErrorList
+	// NoTable says that what is shown through this door can't be shown as rows of a table.
+	NoTable bool
 	// Owns, if set, names the only fields that writers through this door can own, as dotted paths; "*" is any item of a list.
 	Owns []string
 }

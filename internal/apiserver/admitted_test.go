@@ -189,7 +189,7 @@ func TestValidatingWebhook(t *testing.T) {
 		}
 		q := h.last(t)
 		isNull := func(raw []byte) bool { return len(raw) == 0 || string(raw) == "null" }
-		if q.Operation != tt.operation || isNull(q.Object.Raw) == tt.object || isNull(q.OldObject.Raw) == tt.old || q.Namespace != "a" || q.Name == "" {
+		if q.Operation != tt.operation || isNull(q.Object.Raw) == tt.object || isNull(q.OldObject.Raw) == tt.old || q.Namespace != "a" || (q.Name == "") != (tt.method == "DELETE" && tt.path == maps) {
 			t.Errorf("%s %s: asked %s of %s, object %s, old %s", tt.method, tt.path, q.Operation, q.Name, q.Object.Raw, q.OldObject.Raw)
 		}
 	}
@@ -297,7 +297,10 @@ func TestStrictPatchPolicy(t *testing.T) {
 
 type connectFunc func(http.ResponseWriter, *http.Request)
 
-func (f connectFunc) Connect(w http.ResponseWriter, r *http.Request, _ request.Info) { f(w, r) }
+func (f connectFunc) Connect(w http.ResponseWriter, r *http.Request, _ request.Info) error {
+	f(w, r)
+	return nil
+}
 
 type gate func(*admission.Attributes) error
 

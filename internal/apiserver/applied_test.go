@@ -118,3 +118,60 @@ func TestAppliedNothing(t *testing.T) {
 		}
 	}
 }
+
+// TestAppliedDeletion: nobody makes an object that is being deleted, through no door.
+func TestAppliedDeletion(t *testing.T) {
+	h := newServer(t).Handler()
+	const meta = `"deletionTimestamp":"2020-01-01T00:00:00Z","deletionGracePeriodSeconds":5`
+	for _, c := range []struct{ verb, path, name, media string }{
+		{"POST", mapsPath, "a", "application/json"},
+		{"PATCH", mapsPath + "/b?fieldManager=m", "b", applyYAML},
+	} {
+		got := want(t, h, 201, c.verb, c.path, `{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"`+c.name+`",`+meta+`}}`, "Content-Type", c.media)
+		m, _ := got["metadata"].(map[string]any)
+		if m["deletionTimestamp"] != nil || m["deletionGracePeriodSeconds"] != nil {
+			t.Errorf("%s: %v", c.verb, m)
+		}
+	}
+}
+
+// TestLateMetadata: the metadata of an event or a disruption budget is looked at when all else is right, and then all of it.
+func TestLateMetadata(t *testing.T) {
+	h := newServer(t).Handler()
+	const events, budgets, labels = "/api/v1/namespaces/default/events", "/apis/policy/v1/namespaces/default/poddisruptionbudgets", `"labels":{"a":"b c"}`
+	const bad = `metadata.labels: Invalid value: "b c": a valid label must be`
+	for _, c := range []struct{ path, body, want, not string }{
+		{events, `{"metadata":{"name":"a",` + labels + `},"involvedObject":{"namespace":"default"}}`, bad, "involvedObject"},
+		{events, `{"metadata":{"name":"a",` + labels + `},"involvedObject":{"namespace":"other"}}`, "involvedObject.namespace", "metadata.labels"},
+		{events, `{"metadata":{"name":"a","generation":-1},"involvedObject":{"namespace":"default"}}`, "metadata.generation: Invalid value: -1", "involvedObject"},
+		{budgets, `{"metadata":{"name":"a",` + labels + `},"spec":{"minAvailable":1}}`, bad, "spec"},
+		{budgets, `{"metadata":{"name":"a",` + labels + `},"spec":{"minAvailable":-1}}`, "spec.minAvailable", "metadata.labels"},
+		{"/apis/events.k8s.io/v1/namespaces/default/events", `{"metadata":{"name":"a","finalizers":["x"]},"eventTime":"2026-01-01T00:00:00.000000Z","type":"Normal","action":"a","reason":"r","reportingController":"c","reportingInstance":"i"}`,
+			`metadata.finalizers[0]: Invalid value: "x": name is neither a standard finalizer name nor is it fully qualified`, "action"},
+	} {
+		got, _ := want(t, h, 422, "POST", c.path, c.body)["message"].(string)
+		if !strings.Contains(got, c.want) || strings.Contains(got, c.not) {
+			t.Errorf("%s: %s", c.body, got)
+		}
+	}
+}
+
+// TestNamesOfServices: the name of an APIService is looked at with each change, for its group may have changed.
+func TestNamesOfServices(t *testing.T) {
+	h := newServer(t).Handler()
+	const path, rest = "/apis/apiregistration.k8s.io/v1/apiservices", `"groupPriorityMinimum":1,"versionPriority":1,"service":{"namespace":"n","name":"s"},"insecureSkipTLSVerify":true}}`
+	want(t, h, 201, "POST", path, `{"metadata":{"name":"v1.a.b"},"spec":{"group":"a.b","version":"v1",`+rest)
+	want(t, h, 200, "PATCH", path+"/v1.a.b", `{"spec":{"versionPriority":2}}`, "Content-Type", mergeJSON)
+	want(t, h, 422, "PATCH", path+"/v1.a.b", `{"spec":{"group":"c.d"}}`, "Content-Type", mergeJSON)
+}
+
+// TestWarnedStatus: who reports addresses in an unusual form is told so.
+func TestWarnedStatus(t *testing.T) {
+	h := newServer(t).Handler()
+	const services = "/api/v1/namespaces/default/services"
+	want(t, h, 201, "POST", services, `{"metadata":{"name":"s"},"spec":{"type":"LoadBalancer","ports":[{"port":80}]}}`)
+	w := call(t, h, "PATCH", services+"/s/status", `{"status":{"loadBalancer":{"ingress":[{"ip":"FD00::1"}]}}}`, "Content-Type", mergeJSON)
+	if got := w.Header().Values("Warning"); w.Code != 200 || len(got) != 1 || !strings.Contains(got[0], "RFC 5952") {
+		t.Errorf("%d %q", w.Code, got)
+	}
+}

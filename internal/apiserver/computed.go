@@ -147,7 +147,7 @@ func (x *exchange) showComputed(a negotiate.Accept, c Computed, obj runtime.Obje
 		x.send(http.StatusOK, negotiate.Accept{Media: a.Media, Pretty: a.Pretty}, p)
 		return nil
 	}
-	return negotiate.NotAcceptable()
+	return negotiate.NotAcceptable("")
 }
 
 // metadataOf is the metadata of an object alone.

@@ -127,7 +127,7 @@ func (x *exchange) create() error {
 		return err
 	}
 	a := x.attributes(admission.Create, obj, nil, o.dryRun)
-	a.Options = &metav1.CreateOptions{DryRun: o.dryRuns, FieldManager: o.fieldManager, FieldValidation: o.validation}
+	a.Options = o.forCreate()
 	if err := x.s.cfg.Admission.Admit(x.ctx, a); err != nil {
 		return err
 	}
@@ -255,7 +255,10 @@ func wipeSystemMeta(obj metav1.Object) {
 // prepareCreate fills in what the system says of a new object, takes away what a client may not, and checks the rest.
 func (x *exchange) prepareCreate(obj api.Object) error {
 	k := x.res.kind
-	wipeSystemMeta(obj)
+	if err := x.keptKind("", obj); err != nil {
+		return err
+	}
+	obj.SetSelfLink("")
 	obj.SetUID(types.UID(newUID()))
 	obj.SetCreationTimestamp(metav1.NewTime(x.s.clock.Now().UTC().Truncate(time.Second)))
 	if k.HasGeneration {
@@ -268,8 +271,8 @@ func (x *exchange) prepareCreate(obj api.Object) error {
 		return err
 	}
 	var errs field.ErrorList
-	if k.GroupKind() != eventKind { // whose two doors look at metadata in their own way
-		errs = validateMeta(obj, k.Namespaced, x.nameFunc(), x.qualifies(""))
+	if !k.MetadataLast {
+		errs = validateMeta(obj, k.Namespaced, x.nameFunc(obj), x.qualifies(""))
 	}
 	switch {
 	case x.res.custom != nil:
@@ -281,7 +284,11 @@ func (x *exchange) prepareCreate(obj api.Object) error {
 		errs = append(errs, x.res.version.Validate(obj, nil)...)
 	}
 	errs = append(x.validateInNamespace(obj, nil), errs...)
-	if len(errs) == 0 {
+	switch {
+	case len(errs) > 0:
+	case k.MetadataLast:
+		errs = validateMeta(obj, k.Namespaced, segmentName, false)
+	default:
 		errs = validateNames(obj, segmentName)
 	}
 	if x.res.custom == nil && declared(k.Group) {
@@ -300,8 +307,6 @@ func (x *exchange) prepareCreate(obj api.Object) error {
 	}
 	return x.settle(obj)
 }
-
-var eventKind = schema.GroupKind{Kind: "Event"}
 
 // validateInNamespace checks what depends on the namespace's labels; a namespace that is not there has none.
 func (x *exchange) validateInNamespace(obj, old api.Object) field.ErrorList {
@@ -322,8 +327,11 @@ func (x *exchange) invalid(name string, errs field.ErrorList) error {
 	return apierrors.NewInvalid(x.res.kind.GroupKind(), name, errs) // the hub's group, whatever door it is
 }
 
-// nameFunc is how names of the kind are checked; a name must always be good for a path.
-func (x *exchange) nameFunc() apivalidation.ValidateNameFunc {
+// nameFunc is how names of an object of the kind are checked; a name must always be good for a path.
+func (x *exchange) nameFunc(obj api.Object) apivalidation.ValidateNameFunc {
+	if f := x.res.kind.ValidateNameOf; f != nil {
+		return func(name string, prefix bool) []string { return f(obj, name, prefix) }
+	}
 	if f := x.res.kind.ValidateName; f != nil {
 		return f
 	}

@@ -178,6 +178,11 @@ func (x *exchange) accept() (negotiate.Accept, error) {
 	if x.res != nil && x.res.custom != nil {
 		return negotiate.ParseUntypedAccept(x.r.Header)
 	}
+	if x.res != nil {
+		if sub := x.res.subs[x.info.Subresource]; sub != nil && sub.NoTable {
+			return negotiate.ParseTablelessAccept(x.r.Header)
+		}
+	}
 	a, err := negotiate.ParseAccept(x.r.Header)
 	if err != nil && apierrors.IsNotAcceptable(err) && (x.info.Verb == "list" || x.info.Verb == "watch" && !x.info.NameInPath) {
 		if s, ok := err.(apierrors.APIStatus); ok && s.Status().Details != nil {
@@ -207,10 +212,43 @@ func (x *exchange) decodeCustom(validation string) (api.Object, error) {
 	if err != nil {
 		return nil, err
 	}
+	if x.info.Verb == "create" {
+		if err := x.res.custom.CheckKind(obj); err != nil {
+			return nil, err
+		}
+	}
 	if err := x.res.custom.Default(obj); err != nil {
 		return nil, apierrors.NewInternalError(err)
 	}
 	return obj, nil
+}
+
+// sameKind refuses an update that makes a custom object one of another kind; first it must be one of the state that there is. What a status comes with is not looked at.
+func (x *exchange) sameKind(obj, live api.Object) error {
+	o, ok := obj.(*custom.Object)
+	switch {
+	case !ok || x.res.custom == nil || o.Kind == x.res.gvk.Kind:
+		return nil
+	case x.info.Subresource == "status":
+		o.Kind = x.res.gvk.Kind
+		return nil
+	}
+	if err := x.checkVersion(obj, live); err != nil {
+		return err
+	}
+	return x.res.custom.CheckKind(o)
+}
+
+// keptKind refuses a custom object that admission has made one of another kind or version.
+func (x *exchange) keptKind(sub string, obj api.Object) error {
+	o, ok := obj.(*custom.Object)
+	if !ok || x.res.custom == nil {
+		return nil
+	}
+	if sub == "status" {
+		o.Kind = x.res.gvk.Kind // what a status comes with is not looked at
+	}
+	return x.res.custom.CheckPatched(o)
 }
 
 // validateCustom checks a custom object, new (live is nil) or changed; meta are the complaints about its metadata. Rules that it broke before already are told
@@ -428,6 +466,6 @@ func (s *Server) deleteCustom(ctx context.Context, res *resource, item *store.It
 		return err
 	}
 	x := &exchange{s: s, r: r, ctx: ctx, scope: scope, info: &scope.Info, user: u, res: res, unasked: true}
-	_, err = x.deleteObject(item.Object.GetNamespace(), item.Object.GetName(), &metav1.DeleteOptions{})
+	_, err = x.deleteObject(item.Object.GetNamespace(), item.Object.GetName(), &metav1.DeleteOptions{}, nil)
 	return err
 }

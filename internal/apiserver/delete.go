@@ -156,7 +156,10 @@ func (x *exchange) delete() error {
 	if err := x.mayPart(); err != nil {
 		return err
 	}
-	d, err := x.deleteObject(x.info.Namespace, x.info.Name, o)
+	if err := x.unfound(x.info.Name); err != nil {
+		return err
+	}
+	d, err := x.deleteObject(x.info.Namespace, x.info.Name, o, nil)
 	if err != nil {
 		return err
 	}
@@ -195,8 +198,8 @@ type deletion struct {
 	gone bool
 }
 
-// deleteObject carries out a deletion in one guarded step.
-func (x *exchange) deleteObject(namespace, name string, o *metav1.DeleteOptions) (deletion, error) {
+// deleteObject carries out a deletion in one guarded step. Of a collection's, whole are the options that it was asked for: admission hears of those, and of no name.
+func (x *exchange) deleteObject(namespace, name string, o, whole *metav1.DeleteOptions) (deletion, error) {
 	var d deletion
 	commit := nothing
 	dryRun := len(o.DryRun) > 0
@@ -234,6 +237,9 @@ func (x *exchange) deleteObject(namespace, name string, o *metav1.DeleteOptions)
 		a.Namespace, a.Name, a.Options = namespace, name, options
 		if x.res.kind.Resource == "namespaces" && x.res.kind.Group == "" {
 			a.Namespace = name
+		}
+		if whole != nil {
+			a.Name, a.Options = "", whole.DeepCopy()
 		}
 		if !x.unasked {
 			if err := x.s.cfg.Admission.Admit(x.ctx, a); err != nil {
@@ -483,7 +489,7 @@ func (x *exchange) deleteCollection() error {
 		if options.Preconditions.UID == nil {
 			options.Preconditions.UID = (*types.UID)(&uid)
 		}
-		_, err := x.deleteObject(item.Object.GetNamespace(), item.Object.GetName(), options)
+		_, err := x.deleteObject(item.Object.GetNamespace(), item.Object.GetName(), options, o)
 		if err != nil && !apierrors.IsNotFound(err) && !(apierrors.IsConflict(err) && o.Preconditions == nil) {
 			return err
 		}

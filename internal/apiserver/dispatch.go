@@ -1,13 +1,17 @@
 package apiserver
 
 import (
+	"errors"
+	"fmt"
 	"net/http"
-	"slices"
+	"strings"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/validation/path"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
+	"github.com/celox/celox/internal/apiserver/negotiate"
 	"github.com/celox/celox/internal/apiserver/request"
 )
 
@@ -35,6 +39,10 @@ func (s *Server) dispatch(x *exchange) {
 		return
 	}
 	i := x.info
+	if strings.HasPrefix(i.Path, "/apis//") { // the core is no group
+		notFoundPage(x.w)
+		return
+	}
 	gvr := i.GroupVersionResource()
 	gv := gvr.GroupVersion()
 	if s.serveComputed(x) {
@@ -52,8 +60,8 @@ func (s *Server) dispatch(x *exchange) {
 		return
 	}
 	res := s.resources[gvr]
-	if res == nil || i.Malformed || slices.Contains(i.Parts, "") || i.Verb == "proxy" ||
-		i.Namespace != "" && !res.kind.Namespaced && gvr != namespaces ||
+	if res == nil || i.Malformed || len(i.Parts) > 2 && i.Parts[2] == "" || i.Verb == "proxy" ||
+		(i.Namespace != "" || i.Nowhere) && !res.kind.Namespaced && gvr != namespaces ||
 		len(i.Parts) > 3 && i.Subresource != "proxy" {
 		x.fail(noSuchResource())
 		return
@@ -72,7 +80,7 @@ func (s *Server) dispatch(x *exchange) {
 func (r *resource) routes(x *exchange) bool {
 	i := x.info
 	switch {
-	case x.r.Method == http.MethodHead:
+	case x.r.Method == http.MethodHead, !negotiate.Routed(x.r.Header):
 		return false
 	case i.Subresource != "":
 		return true
@@ -83,9 +91,23 @@ func (r *resource) routes(x *exchange) bool {
 	case i.Verb == "create" && i.NameInPath, (i.Verb == "update" || i.Verb == "patch" || i.Verb == "delete") && !i.NameInPath:
 		return false
 	case r.kind.Namespaced && i.Namespace == "":
-		return i.Verb == "list" || i.Verb == "watch"
+		return i.Verb == "list" || i.Verb == "watch" || i.Nowhere
 	}
 	return true
+}
+
+// unfound refuses a name that no object can have, before anybody looks for it.
+func (x *exchange) unfound(name string) error {
+	if x.res.kind.Namespaced && x.info.Namespace == "" {
+		return apierrors.NewBadRequest("Namespace parameter required.")
+	}
+	if name == "" {
+		return apierrors.NewBadRequest("Name parameter required.")
+	}
+	if wrong := path.IsValidPathSegmentName(name); len(wrong) > 0 {
+		return apierrors.NewBadRequest(fmt.Sprintf("Name parameter invalid: %q: %s", name, strings.Join(wrong, ";")))
+	}
+	return nil
 }
 
 var namespaces = schema.GroupVersionResource{Version: "v1", Resource: "namespaces"}
@@ -109,7 +131,7 @@ func (s *Server) serveResource(x *exchange) error {
 	if x.r.Method == http.MethodHead || !res.verbs[i.Verb] || res.custom == nil && i.Verb == "watch" && x.r.Method != http.MethodGet {
 		return methodNotAllowed()
 	}
-	everywhere := res.kind.Namespaced && i.Namespace == ""
+	everywhere := res.everywhere(i)
 	switch i.Verb {
 	case "get":
 		return x.get()
@@ -137,6 +159,9 @@ func (s *Server) serveResource(x *exchange) error {
 		if everywhere {
 			return methodNotAllowed()
 		}
+		if i.Nowhere {
+			return x.unfound("")
+		}
 		return x.deleteCollection()
 	}
 	return methodNotAllowed()
@@ -145,7 +170,7 @@ func (s *Server) serveResource(x *exchange) error {
 // hasPath says whether anything at all is served at the path of a request for a resource: what is not there answers 404 whatever the method, what is there 405 to
 // those that it lacks.
 func (r *resource) hasPath(i *request.Info) bool {
-	everywhere := r.kind.Namespaced && i.Namespace == ""
+	everywhere := r.everywhere(i)
 	switch {
 	case i.NameInPath && everywhere:
 		return false
@@ -157,6 +182,11 @@ func (r *resource) hasPath(i *request.Info) bool {
 		return r.verbs["list"]
 	}
 	return true
+}
+
+// everywhere says that a request is for the objects of all namespaces.
+func (r *resource) everywhere(i *request.Info) bool {
+	return r.kind.Namespaced && i.Namespace == "" && !i.Nowhere
 }
 
 // streams are the subresources that a node answers.
@@ -182,12 +212,15 @@ func streamsBy(sub, method string) bool {
 // serveSubresource carries out the verb on a part of a resource.
 func (s *Server) serveSubresource(x *exchange, sub *subresource) error {
 	i := x.info
-	if x.res.kind.Namespaced && i.Namespace == "" {
+	if x.res.everywhere(i) {
 		return noSuchResource()
 	}
 	if streams(sub.Name) {
 		if !streamsBy(sub.Name, x.r.Method) {
 			return methodNotAllowed()
+		}
+		if err := x.mayStream(sub); err != nil {
+			return err
 		}
 		if s.cfg.Connect == nil {
 			return notImplemented("way to reach nodes")
@@ -198,11 +231,13 @@ func (s *Server) serveSubresource(x *exchange, sub *subresource) error {
 		running := s.metrics.longRunning(x)
 		running.Inc()
 		defer running.Dec()
-		s.cfg.Connect.Connect(x.w, x.r, *i)
-		return nil
+		return s.cfg.Connect.Connect(x.w, x.r, *i)
 	}
 	if x.r.Method == http.MethodHead || !sub.verbs[i.Verb] {
 		return methodNotAllowed()
+	}
+	if i.Name == "" {
+		return errNameless()
 	}
 	switch sub.Name {
 	case "status", "approval", "ephemeralcontainers", "resize", "finalize":
@@ -217,6 +252,31 @@ func (s *Server) serveSubresource(x *exchange, sub *subresource) error {
 		return x.token()
 	}
 	return noSuchResource()
+}
+
+func errNameless() error { return apierrors.NewBadRequest("name must be provided") }
+
+// mayStream looks at what is wrong with a request for a stream before anybody looks for what it is about. A log is an answer like others, with a type of its own.
+func (x *exchange) mayStream(sub *subresource) error {
+	if x.info.Name == "" {
+		return errNameless()
+	}
+	if sub.Name == "log" {
+		accept, err := negotiate.ParseTextAccept(x.r.Header)
+		if err != nil {
+			return err
+		}
+		if accept.Shape == negotiate.Metadata {
+			if _, err := x.load(x.info.Name, getNewest); err != nil {
+				return err
+			}
+			return errors.New("object does not implement the Object interfaces")
+		}
+	}
+	if sub.Name == "proxy" {
+		return nil // its name may have a scheme and a port
+	}
+	return x.unfound(x.info.Name)
 }
 
 // plainSubresource serves a door to the same object with other rules.

@@ -88,7 +88,7 @@ func TestEditedByHand(t *testing.T) {
 	s := newServer(t).Handler()
 	want(t, s, http.StatusCreated, "POST", "/api/v1/namespaces", `{"metadata":{"name":"n"}}`)
 	const pod = "/api/v1/namespaces/n/pods/p"
-	want(t, s, http.StatusCreated, "POST", "/api/v1/namespaces/n/pods", `{"metadata":{"name":"p","labels":{"a":"b"}},"spec":{"nodeName":"m","containers":[{"name":"c","image":"i"}]}}`)
+	want(t, s, http.StatusCreated, "POST", "/api/v1/namespaces/n/pods", `{"metadata":{"name":"p","labels":{"a":"b"}},"spec":{"containers":[{"name":"c","image":"i"}]}}`)
 	never := func() ([]byte, error) {
 		t.Error("encoded")
 		return nil, errors.New("no")
@@ -139,7 +139,8 @@ func TestEditedByHand(t *testing.T) {
 		t.Errorf("%v", got)
 	}
 
-	// Options of a deletion are taken as they are.
+	// Options of a deletion are taken as they are; a pod that has a node takes its time.
+	want(t, s, http.StatusCreated, "POST", pod+"/binding", `{"metadata":{"name":"p"},"target":{"kind":"Node","name":"m"}}`)
 	nobody := func(runtime.Object) ([]byte, error) { return never() }
 	remove := func(uid string, seconds int64) *httptest.ResponseRecorder {
 		o := &metav1.DeleteOptions{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "DeleteOptions"}, Preconditions: metav1.NewUIDPreconditions(uid), GracePeriodSeconds: &seconds}

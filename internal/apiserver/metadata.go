@@ -2,7 +2,6 @@ package apiserver
 
 import (
 	"slices"
-	"strings"
 
 	apivalidation "k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -87,21 +86,9 @@ func validateFinalizers(finalizers []string, p *field.Path) field.ErrorList {
 func validateQualified(finalizers []string, p *field.Path) field.ErrorList {
 	var errs field.ErrorList
 	for i, f := range finalizers {
-		errs = append(errs, validateOwn(f, p.Index(i))...)
+		errs = append(errs, check.FinalizerDomain(f, p.Index(i))...)
 	}
 	return errs
-}
-
-// validateOwn demands a domain of a finalizer that is not the system's own.
-func validateOwn(f string, p *field.Path) field.ErrorList {
-	switch f {
-	case "kubernetes", metav1.FinalizerOrphanDependents, metav1.FinalizerDeleteDependents:
-		return nil
-	}
-	if strings.Contains(f, "/") {
-		return nil
-	}
-	return field.ErrorList{field.Invalid(p, f, "name is neither a standard finalizer name nor is it fully qualified")}
 }
 
 // validateMetaUpdate checks how an object's metadata changed.

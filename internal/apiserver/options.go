@@ -41,6 +41,15 @@ type writeOptions struct {
 	force        *bool
 }
 
+// forCreate and forUpdate are what admission is told of the options: a patch is the one or the other.
+func (o *writeOptions) forCreate() *metav1.CreateOptions {
+	return &metav1.CreateOptions{DryRun: o.dryRuns, FieldManager: o.fieldManager, FieldValidation: o.validation}
+}
+
+func (o *writeOptions) forUpdate() *metav1.UpdateOptions {
+	return &metav1.UpdateOptions{DryRun: o.dryRuns, FieldManager: o.fieldManager, FieldValidation: o.validation}
+}
+
 func readWriteOptions(q url.Values) writeOptions {
 	o := writeOptions{dryRuns: q["dryRun"], fieldManager: q.Get("fieldManager"), validation: q.Get("fieldValidation")}
 	o.dryRun = len(o.dryRuns) > 0

@@ -1,7 +1,6 @@
 package apiserver
 
 import (
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/celox/celox/internal/api"
@@ -38,7 +37,7 @@ func (x *exchange) told(current *store.Item, gone, dryRun bool) (store.Object, e
 	}
 	o := writeOptions{dryRun: dryRun}
 	m, commit, err := x.change(&updating{
-		sub: "status", options: o, change: patched, admitOptions: &metav1.PatchOptions{},
+		sub: "status", options: o, change: patched, admitOptions: o.forUpdate(),
 		attributes: func(a *admission.Attributes) { a.Subresource = "status" },
 	}, current)
 	if commit != nil {

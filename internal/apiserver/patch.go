@@ -68,7 +68,7 @@ func (x *exchange) patch() error {
 	}
 	up := &updating{
 		sub: x.info.Subresource, options: o,
-		admitOptions: &metav1.UpdateOptions{DryRun: o.dryRuns, FieldManager: o.fieldManager, FieldValidation: o.validation},
+		admitOptions: o.forUpdate(),
 	}
 	if p.Type == types.ApplyYAMLPatchType {
 		if err := x.prepareApply(up, p, o); err != nil {
@@ -115,6 +115,9 @@ func (x *exchange) patched(p *apply.Patch, live api.Object) (api.Object, error) 
 		return nil, err
 	}
 	if x.res.custom != nil {
+		if o, ok := obj.(*custom.Object); ok && x.info.Subresource == "status" {
+			o.Kind = x.res.gvk.Kind // what a status comes with is not looked at
+		}
 		if err := x.res.custom.CheckPatched(obj); err != nil {
 			return nil, err
 		}

@@ -70,10 +70,27 @@ func (s *Server) servePlain(x *exchange) {
 		return
 	case "api", "apis":
 		if !strings.HasPrefix(p, "//") {
-			s.serveDiscovery(x, first, strings.Trim(rest, "/"))
+			if at := strings.TrimRight(p, "/"); len(p)-len(at) > 1 { // more slashes at the end say no more than one
+				if first == "apis" && strings.Trim(rest, "/") == "" {
+					notFoundPage(x.w)
+					return
+				}
+				if x.r.Method != http.MethodGet {
+					x.fail(methodNotAllowed())
+					return
+				}
+				r := x.r.Clone(x.r.Context())
+				r.URL.Path, r.URL.RawPath = at+"/", ""
+				x.r = r
+			}
+			s.serveDiscovery(x, first, strings.TrimRight(rest, "/"))
 			return
 		}
 	case "version":
+		if strings.Trim(rest, "/") == "" {
+			s.version(x.w, x.r)
+			return
+		}
 		x.fail(noSuchResource())
 		return
 	case "debug":
@@ -122,7 +139,7 @@ func (s *Server) serveDiscovery(x *exchange, root, rest string) {
 	if root == "apis" && rest != "" {
 		group, version, _ := strings.Cut(rest, "/")
 		ours := s.customs.HasGroup(group) || s.hasGroupElsewhere(group)
-		if !s.groups[group] && !ours {
+		if group == "" || !s.groups[group] && !ours {
 			notFoundPage(x.w)
 			return
 		}

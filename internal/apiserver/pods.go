@@ -35,7 +35,7 @@ func (x *exchange) succeeded() error {
 		x.w.WriteHeader(http.StatusCreated)
 		return nil
 	}
-	accept, err := negotiate.ParseAccept(x.r.Header)
+	accept, err := negotiate.ParseTablelessAccept(x.r.Header)
 	if err != nil {
 		return err
 	}
@@ -47,6 +47,9 @@ func (x *exchange) succeeded() error {
 
 // bind puts a pod on a node: POST of a Binding to the pod (whose name is then in the path) or to the collection of bindings.
 func (x *exchange) bind(name string) error {
+	if _, err := negotiate.ParseTablelessAccept(x.r.Header); err != nil {
+		return err
+	}
 	o, err := x.createOptions()
 	if err != nil {
 		return err
@@ -75,7 +78,7 @@ func (x *exchange) bind(name string) error {
 	}
 	a := x.attributes(admission.Create, b, nil, o.dryRun)
 	a.Kind, a.Name, a.Namespace = bindingTarget.Kind, name, x.info.Namespace
-	a.Options = &metav1.CreateOptions{DryRun: o.dryRuns, FieldManager: o.fieldManager}
+	a.Options = o.forCreate()
 	if err := x.s.cfg.Admission.Admit(x.ctx, a); err != nil {
 		return err
 	}
@@ -203,6 +206,9 @@ var evictionTarget = negotiate.Target{
 
 // evict deletes a pod if its disruption budget allows it.
 func (x *exchange) evict() error {
+	if _, err := negotiate.ParseTablelessAccept(x.r.Header); err != nil {
+		return err
+	}
 	o, err := x.createOptions()
 	if err != nil {
 		return err
@@ -236,7 +242,7 @@ func (x *exchange) evict() error {
 		return fmt.Errorf("Non-matching dry-run options in request and content: %v and %v", o.dryRuns, options.DryRun)
 	}
 	a := x.attributes(admission.Create, e, nil, o.dryRun)
-	a.Kind = schema.GroupVersionKind{Group: "policy", Version: "v1", Kind: "Eviction"}
+	a.Kind, a.Options = schema.GroupVersionKind{Group: "policy", Version: "v1", Kind: "Eviction"}, o.forCreate()
 	if err := x.s.cfg.Admission.Admit(x.ctx, a); err != nil {
 		return err
 	}
@@ -264,7 +270,7 @@ func (x *exchange) evict() error {
 			return err
 		}
 	}
-	if _, err := x.deleteObject(x.info.Namespace, name, options); err != nil {
+	if _, err := x.deleteObject(x.info.Namespace, name, options, nil); err != nil {
 		return err
 	}
 	return x.succeeded()

@@ -45,6 +45,9 @@ func (x *exchange) get() error {
 
 // load reads the object of the request's namespace with a name.
 func (x *exchange) load(name string, o store.GetOptions) (*store.Item, error) {
+	if err := x.unfound(name); err != nil {
+		return nil, err
+	}
 	item, err := x.res.col.Get(x.ctx, x.res.key(x.info.Namespace, name), o)
 	if err != nil {
 		return nil, x.named(err, name)

@@ -16,6 +16,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	utilnet "k8s.io/apimachinery/pkg/util/net"
 	"sigs.k8s.io/yaml"
 
 	"github.com/celox/celox/internal/apiserver/custom"
@@ -41,7 +42,10 @@ func (w *responseWriter) WriteHeader(code int) {
 		if w.scope.Warned() {
 			h := w.Header()
 			for _, text := range w.scope.Warnings() {
-				h.Add("Warning", warningHeader(text))
+				// What can't be said in a header is not said.
+				if value, err := utilnet.NewWarningHeader(299, "-", text); err == nil {
+					h.Add("Warning", value)
+				}
 			}
 		}
 		if w.started != nil {
@@ -88,25 +92,6 @@ func (w *responseWriter) Flush() {
 	if f, ok := w.ResponseWriter.(http.Flusher); ok {
 		f.Flush()
 	}
-}
-
-// warningHeader makes the value of a Warning header (RFC 9111 obsoletes it, RFC 7234 section 5.5 defines it).
-func warningHeader(text string) string {
-	var b strings.Builder
-	b.WriteString(`299 - "`)
-	for _, r := range text {
-		switch {
-		case r == '"' || r == '\\':
-			b.WriteByte('\\')
-			b.WriteRune(r)
-		case r < ' ' || r == 0x7f:
-			b.WriteByte(' ')
-		default:
-			b.WriteRune(r)
-		}
-	}
-	b.WriteByte('"')
-	return b.String()
 }
 
 type protoMarshaler interface {

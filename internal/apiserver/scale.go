@@ -109,7 +109,7 @@ func (x *exchange) scale() error {
 		if err := x.checkName(s); err != nil {
 			return err
 		}
-		up = &updating{options: o, uid: s.UID, admitOptions: &metav1.UpdateOptions{DryRun: o.dryRuns, FieldManager: o.fieldManager}}
+		up = &updating{options: o, uid: s.UID, admitOptions: o.forUpdate()}
 		up.change = func(live api.Object) (api.Object, error) { return x.scaled(live, s, o, false) }
 	}
 	up.sub, up.tracked = "scale", true
@@ -173,6 +173,13 @@ func (x *exchange) showScale(a negotiate.Accept, obj api.Object) error {
 
 // scaled is a copy of the workload with the number of replicas of s.
 func (x *exchange) scaled(live api.Object, s *autoscalingv1.Scale, o writeOptions, applied bool) (api.Object, error) {
+	// What a custom object may say is checked with the object.
+	if errs := apivalidation.ValidateNonnegativeField(int64(s.Spec.Replicas), field.NewPath("spec", "replicas")); len(errs) > 0 && x.res.custom == nil {
+		return nil, apierrors.NewInvalid(scaleKind.GroupKind(), s.Name, errs)
+	}
+	if err := x.sameScaled(live, s); err != nil && x.res.custom == nil {
+		return nil, err
+	}
 	if s.ResourceVersion != "" && s.ResourceVersion != "0" {
 		if _, err := strconv.ParseUint(s.ResourceVersion, 10, 64); err != nil {
 			return nil, err
@@ -181,14 +188,8 @@ func (x *exchange) scaled(live api.Object, s *autoscalingv1.Scale, o writeOption
 			return nil, x.conflict(live.GetName())
 		}
 	}
-	// What a custom object may say is checked with the object.
-	if errs := apivalidation.ValidateNonnegativeField(int64(s.Spec.Replicas), field.NewPath("spec", "replicas")); len(errs) > 0 && x.res.custom == nil {
-		return nil, apierrors.NewInvalid(scaleKind.GroupKind(), s.Name, errs)
-	}
-	if s.UID != "" && s.UID != live.GetUID() {
-		gr := schema.GroupResource{Group: x.res.gr.Group, Resource: x.res.gr.Resource + "/scale"}
-		//lint:ignore ST1005 clients know these words
-		return nil, apierrors.NewConflict(gr, live.GetName(), fmt.Errorf("Precondition failed: UID in precondition: %v, UID in object meta: %v", s.UID, live.GetUID()))
+	if err := x.sameScaled(live, s); err != nil {
+		return nil, err
 	}
 	obj, ok := live.DeepCopyObject().(api.Object)
 	if !ok {
@@ -224,6 +225,16 @@ func (x *exchange) scaled(live api.Object, s *autoscalingv1.Scale, o writeOption
 	return obj, nil
 }
 
+// sameScaled refuses a Scale of another object of the name. Of what is built in, this is asked before the version is.
+func (x *exchange) sameScaled(live api.Object, s *autoscalingv1.Scale) error {
+	if s.UID == "" || s.UID == live.GetUID() {
+		return nil
+	}
+	gr := schema.GroupResource{Group: x.res.gr.Group, Resource: x.res.gr.Resource + "/scale"}
+	//lint:ignore ST1005 clients know these words
+	return apierrors.NewConflict(gr, live.GetName(), fmt.Errorf("Precondition failed: UID in precondition: %v, UID in object meta: %v", s.UID, live.GetUID()))
+}
+
 // trackedScale is the workload's Scale with the managed fields that speak of it.
 func (x *exchange) trackedScale(live api.Object, h interface {
 	ToSubresource() ([]metav1.ManagedFieldsEntry, error)
@@ -242,7 +253,7 @@ func (x *exchange) patchScale() (*updating, error) {
 	if err != nil {
 		return nil, err
 	}
-	up := &updating{options: o, admitOptions: &metav1.UpdateOptions{DryRun: o.dryRuns, FieldManager: o.fieldManager, FieldValidation: o.validation}}
+	up := &updating{options: o, admitOptions: o.forUpdate()}
 	if p.Type == types.ApplyYAMLPatchType {
 		config, done, err := p.Configuration()
 		if err != nil {

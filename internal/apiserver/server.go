@@ -41,7 +41,7 @@ type Authenticator interface {
 // Connector serves the subresources that are streams to or through a node: log, exec, attach, portforward and proxy. The
 // request is authenticated and authorized.
 type Connector interface {
-	Connect(w http.ResponseWriter, r *http.Request, info request.Info)
+	Connect(w http.ResponseWriter, r *http.Request, info request.Info) error
 }
 
 // TokenIssuer answers a TokenRequest for a service account: it checks it, and returns it completed with defaults and the token.
@@ -214,7 +214,9 @@ func sharing(gr schema.GroupResource) func(store.Object, []byte) {
 // storeCodec lets a catalogue's codec stand where the store wants its own type of object.
 type storeCodec struct{ codec api.Codec }
 
-func (c storeCodec) Encode(obj store.Object) ([]byte, error)  { return c.codec.Encode(obj) }
+func (c storeCodec) Append(to []byte, obj store.Object) ([]byte, error) {
+	return c.codec.Append(to, obj)
+}
 func (c storeCodec) Decode(data []byte) (store.Object, error) { return c.codec.Decode(data) }
 
 // New makes a server. The store must have a collection for every stored kind (see Register).

@@ -121,8 +121,6 @@ func TestAddressOfAnExternalName(t *testing.T) {
 		{`"ports":[{"port":80}]`, "None"},
 		{`"clusterIP":"None"`, "None"},
 		{`"clusterIP":"None"`, "10.96.0.77"},
-		{`"type":"ExternalName","externalName":"a.b"`, "10.96.0.77"},
-		{`"type":"ExternalName","externalName":"a.b"`, "None"},
 	} {
 		name := fmt.Sprintf("s%d", i)
 		want(t, h, 201, "POST", services, `{"metadata":{"name":"`+name+`"},"spec":{`+c.before+`}}`)
@@ -133,6 +131,13 @@ func TestAddressOfAnExternalName(t *testing.T) {
 		}
 		want(t, h, 200, "PATCH", services+"/"+name, `{"spec":{"type":"ClusterIP","ports":[{"port":80}]}}`, "Content-Type", "application/merge-patch+json")
 	}
+	// One that is an external name already gets no address.
+	const external = `{"metadata":{"name":"e"},"spec":{"type":"ExternalName","externalName":"a.b"`
+	want(t, h, 201, "POST", services, external+`}}`)
+	for _, address := range []string{"10.96.0.77", "None"} {
+		want(t, h, 422, "PUT", services+"/e", external+`,"clusterIP":"`+address+`"}}`)
+	}
+	want(t, h, 200, "PUT", services+"/e", external+`,"clusterIP":""}}`)
 }
 
 // What stands as a node port in a service of the type ExternalName keeps nothing from anybody, and is no claim once the type changes.

@@ -19,6 +19,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/celox/celox/internal/api"
+	"github.com/celox/celox/internal/api/check"
 	"github.com/celox/celox/internal/apiserver/admission"
 	"github.com/celox/celox/internal/apiserver/request"
 	"github.com/celox/celox/internal/store"
@@ -51,13 +52,15 @@ func (x *exchange) update() error {
 	if err := x.checkName(obj); err != nil {
 		return err
 	}
-	options := &metav1.UpdateOptions{DryRun: o.dryRuns, FieldManager: o.fieldManager, FieldValidation: o.validation}
 	// A body with a resource version can win at most once: its second try is a conflict, so it need not be kept as it came.
 	version := obj.GetResourceVersion()
 	once := version != "" && version != "0"
 	up := &updating{
-		sub: x.info.Subresource, options: o, admitOptions: options, uid: obj.GetUID(), create: true,
-		change: func(api.Object) (api.Object, error) {
+		sub: x.info.Subresource, options: o, admitOptions: o.forUpdate(), uid: obj.GetUID(), create: true,
+		change: func(live api.Object) (api.Object, error) {
+			if err := x.sameKind(obj, live); err != nil {
+				return nil, err
+			}
 			if once {
 				if obj.GetResourceVersion() != version { // the store had it for a write that another one preceded
 					return nil, x.conflict(x.info.Name)
@@ -116,6 +119,9 @@ type updating struct {
 // updateObject changes one object in one guarded step.
 func (x *exchange) updateObject(up *updating) (result shown, created bool, err error) {
 	name := x.info.Name
+	if err := x.unfound(name); err != nil {
+		return shown{}, false, err
+	}
 	commit := nothing
 	result, err = x.mutate(x.res.key(x.info.Namespace, name), up.options.dryRun, func(current *store.Item) (store.Mutation, error) {
 		created, up.last = false, nil
@@ -172,18 +178,21 @@ func (x *exchange) createByUpdate(up *updating) (store.Mutation, func(bool), err
 		}
 	}
 	a := x.attributes(admission.Create, obj, nil, up.options.dryRun)
-	a.Options = &metav1.CreateOptions{DryRun: up.options.dryRuns, FieldManager: up.options.fieldManager}
+	a.Options = up.options.forCreate()
 	if err := x.s.cfg.Admission.Admit(x.ctx, a); err != nil {
 		return store.Mutation{}, nil, err
 	}
 	x.dedupOwners(obj, asAdmitted)
+	wipeSystemMeta(obj)
 	if err := x.prepareCreate(obj); err != nil {
 		return store.Mutation{}, nil, err
 	}
 	if err := x.s.cfg.Admission.Validate(x.ctx, a); err != nil {
 		return store.Mutation{}, nil, err
 	}
-	obj.SetResourceVersion("")
+	if !up.options.dryRun { // which gives back what it was told
+		obj.SetResourceVersion("")
+	}
 	commit, err := x.reserve(obj, nil)
 	if err != nil {
 		return store.Mutation{}, nil, err
@@ -290,7 +299,13 @@ func (x *exchange) checkVersion(obj, live api.Object) error {
 // prepareUpdate puts back what an update may not change and checks the rest.
 func (x *exchange) prepareUpdate(up *updating, obj, live api.Object) error {
 	k := x.res.kind
+	if err := x.keptKind(up.sub, obj); err != nil {
+		return err
+	}
 	obj.SetGeneration(live.GetGeneration())
+	if !up.options.dryRun { // which gives back what it was told
+		obj.SetSelfLink("")
+	}
 	switch {
 	case up.prepare != nil:
 		up.prepare(obj, live)
@@ -333,8 +348,8 @@ func (x *exchange) prepareUpdate(up *updating, obj, live api.Object) error {
 	if qualified {
 		errs = append(errs, validateQualified(obj.GetFinalizers(), field.NewPath("metadata", "finalizers"))...)
 	}
-	if (up.sub == "" || up.sub == "resize" || up.sub == "ephemeralcontainers") && (len(errs) > 0 || obj.GetGenerateName() != live.GetGenerateName()) && x.res.custom == nil && checksAll(k.GroupResource()) {
-		errs = append(errs, validateMeta(obj, k.Namespaced, x.nameFunc(), qualified)...)
+	if (up.sub == "" || up.sub == "resize" || up.sub == "ephemeralcontainers") && (len(errs) > 0 || k.ValidateNameOf != nil || obj.GetGenerateName() != live.GetGenerateName()) && x.res.custom == nil && checksAll(k.GroupResource()) {
+		errs = append(errs, validateMeta(obj, k.Namespaced, x.nameFunc(obj), qualified)...)
 	}
 	switch {
 	case x.res.custom != nil:
@@ -366,8 +381,15 @@ func (x *exchange) prepareUpdate(up *updating, obj, live api.Object) error {
 	if len(errs) > 0 {
 		return x.invalid(obj.GetName(), errs)
 	}
-	if up.sub == "" && k.Warnings != nil {
-		for _, w := range k.Warnings(obj, live) {
+	var warn func(obj, old api.Object) []string
+	switch up.sub {
+	case "":
+		warn = k.Warnings
+	case "status":
+		warn = k.StatusWarnings
+	}
+	if warn != nil {
+		for _, w := range warn(obj, live) {
 			request.Warn(x.ctx, w)
 		}
 	}
@@ -390,7 +412,7 @@ func validateNamespaceFinalizers(ns *corev1.Namespace) field.ErrorList {
 	var errs field.ErrorList
 	for i, f := range ns.Spec.Finalizers {
 		errs = append(errs, validateFinalizers([]string{string(f)}, p.Index(i))...)
-		errs = append(errs, validateOwn(string(f), p.Index(i))...)
+		errs = append(errs, check.FinalizerDomain(string(f), p.Index(i))...)
 	}
 	return errs
 }

@@ -68,7 +68,7 @@ func (x *exchange) review() error {
 		return err
 	}
 	a := x.attributes(admission.Create, obj, nil, o.dryRun)
-	a.Options = &metav1.CreateOptions{DryRun: o.dryRuns, FieldManager: o.fieldManager}
+	a.Options = o.forCreate()
 	if err := x.s.cfg.Admission.Admit(x.ctx, a); err != nil {
 		return err
 	}
@@ -300,7 +300,7 @@ func (x *exchange) token() error {
 		return notImplemented("issuer of tokens")
 	}
 	a := x.attributes(admission.Create, in, nil, o.dryRun)
-	a.Kind = tokenTarget.Kind
+	a.Kind, a.Options = tokenTarget.Kind, o.forCreate()
 	if err := x.s.cfg.Admission.Admit(x.ctx, a); err != nil {
 		return err
 	}
@@ -312,7 +312,12 @@ func (x *exchange) token() error {
 		return err
 	}
 	out.TypeMeta = metav1.TypeMeta{Kind: tokenTarget.Kind.Kind, APIVersion: tokenTarget.Kind.GroupVersion().String()}
-	x.send(http.StatusCreated, negotiate.Accept{Media: accept.Media, Pretty: accept.Pretty}, out)
+	form := negotiate.Accept{Media: accept.Media, Pretty: accept.Pretty}
+	if accept.Shape == negotiate.Metadata {
+		x.send(http.StatusCreated, form, partial(out, accept.MetaVersion))
+		return nil
+	}
+	x.send(http.StatusCreated, form, out)
 	return nil
 }
 

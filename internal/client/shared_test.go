@@ -30,7 +30,10 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // jsonMaps stores config maps as JSON.
 type jsonMaps struct{}
 
-func (jsonMaps) Encode(obj store.Object) ([]byte, error) { return json.Marshal(obj) }
+func (jsonMaps) Append(to []byte, obj store.Object) ([]byte, error) {
+	data, err := json.Marshal(obj)
+	return append(to, data...), err
+}
 
 func (jsonMaps) Decode(data []byte) (store.Object, error) {
 	m := &corev1.ConfigMap{}

@@ -34,9 +34,9 @@ func newCodec(kind string) coreCodec {
 	return coreCodec{serializer: protobuf.NewSerializer(scheme, scheme), kind: kind, decoded: new(atomic.Int64)}
 }
 
-func (c coreCodec) Encode(obj store.Object) ([]byte, error) {
-	var b bytes.Buffer
-	err := c.serializer.Encode(obj, &b)
+func (c coreCodec) Append(to []byte, obj store.Object) ([]byte, error) {
+	b := bytes.NewBuffer(to)
+	err := c.serializer.Encode(obj, b)
 	return b.Bytes(), err
 }
 

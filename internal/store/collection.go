@@ -108,10 +108,12 @@ func (c *Collection) Get(ctx context.Context, key string, o GetOptions) (*Item, 
 func (c *Collection) Peek(key string) *Item { return c.cached(key) }
 
 func (c *Collection) cached(key string) *Item {
-	probe := Item{Key: key}
+	probe := c.s.probes.get()
+	probe.Key = key
+	defer c.s.probes.put(probe)
 	c.mu.RLock()
 	defer c.mu.RUnlock()
-	item, _ := c.tree.Get(&probe)
+	item, _ := c.tree.Get(probe)
 	return item
 }
 

@@ -61,6 +61,7 @@ func (c *Collection) Mutate(ctx context.Context, key string, f MutateFunc) (*Ite
 	cur := c.cached(key)
 	newest := !c.s.o.Linearizable // a lone writer's cache is as new as anything acknowledged
 	var inCache Object            // an object of ours that the cache took although our transaction failed
+	memory := c.s.memory.get()    // given back when nobody reads it any more: not after an error
 	for {
 		if err := ctx.Err(); err != nil {
 			return nil, engineError(err)
@@ -101,12 +102,14 @@ func (c *Collection) Mutate(ctx context.Context, key string, f MutateFunc) (*Ite
 				p.obj = p.obj.DeepCopyObject().(Object)
 			}
 			p.obj.SetResourceVersion("")
-			if p.data, err = c.res.Codec.Encode(p.obj); err != nil {
+			if *memory, err = c.res.Codec.Append((*memory)[:0], p.obj); err != nil {
 				return nil, fmt.Errorf("encode %s %s: %w", c.res.GroupResource, key, err)
 			}
+			p.data = *memory
 			c.share(p.obj, p.data)
 			p.sum = maphash.Bytes(c.s.seed, p.data)
 			if cur != nil && cur.sum == p.sum && newest && c.unchanged(cur, p.data) {
+				c.s.giveBack(memory)
 				return cur, nil
 			}
 		}
@@ -115,12 +118,23 @@ func (c *Collection) Mutate(ctx context.Context, key string, f MutateFunc) (*Ite
 			return nil, err
 		}
 		if item != nil {
+			c.s.giveBack(memory)
 			return item, nil
 		}
 		if p.taken && !p.delete {
 			inCache = m.Object
 		}
 		cur, newest = current, true
+	}
+}
+
+// maxReused is the largest object, in bytes, whose memory is used for others.
+const maxReused = 32 << 10
+
+// giveBack has memory used for other objects.
+func (s *Store) giveBack(memory *[]byte) {
+	if cap(*memory) <= maxReused {
+		s.memory.put(memory)
 	}
 }
 
@@ -135,7 +149,7 @@ func same(a, b *Item) bool {
 func (c *Collection) unchanged(cur *Item, data []byte) bool {
 	obj := cur.Object.DeepCopyObject().(Object)
 	obj.SetResourceVersion("")
-	stored, err := c.res.Codec.Encode(obj)
+	stored, err := c.res.Codec.Append(nil, obj)
 	return err == nil && bytes.Equal(stored, data)
 }
 

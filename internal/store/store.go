@@ -64,6 +64,8 @@ type Store struct {
 	wg     sync.WaitGroup
 	pool   workers.Pool // which delivers
 	timers kv.Timers
+	probes pool[Item]   // what trees are asked with: it would be made anew for each question
+	memory pool[[]byte] // what objects are encoded in for a write
 
 	unknown atomic.Pointer[func(key string)] // of OnUnknown
 

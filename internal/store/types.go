@@ -16,9 +16,9 @@ type Object interface {
 }
 
 // Codec turns objects into stored bytes and back: upstream's layout, "k8s\x00" and a protobuf runtime.Unknown for built-in
-// kinds, JSON for custom ones. Decode returns an object with TypeMeta set and without a resourceVersion.
+// kinds, JSON for custom ones. Append appends an object's bytes. Decode returns an object with TypeMeta set and without a resourceVersion; it does not keep data.
 type Codec interface {
-	Encode(obj Object) ([]byte, error)
+	Append(to []byte, obj Object) ([]byte, error)
 	Decode(data []byte) (Object, error)
 }
 

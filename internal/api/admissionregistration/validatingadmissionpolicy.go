@@ -34,6 +34,7 @@ func validatingAdmissionPolicy() *api.Kind {
 		Versions:      []api.Version{api.NewVersion[admissionregistrationv1.ValidatingAdmissionPolicy, admissionregistrationv1.ValidatingAdmissionPolicyList]("v1")},
 		Hub:           "v1",
 		Subresources:  []api.Subresource{api.Status()},
+		Resets:        map[string][]string{"": {"status"}, "status": {"metadata", "spec"}},
 		HasGeneration: true,
 		PrepareForCreate: api.On(func(p *admissionregistrationv1.ValidatingAdmissionPolicy) {
 			p.Status = admissionregistrationv1.ValidatingAdmissionPolicyStatus{}

@@ -24,7 +24,8 @@ func customResourceDefinition() *api.Kind {
 		Prefix:        "apiextensions.k8s.io/customresourcedefinitions",
 		Versions:      []api.Version{api.NewVersion[apiextensionsv1.CustomResourceDefinition, apiextensionsv1.CustomResourceDefinitionList]("v1")},
 		Hub:           "v1",
-		Subresources:  []api.Subresource{api.Status()},
+		Subresources:  []api.Subresource{api.TablelessStatus()},
+		Resets:        map[string][]string{"": {"status"}, "status": {"metadata", "spec"}},
 		StoredAsJSON:  true,
 		HasGeneration: true,
 		PrepareForCreate: api.On(func(d *apiextensionsv1.CustomResourceDefinition) {
@@ -53,6 +54,11 @@ func customResourceDefinition() *api.Kind {
 		}),
 		Default: api.On(func(d *apiextensionsv1.CustomResourceDefinition) {
 			apiextensionsv1.SetObjectDefaults_CustomResourceDefinition(d)
+			for i := range d.Spec.Versions {
+				if s := d.Spec.Versions[i].Schema; s != nil && s.OpenAPIV3Schema != nil {
+					rewriteNumbers(s.OpenAPIV3Schema)
+				}
+			}
 			// A webhook of which nothing is said is none.
 			if c := d.Spec.Conversion; c != nil && c.Webhook != nil && c.Webhook.ClientConfig == nil && len(c.Webhook.ConversionReviewVersions) == 0 {
 				c.Webhook = nil

@@ -22,7 +22,7 @@ func TestAPIService(t *testing.T) {
 		{"no group", "metadata: {name: v2.}\nspec: {" + priorities + "version: v2}", "spec.group: Required value: only v1 may have an empty group and it better be legacy kube"},
 		{"a name that the server makes", "metadata: {generateName: v1., name: v1.a.b}\nspec: {" + priorities + "group: a.b, version: v1}", "metadata.generateName: Invalid value: \"v1.\": must be `spec.version+\".\"+spec.group`: \"v1.a.b\""},
 		{"no name", "spec: {" + priorities + "group: a.b, version: v1}", ""}, // which is told with the metadata
-		{"a name that is no part of a path", "metadata: {name: a/b}\nspec: {" + priorities + "group: a.b, version: v1}", ""},
+		{"a name that is no part of a path", "metadata: {name: a/b}\nspec: {" + priorities + "group: a.b, version: v1}", "metadata.name: Invalid value: \"a/b\": may not contain '/'"},
 		{"trust and doubt", doc("group: a.b, version: v1, service: {namespace: n1, name: s1}, insecureSkipTLSVerify: true, caBundle: AAAA"), "may not be true if caBundle is present"},
 		{"trust in itself", doc("group: a.b, version: v1, caBundle: AAAA"), "local APIServices may not have a caBundle"},
 	})

@@ -31,7 +31,8 @@ func apiService() *api.Kind {
 		Prefix:       "apiregistration.k8s.io/apiservices",
 		Versions:     []api.Version{api.NewVersion[apiregistrationv1.APIService, apiregistrationv1.APIServiceList]("v1")},
 		Hub:          "v1",
-		Subresources: []api.Subresource{api.Status()},
+		Subresources: []api.Subresource{api.TablelessStatus()},
+		Resets:       map[string][]string{"": {"status"}, "status": {"metadata", "spec"}},
 		StoredAsJSON: true,
 		PrepareForCreate: api.On(func(a *apiregistrationv1.APIService) {
 			a.Status = apiregistrationv1.APIServiceStatus{}
@@ -53,7 +54,7 @@ func apiService() *api.Kind {
 				s.Port = &port
 			}
 		}),
-		ValidateName:         path.ValidatePathSegmentName,
+		ValidateNameOf:       validateServiceName,
 		Validate:             api.Check(validateAPIService),
 		ValidateUpdate:       api.CheckUpdate(func(a, _ *apiregistrationv1.APIService) field.ErrorList { return validateAPIService(a) }),
 		ValidateStatusUpdate: api.CheckUpdate(func(a, _ *apiregistrationv1.APIService) field.ErrorList { return validateStatus(a) }),
@@ -95,16 +96,21 @@ func validateStatus(a *apiregistrationv1.APIService) field.ErrorList {
 	return errs
 }
 
+// validateServiceName wants the name, and also what it was to begin with, to be the version and group.
+func validateServiceName(obj api.Object, name string, _ bool) []string {
+	if told := path.IsValidPathSegmentName(name); len(told) > 0 {
+		return told
+	}
+	s := obj.(*apiregistrationv1.APIService).Spec
+	if want := s.Version + "." + s.Group; name != want {
+		return []string{fmt.Sprintf("must be `spec.version+\".\"+spec.group`: %q", want)}
+	}
+	return nil
+}
+
 func validateAPIService(a *apiregistrationv1.APIService) field.ErrorList {
 	p, s := field.NewPath("spec"), &a.Spec
 	var errs field.ErrorList
-	want := s.Version + "." + s.Group
-	for _, n := range []struct{ field, value string }{{"generateName", a.GenerateName}, {"name", a.Name}} {
-		// What is missing or good for no name at all is told without this.
-		if n.value != "" && n.value != want && len(path.IsValidPathSegmentName(n.value)) == 0 {
-			errs = append(errs, field.Invalid(field.NewPath("metadata", n.field), n.value, fmt.Sprintf("must be `spec.version+\".\"+spec.group`: %q", want)))
-		}
-	}
 	// The core group has no name, and only its one version is served.
 	if s.Group == "" {
 		if s.Version != "v1" {

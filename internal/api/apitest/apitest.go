@@ -70,10 +70,34 @@ func Create(t testing.TB, c *api.Catalogue, k *api.Kind, doc string) (api.Object
 	if k.PrepareForCreate != nil {
 		k.PrepareForCreate(obj)
 	}
-	if k.Validate == nil {
-		return obj, nil
+	errs := names(k, obj)
+	if k.Validate != nil {
+		errs = append(errs, k.Validate(obj)...)
 	}
-	return obj, k.Validate(obj)
+	if len(errs) == 0 && k.Canonicalize != nil {
+		k.Canonicalize(obj)
+	}
+	return obj, errs
+}
+
+// names checks names that depend on what the object says, where there are any.
+func names(k *api.Kind, obj api.Object) field.ErrorList {
+	var errs field.ErrorList
+	if k.ValidateNameOf == nil {
+		return nil
+	}
+	for _, n := range []struct {
+		field, value string
+		prefix       bool
+	}{{"generateName", obj.GetGenerateName(), true}, {"name", obj.GetName(), false}} {
+		if n.value == "" {
+			continue
+		}
+		for _, text := range k.ValidateNameOf(obj, n.value, n.prefix) {
+			errs = append(errs, field.Invalid(field.NewPath("metadata", n.field), n.value, text))
+		}
+	}
+	return errs
 }
 
 // Text joins complaints, one a line.

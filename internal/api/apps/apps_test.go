@@ -162,6 +162,17 @@ func TestStatefulSetTemplate(t *testing.T) {
 	}
 }
 
+// TestStepsOfNobody: steps of a rolling update that doesn't happen are shown as numbers.
+func TestStepsOfNobody(t *testing.T) {
+	c := apitest.Catalogue(t, apps.Kinds())
+	obj, errs := apitest.Create(t, c, apitest.Kind(t, c.Kinds(), "DaemonSet"), "spec:"+selected+"\n  updateStrategy: {type: OnDelete, rollingUpdate: {}}")
+	if r := obj.(*appsv1.DaemonSet).Spec.UpdateStrategy.RollingUpdate; len(errs) > 0 || r.MaxUnavailable.String() != "0" || r.MaxSurge.String() != "0" {
+		t.Errorf("%v %+v", errs, r)
+	}
+	apitest.Check(t, apps.Kinds(), "StatefulSet", []apitest.Case{{"on delete", "spec:" + selected + "\n  updateStrategy: {type: OnDelete, rollingUpdate: {}}",
+		`rollingUpdate: Invalid value: {"Partition":0,"MaxUnavailable":null}: only allowed for updateStrategy 'RollingUpdate'`}})
+}
+
 // TestStatefulSetFractions: amounts in the templates of claims are rounded up to thousandths, and parts of bytes are told of, as with claims.
 func TestStatefulSetFractions(t *testing.T) {
 	c := apitest.Catalogue(t, apps.Kinds())

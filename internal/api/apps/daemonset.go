@@ -134,6 +134,8 @@ func defaultDaemonSet(d *appsv1.DaemonSet) {
 			v := intstr.FromInt32(0)
 			u.RollingUpdate.MaxSurge = &v
 		}
+	} else if u.RollingUpdate != nil {
+		showSteps(&u.RollingUpdate.MaxUnavailable, &u.RollingUpdate.MaxSurge) // as upstream: steps that nobody takes are none
 	}
 	setInt32(&d.Spec.RevisionHistoryLimit, 10)
 	podspec.SetPodTemplateDefaults(&d.Spec.Template)

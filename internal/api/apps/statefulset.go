@@ -184,7 +184,11 @@ func validateStatefulSetStrategy(u *appsv1.StatefulSetUpdateStrategy, p *field.P
 		return field.ErrorList{field.Required(p, "")}
 	case appsv1.OnDeleteStatefulSetStrategyType:
 		if u.RollingUpdate != nil {
-			return field.ErrorList{field.Invalid(at, check.Rendered(u.RollingUpdate), "only allowed for updateStrategy 'RollingUpdate'")}
+			shown := *u.RollingUpdate
+			if shown.Partition == nil {
+				shown.Partition = new(int32)
+			}
+			return field.ErrorList{field.Invalid(at, check.Rendered(&shown), "only allowed for updateStrategy 'RollingUpdate'")}
 		}
 		return nil
 	case appsv1.RollingUpdateStatefulSetStrategyType:

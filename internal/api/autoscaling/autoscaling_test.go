@@ -1,6 +1,7 @@
 package autoscaling_test
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -38,6 +39,34 @@ func TestHorizontalPodAutoscaler(t *testing.T) {
 			"container: Required value: must specify a container\naverageUtilization: Invalid value: 0: must be greater than 0"},
 		{"behavior", minimal + "\n  behavior: {scaleUp: {stabilizationWindowSeconds: 3601, selectPolicy: Some, policies: [{type: Pods, value: 0, periodSeconds: 1801}]}}",
 			"must be less than or equal to 3600\nselectPolicy: Unsupported value\nvalue: Invalid value: 0: must be greater than zero\nperiodSeconds: Invalid value: 1801: must be less than or equal to 1800"},
+		{"of the core group", scaled("v1", "Pod") + "\n  maxReplicas: 3", "spec.scaleTargetRef.apiVersion: Invalid value: \"v1\": apiVersion must specify API group"},
+		{"a replication controller", scaled("v1", "ReplicationController") + "\n  maxReplicas: 3", ""},
+		{"a replication controller of no version", scaled("", "ReplicationController") + "\n  maxReplicas: 3", ""},
+		{"of no version", scaled("", "Deployment") + "\n  maxReplicas: 3", "apiVersion must specify API group"},
+		{"of an odd version", scaled("a/b/c", "ReplicationController") + "\n  maxReplicas: 3", "unexpected GroupVersion string: a/b/c"},
+		{"a metric of an object of no version", minimal + describing(""), ""},
+		{"a metric of an object of an odd version", minimal + describing("a/b/c"), "spec.metrics[0].object.describedObject.apiVersion: Invalid value: \"a/b/c\": unexpected GroupVersion string: a/b/c"},
+	})
+}
+
+// scaled is a target of a version and kind, describing a metric of an object of a version.
+func scaled(version, kind string) string {
+	return fmt.Sprintf("spec:\n  scaleTargetRef: {apiVersion: %q, kind: %s, name: d}", version, kind)
+}
+
+func describing(version string) string {
+	return fmt.Sprintf("\n  metrics: [{type: Object, object: {describedObject: {apiVersion: %q, kind: Service, name: s}, metric: {name: hits}, target: {type: Value, value: 100}}}]", version)
+}
+
+// TestOddVersionsStay: what was stored before may stay, until it is changed.
+func TestOddVersionsStay(t *testing.T) {
+	more := "\n  maxReplicas: 3"
+	apitest.CheckChanges(t, autoscaling.Kinds(), "HorizontalPodAutoscaler", "", []apitest.Change{
+		{"the target stays", scaled("v1", "Pod") + more, scaled("v1", "Pod") + "\n  maxReplicas: 4", ""},
+		{"another kind", scaled("v1", "ReplicationController") + more, scaled("v1", "Pod") + more, "apiVersion must specify API group"},
+		{"another version", scaled("apps/v1", "Pod") + more, scaled("v1", "Pod") + more, "apiVersion must specify API group"},
+		{"the metric stays", target + more + describing("a/b/c"), target + "\n  maxReplicas: 4" + describing("a/b/c"), ""},
+		{"the metric becomes odd", target + more + describing("v1"), target + more + describing("a/b/c"), "unexpected GroupVersion string: a/b/c"},
 	})
 }
 

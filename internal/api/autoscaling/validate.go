@@ -26,10 +26,11 @@ func validateAutoscaler(h, old *autoscalingv2.HorizontalPodAutoscaler) field.Err
 	}
 	ref := p.Child("scaleTargetRef")
 	errs = append(errs, validateObject(s.ScaleTargetRef, ref)...)
-	if old == nil || old.Spec.ScaleTargetRef.APIVersion != s.ScaleTargetRef.APIVersion {
-		errs = append(errs, validateAPIVersion(s.ScaleTargetRef, ref.Child("apiVersion"))...)
+	if old == nil || old.Spec.ScaleTargetRef.APIVersion != s.ScaleTargetRef.APIVersion || old.Spec.ScaleTargetRef.Kind != s.ScaleTargetRef.Kind {
+		// Nothing else of the core group can be scaled.
+		errs = append(errs, validateAPIVersion(s.ScaleTargetRef, s.ScaleTargetRef.Kind == "ReplicationController", ref.Child("apiVersion"))...)
 	}
-	errs = append(errs, validateMetrics(s.Metrics, s.MinReplicas, p.Child("metrics"))...)
+	errs = append(errs, validateMetrics(s.Metrics, s.MinReplicas, old != nil && describesOddly(old), p.Child("metrics"))...)
 	if b := s.Behavior; b != nil {
 		errs = append(errs, validateRules(b.ScaleUp, p.Child("behavior", "scaleUp"))...)
 		errs = append(errs, validateRules(b.ScaleDown, p.Child("behavior", "scaleDown"))...)
@@ -58,23 +59,30 @@ func validateSegment(v string, p *field.Path) field.ErrorList {
 	return check.Each(path.IsValidPathSegmentName(v), p, v)
 }
 
-// validateAPIVersion wants the group of what is scaled; only a ReplicationController has none.
-func validateAPIVersion(r autoscalingv2.CrossVersionObjectReference, p *field.Path) field.ErrorList {
+// describesOddly tells whether a metric of an autoscaler is about an object of a version that nobody can read; one that was stored so may stay so.
+func describesOddly(h *autoscalingv2.HorizontalPodAutoscaler) bool {
+	return slices.ContainsFunc(h.Spec.Metrics, func(m autoscalingv2.MetricSpec) bool {
+		return m.Type == autoscalingv2.ObjectMetricSourceType && m.Object != nil && len(validateAPIVersion(m.Object.DescribedObject, true, nil)) > 0
+	})
+}
+
+// validateAPIVersion wants a version, with its group unless it may be the core group.
+func validateAPIVersion(r autoscalingv2.CrossVersionObjectReference, core bool, p *field.Path) field.ErrorList {
 	gv, err := schema.ParseGroupVersion(r.APIVersion)
 	if err != nil {
 		return field.ErrorList{field.Invalid(p, r.APIVersion, err.Error())}
 	}
-	if gv.Group == "" && gv.Version != "v1" {
+	if gv.Group == "" && !core {
 		return field.ErrorList{field.Invalid(p, r.APIVersion, "apiVersion must specify API group")}
 	}
 	return nil
 }
 
-func validateMetrics(metrics []autoscalingv2.MetricSpec, least *int32, p *field.Path) field.ErrorList {
+func validateMetrics(metrics []autoscalingv2.MetricSpec, least *int32, odd bool, p *field.Path) field.ErrorList {
 	var errs field.ErrorList
 	outside := false // a metric that exists without pods
 	for i := range metrics {
-		errs = append(errs, validateMetric(&metrics[i], p.Index(i))...)
+		errs = append(errs, validateMetric(&metrics[i], odd, p.Index(i))...)
 		outside = outside || metrics[i].Type == autoscalingv2.ObjectMetricSourceType || metrics[i].Type == autoscalingv2.ExternalMetricSourceType
 	}
 	if least != nil && *least == 0 && !outside {
@@ -83,7 +91,8 @@ func validateMetrics(metrics []autoscalingv2.MetricSpec, least *int32, p *field.
 	return errs
 }
 
-func validateMetric(m *autoscalingv2.MetricSpec, p *field.Path) field.ErrorList {
+// validateMetric lets a metric be about an object of an odd version where the autoscaler had one.
+func validateMetric(m *autoscalingv2.MetricSpec, odd bool, p *field.Path) field.ErrorList {
 	var errs field.ErrorList
 	if m.Type == "" {
 		errs = append(errs, field.Required(p.Child("type"), "must specify a metric source type"))
@@ -99,7 +108,11 @@ func validateMetric(m *autoscalingv2.MetricSpec, p *field.Path) field.ErrorList 
 	}{
 		{autoscalingv2.ObjectMetricSourceType, "object", m.Object != nil, func(p *field.Path) field.ErrorList {
 			s := m.Object
-			errs := append(validateObject(s.DescribedObject, p.Child("describedObject")), validateIdentifier(s.Metric, p.Child("metric"))...)
+			errs := validateObject(s.DescribedObject, p.Child("describedObject"))
+			if !odd {
+				errs = append(errs, validateAPIVersion(s.DescribedObject, true, p.Child("describedObject", "apiVersion"))...)
+			}
+			errs = append(errs, validateIdentifier(s.Metric, p.Child("metric"))...)
 			errs = append(errs, validateTarget(s.Target, p.Child("target"))...)
 			if s.Target.Value == nil && s.Target.AverageValue == nil {
 				errs = append(errs, field.Required(p.Child("target", "averageValue"), "must set either a target value or averageValue"))

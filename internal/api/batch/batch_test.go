@@ -199,6 +199,7 @@ func TestCronJobTemplate(t *testing.T) {
 	apitest.Check(t, batch.Kinds(), "CronJob", []apitest.Case{
 		{"plain", job(""), ""},
 		{"a selector", job("selector: {matchLabels: {a: b}}, "), "spec.jobTemplate.spec.selector: Invalid value: {\"matchLabels\":{\"a\":\"b\"}}: `selector` will be auto-generated"},
+		{"conditions that are true", job("podFailurePolicy: {rules: [{action: Ignore, onPodConditions: [{type: a}]}]}, "), ""},
 		{"indexes", job("backoffLimitPerIndex: 1, "), "spec.jobTemplate.spec.backoffLimitPerIndex: Invalid value: 1: requires indexed completion mode"},
 	})
 }

@@ -95,6 +95,7 @@ func defaultCronJob(c *batchv1.CronJob) {
 	}
 	setInt32(&s.SuccessfulJobsHistoryLimit, 3)
 	setInt32(&s.FailedJobsHistoryLimit, 1)
+	defaultFailurePolicy(s.JobTemplate.Spec.PodFailurePolicy)
 	podspec.SetPodTemplateDefaults(&s.JobTemplate.Spec.Template)
 }
 

@@ -51,12 +51,18 @@ func job() *api.Kind {
 				j.Spec.Scheduling = nil
 			}
 		}),
-		PrepareForStatusUpdate:   api.OnUpdate(func(j, old *batchv1.Job) { j.Spec = old.Spec }),
-		Default:                  api.On(defaultJob),
-		Validate:                 api.Check(func(j *batchv1.Job) field.ErrorList { return validateJob(j, nil) }),
-		ValidateUpdate:           api.CheckUpdate(validateJobUpdate),
-		ValidateStatusUpdate:     api.CheckUpdate(validateJobStatus),
-		Warnings:                 api.Warn(warnJob),
+		PrepareForStatusUpdate: api.OnUpdate(func(j, old *batchv1.Job) { j.Spec = old.Spec }),
+		Default:                api.On(defaultJob),
+		Validate:               api.Check(func(j *batchv1.Job) field.ErrorList { return validateJob(j, nil) }),
+		ValidateUpdate:         api.CheckUpdate(validateJobUpdate),
+		ValidateStatusUpdate:   api.CheckUpdate(validateJobStatus),
+		Warnings:               api.Warn(warnJob),
+		// A job without labels shows its pods' when it is read again: nobody looks whether these are good.
+		Canonicalize: api.On(func(j *batchv1.Job) {
+			if len(j.Labels) == 0 {
+				j.Labels = maps.Clone(j.Spec.Template.Labels)
+			}
+		}),
 		AllowUnconditionalUpdate: true,
 		// Jobs outlive their deletion's silence: pods stay unless somebody says otherwise.
 		DefaultPropagation: metav1.DeletePropagationOrphan,
@@ -153,6 +159,21 @@ func setInt32(v **int32, to int32) {
 	}
 }
 
+// defaultFailurePolicy makes rules about conditions of pods ones about conditions that are true.
+func defaultFailurePolicy(p *batchv1.PodFailurePolicy) {
+	if p == nil {
+		return
+	}
+	for i := range p.Rules {
+		conditions := p.Rules[i].OnPodConditions
+		for n := range conditions {
+			if conditions[n].Status == "" {
+				conditions[n].Status = corev1.ConditionTrue
+			}
+		}
+	}
+}
+
 func defaultJob(j *batchv1.Job) {
 	s := &j.Spec
 	if s.Completions == nil && s.Parallelism == nil {
@@ -176,16 +197,7 @@ func defaultJob(j *batchv1.Job) {
 	if s.ManualSelector == nil {
 		s.ManualSelector = new(bool)
 	}
-	if s.PodFailurePolicy != nil {
-		for i := range s.PodFailurePolicy.Rules {
-			conditions := s.PodFailurePolicy.Rules[i].OnPodConditions
-			for n := range conditions {
-				if conditions[n].Status == "" {
-					conditions[n].Status = corev1.ConditionTrue
-				}
-			}
-		}
-	}
+	defaultFailurePolicy(s.PodFailurePolicy)
 	if s.PodReplacementPolicy == nil {
 		p := batchv1.TerminatingOrFailed
 		if s.PodFailurePolicy != nil {
@@ -225,9 +237,6 @@ func prepareJob(j *batchv1.Job) {
 	}
 	if _, ok := j.Spec.Selector.MatchLabels[controllerUID]; !ok {
 		j.Spec.Selector.MatchLabels[controllerUID] = string(j.UID)
-	}
-	if len(j.Labels) == 0 {
-		j.Labels = maps.Clone(labels)
 	}
 }
 

@@ -147,7 +147,7 @@ func TestRandomObjects(t *testing.T) {
 func roundTrip(t *rapid.T, c *api.Catalogue, k *api.Kind, o api.Object) {
 	codec := c.Codec(k)
 	o.SetResourceVersion("7")
-	data, err := codec.Encode(o)
+	data, err := codec.Append(nil, o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -306,7 +306,7 @@ func BenchmarkEncode(b *testing.B) {
 	codec := c.Codec(k)
 	b.ReportAllocs()
 	for b.Loop() {
-		if _, err := codec.Encode(pod); err != nil {
+		if _, err := codec.Append(nil, pod); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -209,14 +209,28 @@ func TestClusterTrustBundle(t *testing.T) {
 		{"headers", bundle("a", "", headed), hidden + "entry 0 has PEM block headers"},
 		{"a key", bundle("a", "", &pem.Block{Type: "PRIVATE KEY", Bytes: a.Bytes}), hidden + "entry 0 has bad block type: PRIVATE KEY"},
 		{"garbage", bundle("a", "", &pem.Block{Type: "CERTIFICATE", Bytes: []byte("x")}, a, a), hidden + "entry 0 does not parse as X.509"},
-		{"a signer's name without a signer", bundle("example.com:s:a", "", a), `must not have ":" in its name`},
-		{"a signer without its name", bundle("a", "example.com/s", a), "must be named with prefix example.com:s:"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			if got := apitest.Text(k.Validate(tt.obj)); got != tt.want && (tt.want == "" || !strings.Contains(got, tt.want) || strings.Contains(got, "\n")) {
 				t.Errorf("got  %q\nwant %q", got, tt.want)
 			}
 		})
+	}
+	for _, tt := range []struct {
+		signer, name string
+		prefix       bool
+		want         string
+	}{
+		{"", "a", false, ""},
+		{"", "example.com:s:a", false, `ClusterTrustBundle without signer name must not have ":" in its name`},
+		{"example.com/s", "example.com:s:a", false, ""},
+		{"example.com/s", "example.com:s:a-", true, ""},
+		{"example.com/s", "a", false, "ClusterTrustBundle for signerName example.com/s must be named with prefix example.com:s:"},
+		{"example.com/s", "x", true, "ClusterTrustBundle for signerName example.com/s must be named with prefix example.com:s:"},
+	} {
+		if got := strings.Join(k.ValidateNameOf(bundle(tt.name, tt.signer), tt.name, tt.prefix), "\n"); got != tt.want {
+			t.Errorf("%s of %q: got %q, want %q", tt.name, tt.signer, got, tt.want)
+		}
 	}
 	stored := bundle("a", "", leaf)
 	if got := apitest.Text(k.ValidateUpdate(stored.DeepCopy(), stored)); got != "" {

@@ -30,11 +30,8 @@ func clusterTrustBundle() *api.Kind {
 		Versions: []api.Version{api.NewVersion[certificatesv1.ClusterTrustBundle, certificatesv1.ClusterTrustBundleList]("v1")},
 		Hub:      "v1",
 		// The name of a signer's bundle begins with the signer: "example.com:name:rest".
-		ValidateName: func(name string, prefix bool) []string {
-			if i := strings.LastIndex(name, ":"); i >= 0 {
-				name = name[i+1:]
-			}
-			return apivalidation.NameIsDNSSubdomain(name, prefix)
+		ValidateNameOf: func(obj api.Object, name string, prefix bool) []string {
+			return validateBundleName(obj.(*certificatesv1.ClusterTrustBundle).Spec.SignerName, name, prefix)
 		},
 		Validate: api.Check(func(b *certificatesv1.ClusterTrustBundle) field.ErrorList { return validateBundle(b, nil) }),
 		ValidateUpdate: api.CheckUpdate(func(b, old *certificatesv1.ClusterTrustBundle) field.ErrorList {
@@ -54,17 +51,26 @@ func clusterTrustBundle() *api.Kind {
 	}
 }
 
+// validateBundleName wants the name of a signer's bundle to begin with the signer, and that of another not to look like one.
+func validateBundleName(signer, name string, prefix bool) []string {
+	if signer == "" {
+		if strings.Contains(name, ":") {
+			return []string{"ClusterTrustBundle without signer name must not have \":\" in its name"}
+		}
+		return apivalidation.NameIsDNSSubdomain(name, prefix)
+	}
+	begin := strings.ReplaceAll(signer, "/", ":") + ":"
+	rest, ok := strings.CutPrefix(name, begin)
+	if !ok {
+		return []string{"ClusterTrustBundle for signerName " + signer + " must be named with prefix " + begin}
+	}
+	return apivalidation.NameIsDNSSubdomain(rest, prefix)
+}
+
 func validateBundle(b, old *certificatesv1.ClusterTrustBundle) field.ErrorList {
-	p, name := field.NewPath("spec"), field.NewPath("metadata", "name")
+	p := field.NewPath("spec")
 	var errs field.ErrorList
-	if signer := b.Spec.SignerName; signer == "" {
-		if strings.Contains(b.Name, ":") {
-			errs = append(errs, field.Invalid(name, b.Name, "ClusterTrustBundle without signer name must not have \":\" in its name"))
-		}
-	} else {
-		if prefix := strings.ReplaceAll(signer, "/", ":") + ":"; !strings.HasPrefix(b.Name, prefix) {
-			errs = append(errs, field.Invalid(name, b.Name, "ClusterTrustBundle for signerName "+signer+" must be named with prefix "+prefix))
-		}
+	if signer := b.Spec.SignerName; signer != "" {
 		errs = append(errs, check.SignerName(signer, p.Child("signerName"))...)
 	}
 	if old != nil && old.Spec.TrustBundle == b.Spec.TrustBundle {

@@ -153,6 +153,18 @@ func UserAnnotations(set map[string]string, p *field.Path) field.ErrorList {
 	return errs
 }
 
+// FinalizerDomain demands a domain of a finalizer that is not the system's own.
+func FinalizerDomain(f string, p *field.Path) field.ErrorList {
+	switch f {
+	case "kubernetes", metav1.FinalizerOrphanDependents, metav1.FinalizerDeleteDependents:
+		return nil
+	}
+	if strings.Contains(f, "/") {
+		return nil
+	}
+	return field.ErrorList{field.Invalid(p, f, "name is neither a standard finalizer name nor is it fully qualified")}
+}
+
 // Selector checks a label selector. Old objects may keep values that are no label values (allowBadValues).
 func Selector(s *metav1.LabelSelector, p *field.Path, allowBadValues bool) field.ErrorList {
 	return metav1validation.ValidateLabelSelector(s, metav1validation.LabelSelectorValidationOptions{AllowInvalidLabelValueInSelector: allowBadValues}, p)

@@ -18,6 +18,14 @@ func NameIsDNSSubdomain(name string, prefix bool) []string {
 	return apivalidation.NameIsDNSSubdomain(name, prefix)
 }
 
+// DeclaredName wants the name to be an RFC 1123 subdomain, as upstream's declarations do: they say nothing of what names begin with.
+func DeclaredName(name string, prefix bool) []string {
+	if prefix {
+		return nil
+	}
+	return NameIsDNSSubdomain(name, false)
+}
+
 // NameIsDNSLabel wants the name, or if prefix what the name will begin with, to be an RFC 1123 label.
 func NameIsDNSLabel(name string, prefix bool) []string {
 	if plainLabel(unfinished(name, prefix)) {

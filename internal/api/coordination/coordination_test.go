@@ -47,7 +47,7 @@ func BenchmarkRenew(b *testing.B) {
 	k := apitest.Kind(b, c.Kinds(), "Lease")
 	old := apitest.Read(b, c, k, "metadata: {name: a, namespace: kube-node-lease}\nspec: {holderIdentity: a, leaseDurationSeconds: 40, renewTime: '2026-01-02T03:04:05.678901Z'}")
 	codec := c.Codec(k)
-	data, err := codec.Encode(old)
+	data, err := codec.Append(nil, old)
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -61,7 +61,7 @@ func BenchmarkRenew(b *testing.B) {
 		if errs := k.ValidateUpdate(l, old); len(errs) > 0 {
 			b.Fatal(errs)
 		}
-		if _, err = codec.Encode(l); err != nil {
+		if _, err = codec.Append(nil, l); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -6,7 +6,6 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/validation/path"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -25,8 +24,8 @@ func event() *api.Kind {
 		Kind: "Event", Resource: "events", Singular: "event", ShortNames: []string{"ev"}, Namespaced: true, Prefix: "events", TTL: eventTTL,
 		// Each door has rules of its own, even for the same object.
 		Versions: []api.Version{eventVersion(), events.Version()}, Hub: "v1",
-		// Old clients name events after the object and a counter in hexadecimal; any path segment will do.
-		ValidateName:             path.ValidatePathSegmentName,
+		// Old clients name events after the object and a counter in hexadecimal; any path segment will do. The newer door has rules of its own.
+		MetadataLast:             true,
 		AllowCreateOnUpdate:      true,
 		AllowUnconditionalUpdate: true,
 		FieldNames: []string{

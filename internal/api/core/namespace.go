@@ -21,7 +21,7 @@ func namespace() *api.Kind {
 		Kind: "Namespace", Resource: "namespaces", Singular: "namespace", ShortNames: []string{"ns"}, Prefix: "namespaces",
 		Versions: []api.Version{api.NewVersion[corev1.Namespace, corev1.NamespaceList]("v1")}, Hub: "v1",
 		Verbs:        []string{"create", "delete", "get", "list", "patch", "update", "watch"},
-		Subresources: []api.Subresource{{Name: "finalize", Verbs: []string{"update"}}, api.Status()},
+		Subresources: []api.Subresource{{Name: "finalize", Verbs: []string{"update"}, NoTable: true}, api.Status()},
 		PrepareForCreate: api.On(func(n *corev1.Namespace) {
 			n.Status = corev1.NamespaceStatus{Phase: corev1.NamespaceActive}
 			if !slices.Contains(n.Spec.Finalizers, corev1.FinalizerKubernetes) {

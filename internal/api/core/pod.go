@@ -17,12 +17,12 @@ import (
 
 func pod() *api.Kind {
 	ephemeral := api.Subresource{
-		Name: "ephemeralcontainers", Verbs: api.StatusVerbs(),
+		Name: "ephemeralcontainers", Verbs: api.StatusVerbs(), NoTable: true,
 		PrepareForUpdate: PreparePodEphemeralContainers, ValidateUpdate: ValidatePodEphemeralContainersUpdate,
 		Owns: []string{"spec.ephemeralContainers"},
 	}
 	resize := api.Subresource{
-		Name: "resize", Verbs: api.StatusVerbs(), PrepareForUpdate: PreparePodResize, ValidateUpdate: ValidatePodResize,
+		Name: "resize", Verbs: api.StatusVerbs(), NoTable: true, PrepareForUpdate: PreparePodResize, ValidateUpdate: ValidatePodResize,
 		Owns: []string{
 			"spec.containers.*.resources", "spec.containers.*.resizePolicy", "spec.initContainers.*.resources", "spec.initContainers.*.resizePolicy",
 			"spec.resources",
@@ -34,9 +34,9 @@ func pod() *api.Kind {
 		Versions:      []api.Version{api.NewVersion[corev1.Pod, corev1.PodList]("v1")}, Hub: "v1",
 		Subresources: []api.Subresource{
 			options("attach", "PodAttachOptions", "create", "get"),
-			{Name: "binding", Kind: schema.GroupVersionKind{Version: "v1", Kind: "Binding"}, Verbs: []string{"create"}},
+			{Name: "binding", Kind: schema.GroupVersionKind{Version: "v1", Kind: "Binding"}, Verbs: []string{"create"}, NoTable: true},
 			ephemeral,
-			{Name: "eviction", Kind: schema.GroupVersionKind{Group: "policy", Version: "v1", Kind: "Eviction"}, Verbs: []string{"create"}},
+			{Name: "eviction", Kind: schema.GroupVersionKind{Group: "policy", Version: "v1", Kind: "Eviction"}, Verbs: []string{"create"}, NoTable: true},
 			options("exec", "PodExecOptions", "create", "get"),
 			{Name: "log", Verbs: []string{"get"}},
 			options("portforward", "PodPortForwardOptions", "create", "get"),
@@ -53,6 +53,7 @@ func pod() *api.Kind {
 		Validate:               api.Check(validateNewPod),
 		ValidateUpdate:         api.CheckUpdate(validatePodUpdate),
 		ValidateStatusUpdate:   api.CheckUpdate(validatePodStatusUpdate),
+		StatusWarnings:         api.Warn(warnPodStatus),
 		Warnings: api.Warn(func(p, old *corev1.Pod) []string {
 			if old != nil {
 				return nil

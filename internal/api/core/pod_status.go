@@ -5,6 +5,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/sets"
+	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	netutils "k8s.io/utils/net"
 
@@ -62,12 +63,28 @@ func preparePodStatus(p, old *corev1.Pod) {
 	}
 }
 
+// warnPodStatus tells of addresses that are written in an unusual way.
+func warnPodStatus(p, _ *corev1.Pod) []string {
+	var out []string
+	at := field.NewPath("status")
+	for i := range p.Status.PodIPs {
+		out = append(out, validation.GetWarningsForIP(at.Child("podIPs").Index(i).Child("ip"), p.Status.PodIPs[i].IP)...)
+	}
+	for i := range p.Status.HostIPs {
+		out = append(out, validation.GetWarningsForIP(at.Child("hostIPs").Index(i).Child("ip"), p.Status.HostIPs[i].IP)...)
+	}
+	return out
+}
+
 func validatePodStatusUpdate(p, old *corev1.Pod) field.ErrorList {
 	at := field.NewPath("status")
 	errs := validatePodAnnotationsUpdate(p, old)
 	errs = append(errs, validatePodConditions(p.Status.Conditions, at.Child("conditions"))...)
 	if n := p.Status.NominatedNodeName; n != "" && n != old.Status.NominatedNodeName {
 		errs = append(errs, check.DNSSubdomain(n, at.Child("nominatedNodeName"))...)
+		if old.Spec.NodeName != "" {
+			errs = append(errs, field.Forbidden(at.Child("nominatedNodeName"), "may not be set on pods that are already bound to a node"))
+		}
 	}
 	if g := p.Status.ObservedGeneration; g < 0 {
 		errs = append(errs, field.Invalid(at.Child("observedGeneration"), g, notNegative))

@@ -165,6 +165,9 @@ func TestPodStatusUpdate(t *testing.T) {
 		{"failed", fmt.Sprintf(ended, "OnFailure", 1), running, nil},
 		{"never again", fmt.Sprintf(ended, "Never", 1), running, []string{stays}},
 		{"class", fmt.Sprintf(ended, "Never", 1), func(p *corev1.Pod) { p.Status.QOSClass = "x" }, []string{`status.qosClass: Invalid value: "x": field is immutable`}},
+		{"nominated", fmt.Sprintf(ended, "Never", 1), func(p *corev1.Pod) { p.Status.NominatedNodeName = "n" }, nil},
+		{"nominated with a node", `{"spec":{"nodeName":"n","containers":[{"name":"c","image":"i"}]}}`, func(p *corev1.Pod) { p.Status.NominatedNodeName = "m" },
+			[]string{`status.nominatedNodeName: Forbidden: may not be set on pods that are already bound to a node`}},
 		{"no class", fmt.Sprintf(ended, "Never", 1), func(p *corev1.Pod) { p.Status.QOSClass = "" }, nil},
 		{"conditions", fmt.Sprintf(ended, "Never", 1), func(p *corev1.Pod) {
 			p.Status.Conditions = []corev1.PodCondition{{Type: "Ready"}, {Type: "-", ObservedGeneration: -1}}
@@ -228,7 +231,7 @@ func TestPodStatusUpdate(t *testing.T) {
 			p := old.DeepCopy()
 			c.change(p)
 			preparePodStatus(p, old)
-			if p.Spec.NodeName != "" || p.OwnerReferences != nil {
+			if p.Spec.NodeName != old.Spec.NodeName || p.OwnerReferences != nil {
 				t.Errorf("the status door let through %+v", p)
 			}
 			if got := lines(validatePodStatusUpdate(p, old)); !slices.EqualFunc(got, c.want, strings.HasPrefix) {

@@ -33,6 +33,7 @@ func replicationController() *api.Kind {
 		Versions: []api.Version{api.NewVersion[corev1.ReplicationController, corev1.ReplicationControllerList]("v1")}, Hub: "v1",
 		Subresources:       []api.Subresource{api.Scale(), api.Status()},
 		HasGeneration:      true,
+		ValidateName:       check.DeclaredName,
 		DefaultPropagation: metav1.DeletePropagationOrphan,
 		PrepareForCreate: api.On(func(r *corev1.ReplicationController) {
 			r.Status = corev1.ReplicationControllerStatus{}

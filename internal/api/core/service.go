@@ -41,6 +41,7 @@ func service() *api.Kind {
 		ValidateUpdate:           api.CheckUpdate(validateServiceUpdate),
 		ValidateStatusUpdate:     api.CheckUpdate(validateServiceStatus),
 		Warnings:                 api.Warn(warnService),
+		StatusWarnings:           api.Warn(warnBalancer),
 		AllowCreateOnUpdate:      true,
 		AllowUnconditionalUpdate: true,
 		ReturnDeleted:            true,
@@ -169,6 +170,17 @@ func headless(s *corev1.Service) bool {
 }
 
 func balanced(s *corev1.Service) bool { return s.Spec.Type == corev1.ServiceTypeLoadBalancer }
+
+// warnBalancer tells of a load balancer's addresses that are written in an unusual way.
+func warnBalancer(s, _ *corev1.Service) []string {
+	var out []string
+	for i, in := range s.Status.LoadBalancer.Ingress {
+		if in.IP != "" {
+			out = append(out, validation.GetWarningsForIP(field.NewPath("status", "loadBalancer", "ingress").Index(i), in.IP)...)
+		}
+	}
+	return out
+}
 
 func warnService(s, _ *corev1.Service) []string {
 	var out []string

@@ -18,6 +18,7 @@ func TestPersistentVolume(t *testing.T) {
 	apitest.Check(t, Kinds(), "PersistentVolume", []apitest.Case{
 		{"empty", `spec: {}`, "spec.accessModes: Required value\nspec.capacity: Required value\nspec.capacity: Unsupported value: null: supported values: \"storage\"\nspec: Required value: must specify a volume type"},
 		{"two", `spec: {` + volumeHead + `hostPath: {path: /a}, nfs: {server: s, path: /p}}`, "spec.nfs: Forbidden: may not specify more than 1 volume type"},
+		{"one of a driver besides", `spec: {` + volumeHead + `nfs: {server: s, path: /p}, flexVolume: {driver: a/b}}`, ""},
 		{"local", `spec: {` + volumeHead + `local: {path: /a/../b}}`, "spec.local.path: Invalid value\nspec.nodeAffinity: Required value: Local volume requires node affinity"},
 		{"root", `spec: {` + volumeHead + `hostPath: {path: /x/}, persistentVolumeReclaimPolicy: Recycle}`, ""},
 		{"recycled root", `spec: {` + volumeHead + `hostPath: {path: /}, persistentVolumeReclaimPolicy: Recycle}`, "spec.persistentVolumeReclaimPolicy: Forbidden: may not be 'recycle' for a hostPath mount of '/'"},

@@ -124,29 +124,18 @@ func defaultEndpointSlice(s *discoveryv1.EndpointSlice) {
 	}
 }
 
-// addressesOf lists the addresses of a stored slice (nil: none): what was accepted once stays acceptable.
-func addressesOf(s *discoveryv1.EndpointSlice) []string {
-	var out []string
-	if s != nil {
-		for _, e := range s.Endpoints {
-			out = append(out, e.Addresses...)
-		}
-	}
-	return out
-}
-
 func validateEndpointSlice(s, old *discoveryv1.EndpointSlice) field.ErrorList {
-	errs := check.Enum(s.AddressType, field.NewPath("addressType"),
-		discoveryv1.AddressTypeFQDN, discoveryv1.AddressTypeIPv4, discoveryv1.AddressTypeIPv6)
-	bad := validateEndpoints(s.Endpoints, s.AddressType, field.NewPath("endpoints"), addressesOf(old))
+	errs := check.Declared(check.Enum(s.AddressType, field.NewPath("addressType"),
+		discoveryv1.AddressTypeFQDN, discoveryv1.AddressTypeIPv4, discoveryv1.AddressTypeIPv6))
+	errs = append(errs, validatePorts(s.Ports, field.NewPath("ports"))...)
+	bad := validateEndpoints(s.Endpoints, s.AddressType, field.NewPath("endpoints"))
 	if len(bad) > 0 && old != nil && apiequality.Semantic.DeepEqual(s.Endpoints, old.Endpoints) {
 		bad = nil // an older server took them: whoever changes something else need not mend them
 	}
-	errs = append(errs, bad...)
-	return append(errs, validatePorts(s.Ports, field.NewPath("ports"))...)
+	return append(errs, bad...)
 }
 
-func validateEndpoints(endpoints []discoveryv1.Endpoint, kind discoveryv1.AddressType, p *field.Path, old []string) field.ErrorList {
+func validateEndpoints(endpoints []discoveryv1.Endpoint, kind discoveryv1.AddressType, p *field.Path) field.ErrorList {
 	if len(endpoints) > maxEndpoints {
 		return field.ErrorList{field.TooMany(p, len(endpoints), maxEndpoints)}
 	}
@@ -158,10 +147,10 @@ func validateEndpoints(endpoints []discoveryv1.Endpoint, kind discoveryv1.Addres
 		case n == 0:
 			errs = append(errs, check.Missing(addresses)...)
 		case n > maxAddresses:
-			errs = append(errs, field.TooMany(addresses, n, maxAddresses))
+			errs = append(errs, check.Declared(field.ErrorList{field.TooMany(addresses, n, maxAddresses)})...)
 		}
 		for j, a := range e.Addresses {
-			errs = append(errs, validateAddress(a, kind, addresses, j, old)...)
+			errs = append(errs, validateAddress(a, kind, addresses, j)...)
 		}
 		if e.NodeName != nil {
 			errs = append(errs, check.Each(check.NameIsDNSSubdomain(*e.NodeName, false), at.Child("nodeName"), *e.NodeName)...)
@@ -181,7 +170,7 @@ func validateEndpoints(endpoints []discoveryv1.Endpoint, kind discoveryv1.Addres
 	return errs
 }
 
-func validateAddress(a string, kind discoveryv1.AddressType, p *field.Path, i int, old []string) field.ErrorList {
+func validateAddress(a string, kind discoveryv1.AddressType, p *field.Path, i int) field.ErrorList {
 	at := p.Index(i)
 	switch kind {
 	case discoveryv1.AddressTypeFQDN:
@@ -190,7 +179,11 @@ func validateAddress(a string, kind discoveryv1.AddressType, p *field.Path, i in
 	default:
 		return nil
 	}
-	if errs := check.IP(a, at, old...); len(errs) > 0 {
+	valid := func(p *field.Path, a string) field.ErrorList { return check.IP(a, p) }
+	if kind == discoveryv1.AddressTypeIPv6 {
+		valid = validation.IsValidIP // in the one form that is canonical
+	}
+	if errs := valid(at, a); len(errs) > 0 {
 		return errs
 	}
 	ip := netutils.ParseIPSloppy(a)

@@ -88,10 +88,15 @@ func validate(e, old *corev1.Event) field.ErrorList {
 
 // validateMeta checks metadata as the core group's kinds have it. The library is asked for what few events have.
 func validateMeta(m *metav1.ObjectMeta) field.ErrorList {
-	if m.Name != "" && m.GenerateName == "" && len(m.Labels)+len(m.Annotations)+len(m.OwnerReferences)+len(m.Finalizers) == 0 {
+	if m.Name != "" && m.GenerateName == "" && m.Generation >= 0 && len(m.Labels)+len(m.Annotations)+len(m.OwnerReferences)+len(m.Finalizers) == 0 {
 		return check.DNSSubdomain(m.Name, field.NewPath("metadata", "name"))
 	}
-	return apivalidation.ValidateObjectMeta(m, true, apivalidation.NameIsDNSSubdomain, field.NewPath("metadata"))
+	p := field.NewPath("metadata")
+	errs := apivalidation.ValidateObjectMeta(m, true, apivalidation.NameIsDNSSubdomain, p)
+	for i, f := range m.Finalizers {
+		errs = append(errs, check.FinalizerDomain(f, p.Child("finalizers").Index(i))...)
+	}
+	return errs
 }
 
 // validateSeries wants a series to be one.

@@ -31,6 +31,7 @@ func flowSchema() *api.Kind {
 		Versions:         []api.Version{api.NewVersion[flowcontrolv1.FlowSchema, flowcontrolv1.FlowSchemaList]("v1")},
 		Hub:              "v1",
 		Subresources:     []api.Subresource{api.Status()},
+		Resets:           map[string][]string{"": {"status"}, "status": {"metadata", "spec"}},
 		HasGeneration:    true,
 		PrepareForCreate: api.On(func(s *flowcontrolv1.FlowSchema) { s.Status = flowcontrolv1.FlowSchemaStatus{} }),
 		PrepareForUpdate: api.OnUpdate(func(s, old *flowcontrolv1.FlowSchema) { s.Status = old.Status }),

@@ -37,6 +37,7 @@ func priorityLevelConfiguration() *api.Kind {
 		Versions:      []api.Version{api.NewVersion[flowcontrolv1.PriorityLevelConfiguration, flowcontrolv1.PriorityLevelConfigurationList]("v1")},
 		Hub:           "v1",
 		Subresources:  []api.Subresource{api.Status()},
+		Resets:        map[string][]string{"": {"status"}, "status": {"metadata", "spec"}},
 		HasGeneration: true,
 		PrepareForCreate: api.On(func(l *flowcontrolv1.PriorityLevelConfiguration) {
 			l.Status = flowcontrolv1.PriorityLevelConfigurationStatus{}

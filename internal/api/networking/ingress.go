@@ -41,6 +41,7 @@ func ingress() *api.Kind {
 		ValidateUpdate:           api.CheckUpdate(validateIngress),
 		ValidateStatusUpdate:     api.CheckUpdate(validateIngressStatus),
 		Warnings:                 api.Warn(warnIngress),
+		StatusWarnings:           api.Warn(warnIngressStatus),
 		AllowUnconditionalUpdate: true,
 		Columns: api.Columns(
 			table.Name(),
@@ -264,6 +265,17 @@ func validateIngressStatus(i, old *networkingv1.Ingress) field.ErrorList {
 		}
 	}
 	return errs
+}
+
+// warnIngressStatus tells of addresses that are written in an unusual way.
+func warnIngressStatus(o, _ *networkingv1.Ingress) []string {
+	var out []string
+	for i, in := range o.Status.LoadBalancer.Ingress {
+		if in.IP != "" {
+			out = append(out, validation.GetWarningsForIP(field.NewPath("status", "loadBalancer", "ingress").Index(i), in.IP)...)
+		}
+	}
+	return out
 }
 
 func warnIngress(i, old *networkingv1.Ingress) []string {

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	networkingv1 "k8s.io/api/networking/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	netutils "k8s.io/utils/net"
@@ -16,18 +17,22 @@ import (
 
 func serviceCIDR() *api.Kind {
 	return &api.Kind{
-		Group:                  "networking.k8s.io",
-		Kind:                   "ServiceCIDR",
-		Resource:               "servicecidrs",
-		Singular:               "servicecidr",
-		Prefix:                 "servicecidrs",
-		Versions:               []api.Version{api.NewVersion[networkingv1.ServiceCIDR, networkingv1.ServiceCIDRList]("v1")},
-		Hub:                    "v1",
-		Subresources:           []api.Subresource{api.Status()},
-		PrepareForCreate:       api.On(func(c *networkingv1.ServiceCIDR) { c.Status = networkingv1.ServiceCIDRStatus{} }),
-		PrepareForUpdate:       api.OnUpdate(func(c, old *networkingv1.ServiceCIDR) { c.Status = old.Status }),
-		PrepareForStatusUpdate: api.OnUpdate(func(c, old *networkingv1.ServiceCIDR) { c.Spec = old.Spec }),
-		Validate:               api.Check(func(c *networkingv1.ServiceCIDR) field.ErrorList { return validateCIDRs(c.Spec.CIDRs) }),
+		Group:            "networking.k8s.io",
+		Kind:             "ServiceCIDR",
+		Resource:         "servicecidrs",
+		Singular:         "servicecidr",
+		Prefix:           "servicecidrs",
+		Versions:         []api.Version{api.NewVersion[networkingv1.ServiceCIDR, networkingv1.ServiceCIDRList]("v1")},
+		Hub:              "v1",
+		Subresources:     []api.Subresource{api.Status()},
+		Resets:           map[string][]string{"": {"status"}, "status": {"metadata", "spec"}},
+		PrepareForCreate: api.On(func(c *networkingv1.ServiceCIDR) { c.Status = networkingv1.ServiceCIDRStatus{} }),
+		PrepareForUpdate: api.OnUpdate(func(c, old *networkingv1.ServiceCIDR) { c.Status = old.Status }),
+		PrepareForStatusUpdate: api.OnUpdate(func(c, old *networkingv1.ServiceCIDR) {
+			c.Spec = old.Spec
+			metav1.ResetObjectMetaForStatus(&c.ObjectMeta, &old.ObjectMeta)
+		}),
+		Validate: api.Check(func(c *networkingv1.ServiceCIDR) field.ErrorList { return validateCIDRs(c.Spec.CIDRs) }),
 		ValidateUpdate: api.CheckUpdate(func(c, old *networkingv1.ServiceCIDR) field.ErrorList {
 			return unchangedCIDRs(c.Spec.CIDRs, old.Spec.CIDRs)
 		}),

@@ -1,8 +1,11 @@
 package podspec
 
 import (
+	"reflect"
+
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/celox/celox/internal/api/check"
@@ -14,9 +17,22 @@ func validateEphemeral(e *corev1.EphemeralVolumeSource, p *field.Path) field.Err
 	if e.VolumeClaimTemplate == nil {
 		return field.ErrorList{field.Required(at, "")}
 	}
-	errs := check.Labels(e.VolumeClaimTemplate.Labels, at.Child("metadata", "labels"))
-	errs = append(errs, check.Annotations(e.VolumeClaimTemplate.Annotations, at.Child("metadata", "annotations"))...)
+	errs := templateMeta(&e.VolumeClaimTemplate.ObjectMeta, at.Child("metadata"))
 	return append(errs, ValidateClaimSpec(&e.VolumeClaimTemplate.Spec, nil, at.Child("spec"))...)
+}
+
+// templateMeta checks the metadata of a template for claims: labels and annotations, all else is the pod's to say.
+func templateMeta(m *metav1.ObjectMeta, p *field.Path) field.ErrorList {
+	errs := check.Annotations(m.Annotations, p.Child("annotations"))
+	errs = append(errs, check.Labels(m.Labels, p.Child("labels"))...)
+	fields := reflect.ValueOf(m).Elem()
+	for i := range fields.NumField() {
+		name := fields.Type().Field(i).Name
+		if name != "Labels" && name != "Annotations" && !fields.Field(i).IsZero() {
+			errs = append(errs, field.Forbidden(p.Child(lowerFirst(name)), "cannot be set"))
+		}
+	}
+	return errs
 }
 
 // ValidateClaimSpec checks the spec of a claim for storage, or of a template for claims. old is what a claim said before, nil for a new

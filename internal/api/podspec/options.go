@@ -27,6 +27,8 @@ type Options struct {
 	AllowInitRestartOnResize bool
 	// AllowBadDeletionCost keeps an annotation about the cost of a deletion that is no number.
 	AllowBadDeletionCost bool
+	// AllowDevicesOfOwnUsers keeps block devices of pods whose users are not the host's.
+	AllowDevicesOfOwnUsers bool
 	// OldIPs are the addresses of the stored form, which may be written as they are no longer accepted.
 	OldIPs []string
 }
@@ -61,8 +63,13 @@ func OptionsForSpec(old *corev1.PodSpec) Options {
 		AllowIndivisibleHugePages: hasIndivisibleHugePages(old),
 		AllowHostSysctls:          hasHostSysctls(old),
 		AllowInitRestartOnResize:  restartsInitOnResize(old),
+		AllowDevicesOfOwnUsers:    hasDevicesOfOwnUsers(old),
 		OldIPs:                    addresses(old),
 	}
+}
+
+func hasDevicesOfOwnUsers(old *corev1.PodSpec) bool {
+	return old.HostUsers != nil && !*old.HostUsers && slices.ContainsFunc(containersOf(old), func(c located) bool { return len(c.VolumeDevices) > 0 })
 }
 
 func restartsInitOnResize(old *corev1.PodSpec) bool {

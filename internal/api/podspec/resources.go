@@ -133,7 +133,7 @@ func (v *specValidation) validatePodResources(p *field.Path) field.ErrorList {
 	requests := resource.AggregateContainerRequests(pod, resource.PodResourcesOptions{})
 	for _, n := range check.Sorted(requests) {
 		sum := requests[n]
-		if own, ok := r.Requests[n]; ok && resource.IsSupportedPodLevelResource(n) && sum.Cmp(own) > 0 {
+		if own, ok := r.Requests[n]; ok && sum.Cmp(own) > 0 {
 			errs = append(errs, field.Invalid(p.Child("requests").Key(string(n)), own.String(), "must be greater than or equal to aggregate container requests of "+sum.String()))
 		}
 	}

@@ -206,7 +206,10 @@ func (v *specValidation) validateContainerSecurity(s *corev1.SecurityContext, p 
 	return append(errs, validateAppArmor(s.AppArmorProfile, p.Child("appArmorProfile"))...)
 }
 
-// validateHostUsers wants a pod with its own users (KEP-127) to stay out of the host's other namespaces.
+const ownUsersText = "when `hostUsers` is false"
+
+// validateHostUsers wants a pod with its own users (KEP-127) to stay out of the host's other namespaces, and without block devices, whose
+// owners nobody maps.
 func (v *specValidation) validateHostUsers(p *field.Path) field.ErrorList {
 	if v.hostUsers() {
 		return nil
@@ -217,7 +220,15 @@ func (v *specValidation) validateHostUsers(p *field.Path) field.ErrorList {
 		name string
 	}{{v.spec.HostNetwork, "hostNetwork"}, {v.spec.HostPID, "HostPID"}, {v.spec.HostIPC, "HostIPC"}} {
 		if f.set {
-			errs = append(errs, field.Forbidden(p.Child(f.name), "when `hostUsers` is false"))
+			errs = append(errs, field.Forbidden(p.Child(f.name), ownUsersText))
+		}
+	}
+	if v.opts.AllowDevicesOfOwnUsers {
+		return errs
+	}
+	for _, c := range v.all {
+		if len(c.VolumeDevices) > 0 {
+			errs = append(errs, field.Forbidden(c.path(p).Child("volumeDevices"), ownUsersText))
 		}
 	}
 	return errs

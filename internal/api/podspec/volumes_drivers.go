@@ -102,15 +102,17 @@ func ValidateISCSIName(name string, hint bool, p *field.Path) field.ErrorList {
 
 // ValidateFlocker checks a dataset of Flocker.
 func ValidateFlocker(f *corev1.FlockerVolumeSource, p *field.Path) field.ErrorList {
+	var errs field.ErrorList
 	switch {
 	case f.DatasetName == "" && f.DatasetUUID == "":
-		return field.ErrorList{field.Required(p, "one of datasetName and datasetUUID is required")}
+		errs = append(errs, field.Required(p, "one of datasetName and datasetUUID is required"))
 	case f.DatasetName != "" && f.DatasetUUID != "":
-		return field.ErrorList{field.Invalid(p, "resource", "datasetName and datasetUUID can not be specified simultaneously")}
-	case strings.Contains(f.DatasetName, "/"):
-		return field.ErrorList{field.Invalid(p.Child("datasetName"), f.DatasetName, "must not contain '/'")}
+		errs = append(errs, field.Invalid(p, "resource", "datasetName and datasetUUID can not be specified simultaneously"))
 	}
-	return nil
+	if strings.Contains(f.DatasetName, "/") {
+		errs = append(errs, field.Invalid(p.Child("datasetName"), f.DatasetName, "must not contain '/'"))
+	}
+	return errs
 }
 
 func validateMonitors(list []string, p *field.Path) field.ErrorList {
@@ -159,12 +161,13 @@ func ValidateFC(f *corev1.FCVolumeSource, p *field.Path) field.ErrorList {
 		errs = append(errs, field.Required(p.Child("targetWWNs"), "must specify either targetWWNs or wwids, but not both"))
 	case len(f.TargetWWNs) > 0 && len(f.WWIDs) > 0:
 		errs = append(errs, field.Invalid(p.Child("targetWWNs"), f.TargetWWNs, "targetWWNs and wwids can not be specified simultaneously"))
-	case len(f.TargetWWNs) > 0:
-		if f.Lun == nil {
-			errs = append(errs, field.Required(p.Child("lun"), "lun is required if targetWWNs is specified"))
-		} else if *f.Lun < 0 || *f.Lun > maxPartition {
-			errs = append(errs, field.Invalid(p.Child("lun"), f.Lun, validation.InclusiveRangeError(0, maxPartition)))
-		}
+	}
+	switch {
+	case len(f.TargetWWNs) == 0:
+	case f.Lun == nil:
+		errs = append(errs, field.Required(p.Child("lun"), "lun is required if targetWWNs is specified"))
+	case *f.Lun < 0 || *f.Lun > maxPartition:
+		errs = append(errs, field.Invalid(p.Child("lun"), f.Lun, validation.InclusiveRangeError(0, maxPartition)))
 	}
 	return errs
 }

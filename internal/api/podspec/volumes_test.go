@@ -80,6 +80,17 @@ func TestValidateVolumes(t *testing.T) {
 			`ephemeral.volumeClaimTemplate.spec.resources[storage]: Invalid value: "0": must be greater than zero`},
 		`"ephemeral":{"volumeClaimTemplate":{"spec":{"accessModes":["ReadWriteOnce"],"resources":{"requests":{"storage":"1"}},"dataSource":{"kind":"X","name":"n"}}}}`: {
 			`ephemeral.volumeClaimTemplate.spec.dataSource: Invalid value: "X": must be 'PersistentVolumeClaim' when referencing the default apiGroup`},
+		`"ephemeral":{"volumeClaimTemplate":{"metadata":{"name":"a","uid":"u","labels":{"a":"b"},"ownerReferences":[{}],"finalizers":["a"]},"spec":{"accessModes":["ReadWriteOnce"],"resources":{"requests":{"storage":"1"}}}}}`: {
+			`ephemeral.volumeClaimTemplate.metadata.name: Forbidden: cannot be set`,
+			`ephemeral.volumeClaimTemplate.metadata.uID: Forbidden: cannot be set`,
+			`ephemeral.volumeClaimTemplate.metadata.ownerReferences: Forbidden: cannot be set`,
+			`ephemeral.volumeClaimTemplate.metadata.finalizers: Forbidden: cannot be set`},
+		`"flocker":{"datasetName":"a/b","datasetUUID":"u"}`: {
+			`flocker: Invalid value: "resource": datasetName and datasetUUID can not be specified simultaneously`,
+			`flocker.datasetName: Invalid value: "a/b": must not contain '/'`},
+		`"fc":{"targetWWNs":["a"],"wwids":["b"]}`: {
+			`fc.targetWWNs: Invalid value: ["a"]: targetWWNs and wwids can not be specified simultaneously`,
+			`fc.lun: Required value: lun is required if targetWWNs is specified`},
 	} {
 		got := complaints(t, `{"containers":[{"name":"c","image":"i"}],"serviceAccountName":"s","volumes":[{"name":"v",`+volume+`}]}`, Options{})
 		for i := range got {
@@ -157,8 +168,10 @@ func TestValidateSecurity(t *testing.T) {
 		{name: "empty proc", spec: `{"containers":[{"name":"c","image":"i","securityContext":{"procMount":""}}]}`, want: []string{
 			`spec.containers[0].securityContext.procMount: Unsupported value: "": supported values: "Default", "Unmasked"`,
 		}},
-		{name: "own users", spec: `{"hostUsers":false,"hostIPC":true,"containers":[{"name":"c","image":"i","securityContext":{"procMount":"Unmasked"}}]}`, want: []string{
+		{name: "own users", spec: `{"hostUsers":false,"hostIPC":true,"volumes":[{"name":"v","persistentVolumeClaim":{"claimName":"c"}}],
+			"initContainers":[{"name":"i","image":"i","volumeDevices":[{"name":"v","devicePath":"/d"}]}],"containers":[{"name":"c","image":"i","securityContext":{"procMount":"Unmasked"}}]}`, want: []string{
 			"spec.HostIPC: Forbidden: when `hostUsers` is false",
+			"spec.initContainers[0].volumeDevices: Forbidden: when `hostUsers` is false",
 		}},
 		{name: "linux", spec: `{"os":{"name":"linux"},"containers":[{"name":"c","image":"i","securityContext":{"windowsOptions":{}}}]}`, want: []string{
 			`spec.containers[0].securityContext.windowsOptions: Forbidden: windows options cannot be set for a linux pod`,
@@ -199,7 +212,7 @@ func TestPodWarnings(t *testing.T) {
 	pod := decode[corev1.Pod](t, `{"metadata":{"annotations":{"container.apparmor.security.beta.kubernetes.io/c":"localhost/p","scheduler.alpha.kubernetes.io/critical-pod":""}},"spec":{
 		"nodeSelector":{"beta.kubernetes.io/arch":"x"},"volumes":[{"name":"a","glusterfs":{}},{"name":"b","configMap":{"name":"m","items":[{"key":"k","path":"d"},{"key":"l","path":"d/e"}]}},
 			{"name":"c","projected":{"sources":[{}]}}],
-		"imagePullSecrets":[{}],"overhead":{"memory":"1m"},
+		"imagePullSecrets":[{}],"overhead":{"memory":"1m"},"dnsConfig":{"nameservers":["10.0.0.1","FD00::1"]},"hostAliases":[{"ip":"fd00:0::1"}],
 		"containers":[{"name":"c","image":"i","env":[{"name":"A","value":"1"},{"name":"A","value":"$(A)2"},{"name":"A","value":"3"}],"ports":[{"containerPort":1},{"containerPort":1,"hostPort":2}]}],
 		"affinity":{"podAffinity":{"requiredDuringSchedulingIgnoredDuringExecution":[{"topologyKey":"z"}]}}}}`)
 	ApplyAppArmorAnnotations(pod)
@@ -219,6 +232,8 @@ func TestPodWarnings(t *testing.T) {
 		`spec.containers[0].env[2]: hides previous definition of "A", which may be dropped when using apply`,
 		`spec.containers[0].ports[1]: overlapping port definition with spec.containers[0].ports[0]`,
 		`spec.affinity.podAffinity.requiredDuringSchedulingIgnoredDuringExecution[0].labelSelector: a null labelSelector results in matching no pod`,
+		`spec.dnsConfig.nameservers[1]: IPv6 address "FD00::1" should be in RFC 5952 canonical format ("fd00::1")`,
+		`spec.hostAliases[0].ip: IPv6 address "fd00:0::1" should be in RFC 5952 canonical format ("fd00::1")`,
 	}
 	if got := PodWarnings(pod); !slices.Equal(got, want) {
 		t.Errorf("got\n\t%s", strings.Join(got, "\n\t"))

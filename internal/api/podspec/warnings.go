@@ -8,6 +8,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/sets"
+	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/celox/celox/internal/api/check"
@@ -67,7 +68,20 @@ func (w *warnings) collect() []string {
 		w.add(w.at("spec", "terminationGracePeriodSeconds"), "must be >= 0; negative values are invalid and will be treated as 1")
 	}
 	w.affinity()
+	w.addresses()
 	return w.out
+}
+
+// addresses tells of IP addresses that are written in an unusual way.
+func (w *warnings) addresses() {
+	if d := w.spec.DNSConfig; d != nil {
+		for i, ip := range d.Nameservers {
+			w.out = append(w.out, validation.GetWarningsForIP(w.at("spec", "dnsConfig", "nameservers").Index(i), ip)...)
+		}
+	}
+	for i := range w.spec.HostAliases {
+		w.out = append(w.out, validation.GetWarningsForIP(w.at("spec", "hostAliases").Index(i).Child("ip"), w.spec.HostAliases[i].IP)...)
+	}
 }
 
 // OldNodeLabel tells what to use instead of a label that nodes once had; false for any other.

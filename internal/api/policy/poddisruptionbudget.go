@@ -1,10 +1,12 @@
 package policy
 
 import (
+	"slices"
 	"time"
 
 	policyv1 "k8s.io/api/policy/v1"
-	"k8s.io/apimachinery/pkg/api/validation/path"
+	apiequality "k8s.io/apimachinery/pkg/api/equality"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	metav1validation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -16,21 +18,29 @@ import (
 
 func podDisruptionBudget() *api.Kind {
 	return &api.Kind{
-		Group:                  "policy",
-		Kind:                   "PodDisruptionBudget",
-		Resource:               "poddisruptionbudgets",
-		Singular:               "poddisruptionbudget",
-		ShortNames:             []string{"pdb"},
-		Namespaced:             true,
-		Prefix:                 "poddisruptionbudgets",
-		Versions:               []api.Version{api.NewVersion[policyv1.PodDisruptionBudget, policyv1.PodDisruptionBudgetList]("v1")},
-		Hub:                    "v1",
-		Subresources:           []api.Subresource{api.Status()},
-		HasGeneration:          true,
-		PrepareForCreate:       api.On(func(b *policyv1.PodDisruptionBudget) { b.Status = policyv1.PodDisruptionBudgetStatus{} }),
-		PrepareForUpdate:       api.OnUpdate(func(b, old *policyv1.PodDisruptionBudget) { b.Status = old.Status }),
+		Group:         "policy",
+		Kind:          "PodDisruptionBudget",
+		Resource:      "poddisruptionbudgets",
+		Singular:      "poddisruptionbudget",
+		ShortNames:    []string{"pdb"},
+		Namespaced:    true,
+		Prefix:        "poddisruptionbudgets",
+		Versions:      []api.Version{api.NewVersion[policyv1.PodDisruptionBudget, policyv1.PodDisruptionBudgetList]("v1")},
+		Hub:           "v1",
+		Subresources:  []api.Subresource{api.Status()},
+		HasGeneration: true,
+		PrepareForCreate: api.On(func(b *policyv1.PodDisruptionBudget) {
+			b.Status = policyv1.PodDisruptionBudgetStatus{}
+			dropMarker(b.Spec.Selector)
+		}),
+		PrepareForUpdate: api.OnUpdate(func(b, old *policyv1.PodDisruptionBudget) {
+			b.Status = old.Status
+			if !apiequality.Semantic.DeepEqual(b.Spec.Selector, old.Spec.Selector) {
+				dropMarker(b.Spec.Selector)
+			}
+		}),
 		PrepareForStatusUpdate: api.OnUpdate(func(b, old *policyv1.PodDisruptionBudget) { b.Spec = old.Spec }),
-		ValidateName:           path.ValidatePathSegmentName, // upstream never asked for more
+		MetadataLast:           true, // upstream never asked for more than what all kinds need
 		Validate:               api.Check(validateBudget),
 		ValidateUpdate:         api.CheckUpdate(func(b, _ *policyv1.PodDisruptionBudget) field.ErrorList { return validateBudget(b) }),
 		ValidateStatusUpdate:   api.CheckUpdate(validateBudgetStatus),
@@ -45,6 +55,17 @@ func podDisruptionBudget() *api.Kind {
 			return []any{b.Name, orNA(b.Spec.MinAvailable), orNA(b.Spec.MaxUnavailable), int64(b.Status.DisruptionsAllowed), table.Age(b, now)}
 		}),
 	}
+}
+
+// marker is the label that no pod has: the empty selector, which once selected nothing (v1beta1), is stored with it.
+const marker = "pdb.kubernetes.io/deprecated-v1beta1-empty-selector-match"
+
+// dropMarker takes the marker out of a selector where users put it beside something else; alone, that no pod has it, it selects nothing.
+func dropMarker(s *metav1.LabelSelector) {
+	if s == nil || len(s.MatchLabels) == 0 && len(s.MatchExpressions) == 1 && s.MatchExpressions[0].Operator == metav1.LabelSelectorOpExists && len(s.MatchExpressions[0].Values) == 0 {
+		return
+	}
+	s.MatchExpressions = slices.DeleteFunc(s.MatchExpressions, func(r metav1.LabelSelectorRequirement) bool { return r.Key == marker })
 }
 
 func orNA(v *intstr.IntOrString) string {

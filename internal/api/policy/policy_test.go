@@ -46,3 +46,37 @@ func TestDoors(t *testing.T) {
 		t.Error(got)
 	}
 }
+
+// TestMarker: a label that once stood for the empty selector is taken out of selectors that say something else besides.
+func TestMarker(t *testing.T) {
+	const exists, other = "{key: pdb.kubernetes.io/deprecated-v1beta1-empty-selector-match, operator: Exists}", "{key: a, operator: Exists}"
+	c := apitest.Catalogue(t, policy.Kinds())
+	k := apitest.Kind(t, c.Kinds(), "PodDisruptionBudget")
+	for _, tt := range []struct {
+		selector string
+		want     int
+	}{
+		{"{}", 0},
+		{"{matchExpressions: [" + exists + "]}", 1},
+		{"{matchExpressions: [" + exists + ", " + other + "]}", 1},
+		{"{matchLabels: {a: b}, matchExpressions: [" + exists + "]}", 0},
+		{"{matchExpressions: [{key: pdb.kubernetes.io/deprecated-v1beta1-empty-selector-match, operator: DoesNotExist}]}", 0},
+	} {
+		document := "metadata: {name: a}\nspec: {selector: " + tt.selector + "}"
+		made, _ := apitest.Create(t, c, k, document)
+		if got := made.(*policyv1.PodDisruptionBudget).Spec.Selector.MatchExpressions; len(got) != tt.want {
+			t.Errorf("%s: made with %v", tt.selector, got)
+		}
+		changed := apitest.Read(t, c, k, document).(*policyv1.PodDisruptionBudget)
+		k.PrepareForUpdate(changed, apitest.Read(t, c, k, "metadata: {name: a}\nspec: {selector: {matchLabels: {c: d}}}"))
+		if got := changed.Spec.Selector.MatchExpressions; len(got) != tt.want {
+			t.Errorf("%s: changed to %v", tt.selector, got)
+		}
+		kept := apitest.Read(t, c, k, document).(*policyv1.PodDisruptionBudget)
+		was := len(kept.Spec.Selector.MatchExpressions)
+		k.PrepareForUpdate(kept, apitest.Read(t, c, k, document))
+		if got := kept.Spec.Selector.MatchExpressions; len(got) != was {
+			t.Errorf("%s: what was stored became %v", tt.selector, got)
+		}
+	}
+}

@@ -24,9 +24,9 @@ func clusterRoleBinding() *api.Kind {
 		Hub:          "v1",
 		Default:      api.On(func(b *rbacv1.ClusterRoleBinding) { defaultReferences(b.Subjects, &b.RoleRef) }),
 		ValidateName: path.ValidatePathSegmentName,
-		Validate:     api.Check(validateClusterRoleBinding),
+		Validate:     api.Check(func(b *rbacv1.ClusterRoleBinding) field.ErrorList { return validateClusterRoleBinding(b, nil) }),
 		ValidateUpdate: api.CheckUpdate(func(b, old *rbacv1.ClusterRoleBinding) field.ErrorList {
-			return append(validateClusterRoleBinding(b), validateSameRole(b.RoleRef, old.RoleRef)...)
+			return validateClusterRoleBinding(b, &old.RoleRef)
 		}),
 		AllowCreateOnUpdate:      true,
 		AllowUnconditionalUpdate: true,
@@ -45,6 +45,6 @@ func clusterRoleBinding() *api.Kind {
 	}
 }
 
-func validateClusterRoleBinding(b *rbacv1.ClusterRoleBinding) field.ErrorList {
-	return validateReferences(b.Subjects, b.RoleRef, false, "ClusterRole")
+func validateClusterRoleBinding(b *rbacv1.ClusterRoleBinding, before *rbacv1.RoleRef) field.ErrorList {
+	return validateReferences(b.Subjects, b.RoleRef, before, false, "ClusterRole")
 }

@@ -72,6 +72,17 @@ func TestRoleStays(t *testing.T) {
 	}
 }
 
+// TestRoleIsNamed: a role without a name is complained of last, but for one that replaces another.
+func TestRoleIsNamed(t *testing.T) {
+	const subject = "\nsubjects: [{kind: User, name: u, apiGroup: x}]"
+	const name, group = "roleRef.name: Required value", `subjects[0].apiGroup: Unsupported value: "x"`
+	apitest.Check(t, rbac.Kinds(), "RoleBinding", []apitest.Case{{"new", "roleRef: {kind: Role}" + subject, group + "\n" + name}})
+	apitest.CheckChanges(t, rbac.Kinds(), "RoleBinding", "", []apitest.Change{
+		{"another", "roleRef: {kind: Role, name: r}", "roleRef: {kind: Role}" + subject, name + "\n" + group + "\nroleRef: Invalid value"},
+		{"the same", "roleRef: {kind: Role}", "roleRef: {kind: Role}" + subject, group + "\n" + name},
+	})
+}
+
 func TestRow(t *testing.T) {
 	c := apitest.Catalogue(t, rbac.Kinds())
 	k := apitest.Kind(t, c.Kinds(), "RoleBinding")

@@ -24,9 +24,9 @@ func roleBinding() *api.Kind {
 		Hub:          "v1",
 		Default:      api.On(func(b *rbacv1.RoleBinding) { defaultReferences(b.Subjects, &b.RoleRef) }),
 		ValidateName: path.ValidatePathSegmentName,
-		Validate:     api.Check(validateRoleBinding),
+		Validate:     api.Check(func(b *rbacv1.RoleBinding) field.ErrorList { return validateRoleBinding(b, nil) }),
 		ValidateUpdate: api.CheckUpdate(func(b, old *rbacv1.RoleBinding) field.ErrorList {
-			return append(validateRoleBinding(b), validateSameRole(b.RoleRef, old.RoleRef)...)
+			return validateRoleBinding(b, &old.RoleRef)
 		}),
 		AllowCreateOnUpdate:      true,
 		AllowUnconditionalUpdate: true,
@@ -45,6 +45,6 @@ func roleBinding() *api.Kind {
 	}
 }
 
-func validateRoleBinding(b *rbacv1.RoleBinding) field.ErrorList {
-	return validateReferences(b.Subjects, b.RoleRef, true, "Role", "ClusterRole")
+func validateRoleBinding(b *rbacv1.RoleBinding, before *rbacv1.RoleRef) field.ErrorList {
+	return validateReferences(b.Subjects, b.RoleRef, before, true, "Role", "ClusterRole")
 }

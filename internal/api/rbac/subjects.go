@@ -22,8 +22,9 @@ func defaultReferences(subjects []rbacv1.Subject, role *rbacv1.RoleRef) {
 	}
 }
 
-// validateReferences checks a binding; kinds are those of roles that it may name.
-func validateReferences(subjects []rbacv1.Subject, role rbacv1.RoleRef, namespaced bool, kinds ...string) field.ErrorList {
+// validateReferences checks a binding; kinds are those of roles that it may name. before is the role that it named, nil on create: who may bind
+// one role may not thereby bind another.
+func validateReferences(subjects []rbacv1.Subject, role rbacv1.RoleRef, before *rbacv1.RoleRef, namespaced bool, kinds ...string) field.ErrorList {
 	var errs field.ErrorList
 	at := field.NewPath("roleRef")
 	if role.APIGroup != rbacv1.GroupName {
@@ -36,13 +37,20 @@ func validateReferences(subjects []rbacv1.Subject, role rbacv1.RoleRef, namespac
 	if !known {
 		errs = append(errs, field.NotSupported(at.Child("kind"), role.Kind, kinds))
 	}
-	if role.Name != "" {
+	other := before != nil && role != *before
+	switch {
+	case role.Name != "":
 		errs = append(errs, check.Each(path.ValidatePathSegmentName(role.Name, false), at.Child("name"), role.Name)...)
+	case other: // upstream's declarations don't look into what may not change
+		errs = append(errs, field.Required(at.Child("name"), ""))
 	}
 	for i, s := range subjects {
 		errs = append(errs, validateSubject(s, namespaced, field.NewPath("subjects").Index(i))...)
 	}
-	if role.Name == "" {
+	switch {
+	case other:
+		errs = append(errs, field.Invalid(at, check.Rendered(role), check.ImmutableText))
+	case role.Name == "":
 		errs = append(errs, check.Missing(at.Child("name"))...)
 	}
 	return errs
@@ -71,14 +79,6 @@ func validateSubject(s rbacv1.Subject, namespaced bool, p *field.Path) field.Err
 		errs = append(errs, field.Required(p.Child("namespace"), ""))
 	}
 	return errs
-}
-
-// validateSameRole refuses a change of the role: who may bind one role may not thereby bind another.
-func validateSameRole(now, before rbacv1.RoleRef) field.ErrorList {
-	if now == before {
-		return nil
-	}
-	return check.Declared(field.ErrorList{field.Invalid(field.NewPath("roleRef"), check.Rendered(now), check.ImmutableText)})
 }
 
 // columns splits subjects by kind for the Table.

@@ -2,12 +2,14 @@ package resource
 
 import (
 	"fmt"
+	"math"
 	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 
 	resourcev1 "k8s.io/api/resource/v1"
+	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
@@ -17,8 +19,8 @@ import (
 // semantic is the grammar of semver.org 2.0.0.
 var semantic = regexp.MustCompile(`^(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)(-((0|[1-9]\d*|\d*[a-zA-Z-][0-9a-zA-Z-]*)(\.(0|[1-9]\d*|\d*[a-zA-Z-][0-9a-zA-Z-]*))*))?(\+([0-9a-zA-Z-]+(\.[0-9a-zA-Z-]+)*))?$`)
 
-// validateDevice checks a device; tainted says that its taints were accepted before.
-func validateDevice(d *resourcev1.Device, perDevice, tainted bool, p *field.Path) field.ErrorList {
+// validateDevice checks a device; old is what was stored of it, nil if nothing was. Capacities and taints that stay as they are were accepted once.
+func validateDevice(d, old *resourcev1.Device, perDevice bool, p *field.Path) field.ErrorList {
 	errs := check.DNSLabel(d.Name, p.Child("name"))
 	if n := len(d.Attributes) + len(d.Capacity); n > resourcev1.ResourceSliceMaxAttributesAndCapacitiesPerDevice {
 		errs = append(errs, field.Invalid(p, n, fmt.Sprintf("the total number of attributes and capacities must not exceed %d", resourcev1.ResourceSliceMaxAttributesAndCapacitiesPerDevice)))
@@ -28,15 +30,17 @@ func validateDevice(d *resourcev1.Device, perDevice, tainted bool, p *field.Path
 		errs = append(errs, validateName(string(k), attributes)...)
 		errs = append(errs, validateAttribute(d.Attributes[k], attributes.Key(string(k)))...)
 	}
-	for _, k := range check.Keys(d.Capacity) {
-		errs = append(errs, validateName(string(k), capacity)...)
-		errs = append(errs, validateCapacity(d, d.Capacity[k], capacity.Key(string(k)))...)
+	if old == nil || !apiequality.Semantic.DeepEqual(old.Capacity, d.Capacity) {
+		for _, k := range check.Keys(d.Capacity) {
+			errs = append(errs, validateName(string(k), capacity)...)
+			errs = append(errs, validateCapacity(d, d.Capacity[k], capacity.Key(string(k)))...)
+		}
 	}
-	if !tainted {
+	errs = append(errs, validateConsumption(d.ConsumesCounters, p.Child("consumesCounters"))...)
+	if old == nil || !apiequality.Semantic.DeepEqual(old.Taints, d.Taints) {
 		errs = append(errs, validateSome(d.Taints, resourcev1.DeviceTaintsMaxLength, p.Child("taints"),
 			func(t *resourcev1.DeviceTaint, p *field.Path) field.ErrorList { return validateTaint(t, false, p) })...)
 	}
-	errs = append(errs, validateConsumption(d.ConsumesCounters, p.Child("consumesCounters"))...)
 	errs = append(errs, validateDeviceWhere(d, perDevice, p)...)
 	return append(errs, validateBindingConditions(d.BindingConditions, d.BindingFailureConditions, p)...)
 }
@@ -195,7 +199,7 @@ func validateValues(values []resource.Quantity, byDefault, capacity resource.Qua
 
 // validateRange wants min <= default <= max <= capacity, and default and max to be whole steps away from min.
 func validateRange(r *resourcev1.CapacityRequestPolicyRange, byDefault, capacity resource.Quantity, p *field.Path) field.ErrorList {
-	least, most, step := p.Child("min"), p.Child("max"), p.Child("step")
+	usual, least, most, step := p.Child("default"), p.Child("min"), p.Child("max"), p.Child("step")
 	if r.Min == nil {
 		return field.ErrorList{field.Required(least, "required when validRange is defined")}
 	}
@@ -206,21 +210,29 @@ func validateRange(r *resourcev1.CapacityRequestPolicyRange, byDefault, capacity
 		}
 	}
 	bad(r.Min.Cmp(capacity) > 0, least, *r.Min, "min is larger than capacity value", capacity)
-	bad(byDefault.Cmp(*r.Min) < 0, least, byDefault, "default is less than min", *r.Min)
+	bad(byDefault.Cmp(*r.Min) < 0, usual, byDefault, "default is less than min", *r.Min)
 	if r.Max != nil {
 		bad(r.Min.Cmp(*r.Max) > 0, most, *r.Min, "min is larger than max", *r.Max)
 		bad(r.Max.Cmp(capacity) > 0, most, *r.Max, "max is larger than capacity value", capacity)
-		bad(byDefault.Cmp(*r.Max) > 0, most, byDefault, "default is more than max", *r.Max)
+		bad(byDefault.Cmp(*r.Max) > 0, usual, byDefault, "default is more than max", *r.Max)
 	}
 	if r.Step == nil {
 		return errs
 	}
+	if r.Step.Sign() <= 0 {
+		return append(errs, field.Invalid(step, r.Step.String(), check.PositiveText))
+	}
 	first := r.Min.DeepCopy()
 	first.Add(*r.Step)
 	bad(first.Cmp(capacity) > 0, step, *r.Step, "one step "+first.String()+" is larger than capacity value", capacity)
+	// Steps are counted in whole numbers of 64 bits.
+	over := append(countable(&byDefault, usual), countable(r.Min, least)...)
+	over = append(append(over, countable(r.Max, most)...), countable(r.Step, step)...)
+	if len(over) > 0 {
+		return append(errs, over...)
+	}
 	whole := func(q resource.Quantity) {
-		// A step that is not positive reaches nothing; upstream's server fails on it.
-		if n := r.Step.Value(); n <= 0 || (q.Value()-r.Min.Value())%n != 0 {
+		if (q.Value()-r.Min.Value())%r.Step.Value() != 0 {
 			errs = append(errs, field.Invalid(step, q.String(), fmt.Sprintf("value is not a multiple of a given step (%s) from (%s)", r.Step.String(), r.Min.String())))
 		}
 	}
@@ -229,6 +241,19 @@ func validateRange(r *resourcev1.CapacityRequestPolicyRange, byDefault, capacity
 		whole(*r.Max)
 	}
 	return errs
+}
+
+// countable wants a quantity, if there is one, that is a number of at most 64 bits.
+func countable(q *resource.Quantity, p *field.Path) field.ErrorList {
+	switch {
+	case q == nil:
+		return nil
+	case q.Sign() < 0:
+		return field.ErrorList{field.Invalid(p, q.String(), check.NegativeText)}
+	case q.CmpInt64(math.MaxInt64) > 0:
+		return field.ErrorList{field.Invalid(p, q.String(), fmt.Sprintf("must not be larger than %d", math.MaxInt64))}
+	}
+	return nil
 }
 
 // validateCounterSets checks what the devices of a pool consume together (KEP-4815).
@@ -251,7 +276,7 @@ func validateConsumption(list []resourcev1.DeviceCounterConsumption, p *field.Pa
 
 func validateCounterName(name string, p *field.Path) field.ErrorList {
 	if name == "" {
-		return field.ErrorList{field.Required(p, "")}
+		return check.Missing(p)
 	}
 	return check.ShortName(name, p)
 }

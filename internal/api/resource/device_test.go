@@ -52,12 +52,17 @@ func TestDevices(t *testing.T) {
 		{"a range without an end", device("allowMultipleAllocations: true, capacity: {m: {value: 8, requestPolicy: {default: '2', validRange: {max: '6'}}}}"), "validRange.min: Required value: required when validRange is defined"},
 		{"a range without a default", device("allowMultipleAllocations: true, capacity: {m: {value: 8, requestPolicy: {validRange: {min: '1'}}}}"), "requestPolicy.default: Required value: required when validRange is defined"},
 		{"a wide range", device("allowMultipleAllocations: true, capacity: {m: {value: 8, requestPolicy: {default: '1', validRange: {min: '9', max: '10'}}}}"),
-			"validRange.min: Invalid value: \"9\": min is larger than capacity value: 8\nvalidRange.min: Invalid value: \"1\": default is less than min: 9\nvalidRange.max: Invalid value: \"10\": max is larger than capacity value: 8"},
+			"validRange.min: Invalid value: \"9\": min is larger than capacity value: 8\nvalidRange.default: Invalid value: \"1\": default is less than min: 9\nvalidRange.max: Invalid value: \"10\": max is larger than capacity value: 8"},
 		{"a range upside down", device("allowMultipleAllocations: true, capacity: {m: {value: 8, requestPolicy: {default: '5', validRange: {min: '4', max: '3'}}}}"),
-			"validRange.max: Invalid value: \"4\": min is larger than max: 3\nvalidRange.max: Invalid value: \"5\": default is more than max: 3"},
+			"validRange.max: Invalid value: \"4\": min is larger than max: 3\nvalidRange.default: Invalid value: \"5\": default is more than max: 3"},
 		{"steps", device("allowMultipleAllocations: true, capacity: {m: {value: 8, requestPolicy: {default: '4', validRange: {min: '1', max: '6', step: '8'}}}}"),
 			"validRange.step: Invalid value: \"8\": one step 9 is larger than capacity value: 8\nvalue is not a multiple of a given step (8) from (1)\nvalue is not a multiple of a given step (8) from (1)"},
-		{"no step", device("allowMultipleAllocations: true, capacity: {m: {value: 8, requestPolicy: {default: '4', validRange: {min: '1', step: '0'}}}}"), "validRange.step: Invalid value: \"4\": value is not a multiple"},
+		{"no step", device("allowMultipleAllocations: true, capacity: {m: {value: 8, requestPolicy: {default: '4', validRange: {min: '1', step: '0'}}}}"), "validRange.step: Invalid value: \"0\": must be greater than zero"},
+		{"a range of more than 64 bits", device("allowMultipleAllocations: true, capacity: {m: {value: 1e30, requestPolicy: {default: '1', validRange: {min: '1', max: '1e20', step: '1e19'}}}}"),
+			"validRange.max: Invalid value: \"100e18\": must not be larger than 9223372036854775807\nvalidRange.step: Invalid value: \"10e18\": must not be larger than 9223372036854775807"},
+		{"a range below nothing", device("allowMultipleAllocations: true, capacity: {m: {value: 8, requestPolicy: {default: '-1', validRange: {min: '-2', step: '1'}}}}"),
+			"validRange.default: Invalid value: \"-1\": must be greater than or equal to 0\nvalidRange.min: Invalid value: \"-2\": must be greater than or equal to 0"},
+		{"counters of no set", device("consumesCounters: [{counters: {m: {value: 1}}}]"), "spec.devices[0].consumesCounters[0].counterSet: Required value"},
 	})
 }
 

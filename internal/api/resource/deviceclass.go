@@ -26,6 +26,7 @@ func deviceClass() *api.Kind {
 		Versions:                 []api.Version{api.NewVersion[resourcev1.DeviceClass, resourcev1.DeviceClassList]("v1")},
 		Hub:                      "v1",
 		HasGeneration:            true,
+		ValidateName:             check.DeclaredName,
 		Validate:                 api.Check(func(c *resourcev1.DeviceClass) field.ErrorList { return validateDeviceClass(c, nil) }),
 		ValidateUpdate:           api.CheckUpdate(validateDeviceClass),
 		AllowUnconditionalUpdate: true,

@@ -22,21 +22,18 @@ func deviceTaintRule() *api.Kind {
 		Prefix:        "devicetaintrules",
 		Versions:      []api.Version{api.NewVersion[resourcev1.DeviceTaintRule, resourcev1.DeviceTaintRuleList]("v1")},
 		Hub:           "v1",
-		Subresources:  []api.Subresource{api.Status()},
+		Subresources:  []api.Subresource{api.TablelessStatus()},
 		HasGeneration: true,
 		Resets:        map[string][]string{"": {"status"}, "status": {"metadata", "spec"}},
 		PrepareForCreate: api.On(func(r *resourcev1.DeviceTaintRule) {
 			r.Status = resourcev1.DeviceTaintRuleStatus{}
-			stamp(&r.Spec.Taint)
 		}),
-		PrepareForUpdate: api.OnUpdate(func(r, old *resourcev1.DeviceTaintRule) {
-			r.Status = old.Status
-			stamp(&r.Spec.Taint)
-		}),
+		PrepareForUpdate: api.OnUpdate(func(r, old *resourcev1.DeviceTaintRule) { r.Status = old.Status }),
 		PrepareForStatusUpdate: api.OnUpdate(func(r, old *resourcev1.DeviceTaintRule) {
 			r.Spec = old.Spec
 			metav1.ResetObjectMetaForStatus(&r.ObjectMeta, &old.ObjectMeta)
 		}),
+		Default:        api.On(func(r *resourcev1.DeviceTaintRule) { stamp(&r.Spec.Taint) }),
 		Validate:       api.Check(validateDeviceTaintRule),
 		ValidateUpdate: api.CheckUpdate(validateDeviceTaintRuleUpdate),
 		ValidateStatusUpdate: api.CheckUpdate(func(r, _ *resourcev1.DeviceTaintRule) field.ErrorList {

@@ -32,7 +32,7 @@ func resourceClaim() *api.Kind {
 		Prefix:       "resourceclaims",
 		Versions:     []api.Version{api.NewVersion[resourcev1.ResourceClaim, resourcev1.ResourceClaimList]("v1")},
 		Hub:          "v1",
-		Subresources: []api.Subresource{api.Status()},
+		Subresources: []api.Subresource{api.TablelessStatus()},
 		Resets:       map[string][]string{"": {"status"}, "status": {"metadata", "spec"}},
 		PrepareForCreate: api.On(func(c *resourcev1.ResourceClaim) {
 			c.Status = resourcev1.ResourceClaimStatus{}

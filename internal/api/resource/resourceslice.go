@@ -43,6 +43,7 @@ func resourceSlice() *api.Kind {
 		}),
 		Validate:                 api.Check(validateSlice),
 		ValidateUpdate:           api.CheckUpdate(validateSliceUpdate),
+		Warnings:                 api.Warn(warnSlice),
 		AllowUnconditionalUpdate: true,
 		ReturnDeleted:            true,
 		FieldNames:               []string{"spec.driver", "spec.nodeName", "spec.pool.name"},
@@ -83,6 +84,13 @@ func nodeOf(s *resourcev1.ResourceSlice) string {
 
 func validateSlice(o *resourcev1.ResourceSlice) field.ErrorList { return validateSliceUpdate(o, nil) }
 
+func warnSlice(s, _ *resourcev1.ResourceSlice) []string {
+	if d := s.Spec.Driver; d != strings.ToLower(d) {
+		return []string{fmt.Sprintf("spec.driver: driver names should be lowercase; %q contains uppercase characters", d)}
+	}
+	return nil
+}
+
 // validateSliceUpdate checks a slice; old is nil on create.
 func validateSliceUpdate(o, old *resourcev1.ResourceSlice) field.ErrorList {
 	p, s := field.NewPath("spec"), &o.Spec
@@ -93,14 +101,14 @@ func validateSliceUpdate(o, old *resourcev1.ResourceSlice) field.ErrorList {
 	if s.Pool.Generation < 0 {
 		errs = append(errs, field.Invalid(pool.Child("generation"), s.Pool.Generation, "must be greater than or equal to zero"))
 	}
-	taints := map[string][]resourcev1.DeviceTaint{} // stored ones, by device
+	stored := map[string]*resourcev1.Device{}
 	if old != nil {
 		was := &old.Spec
 		errs = append(errs, check.Immutable(s.Pool.Name, was.Pool.Name, pool.Child("name"))...)
 		errs = append(errs, check.Immutable(s.Driver, was.Driver, p.Child("driver"))...)
 		errs = append(errs, check.Immutable(s.NodeName, was.NodeName, p.Child("nodeName"))...)
 		for i := range was.Devices {
-			taints[was.Devices[i].Name] = was.Devices[i].Taints
+			stored[was.Devices[i].Name] = &was.Devices[i]
 		}
 	}
 	errs = append(errs, validateWhere(s, p)...)
@@ -111,8 +119,7 @@ func validateSliceUpdate(o, old *resourcev1.ResourceSlice) field.ErrorList {
 	errs = append(errs, validateNamed(s.Devices, maxDevices(s.Devices), p.Child("devices"),
 		func(d *resourcev1.Device) string { return d.Name },
 		func(d *resourcev1.Device, p *field.Path) field.ErrorList {
-			was, ok := taints[d.Name]
-			return validateDevice(d, perDevice, ok && apiequality.Semantic.DeepEqual(was, d.Taints), p)
+			return validateDevice(d, stored[d.Name], perDevice, p)
 		})...)
 	return append(errs, validateCounterSets(s.SharedCounters, p.Child("sharedCounters"))...)
 }

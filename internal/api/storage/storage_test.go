@@ -88,6 +88,9 @@ func TestOthers(t *testing.T) {
 	const csi = "accessModes: [ReadWriteOnce], csi: {driver: a.b, volumeHandle: h}"
 	apitest.Check(t, storage.Kinds(), "VolumeAttachment", []apitest.Case{
 		{"inline", inline(csi + ", persistentVolumeReclaimPolicy: Retain, volumeMode: Filesystem"), ""},
+		{"inline, with a class of attributes", inline(csi + ", volumeAttributesClassName: ''"), ""},
+		{"inline, with the defaults of its source", inline("accessModes: [ReadWriteOnce], azureDisk: {diskName: d, diskURI: /d}"),
+			"inlineVolumeSpec.csi: Required value\nspec.source.inlineVolumeSpec.azureDisk.diskURI: Unsupported value: \"/d\""},
 		{"inline, nothing", inline(""), "source.inlineVolumeSpec.csi: Required value: has to be specified in the context of inline volumes\ninlineVolumeSpec.accessModes: Required value\nspec.source.inlineVolumeSpec: Required value: must specify a volume type"},
 		{"inline, with all that a claim looks for", inline(csi + ", capacity: {storage: 1Gi}, claimRef: {name: c}, storageClassName: s, nodeAffinity: {}, volumeMode: Block, persistentVolumeReclaimPolicy: Delete"),
 			"inlineVolumeSpec.claimRef: Forbidden: may not be specified in the context of inline volumes\ncapacity: Forbidden\npersistentVolumeReclaimPolicy: Forbidden: may only be Retain in the context of inline volumes\n" +

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	storagev1 "k8s.io/api/storage/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
@@ -23,17 +24,26 @@ const (
 func volumeAttachment() *api.Kind {
 	doc := storagev1.VolumeAttachmentSpec{}.SwaggerDoc()
 	return &api.Kind{
-		Group:                  "storage.k8s.io",
-		Kind:                   "VolumeAttachment",
-		Resource:               "volumeattachments",
-		Singular:               "volumeattachment",
-		Prefix:                 "volumeattachments",
-		Versions:               []api.Version{api.NewVersion[storagev1.VolumeAttachment, storagev1.VolumeAttachmentList]("v1")},
-		Hub:                    "v1",
-		Subresources:           []api.Subresource{api.Status()},
-		PrepareForCreate:       api.On(func(a *storagev1.VolumeAttachment) { a.Status = storagev1.VolumeAttachmentStatus{} }),
-		PrepareForUpdate:       api.OnUpdate(func(a, old *storagev1.VolumeAttachment) { a.Status = old.Status }),
-		PrepareForStatusUpdate: api.OnUpdate(func(a, old *storagev1.VolumeAttachment) { a.Spec = old.Spec }),
+		Group:            "storage.k8s.io",
+		Kind:             "VolumeAttachment",
+		Resource:         "volumeattachments",
+		Singular:         "volumeattachment",
+		Prefix:           "volumeattachments",
+		Versions:         []api.Version{api.NewVersion[storagev1.VolumeAttachment, storagev1.VolumeAttachmentList]("v1")},
+		Hub:              "v1",
+		Subresources:     []api.Subresource{api.Status()},
+		Resets:           map[string][]string{"": {"status"}, "status": {"metadata", "spec"}},
+		PrepareForCreate: api.On(func(a *storagev1.VolumeAttachment) { a.Status = storagev1.VolumeAttachmentStatus{} }),
+		PrepareForUpdate: api.OnUpdate(func(a, old *storagev1.VolumeAttachment) { a.Status = old.Status }),
+		PrepareForStatusUpdate: api.OnUpdate(func(a, old *storagev1.VolumeAttachment) {
+			a.Spec = old.Spec
+			metav1.ResetObjectMetaForStatus(&a.ObjectMeta, &old.ObjectMeta)
+		}),
+		Default: api.On(func(a *storagev1.VolumeAttachment) {
+			if s := a.Spec.Source.InlineVolumeSpec; s != nil {
+				core.DefaultVolumeSource(&s.PersistentVolumeSource)
+			}
+		}),
 		Validate: api.Check(func(a *storagev1.VolumeAttachment) field.ErrorList {
 			return append(validateAttachment(a), check.Driver(a.Spec.Attacher, maxDriverName, field.NewPath("spec", "attacher"))...)
 		}),

@@ -76,14 +76,14 @@ func keepInStep(s, old *corev1.Service) {
 	sameOne := s.Spec.ClusterIP == old.Spec.ClusterIP
 	sameAll := slices.Equal(s.Spec.ClusterIPs, old.Spec.ClusterIPs)
 	switch {
-	case external(s) && len(s.Spec.ClusterIPs) == 0:
-		s.Spec.ClusterIP = "" // which means nothing there, and would be refused when somebody writes back what they read
 	case !sameOne && sameAll:
 		if s.Spec.ClusterIP == "" {
 			s.Spec.ClusterIPs = nil
 		} else {
-			s.Spec.ClusterIPs = []string{s.Spec.ClusterIP}
+			s.Spec.ClusterIPs = []string{s.Spec.ClusterIP} // and refused if there may be none
 		}
+	case external(s) && len(s.Spec.ClusterIPs) == 0:
+		s.Spec.ClusterIP = "" // which means nothing there, and would be refused when somebody writes back what they read
 	}
 }
 

@@ -383,6 +383,43 @@ func sameLeaf(a, b reflect.Value, s *shape) bool {
 		y, err := s.convert.ToUnstructured(b)
 		return err == nil && reflect.DeepEqual(x, y)
 	}
+	return sameWhole(a, b)
+}
+
+// sameWhole compares what has one owner as a whole. In lists, nil and empty differ at any depth, whether it can be seen in JSON or not; in structs that are in no list, what JSON
+// leaves out is the same.
+func sameWhole(a, b reflect.Value) bool {
+	switch a.Kind() {
+	case reflect.Pointer:
+		if a.IsNil() || b.IsNil() {
+			return a.IsNil() && b.IsNil()
+		}
+		return sameWhole(a.Elem(), b.Elem())
+	case reflect.Slice:
+		return equality.Semantic.DeepEqualWithNilDifferentFromEmpty(a.Interface(), b.Interface())
+	case reflect.Map:
+		if a.Len() != b.Len() {
+			return false
+		}
+		for it := a.MapRange(); it.Next(); {
+			if y := b.MapIndex(it.Key()); !y.IsValid() || !sameWhole(it.Value(), y) {
+				return false
+			}
+		}
+		return true
+	case reflect.Struct:
+		e := value.TypeReflectEntryOf(a.Type())
+		if e.CanConvertToUnstructured() {
+			break
+		}
+		for _, f := range e.OrderedFields() {
+			x, y := f.GetFrom(a), f.GetFrom(b)
+			if ox, oy := f.CanOmit(x), f.CanOmit(y); ox != oy || !ox && !sameWhole(x, y) {
+				return false
+			}
+		}
+		return true
+	}
 	return equality.Semantic.DeepEqual(a.Interface(), b.Interface())
 }
 

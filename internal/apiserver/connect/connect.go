@@ -3,7 +3,6 @@ package connect
 import (
 	"context"
 	"crypto/tls"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
@@ -13,7 +12,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/celox/celox/internal/apiserver/request"
@@ -128,12 +126,13 @@ func (c *Connector) Close() {
 	c.direct.CloseIdleConnections()
 }
 
-// Connect serves one request.
-func (c *Connector) Connect(w http.ResponseWriter, r *http.Request, info request.Info) {
-	w = hijackable(w)
-	if err := c.connect(w, r, &info); err != nil {
-		fail(w, err)
+// Connect serves one request. An error is an API error, and nothing has been answered yet.
+func (c *Connector) Connect(w http.ResponseWriter, r *http.Request, info request.Info) error {
+	err := c.connect(hijackable(w), r, &info)
+	if err == nil || errors.As(err, new(apierrors.APIStatus)) {
+		return err
 	}
+	return apierrors.NewInternalError(err)
 }
 
 func (c *Connector) connect(w http.ResponseWriter, r *http.Request, info *request.Info) error {
@@ -179,27 +178,4 @@ func (c *Connector) mayOpen(ctx context.Context, info *request.Info) error {
 		text += ": " + reason
 	}
 	return apierrors.NewForbidden(schema.GroupResource{Group: a.Group, Resource: a.Resource}, a.Name, errors.New(text))
-}
-
-// fail answers with err as a Status.
-func fail(w http.ResponseWriter, err error) {
-	var status metav1.Status
-	var known apierrors.APIStatus
-	if errors.As(err, &known) {
-		status = known.Status()
-	} else {
-		status = apierrors.NewInternalError(err).ErrStatus
-	}
-	status.Kind, status.APIVersion, status.Status = "Status", "v1", metav1.StatusFailure
-	if status.Code == 0 {
-		status.Code = http.StatusInternalServerError
-	}
-	data, merr := json.Marshal(status)
-	if merr != nil {
-		http.Error(w, err.Error(), int(status.Code))
-		return
-	}
-	w.Header().Set("Content-Type", "application/json")
-	w.WriteHeader(int(status.Code))
-	_, _ = w.Write(append(data, '\n')) // a client that left
 }

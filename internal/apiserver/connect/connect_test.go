@@ -156,7 +156,7 @@ func setup(t *testing.T) *fixture {
 	})
 	t.Cleanup(f.connector.Close)
 	f.server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		f.connector.Connect(w, r, request.Parse(r))
+		f.serve(w, r)
 	}))
 	t.Cleanup(f.server.Close)
 	for _, node := range []string{"local", "remote", "dead", "unknown", ""} {
@@ -211,7 +211,7 @@ func TestLog(t *testing.T) {
 		{"p-local/log", 200, "log of ns/p-local/c with "},
 		{"p-remote/log?tailLines=3&timestamps=true&container=c", 200, "log of ns/p-remote/c with tailLines=3&timestamps=true"},
 		{"p-local/log?sinceTime=2026-01-02T03:04:05Z&limitBytes=7&previous=1", 200, "log of ns/p-local/c with limitBytes=7&previous=true&sinceTime=2026-01-02T03%3A04%3A05Z"},
-		{"p-/log", 200, ""},
+		{"p-/log", 204, ""},
 		{"p-unknown/log", 404, `pods "unknown" not found`},
 		{"nope/log", 404, `pods "nope" not found`},
 		{"many-local/log", 400, "a container name must be specified for pod many-local, choose one of: [a b waiting broken gone]"},
@@ -531,6 +531,17 @@ func (v onlyVerb) Authorize(_ context.Context, a request.Attributes) (request.De
 	return request.NoOpinion, "", nil
 }
 
+// serve is what a server does with a stream: it tells of errors itself.
+func (f *fixture) serve(w http.ResponseWriter, r *http.Request) {
+	var known apierrors.APIStatus
+	if err := f.connector.Connect(w, r, request.Parse(r)); errors.As(err, &known) {
+		status := known.Status()
+		w.Header().Set("Content-Type", "application/json")
+		w.WriteHeader(int(status.Code))
+		_ = json.NewEncoder(w).Encode(&status)
+	}
+}
+
 // WebSockets are opened with a GET, but a stream is something that is created.
 func TestGetNeedsCreate(t *testing.T) {
 	f := setup(t)
@@ -539,7 +550,7 @@ func TestGetNeedsCreate(t *testing.T) {
 		r := httptest.NewRequest(http.MethodGet, "/api/v1/namespaces/ns/pods/p-local/exec?stdout=true&command=x", nil)
 		r = r.WithContext(request.WithUser(r.Context(), &user.DefaultInfo{Name: "dave"}))
 		w := httptest.NewRecorder()
-		f.connector.Connect(w, r, request.Parse(r))
+		f.serve(w, r)
 		if w.Code != want {
 			t.Errorf("%s: got %d %s", verb, w.Code, w.Body)
 		}

@@ -18,7 +18,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/celox/celox/internal/apiserver/lookup/lookuptest"
-	"github.com/celox/celox/internal/apiserver/request"
 )
 
 // passage leads each node and each pod to a place of its own, whatever its address is.
@@ -69,7 +68,7 @@ func TestDialer(t *testing.T) {
 		Nodes: locator(func(string) (Node, error) { return Node{URL: "https://127.0.0.1:10250"}, nil }),
 	})
 	t.Cleanup(f.connector.Close)
-	f.server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { f.connector.Connect(w, r, request.Parse(r)) }))
+	f.server = httptest.NewServer(http.HandlerFunc(f.serve))
 	t.Cleanup(f.server.Close)
 
 	for range 2 {

@@ -88,8 +88,7 @@ func (c *Connector) log(w http.ResponseWriter, r *http.Request, info *request.In
 	}
 	if pod.Spec.NodeName == "" {
 		// Nothing was ever written.
-		w.Header().Set("Content-Type", "text/plain")
-		w.WriteHeader(http.StatusOK)
+		w.WriteHeader(http.StatusNoContent)
 		return nil
 	}
 	node, err := c.nodeOf(r, pod)
@@ -101,8 +100,7 @@ func (c *Connector) log(w http.ResponseWriter, r *http.Request, info *request.In
 	if wsstream.IsWebSocketRequest(r) {
 		return logSocket(w, r, node.transport, target, info.Name)
 	}
-	c.forward(w, r, node.transport, target, func(resp *http.Response) error { return checkLogResponse(resp, r.Method, info.Name) })
-	return nil
+	return c.forward(w, r, node.transport, target, func(resp *http.Response) error { return checkLogResponse(resp, r.Method, info.Name) })
 }
 
 // logSocket sends a log as messages of a WebSocket: an empty one first, then whatever comes, until the log or the client ends.
@@ -148,8 +146,9 @@ func checkLogResponse(resp *http.Response, method, name string) error {
 	return apierrors.NewGenericServerResponse(resp.StatusCode, method, podsResource, name, text, 0, false)
 }
 
-// forward hands a request on to target. Check may refuse the answer with an error for the client.
-func (c *Connector) forward(w http.ResponseWriter, r *http.Request, t http.RoundTripper, target *url.URL, check func(*http.Response) error) {
+// forward hands a request on to target. An error is what the client has to be told. Check may refuse the answer with an error for the client.
+func (c *Connector) forward(w http.ResponseWriter, r *http.Request, t http.RoundTripper, target *url.URL, check func(*http.Response) error) error {
+	var failed error
 	p := &httputil.ReverseProxy{
 		Transport:      t,
 		FlushInterval:  -1,
@@ -160,15 +159,16 @@ func (c *Connector) forward(w http.ResponseWriter, r *http.Request, t http.Round
 			p.SetXForwarded()
 			p.Out.Header.Del("Authorization")
 		},
-		ErrorHandler: func(w http.ResponseWriter, _ *http.Request, err error) {
+		ErrorHandler: func(_ http.ResponseWriter, _ *http.Request, err error) {
 			var known apierrors.APIStatus
 			if !errors.As(err, &known) {
 				err = apierrors.NewInternalError(fmt.Errorf("error dialing backend: %w", err))
 			}
-			fail(w, err)
+			failed = err
 		},
 	}
 	p.ServeHTTP(w, r)
+	return failed
 }
 
 // command serves exec and attach.
@@ -219,8 +219,7 @@ func (c *Connector) command(w http.ResponseWriter, r *http.Request, info *reques
 	if wsstream.IsWebSocketRequestWithStreamCloseProtocol(r) {
 		return translate(w, r, node, target, o)
 	}
-	c.forward(w, r, node.transport, target, nil)
-	return nil
+	return c.forward(w, r, node.transport, target, nil)
 }
 
 func (c *Connector) portForward(w http.ResponseWriter, r *http.Request, info *request.Info) error {
@@ -254,8 +253,7 @@ func (c *Connector) portForward(w http.ResponseWriter, r *http.Request, info *re
 	if wsstream.IsWebSocketRequestWithTunnelingProtocol(r) {
 		return tunnel(w, r, node, target)
 	}
-	c.forward(w, r, node.transport, target, nil)
-	return nil
+	return c.forward(w, r, node.transport, target, nil)
 }
 
 // echo passes on an answer that is no stream.

@@ -56,8 +56,7 @@ func (c *Connector) proxyPod(w http.ResponseWriter, r *http.Request, info *reque
 	if err := proxyable(pod.Status.PodIP); err != nil {
 		return err
 	}
-	c.pass(w, r, info, c.pods, &url.URL{Scheme: scheme, Host: hostPort(pod.Status.PodIP, port)})
-	return nil
+	return c.pass(w, r, info, c.pods, &url.URL{Scheme: scheme, Host: hostPort(pod.Status.PodIP, port)})
 }
 
 func hostPort(host, port string) string {
@@ -75,11 +74,11 @@ func (c *Connector) proxyService(w http.ResponseWriter, r *http.Request, info *r
 	if err != nil {
 		return err
 	}
-	svc, err := c.objects.Service(r.Context(), info.Namespace, name)
-	if err != nil {
-		return err
-	}
-	if number, nerr := strconv.ParseInt(port, 10, 64); nerr == nil {
+	if number, nerr := strconv.ParseInt(port, 10, 64); nerr == nil { // a name needs no Service to be found
+		svc, err := c.objects.Service(r.Context(), info.Namespace, name)
+		if err != nil {
+			return err
+		}
 		if port, err = portName(svc, number); err != nil {
 			return err
 		}
@@ -114,8 +113,7 @@ func (c *Connector) proxyService(w http.ResponseWriter, r *http.Request, info *r
 	if err := proxyable(ip); err != nil {
 		return err
 	}
-	c.pass(w, r, info, c.pods, &url.URL{Scheme: scheme, Host: host})
-	return nil
+	return c.pass(w, r, info, c.pods, &url.URL{Scheme: scheme, Host: host})
 }
 
 // portName finds the name by which endpoints know a port of a service.
@@ -146,8 +144,7 @@ func (c *Connector) proxyNode(w http.ResponseWriter, r *http.Request, info *requ
 		if err != nil {
 			return err
 		}
-		c.pass(w, r, info, to.transport, to.base)
-		return nil
+		return c.pass(w, r, info, to.transport, to.base)
 	}
 	host, err := addressOf(node)
 	if err != nil {
@@ -156,13 +153,12 @@ func (c *Connector) proxyNode(w http.ResponseWriter, r *http.Request, info *requ
 	if err := proxyable(host); err != nil {
 		return err
 	}
-	c.pass(w, r, info, c.direct, &url.URL{Scheme: scheme, Host: net.JoinHostPort(host, port)})
-	return nil
+	return c.pass(w, r, info, c.direct, &url.URL{Scheme: scheme, Host: net.JoinHostPort(host, port)})
 }
 
 // pass hands a request on to the path below base that follows "proxy" in its own path. Links in pages are rewritten, so that
 // they lead back here.
-func (c *Connector) pass(w http.ResponseWriter, r *http.Request, info *request.Info, t http.RoundTripper, base *url.URL) {
+func (c *Connector) pass(w http.ResponseWriter, r *http.Request, info *request.Info, t http.RoundTripper, base *url.URL) error {
 	own := "/" + strings.Join([]string{info.Resource, info.Name, "proxy"}, "/")
 	before, rest, _ := strings.Cut(r.URL.Path, own)
 	if rest == "" && (r.Method == http.MethodGet || r.Method == http.MethodHead) {
@@ -170,7 +166,7 @@ func (c *Connector) pass(w http.ResponseWriter, r *http.Request, info *request.I
 		to := url.URL{Path: r.URL.Path + "/", RawQuery: r.URL.RawQuery}
 		w.Header().Set("Location", to.String())
 		w.WriteHeader(http.StatusMovedPermanently)
-		return
+		return nil
 	}
 	target := *base
 	target.Path, target.RawQuery = rest, r.URL.RawQuery
@@ -181,7 +177,7 @@ func (c *Connector) pass(w http.ResponseWriter, r *http.Request, info *request.I
 		// Without scheme and host a link stays a path: who reads the page knows the way here, perhaps through proxies of their own.
 		t = &utilproxy.Transport{PathPrepend: before + own, RoundTripper: t}
 	}
-	c.forward(w, r, t, &target, withoutCORS)
+	return c.forward(w, r, t, &target, withoutCORS)
 }
 
 // withoutCORS keeps what is behind the proxy from opening the API server's own origin to other sites.

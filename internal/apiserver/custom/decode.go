@@ -18,7 +18,7 @@ func (v *Version) Target() negotiate.Target {
 }
 
 // Decode reads a body into an object of the version: what the schema does not know is dropped and complained about. The defaults are
-// not filled in yet.
+// not filled in yet, and whether it is of the version's kind is not asked.
 func (v *Version) Decode(data []byte, media string, how negotiate.Validation) (obj *Object, warnings []string, err error) {
 	t := v.Target()
 	m, strict, err := negotiate.Untyped(data, media, t, how.Strictly())
@@ -32,7 +32,7 @@ func (v *Version) Decode(data []byte, media string, how negotiate.Validation) (o
 	if warnings, err = negotiate.Complain(t, how, append(strict, negotiate.UnknownFields(unknown)...)); err != nil {
 		return nil, nil, err
 	}
-	return o, warnings, v.checkKind(o)
+	return o, warnings, nil
 }
 
 // fit makes an object of a map, which is given away, without what the schema does not know.
@@ -56,8 +56,8 @@ func plain(meta map[string]any) bool {
 	return ok && meta["managedFields"] == nil
 }
 
-// checkKind refuses an object of another kind than the version's, in the words of validation.
-func (v *Version) checkKind(o *Object) error {
+// CheckKind refuses an object of another kind than the version's, in the words of validation.
+func (v *Version) CheckKind(o *Object) error {
 	if o.Kind == v.gvk.Kind {
 		return nil
 	}
@@ -98,5 +98,5 @@ func (v *Version) CheckPatched(obj runtime.Object) error {
 			field.Invalid(field.NewPath("apiVersion"), o.APIVersion, fmt.Sprintf("must be %v", want)),
 		})
 	}
-	return v.checkKind(o)
+	return v.CheckKind(o)
 }

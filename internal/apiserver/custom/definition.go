@@ -121,8 +121,8 @@ func (d *Definition) ReplicaPaths() managedfields.ResourcePathMappings {
 // codec writes objects as upstream stores them: JSON in the storage version.
 type codec struct{ def *Definition }
 
-// Encode implements store.Codec.
-func (c codec) Encode(obj store.Object) ([]byte, error) {
+// Append implements store.Codec.
+func (c codec) Append(to []byte, obj store.Object) ([]byte, error) {
 	o, ok := obj.(*Object)
 	if !ok {
 		return nil, fmt.Errorf("storing a custom object: got a %T", obj)
@@ -131,7 +131,7 @@ func (c codec) Encode(obj store.Object) ([]byte, error) {
 		o = &Object{TypeMeta: o.TypeMeta, ObjectMeta: o.ObjectMeta, Fields: o.Fields}
 		o.ResourceVersion = ""
 	}
-	data, err := o.AppendJSON(nil)
+	data, err := o.AppendJSON(to)
 	if err != nil {
 		return nil, err
 	}

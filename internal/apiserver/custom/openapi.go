@@ -3,6 +3,7 @@ package custom
 import (
 	"bytes"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -163,7 +164,11 @@ func (o *OpenAPI) Document(name string) ([]byte, error) {
 		t.writePaths(&b, v)
 	}
 	b.WriteString(`},"components":{"schemas":{`)
-	b.Write(t.schemas)
+	if slices.ContainsFunc(served, func(v *Version) bool { return v.Scale() != nil }) {
+		b.Write(t.scaled)
+	} else {
+		b.Write(t.schemas)
+	}
 	for _, v := range served {
 		if err := v.writeSchemas(&b, false); err != nil {
 			return nil, fmt.Errorf("describing %s: %w", v.gvk, err)

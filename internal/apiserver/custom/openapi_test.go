@@ -54,6 +54,9 @@ versions:
 	if len(doc.Paths) != 4 || doc.Components.Schemas["com.example.v1.Thing"] == nil || doc.Components.Schemas["com.example.v1.ThingList"] == nil {
 		t.Errorf("%d paths, %d schemas", len(doc.Paths), len(doc.Components.Schemas))
 	}
+	if doc.Components.Schemas["io.k8s.api.autoscaling.v1.Scale"] != nil {
+		t.Error("a scale is described that is not there")
+	}
 	for _, text := range []string{"\x01", `\u0001`, "Deployment", "apps/v1", "protobuf", "strategic"} {
 		if strings.Contains(string(data), text) {
 			t.Errorf("%q is left of the template", text)

@@ -13,8 +13,8 @@ import (
 type template struct {
 	// paths are the JSON of the operations of each path, by what follows the resource; "all" is the list in all namespaces.
 	namespaced, cluster map[string][]byte
-	// schemas are the JSON of the schemas that all documents have, without braces.
-	schemas []byte
+	// schemas are the JSON of the schemas that all documents have, without braces; scaled has those of a scale as well.
+	schemas, scaled []byte
 }
 
 // The kind that the template is made from, and the marks that take the place of its names.
@@ -22,6 +22,7 @@ const (
 	modelDocument = "apis/apps/v1"
 	modelPath     = "/apis/apps/v1/"
 	modelPlural   = "deployments"
+	scalePath     = "/{name}/scale"
 )
 
 const (
@@ -48,8 +49,13 @@ func newTemplate(data []byte, v2 bool) (*template, error) {
 	var err error
 	t := &template{namespaced: map[string][]byte{}, cluster: map[string][]byte{}}
 	wanted := map[string]bool{objectMetaModel: true, "io.k8s.apimachinery.pkg.apis.meta.v1.ListMeta": true}
+	scales := map[string]bool{}
 	add := func(to map[string][]byte, key string, path map[string]any) {
-		collectRefs(path, wanted)
+		if key == scalePath {
+			collectRefs(path, scales)
+		} else {
+			collectRefs(path, wanted)
+		}
 		j, err2 := json.Marshal(path)
 		if err2 != nil {
 			err = err2
@@ -72,7 +78,7 @@ func newTemplate(data []byte, v2 bool) (*template, error) {
 	a := adapter{v2: v2, list: parametersOf(collection["get"])}
 	for _, p := range [...]struct{ path, key string }{
 		{modelPath + modelPlural, "all"}, {inNamespace, ""}, {inNamespace + "/{name}", "/{name}"},
-		{inNamespace + "/{name}/status", "/{name}/status"}, {inNamespace + "/{name}/scale", "/{name}/scale"},
+		{inNamespace + "/{name}/status", "/{name}/status"}, {inNamespace + scalePath, scalePath},
 	} {
 		path, err := read(p.path)
 		if err != nil {
@@ -88,9 +94,14 @@ func newTemplate(data []byte, v2 bool) (*template, error) {
 	if err != nil {
 		return nil, err
 	}
-	if !v2 {
-		t.schemas, err = commonSchemas(doc.Components.Schemas, wanted)
+	if v2 {
+		return t, nil
 	}
+	if t.schemas, err = commonSchemas(doc.Components.Schemas, wanted); err != nil {
+		return nil, err
+	}
+	maps.Copy(scales, wanted)
+	t.scaled, err = commonSchemas(doc.Components.Schemas, scales)
 	return t, err
 }
 
@@ -198,7 +209,7 @@ func (t *template) writePaths(b *bytes.Buffer, v *Version) {
 	write(prefix, "")
 	write(prefix+"/{name}", "/{name}")
 	if v.Scale() != nil {
-		write(prefix+"/{name}/scale", "/{name}/scale")
+		write(prefix+scalePath, scalePath)
 	}
 	if v.hasStatus() {
 		write(prefix+"/{name}/status", "/{name}/status")

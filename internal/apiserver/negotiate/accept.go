@@ -16,6 +16,7 @@ const (
 	JSON     = "application/json"
 	YAML     = "application/yaml"
 	Protobuf = "application/vnd.kubernetes.protobuf"
+	Text     = "text/plain"
 )
 
 const (
@@ -59,19 +60,33 @@ type clause struct {
 
 // ParseAccept settles on the first clause of the Accept headers, by preference, that the server can serve. It fails with 406
 // as upstream does: in one way when no media type is known, in another when none can be shown in the wanted shape.
-func ParseAccept(header http.Header) (Accept, error) { return parseAccept(header, true, true) }
+func ParseAccept(header http.Header) (Accept, error) { return parseAccept(header, true, true, "") }
 
 // ParseTablelessAccept is ParseAccept for questions that are never stored: their answers are no rows of a table.
 func ParseTablelessAccept(header http.Header) (Accept, error) {
-	return parseAccept(header, true, false)
+	return parseAccept(header, true, false, "")
+}
+
+// ParseTextAccept is ParseTablelessAccept where texts are served: who names their type is let in, but has to take one of the others for errors.
+func ParseTextAccept(header http.Header) (Accept, error) {
+	return parseAccept(header, true, false, Text)
+}
+
+// Routed says whether a media type of the Accept headers is known, in whatever shape.
+func Routed(header http.Header) bool {
+	_, err := ParseAccept(header)
+	s, ok := err.(apierrors.APIStatus)
+	return !ok || s.Status().Details == nil
 }
 
 // ParseUntypedAccept is ParseAccept for kinds that have no protobuf form: only their metadata has one.
-func ParseUntypedAccept(header http.Header) (Accept, error) { return parseAccept(header, false, true) }
+func ParseUntypedAccept(header http.Header) (Accept, error) {
+	return parseAccept(header, false, true, "")
+}
 
 // ParseErrorAccept is ParseAccept for errors, which have no other shape than their own. False means that nothing that the client accepts can be served.
 func ParseErrorAccept(header http.Header) (Accept, bool) {
-	a, err := parseAccept(header, true, true)
+	a, err := ParseAccept(header)
 	if err == nil && a.Shape == Whole {
 		return a, true
 	}
@@ -92,7 +107,8 @@ func ListNotAcceptable() error {
 	return generic(http.StatusNotAcceptable, "get", "406: Not Acceptable\n\nAvailable representations: "+all+", "+streams, metav1.StatusReasonNotAcceptable)
 }
 
-func parseAccept(header http.Header, protobuf, tables bool) (Accept, error) {
+// parseAccept reads the headers where more, if it is not "", is a further type that is let in.
+func parseAccept(header http.Header, protobuf, tables bool, more string) (Accept, error) {
 	values := header["Accept"]
 	if len(values) == 0 {
 		return plainJSON, nil
@@ -110,13 +126,13 @@ func parseAccept(header http.Header, protobuf, tables bool) (Accept, error) {
 	clauses := parseClauses(strings.Join(values, ","))
 	known := false
 	for _, c := range clauses {
-		if c.exact == JSON || c.exact == YAML || c.exact == Protobuf || c.exact == "*/*" {
+		if c.exact == JSON || c.exact == YAML || c.exact == Protobuf || c.exact == "*/*" || more != "" && c.exact == more {
 			known = true
 			break
 		}
 	}
 	if !known && protobuf {
-		return plainJSON, NotAcceptable()
+		return plainJSON, NotAcceptable(more)
 	}
 	a, ok := first(clauses, func(a Accept) bool {
 		return (protobuf || a.Media != Protobuf || a.Shape != Whole) && (tables || a.Shape != Table)
@@ -223,9 +239,12 @@ func parseClauses(header string) []clause {
 	return out
 }
 
-// NotAcceptable says that no media type of the Accept header is known.
-func NotAcceptable() error {
-	return generic(http.StatusNotAcceptable, "get", "406: Not Acceptable\n\nAvailable representations: "+all, metav1.StatusReasonNotAcceptable)
+// NotAcceptable says that no media type of the Accept header is known. More, if it is not "", is one that is known beside the others.
+func NotAcceptable(more string) error {
+	if more != "" {
+		more += ", "
+	}
+	return generic(http.StatusNotAcceptable, "get", "406: Not Acceptable\n\nAvailable representations: "+more+all, metav1.StatusReasonNotAcceptable)
 }
 
 // OnlyAccepted says that no form that the Accept header asks for can be served.

@@ -60,6 +60,9 @@ func Untyped(data []byte, media string, t Target, strictly bool) (m map[string]a
 	case meta.Kind == "":
 		return nil, nil, unrecognized(t, runtime.NewMissingKindErr(string(original)), original)
 	}
+	if value, there := m["apiVersion"]; there && value == nil {
+		return nil, nil, cannotHandle(schema.GroupVersionKind{Kind: meta.Kind}, t.Kind.Kind, errors.New(".apiVersion accessor error: <nil> is of the type <nil>, expected string"))
+	}
 	return m, strict, CheckVersion(meta.APIVersion, t.Kind.GroupVersion())
 }
 

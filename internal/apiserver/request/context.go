@@ -6,6 +6,7 @@ import (
 	"slices"
 	"sync"
 	"time"
+	"unicode/utf8"
 
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apiserver/pkg/authentication/user"
@@ -51,6 +52,8 @@ type Scope struct {
 
 	mu       sync.Mutex
 	warnings []string          // guarded by mu
+	told     int               // guarded by mu: the characters of the warnings, as they are shown
+	brief    bool              // guarded by mu: there are so many that long ones are cut
 	notes    map[string]string // guarded by mu
 }
 
@@ -201,8 +204,11 @@ func InfoFrom(ctx context.Context) (Info, bool) {
 	return Info{}, false
 }
 
-// maxWarnings bounds how many warnings one answer carries.
-const maxWarnings = 100
+// Limits of what one answer carries, in characters: of all warnings, and of each of them once there is more.
+const (
+	maxWarnings = 4 * 1024
+	maxWarning  = 256
+)
 
 // Warn tells the client something with the answer; the same text is told once.
 func Warn(ctx context.Context, text string) {
@@ -212,8 +218,21 @@ func Warn(ctx context.Context, text string) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(s.warnings) < maxWarnings && !slices.Contains(s.warnings, text) {
-		s.warnings = append(s.warnings, text)
+	if s.brief && s.told >= maxWarnings || slices.Contains(s.warnings, text) {
+		return
+	}
+	s.warnings = append(s.warnings, text)
+	n := utf8.RuneCountInString(text)
+	switch {
+	case s.brief:
+		s.told += min(n, maxWarning)
+	case s.told+n <= maxWarnings:
+		s.told += n
+	default:
+		s.brief, s.told = true, 0
+		for _, w := range s.warnings {
+			s.told += min(utf8.RuneCountInString(w), maxWarning)
+		}
 	}
 }
 
@@ -228,5 +247,13 @@ func (s *Scope) Warned() bool {
 func (s *Scope) Warnings() []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return slices.Clone(s.warnings)
+	out := slices.Clone(s.warnings)
+	if s.brief {
+		for i, w := range out {
+			if r := []rune(w); len(r) > maxWarning {
+				out[i] = string(r[:maxWarning])
+			}
+		}
+	}
+	return out
 }

@@ -28,6 +28,8 @@ type Info struct {
 	Name string
 	// FieldSelector is that of a list's or watch's query, as it came; "" if there is none or it cannot be read.
 	FieldSelector string
+	// Nowhere says that the path names a namespace that has no name.
+	Nowhere bool
 	// NameInPath says that Name was read from the path.
 	NameInPath bool
 	// Parts are the path's segments from the resource on: resource, name, subresource and what follows.
@@ -125,7 +127,7 @@ func parse(method, p, rawQuery string) Info {
 		info.Verb, parts = parts[0], parts[1:]
 	}
 	if parts[0] == "namespaces" && len(parts) > 1 {
-		info.Namespace = parts[1]
+		info.Namespace, info.Nowhere = parts[1], parts[1] == ""
 		if len(parts) > 2 && parts[2] != "status" && parts[2] != "finalize" {
 			parts = parts[2:]
 		}

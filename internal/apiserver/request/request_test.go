@@ -2,6 +2,7 @@ package request
 
 import (
 	"context"
+	"fmt"
 	"strings"
 	"testing"
 
@@ -67,6 +68,31 @@ func TestWarnings(t *testing.T) {
 	}
 	if u, ok := UserFrom(ctx); !ok || u.GetName() != "u" {
 		t.Fatal("user lost")
+	}
+}
+
+// TestManyWarnings: when there is more to tell than an answer may carry, each warning is cut, and the last ones are left out.
+func TestManyWarnings(t *testing.T) {
+	for _, tt := range []struct {
+		name         string
+		told, length int
+		shown, cut   int
+	}{
+		{"few", 10, 300, 10, 300},
+		{"a long one", 1, 5000, 1, 256},
+		{"many long ones", 100, 300, 16, 256},
+		{"many short ones", 5000, 10, 410, 10},
+	} {
+		s := &Scope{}
+		ctx := WithScope(context.Background(), s)
+		for i := range tt.told {
+			Warn(ctx, fmt.Sprintf("%0*d", tt.length, i))
+			Warn(ctx, fmt.Sprintf("%0*d", tt.length, i))
+		}
+		got := s.Warnings()
+		if len(got) != tt.shown || len(got[0]) != tt.cut {
+			t.Errorf("%s: %d of %d characters, want %d of %d", tt.name, len(got), len(got[0]), tt.shown, tt.cut)
+		}
 	}
 }
 

@@ -38,11 +38,15 @@ func (p *Pods) Share(pod *corev1.Pod, value []byte) {
 	if !k.of(message(value)) {
 		return
 	}
-	spec := pod.Spec
-	spec.NodeName = ""
 	node := pod.Spec.NodeName
 	if len(k.spec) > 0 {
-		pod.Spec = *p.specs.of(k.spec, &spec)
+		spec, ok := p.specs.find(k.spec)
+		if !ok {
+			own := pod.Spec
+			own.NodeName = ""
+			spec = p.specs.of(k.spec, &own)
+		}
+		pod.Spec = *spec
 	}
 	pod.Spec.NodeName = node
 	if len(k.labels) > 0 {

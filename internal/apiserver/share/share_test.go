@@ -51,7 +51,7 @@ func TestPodsStayEqual(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		draw := func(label string, words ...string) string { return rapid.SampledFrom(words).Draw(t, label) }
 		pod := somePod(draw("name", "a", "b"), draw("node", "", "x", "y"), draw("image", "", "i", "j"), draw("cpu", "1", "2"), draw("label", "", "1", "2"), draw("owner", "", "o"))
-		value, err := codec.Encode(pod)
+		value, err := codec.Append(nil, pod)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -73,7 +73,7 @@ func TestPodsShare(t *testing.T) {
 	var wg sync.WaitGroup
 	for i := range made {
 		made[i] = somePod(fmt.Sprint("p", i), fmt.Sprint("node-", i), "image", "1", "web", "owner")
-		value, err := codec.Encode(made[i])
+		value, err := codec.Append(nil, made[i])
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -92,7 +92,7 @@ func TestPodsShare(t *testing.T) {
 		t.Errorf("%d specs and %d sets of labels are remembered", len(pods.specs.parts), len(pods.labels.parts))
 	}
 	other := somePod("q", "", "image", "2", "web", "")
-	value, err := codec.Encode(other)
+	value, err := codec.Append(nil, other)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -157,7 +157,7 @@ func BenchmarkPods(b *testing.B) {
 	codec := podCodec(b)
 	var pods Pods
 	pod := somePod("p", "n", "i", "1", "l", "o")
-	value, err := codec.Encode(pod)
+	value, err := codec.Append(nil, pod)
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -174,7 +174,7 @@ func TestPodsLeaveOlderStatesAlone(t *testing.T) {
 	old := somePod("p", "", "image", "1", "web", "owner")
 	next := *old
 	next.Spec.NodeName = "n"
-	value, err := codec.Encode(&next)
+	value, err := codec.Append(nil, &next)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -17,12 +17,17 @@ type table[T any] struct {
 	parts map[string]T // guarded by mu
 }
 
+// find returns the part that was remembered of these bytes, if any was.
+func (t *table[T]) find(stored []byte) (part T, ok bool) {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	part, ok = t.parts[string(stored)]
+	return part, ok
+}
+
 // of returns the part that was remembered of these bytes first; that may be own.
 func (t *table[T]) of(stored []byte, own T) T {
-	t.mu.RLock()
-	part, ok := t.parts[string(stored)]
-	t.mu.RUnlock()
-	if ok {
+	if part, ok := t.find(stored); ok {
 		return part
 	}
 	t.mu.Lock()

@@ -124,7 +124,10 @@ func (x *Store) mutate(obj store.Object, m store.Mutation) {
 
 type codec struct{ typ reflect.Type }
 
-func (codec) Encode(obj store.Object) ([]byte, error) { return json.Marshal(obj) }
+func (codec) Append(to []byte, obj store.Object) ([]byte, error) {
+	data, err := json.Marshal(obj)
+	return append(to, data...), err
+}
 
 func (c codec) Decode(data []byte) (store.Object, error) {
 	obj := reflect.New(c.typ).Interface().(store.Object)
