@@ -35,6 +35,9 @@ func (m *Metrics) Counter(name, help string, labels ...string) *Counter {
 	}
 	c := &Counter{prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, labels)}
 	m.registry.MustRegister(c.vec)
+	if len(labels) == 0 {
+		c.vec.WithLabelValues() // shown from the beginning: who asks how much it grew has to see it at nothing
+	}
 	return c
 }
 
@@ -113,6 +116,9 @@ func (m *Metrics) Gauge(name, help string, labels ...string) *Gauge {
 	}
 	g := &Gauge{prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: name, Help: help}, labels)}
 	m.registry.MustRegister(g.vec)
+	if len(labels) == 0 {
+		g.vec.WithLabelValues()
+	}
 	return g
 }
 
@@ -140,6 +146,9 @@ func (m *Metrics) Histogram(name, help string, buckets []float64, labels ...stri
 	}
 	h := &Histogram{prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: name, Help: help, Buckets: buckets}, labels)}
 	m.registry.MustRegister(h.vec)
+	if len(labels) == 0 {
+		h.vec.WithLabelValues()
+	}
 	return h
 }
 

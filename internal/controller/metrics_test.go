@@ -35,6 +35,29 @@ func TestStale(t *testing.T) {
 	t.Error("not counted")
 }
 
+// TestNothingIsShown: what has no labels is there before anything happened, what has some is not.
+func TestNothingIsShown(t *testing.T) {
+	r := prometheus.NewRegistry()
+	m := NewMetrics(r)
+	m.Counter("things_total", "Things.")
+	m.Gauge("things", "Things.")
+	m.Histogram("thing_seconds", "Things.", []float64{1})
+	m.Counter("kinds_total", "Things.", "kind")
+	m.Gauge("kinds", "Things.", "kind")
+	m.Histogram("kind_seconds", "Things.", []float64{1}, "kind")
+	families, err := r.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := map[string]int{}
+	for _, f := range families {
+		got[f.GetName()] = len(f.GetMetric())
+	}
+	if want := map[string]int{"things_total": 1, "things": 1, "thing_seconds": 1}; !maps.Equal(got, want) {
+		t.Errorf("shown: %v", got)
+	}
+}
+
 func TestStaleOfNobody(t *testing.T) {
 	var m *Metrics
 	if s := m.Stale("x"); s.Look(false) || !s.Look(true) {

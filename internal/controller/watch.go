@@ -2,7 +2,9 @@ package controller
 
 import (
 	"fmt"
+	"slices"
 
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/tools/cache"
 )
 
@@ -64,4 +66,9 @@ func In[T any](cached cache.Indexer, namespace string) []T {
 		}
 	}
 	return list
+}
+
+// SelectedIn says whether any service of a namespace selects pods: often there is none, as where the only one is the API server.
+func SelectedIn(services cache.Indexer, namespace string) bool {
+	return slices.ContainsFunc(In[*corev1.Service](services, namespace), func(s *corev1.Service) bool { return s.Spec.Selector != nil })
 }

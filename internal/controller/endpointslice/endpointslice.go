@@ -213,7 +213,7 @@ func (c *Controller) isBusy(key string) (end func()) {
 
 // podChanged queues the services that a change of a pod concerns; nil is before its creation or after its deletion.
 func (c *Controller) podChanged(old, pod *corev1.Pod) {
-	if len(controller.In[*corev1.Service](c.cached, cmp.Or(old, pod).Namespace)) == 0 {
+	if !controller.SelectedIn(c.cached, cmp.Or(old, pod).Namespace) {
 		return
 	}
 	// A nil *Pod in an interface is not a nil interface, and the library asks for the latter.

@@ -1,6 +1,7 @@
 package ingressstatus
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -35,6 +36,10 @@ const (
 	patience = 2 * time.Second
 	// problems is the key of the look at all Ingresses. No Ingress is called so.
 	problems = "problems"
+	// portTaken is the reason of the event on an Ingress whose port nodes give to a service. Nodes use the same word for one that another program has.
+	portTaken = "PortTaken"
+	// mostTold is how many Ingresses are told of such a port.
+	mostTold = 16
 )
 
 // Config is what New needs.
@@ -253,8 +258,12 @@ func (c *Controller) tell(classes []*networkingv1.IngressClass) error {
 			return s
 		},
 	})
+	taken, err := c.taken(all, classes)
+	if err != nil {
+		return err
+	}
 	now := map[problem]bool{}
-	for _, f := range found {
+	for _, f := range append(found, taken...) {
 		p := problem{f.Ingress.UID, f.Reason, f.Message}
 		if !c.told[p] && !now[p] {
 			c.cfg.Recorder.Event(f.Ingress, corev1.EventTypeWarning, f.Reason, f.Message)
@@ -264,4 +273,55 @@ func (c *Controller) tell(classes []*networkingv1.IngressClass) error {
 	c.told = now
 	c.any.Store(len(now) > 0)
 	return nil
+}
+
+// taken are the Ingresses that clients do not reach at a port, because a service has the same one at the addresses of the nodes: as a load balancer it
+// gets what comes there first.
+func (c *Controller) taken(all []*networkingv1.Ingress, classes []*networkingv1.IngressClass) ([]route.Problem, error) {
+	nodes, err := c.nodes.List(labels.Everything())
+	if err != nil {
+		return nil, fmt.Errorf("list nodes: %w", err)
+	}
+	services, err := c.services.List(labels.Everything())
+	if err != nil {
+		return nil, fmt.Errorf("list services: %w", err)
+	}
+	addresses := map[string]bool{}
+	for _, n := range nodes {
+		for _, a := range addressesOf(n) {
+			addresses[a] = true
+		}
+	}
+	owners := map[int]string{} // of the ports that are not the Ingresses'
+	for _, s := range services {
+		if s.Spec.Type != corev1.ServiceTypeLoadBalancer || !slices.ContainsFunc(s.Status.LoadBalancer.Ingress, func(i corev1.LoadBalancerIngress) bool { return addresses[i.IP] }) {
+			continue
+		}
+		for _, p := range s.Spec.Ports {
+			name := s.Namespace + "/" + s.Name
+			if port := int(p.Port); p.Protocol == corev1.ProtocolTCP && (owners[port] == "" || name < owners[port]) {
+				owners[port] = name
+			}
+		}
+	}
+	if len(owners) == 0 {
+		return nil, nil
+	}
+	// Always the same are told, however the cache lists them.
+	all = slices.SortedFunc(slices.Values(all), func(a, b *networkingv1.Ingress) int {
+		return cmp.Or(strings.Compare(a.Namespace, b.Namespace), strings.Compare(a.Name, b.Name))
+	})
+	var out []route.Problem
+	for _, i := range all {
+		if len(out) >= mostTold || !route.Ours(i, classes) {
+			continue
+		}
+		for _, port := range []int{c.cfg.HTTPPort, c.cfg.HTTPSPort} {
+			if owner := owners[port]; owner != "" && (port == c.cfg.HTTPPort || len(i.Spec.TLS) > 0) {
+				out = append(out, route.Problem{Ingress: i, Reason: portTaken, Message: fmt.Sprintf(
+					"port %d of the nodes belongs to the service %s of type LoadBalancer: requests to it do not reach this Ingress; give that service another port or type", port, owner)})
+			}
+		}
+	}
+	return out, nil
 }

@@ -101,15 +101,33 @@ func TestStatus(t *testing.T) {
 	change("a", func(n *corev1.Node) { n.Labels = map[string]string{corev1.LabelNodeExcludeBalancers: ""} })
 	expect("ours", "192.0.2.2")
 	expect("theirs", "")
+	// A load balancer at an address of the nodes takes the port away; one at another address, and a port of another protocol, do not.
+	balance := func(name, address string, port int32, protocol corev1.Protocol) {
+		t.Helper()
+		s, err := e.Client.CoreV1().Services("default").Create(ctx, &corev1.Service{
+			ObjectMeta: metav1.ObjectMeta{Name: name},
+			Spec:       corev1.ServiceSpec{Type: corev1.ServiceTypeLoadBalancer, Ports: []corev1.ServicePort{{Port: port, Protocol: protocol}}},
+		}, metav1.CreateOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{{IP: address}}
+		must(e.Client.CoreV1().Services("default").UpdateStatus(ctx, s, metav1.UpdateOptions{}))
+	}
+	balance("elsewhere", "198.51.100.1", 80, corev1.ProtocolTCP)
+	balance("quic", "192.0.2.2", 80, corev1.ProtocolUDP)
+	balance("secure", "192.0.2.2", 443, corev1.ProtocolTCP) // the Ingress has no TLS
+	balance("front", "192.0.2.2", 80, corev1.ProtocolTCP)
 	seen := map[string]bool{}
-	for len(seen) < 2 {
+	for len(seen) < 3 {
 		event := <-events.Events
 		if seen[event] {
 			t.Errorf("%q was told twice", event)
 		}
 		seen[event] = true
 	}
-	for _, want := range []string{"Warning BadAnnotation " + route.Prefix + "nonsense: there is no such annotation", "Warning BadBackend there is no service none"} {
+	for _, want := range []string{"Warning BadAnnotation " + route.Prefix + "nonsense: there is no such annotation", "Warning BadBackend there is no service none",
+		"Warning PortTaken port 80 of the nodes belongs to the service default/front of type LoadBalancer: requests to it do not reach this Ingress; give that service another port or type"} {
 		if !seen[want] {
 			t.Errorf("nobody told %q, but %v", want, seen)
 		}

@@ -65,9 +65,6 @@ func (s *zones) Collect(out chan<- prometheus.Metric) {
 
 // tainted counts a node that has got the first taint that sends pods away.
 func (m *counters) tainted(before, after *corev1.Node) {
-	evicts := func(t corev1.Taint) bool {
-		return t.Effect == corev1.TaintEffectNoExecute && slices.Contains(ruled, t.Key)
-	}
 	if m != nil && !slices.ContainsFunc(before.Spec.Taints, evicts) && slices.ContainsFunc(after.Spec.Taints, evicts) {
 		m.evictions.WithLabelValues(zoneOf(after)).Inc()
 	}

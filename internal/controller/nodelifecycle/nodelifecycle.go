@@ -248,13 +248,41 @@ func (c *Controller) renewed(ctx context.Context, name string) (bool, error) {
 // staleRetry is how soon a node is looked at again whose lease in the cache is older than the real one.
 const staleRetry = 5 * time.Second
 
-// ruled are the taints that this controller gives and takes.
-var ruled = []string{
+// conditional are the keys of taints that say with the effect NoSchedule what a node's conditions say.
+var conditional = []string{
 	corev1.TaintNodeNotReady, corev1.TaintNodeUnreachable, corev1.TaintNodeMemoryPressure, corev1.TaintNodeDiskPressure,
 	corev1.TaintNodePIDPressure, corev1.TaintNodeNetworkUnavailable, corev1.TaintNodeUnschedulable,
 }
 
-// taintsFor says which of the ruled taints a node should have.
+// evicts says that a taint is one by which this controller sends pods away.
+func evicts(t corev1.Taint) bool {
+	return t.Effect == corev1.TaintEffectNoExecute && (t.Key == corev1.TaintNodeNotReady || t.Key == corev1.TaintNodeUnreachable)
+}
+
+// ruled says that this controller gives and takes a taint, whatever its value. With another effect such a key is its giver's.
+func ruled(t corev1.Taint) bool {
+	return evicts(t) || t.Effect == corev1.TaintEffectNoSchedule && slices.Contains(conditional, t.Key)
+}
+
+// retaint returns those of a node's taints that stay when it should have the wanted ones of those that are ruled here, and the wanted ones that it lacks.
+func retaint(has, want []corev1.Taint) (stay, missing []corev1.Taint) {
+	matches := func(t corev1.Taint) func(corev1.Taint) bool {
+		return func(u corev1.Taint) bool { return t.MatchTaint(&u) }
+	}
+	for _, t := range has {
+		if !ruled(t) || slices.ContainsFunc(want, matches(t)) {
+			stay = append(stay, t)
+		}
+	}
+	for _, t := range want {
+		if !slices.ContainsFunc(has, matches(t)) {
+			missing = append(missing, t)
+		}
+	}
+	return stay, missing
+}
+
+// taintsFor says which of the taints that are ruled here a node should have.
 func taintsFor(node *corev1.Node) []corev1.Taint {
 	var taints []corev1.Taint
 	add := func(key string, effects ...corev1.TaintEffect) {
@@ -298,11 +326,10 @@ func taintsFor(node *corev1.Node) []corev1.Taint {
 // inTurn leaves those of the wanted taints that the node may have now. What sends pods away comes one node at a time, and not while no node is ready
 // anywhere; a node that has it already may change the reason.
 func (c *Controller) inTurn(node *corev1.Node, want []corev1.Taint) []corev1.Taint {
-	evicts := func(t corev1.Taint) bool { return t.Effect == corev1.TaintEffectNoExecute }
 	if !slices.ContainsFunc(want, evicts) {
 		return want
 	}
-	has := slices.ContainsFunc(node.Spec.Taints, func(t corev1.Taint) bool { return evicts(t) && slices.Contains(ruled, t.Key) })
+	has := slices.ContainsFunc(node.Spec.Taints, evicts)
 	may := has && !c.zones.halted()
 	if !has {
 		var left time.Duration
@@ -332,22 +359,13 @@ func missingLabels(node *corev1.Node) map[string]string {
 
 // taint gives the node the taints that its conditions ask for, keeping those of others and the times of those that stand, and the labels that it lacks.
 func (c *Controller) taint(ctx context.Context, node *corev1.Node) error {
-	want := c.inTurn(node, taintsFor(node))
-	var taints []corev1.Taint
-	for _, t := range node.Spec.Taints {
-		if i := slices.IndexFunc(want, func(w corev1.Taint) bool { return w.MatchTaint(&t) }); i >= 0 {
-			want = slices.Delete(want, i, i+1)
-		} else if slices.Contains(ruled, t.Key) && t.Value == "" {
-			continue
-		}
-		taints = append(taints, t)
-	}
+	taints, missing := retaint(node.Spec.Taints, c.inTurn(node, taintsFor(node)))
 	labels := missingLabels(node)
-	if len(want) == 0 && len(taints) == len(node.Spec.Taints) && len(labels) == 0 {
+	if len(missing) == 0 && len(taints) == len(node.Spec.Taints) && len(labels) == 0 {
 		return nil
 	}
 	now := metav1.NewTime(c.Clock.Now())
-	for _, t := range want {
+	for _, t := range missing {
 		t.TimeAdded = &now
 		taints = append(taints, t)
 	}

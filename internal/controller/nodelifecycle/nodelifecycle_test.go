@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -122,6 +123,38 @@ func TestTaintsFor(t *testing.T) {
 		if got[i] != want[i] {
 			t.Errorf("got %v, want %v", got, want)
 		}
+	}
+}
+
+// TestRetaint: this controller's are taints of a key and an effect, of any value. What others give with another effect is theirs.
+func TestRetaint(t *testing.T) {
+	taint := func(s string) corev1.Taint {
+		rest, effect, _ := strings.Cut(s, ":")
+		key, value, _ := strings.Cut(rest, "=")
+		return corev1.Taint{Key: "node.kubernetes.io/" + key, Value: value, Effect: corev1.TaintEffect(effect)}
+	}
+	taints := func(s string) (out []corev1.Taint) {
+		for _, f := range strings.Fields(s) {
+			out = append(out, taint(f))
+		}
+		return out
+	}
+	for _, tt := range []struct{ name, has, want, stay, missing string }{
+		{"nothing", "", "", "", ""},
+		{"none is true any more", "not-ready:NoSchedule not-ready:NoExecute unreachable:NoExecute disk-pressure:NoSchedule unschedulable:NoSchedule", "", "", ""},
+		{"of a value", "disk-pressure=w:NoSchedule unreachable=v:NoExecute", "", "", ""},
+		{"with another effect", "not-ready:PreferNoSchedule disk-pressure:NoExecute unschedulable:NoExecute memory-pressure:PreferNoSchedule", "", "not-ready:PreferNoSchedule disk-pressure:NoExecute unschedulable:NoExecute memory-pressure:PreferNoSchedule", ""},
+		{"of others", "out-of-service=x:NoExecute a:NoSchedule", "", "out-of-service=x:NoExecute a:NoSchedule", ""},
+		{"lacks", "a:NoSchedule disk-pressure:NoExecute", "disk-pressure:NoSchedule not-ready:NoExecute", "a:NoSchedule disk-pressure:NoExecute", "disk-pressure:NoSchedule not-ready:NoExecute"},
+		{"has", "pid-pressure=v:NoSchedule not-ready:NoExecute", "pid-pressure:NoSchedule not-ready:NoExecute", "pid-pressure=v:NoSchedule not-ready:NoExecute", ""},
+		{"another reason", "not-ready:NoSchedule not-ready:NoExecute", "unreachable:NoSchedule unreachable:NoExecute", "", "unreachable:NoSchedule unreachable:NoExecute"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			stay, missing := retaint(taints(tt.has), taints(tt.want))
+			if !slices.Equal(stay, taints(tt.stay)) || !slices.Equal(missing, taints(tt.missing)) {
+				t.Errorf("stay %v, missing %v", stay, missing)
+			}
+		})
 	}
 }
 

@@ -154,17 +154,6 @@ func decideFree(claim *corev1.PersistentVolumeClaim, s surroundings) (claimStep,
 	}, nil
 }
 
-// migrated are the CSI drivers that took the place of provisioners which were once compiled into the control plane (KEP-625).
-var migrated = map[string]string{
-	"kubernetes.io/aws-ebs":         "ebs.csi.aws.com",
-	"kubernetes.io/azure-disk":      "disk.csi.azure.com",
-	"kubernetes.io/azure-file":      "file.csi.azure.com",
-	"kubernetes.io/cinder":          "cinder.csi.openstack.org",
-	"kubernetes.io/gce-pd":          "pd.csi.storage.gke.io",
-	"kubernetes.io/portworx-volume": "pxd.portworx.com",
-	"kubernetes.io/vsphere-volume":  "csi.vsphere.vmware.com",
-}
-
 func (s surroundings) delayedNotice(claim *corev1.PersistentVolumeClaim) notice {
 	switch pods := s.waiting(claim); len(pods) {
 	case 0:

@@ -492,7 +492,7 @@ func reclaimAll(t *testing.T, s *stage) {
 		t.Errorf("the data is still there: %v", err)
 	}
 	for name, want := range map[string]string{
-		"a-local":   `error getting deleter volume plugin for volume "a-local": no deletable volume plugin matched`,
+		"a-local":   `error getting deleter volume plugin for volume "a-local": no volume plugin matched`,
 		"c-host":    "host_path deleter only supports /tmp/.+ but received provided /srv/data",
 		"f-recycle": "No recycler plugin found for the volume!",
 	} {

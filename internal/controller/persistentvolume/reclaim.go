@@ -69,9 +69,9 @@ func (c *Controller) remove(ctx context.Context, v *corev1.PersistentVolume) err
 		c.tell(v, tell("VolumeFailedDelete", "Volume is used by pods: %s", used))
 		return nil // the pods' end is seen as a change of the claim's volume
 	}
-	if v.Spec.HostPath == nil {
+	if why := noDeleter(v); why != "" {
 		c.operations.failed(deleteOperation, v.Name)
-		return c.fail(ctx, v, warn("VolumeFailedDelete", "error getting deleter volume plugin for volume %q: no deletable volume plugin matched", v.Name))
+		return c.fail(ctx, v, warn("VolumeFailedDelete", "%s", why))
 	}
 	if err := removeHostPath(v.Spec.HostPath.Path); err != nil {
 		c.operations.failed(deleteOperation, v.Name)

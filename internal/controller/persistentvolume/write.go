@@ -35,6 +35,12 @@ func (c *Controller) reconcileClaim(ctx context.Context, key string) error {
 	if !ok {
 		return nil // what named it is told of its end by the informer
 	}
+	if m := markedClaim(claim); m != claim {
+		var err error
+		if claim, err = c.updateClaim(ctx, m); err != nil {
+			return err
+		}
+	}
 	step, err := decideClaim(claim, c.surroundings())
 	if err != nil {
 		if step.notice.message != "" {
@@ -86,6 +92,12 @@ func (c *Controller) reconcileVolume(ctx context.Context, name string) error {
 	v, ok := c.volume(name)
 	if !ok {
 		return nil
+	}
+	if m := marked(v); m != v {
+		var err error
+		if v, err = c.updateVolume(ctx, m); err != nil {
+			return err
+		}
 	}
 	claim, err := c.claimNamedBy(ctx, v)
 	if err != nil {

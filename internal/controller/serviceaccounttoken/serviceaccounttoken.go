@@ -50,7 +50,7 @@ func New(c kubernetes.Interface, f *informers.Factory, sign Sign, ca []byte, log
 			},
 			Delete: func(s *corev1.Secret) {
 				if s.Type == corev1.SecretTypeServiceAccountToken {
-					ctl.loop.Add(goneKey + s.Namespace + "/" + s.Annotations[corev1.ServiceAccountNameKey] + "/" + s.Name)
+					ctl.loop.Add(goneKey + strings.Join([]string{s.Namespace, s.Annotations[corev1.ServiceAccountNameKey], s.Name, s.Annotations[corev1.ServiceAccountUIDKey]}, "/"))
 				}
 			},
 		}),
@@ -85,8 +85,8 @@ func belongs(s *corev1.Secret, a *corev1.ServiceAccount) bool {
 // Reconcile fills or removes one secret.
 func (c *Controller) Reconcile(ctx context.Context, key string) error {
 	if gone, ok := strings.CutPrefix(key, goneKey); ok {
-		parts := strings.Split(gone, "/")
-		return c.unlist(ctx, parts[0], parts[1], parts[2])
+		parts := strings.SplitN(gone, "/", 4)
+		return c.unlist(ctx, parts[0], parts[1], parts[2], parts[3])
 	}
 	namespace, name, err := cache.SplitMetaNamespaceKey(key)
 	if err != nil {
@@ -117,14 +117,15 @@ func (c *Controller) Reconcile(ctx context.Context, key string) error {
 	return nil
 }
 
-// goneKey is before namespace, account and name of a secret that was deleted.
+// goneKey is before namespace, account, name and account's uid of a secret that was deleted.
 const goneKey = "gone:"
 
-// unlist takes a secret that is gone off the list of its account's secrets.
-func (c *Controller) unlist(ctx context.Context, namespace, account, secret string) error {
+// unlist takes a secret that is gone off the list of its account's secrets. One that was another account's, of the same name, was never on it: whom the
+// list names is yet to come.
+func (c *Controller) unlist(ctx context.Context, namespace, account, secret, uid string) error {
 	listed := func(r corev1.ObjectReference) bool { return r.Name == secret }
 	a, err := c.accounts.ServiceAccounts(namespace).Get(account)
-	if apierrors.IsNotFound(err) || err == nil && !slices.ContainsFunc(a.Secrets, listed) {
+	if apierrors.IsNotFound(err) || err == nil && (uid != "" && uid != string(a.UID) || !slices.ContainsFunc(a.Secrets, listed)) {
 		return nil
 	} else if err != nil {
 		return fmt.Errorf("get service account: %w", err)

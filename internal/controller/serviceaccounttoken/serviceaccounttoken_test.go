@@ -105,6 +105,32 @@ func TestLifeOfATokenSecret(t *testing.T) {
 		}
 		return nil
 	})
+	// What was meant for an account that had the name before says nothing of this one's list.
+	a, err := accounts.Get(ctx, "a", metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.Secrets = []corev1.ObjectReference{{Name: "good"}, {Name: "later"}}
+	if a, err = accounts.Update(ctx, a, metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	controllertest.Eventually(t, func() error { // the cache has the list
+		if cached, err := c.accounts.ServiceAccounts("default").Get("a"); err != nil || cached.ResourceVersion != a.ResourceVersion {
+			return fmt.Errorf("account in the cache %+v, %w", cached, err)
+		}
+		return nil
+	})
+	for _, tt := range []struct {
+		uid  string
+		left int
+	}{{"namesake", 2}, {string(a.UID), 1}} {
+		if err := c.unlist(ctx, "default", "a", "later", tt.uid); err != nil {
+			t.Fatal(err)
+		}
+		if a, err := accounts.Get(ctx, "a", metav1.GetOptions{}); err != nil || len(a.Secrets) != tt.left {
+			t.Errorf("after a secret of %q was deleted: %+v, %v", tt.uid, a.Secrets, err)
+		}
+	}
 	if err := accounts.Delete(ctx, "a", metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
 	}
