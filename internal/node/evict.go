@@ -7,6 +7,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/celox/celox/internal/node/cgroup"
 	"github.com/celox/celox/internal/node/pressure"
@@ -49,8 +50,8 @@ func (n *Node) firstLook(ctx context.Context) {
 	}
 }
 
-// relieve measures once and does something about what is short: pods go that use more than their own limits, then images that nobody
-// uses, then a pod.
+// relieve measures once and does something about what is short: pods go that use more than their own limits, then containers of pods
+// that are over and images that nobody uses, then a pod.
 func (n *Node) relieve(ctx context.Context, seen *[3]time.Time) {
 	workers := n.allWorkers()
 	evicted := n.checkStorage(ctx, workers)
@@ -68,9 +69,12 @@ func (n *Node) relieve(ctx context.Context, seen *[3]time.Time) {
 		return
 	}
 	if pressure.Reclaim(signals, n.cfg.Pressure) {
-		if freed, err := n.images.DeleteUnused(ctx); err != nil {
+		removed := n.removeDead(ctx, workers)
+		freed, err := n.images.DeleteUnused(ctx)
+		if err != nil {
 			n.log.Warn("removing unused images", "error", err)
-		} else if freed > 0 {
+		}
+		if freed > 0 || removed > 0 {
 			if signals, err = n.measure(ctx); err != nil || !pressure.Judge(signals, n.cfg.Pressure).Any() {
 				return
 			}
@@ -79,6 +83,52 @@ func (n *Node) relieve(ctx context.Context, seen *[3]time.Time) {
 	if victim := pressure.Victim(signals, n.cfg.Pressure, n.candidates(ctx, workers)); victim != nil {
 		n.evict(victim.Pod, pressure.Message(signals, n.cfg.Pressure), minGrace)
 	}
+}
+
+// removeDead removes the containers of pods that are over, with what they wrote into their own file systems: else an evicted pod would keep the disk full
+// until somebody deletes it. It returns how many there were. Their states are in the pods' statuses.
+func (n *Node) removeDead(ctx context.Context, workers []*worker) int {
+	over := map[types.UID]bool{}
+	for _, w := range workers {
+		if pod, st := w.snapshot(); pod != nil && st != nil && ended(st) {
+			over[pod.UID] = true
+		}
+	}
+	if len(over) == 0 {
+		return 0
+	}
+	list, err := n.cfg.Runtime.ListContainers(ctx, &runtimeapi.ContainerFilter{State: &runtimeapi.ContainerStateValue{State: runtimeapi.ContainerState_CONTAINER_EXITED}})
+	if err != nil {
+		n.log.Warn("cannot list the containers that ended", "error", err)
+		return 0
+	}
+	removed := 0
+	for _, c := range list {
+		if uid, _ := podAndContainer(c.Labels); !over[uid] {
+			continue
+		}
+		if err := n.cfg.Runtime.RemoveContainer(ctx, c.Id); err != nil {
+			n.log.Warn("cannot remove a container that ended", "id", c.Id, "error", err)
+			continue
+		}
+		removed++
+	}
+	return removed
+}
+
+// ended tells whether a pod is over and the status says of each container how.
+func ended(st *corev1.PodStatus) bool {
+	if st.Phase != corev1.PodSucceeded && st.Phase != corev1.PodFailed {
+		return false
+	}
+	for _, list := range [][]corev1.ContainerStatus{st.InitContainerStatuses, st.ContainerStatuses, st.EphemeralContainerStatuses} {
+		for i := range list {
+			if list[i].State.Running != nil {
+				return false
+			}
+		}
+	}
+	return true
 }
 
 func (n *Node) measure(ctx context.Context) (pressure.Signals, error) {

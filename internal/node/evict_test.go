@@ -1,6 +1,7 @@
 package node
 
 import (
+	"reflect"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -68,6 +69,18 @@ func TestDiskPressure(t *testing.T) {
 		if got := images(); got != "web:1 unused:1" {
 			t.Errorf("images after 15 s: %s", got)
 		}
+		// What the evicted pod wrote goes with its container; its status still says how that ended.
+		pass(15 * time.Second)
+		left, err := r.runtime.ListContainers(t.Context(), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(left) != 0 {
+			t.Errorf("containers left after 30 s: %v", left)
+		}
+		if after := r.get("p"); after.Status.Phase != corev1.PodFailed || !reflect.DeepEqual(after.Status.ContainerStatuses, pod.Status.ContainerStatuses) || after.Status.ContainerStatuses[0].State.Terminated == nil {
+			t.Errorf("%s %+v, before %+v", after.Status.Phase, after.Status.ContainerStatuses, pod.Status.ContainerStatuses)
+		}
 		node, err := r.client.CoreV1().Nodes().Get(t.Context(), testNode, metav1.GetOptions{})
 		if err != nil {
 			t.Fatal(err)
@@ -80,7 +93,7 @@ func TestDiskPressure(t *testing.T) {
 			t.Errorf("conditions %+v", node.Status.Conditions)
 		}
 		pass(3 * time.Minute)
-		if got := images(); got != "web:1" {
+		if got := images(); got != "" { // nobody uses the evicted pod's any more
 			t.Errorf("images after three minutes: %s", got)
 		}
 	})

@@ -213,6 +213,10 @@ func TestRunContainerErrorAndTerminationMessage(t *testing.T) {
 		got := map[string]string{}
 		for _, cs := range pod.Status.ContainerStatuses {
 			got[cs.Name] = describeState(cs.State)
+			// One that never started has CRI's zero for a start: a time that clients can show.
+			if end := cs.State.Terminated; end != nil && (end.StartedAt.Unix() == 0) != (cs.Name == "broken") {
+				t.Errorf("%s started at %s", cs.Name, end.StartedAt)
+			}
 		}
 		want := map[string]string{
 			"broken": `terminated StartError 128 "exec: \"nope\": executable file not found in $PATH"`,

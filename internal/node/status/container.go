@@ -182,6 +182,9 @@ func stamp(t time.Time) metav1.Time {
 	return metav1.NewTime(t.Truncate(time.Second))
 }
 
+// neverStarted is when a container started that did not, in the status of its end: CRI's zero. Clients know it; none at all they would show as the year 1.
+func neverStarted() metav1.Time { return metav1.Unix(0, 0) }
+
 func waitingState(w Waiting) corev1.ContainerState {
 	return corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: w.Reason, Message: w.Message}}
 }
@@ -211,6 +214,7 @@ func (in *Input) terminated(c *observed.Container) corev1.ContainerState {
 		ExitCode:    c.ExitCode,
 		Reason:      c.Reason,
 		Message:     c.Message,
+		StartedAt:   neverStarted(),
 		FinishedAt:  stamp(c.FinishedAt),
 		ContainerID: in.containerID(c.ID),
 	}

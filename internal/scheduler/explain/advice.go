@@ -8,7 +8,9 @@ import (
 
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/component-helpers/scheduling/corev1/nodeaffinity"
+	"k8s.io/component-helpers/storage/ephemeral"
 	"k8s.io/klog/v2"
 
 	"github.com/celox/celox/internal/scheduler"
@@ -64,13 +66,23 @@ func (w *world) advise(pod *v1.Pod, nodeName string, r scheduler.Refusal) (strin
 }
 
 // adviceWhole is what to do about what keeps a pod from all nodes.
-func (w *world) adviceWhole(plugin string, pod *v1.Pod) string {
+func (w *world) adviceWhole(plugin string, r *Report, pod *v1.Pod) string {
 	if strings.HasPrefix(plugin, "Volume") {
-		var claims []string
+		var claims, missing []string
 		for i := range pod.Spec.Volumes {
-			if c := pod.Spec.Volumes[i].PersistentVolumeClaim; c != nil {
-				claims = append(claims, c.ClaimName)
+			switch v := &pod.Spec.Volumes[i]; {
+			case v.PersistentVolumeClaim != nil:
+				name := v.PersistentVolumeClaim.ClaimName
+				claims = append(claims, name)
+				if !w.claims[types.NamespacedName{Namespace: pod.Namespace, Name: name}] {
+					missing = append(missing, name)
+				}
+			case v.Ephemeral != nil:
+				claims = append(claims, ephemeral.VolumeClaimName(pod, v))
 			}
+		}
+		if len(missing) > 0 && !slices.Contains(r.Unread, "persistentvolumeclaims") {
+			return fmt.Sprintf("make the volume claims that aren't in namespace %s, or name others in the pod: %s", pod.Namespace, strings.Join(missing, ", "))
 		}
 		return fmt.Sprintf("look at its volume claims: kubectl -n %s describe pvc %s", pod.Namespace, strings.Join(claims, " "))
 	}

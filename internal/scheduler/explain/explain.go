@@ -13,6 +13,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 	appslisters "k8s.io/client-go/listers/apps/v1"
 	corelisters "k8s.io/client-go/listers/core/v1"
@@ -105,7 +106,7 @@ func Explain(ctx context.Context, c kubernetes.Interface, settings *config.Sched
 	asked.Spec.NodeName = "" // as it was before it got one
 	verdicts, plugin, whole := s.Diagnose(s.NewPod(asked))
 	if whole != "" {
-		r.obstruct(plugin+": "+whole, w.adviceWhole(plugin, asked))
+		r.obstruct(plugin+": "+whole, w.adviceWhole(plugin, r, asked))
 	}
 	for _, v := range verdicts {
 		n := Node{Name: v.Node, Fits: len(v.Refusals) == 0, Score: v.Score}
@@ -184,12 +185,13 @@ type world struct {
 	nodes     map[string]*v1.Node
 	pods      []v1.Pod
 	objects   []func(*scheduler.Snapshot)
+	claims    map[types.NamespacedName]bool // volume claims that are there, as far as the snapshot was told of them
 	selectors func(*v1.Pod) labels.Selector
 }
 
 // read lists what the scheduler looks at. Nodes and pods must be readable; without the rest less is known.
 func read(ctx context.Context, c kubernetes.Interface, r *Report) (*world, error) {
-	w := &world{nodes: map[string]*v1.Node{}}
+	w := &world{nodes: map[string]*v1.Node{}, claims: map[types.NamespacedName]bool{}}
 	nodes, err := c.CoreV1().Nodes().List(ctx, metav1.ListOptions{})
 	if err != nil {
 		return nil, err
@@ -215,7 +217,10 @@ func read(ctx context.Context, c kubernetes.Interface, r *Report) (*world, error
 			}
 			s.SetNamespace(n.Name, l)
 		}),
-		gather(w, r, "persistentvolumeclaims", func() (runtime.Object, error) { return core.PersistentVolumeClaims("").List(ctx, o) }, (*scheduler.Snapshot).SetClaim),
+		gather(w, r, "persistentvolumeclaims", func() (runtime.Object, error) { return core.PersistentVolumeClaims("").List(ctx, o) }, func(s *scheduler.Snapshot, c *v1.PersistentVolumeClaim) {
+			w.claims[types.NamespacedName{Namespace: c.Namespace, Name: c.Name}] = true
+			s.SetClaim(c)
+		}),
 		gather(w, r, "persistentvolumes", func() (runtime.Object, error) { return core.PersistentVolumes().List(ctx, o) }, (*scheduler.Snapshot).SetVolume),
 		gather(w, r, "storageclasses", func() (runtime.Object, error) { return storage.StorageClasses().List(ctx, o) }, (*scheduler.Snapshot).SetStorageClass),
 		gather(w, r, "csinodes", func() (runtime.Object, error) { return storage.CSINodes().List(ctx, o) }, (*scheduler.Snapshot).SetCSINode),

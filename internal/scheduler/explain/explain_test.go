@@ -172,6 +172,20 @@ func TestObstacles(t *testing.T) {
 			t.Errorf("want %q, got %s / %s", want, r.Summary, r.Advice)
 		}
 	}
+	// A claim that isn't there has to be made; one that is there has something to say.
+	volumes := func(p *v1.Pod) {
+		p.Spec.Volumes = []v1.Volume{
+			{Name: "v", VolumeSource: v1.VolumeSource{PersistentVolumeClaim: &v1.PersistentVolumeClaimVolumeSource{ClaimName: "data"}}},
+			{Name: "own", VolumeSource: v1.VolumeSource{Ephemeral: &v1.EphemeralVolumeSource{}}},
+		}
+	}
+	if r := explain(t, "p", pod("p", volumes), node("a")); r.Advice != "make the volume claims that aren't in namespace ns, or name others in the pod: data" {
+		t.Errorf("got %s", r.Advice)
+	}
+	data := &v1.PersistentVolumeClaim{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "data"}}
+	if r := explain(t, "p", pod("p", volumes), node("a"), data); r.Advice != "look at its volume claims: kubectl -n ns describe pvc data p-own" {
+		t.Errorf("got %s", r.Advice)
+	}
 	claim := "c"
 	waiting := func(p *v1.Pod) { p.Spec.ResourceClaims = []v1.PodResourceClaim{{Name: "d", ResourceClaimName: &claim}} }
 	device := &resourcev1.ResourceClaim{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: claim}}
