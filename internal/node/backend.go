@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"strings"
 	"sync"
@@ -55,7 +56,10 @@ func (n *Node) newServer() *server.Server {
 
 // serve serves the API on the configured listener. The returned function ends that.
 func (n *Node) serve(wg *sync.WaitGroup) (stop func()) {
-	s := &http.Server{Handler: n.api, ReadHeaderTimeout: 30 * time.Second, MaxHeaderBytes: 1 << 20}
+	s := &http.Server{
+		Handler: n.api, ReadHeaderTimeout: 30 * time.Second, MaxHeaderBytes: 1 << 20,
+		ErrorLog: slog.NewLogLogger(n.log.Handler(), slog.LevelDebug), // whose handshake fails hears of it
+	}
 	l := n.cfg.Listener
 	if n.cfg.ServingTLS != nil {
 		c := n.cfg.ServingTLS.Clone()

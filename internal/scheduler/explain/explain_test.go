@@ -171,6 +171,9 @@ func TestObstacles(t *testing.T) {
 		if !strings.Contains(r.Summary, want) || r.Advice == "" {
 			t.Errorf("want %q, got %s / %s", want, r.Summary, r.Advice)
 		}
+		if s := text(t, r); !strings.Contains(s, "a     would fit otherwise") {
+			t.Errorf("%s: got\n%s", want, s)
+		}
 	}
 	// A claim that isn't there has to be made; one that is there has something to say.
 	volumes := func(p *v1.Pod) {

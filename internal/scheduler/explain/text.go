@@ -45,7 +45,10 @@ func (r *Report) Text(w io.Writer) error {
 			if name == r.Node {
 				name += " *"
 			}
-			if n.Fits {
+			switch {
+			case n.Fits && r.Obstacle != "":
+				_, _ = fmt.Fprintf(t, "%s\twould fit otherwise\t\t\n", name)
+			case n.Fits:
 				_, _ = fmt.Fprintf(t, "%s\tfits, score %d\t\t\n", name, n.Score)
 			}
 			for i, p := range n.Problems {
