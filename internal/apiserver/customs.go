@@ -239,7 +239,7 @@ func (x *exchange) sameKind(obj, live api.Object) error {
 	return x.res.custom.CheckKind(o)
 }
 
-// keptKind refuses a custom object that admission has made one of another kind or version.
+// keptKind refuses a custom object that admission has made one of another kind. It may be in another version than the request's, if a webhook asked for one.
 func (x *exchange) keptKind(sub string, obj api.Object) error {
 	o, ok := obj.(*custom.Object)
 	if !ok || x.res.custom == nil {
@@ -247,6 +247,9 @@ func (x *exchange) keptKind(sub string, obj api.Object) error {
 	}
 	if sub == "status" {
 		o.Kind = x.res.gvk.Kind // what a status comes with is not looked at
+	}
+	if o.GroupVersionKind().GroupKind() == x.res.gvk.GroupKind() {
+		return nil
 	}
 	return x.res.custom.CheckPatched(o)
 }

@@ -146,7 +146,7 @@ func askProxies(t *testing.T, m *machine.Machine) {
 		}
 	}
 	for path, want := range map[string]int{
-		"services/mirror:nothing": http.StatusServiceUnavailable, "services/nobody:http": http.StatusNotFound, "pods/nobody:80": http.StatusNotFound,
+		"services/mirror:nothing": http.StatusServiceUnavailable, "services/nobody:http": http.StatusServiceUnavailable, "services/nobody:80": http.StatusNotFound, "pods/nobody:80": http.StatusNotFound,
 	} {
 		if resp, text := do("GET", "/api/v1/namespaces/default/"+path+"/proxy/", ""); resp.StatusCode != want {
 			t.Errorf("%s: %s %s, want %d", path, resp.Status, text, want)
