@@ -210,6 +210,7 @@ type selection struct {
 	namespace, name string
 	index, value    string
 	filter          func(store.Object) bool
+	filterName      string // what filter does; empty without one
 }
 
 func (x *exchange) selection(o *listOptions) selection {
@@ -247,6 +248,12 @@ func (x *exchange) selection(o *listOptions) selection {
 		}
 	}
 	ls, set := o.labels, x.res.fieldSet
+	if ls != nil {
+		s.filterName = "labels " + ls.String()
+	}
+	if rest != nil {
+		s.filterName += " fields " + x.res.gvk.Version + " " + rest.String()
+	}
 	switch {
 	case ls != nil && rest != nil:
 		s.filter = func(obj store.Object) bool { return ls.Matches(labels.Set(obj.GetLabels())) && rest.Matches(set(obj)) }

@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"slices"
 	"sync"
 )
 
@@ -32,6 +33,7 @@ type delivery struct {
 	turn    []*Watcher
 	from    []int // where a watcher's changes begin
 	changes []*change
+	known   []verdicts // of the changes, in the same order
 	events  []Event
 	taken   []Sink
 }
@@ -117,8 +119,9 @@ func (t *topic) round() bool {
 	if !t.prepare() {
 		return false
 	}
+	d.known = slices.Grow(d.known[:0], len(d.changes))[:len(d.changes)]
 	for i, w := range d.turn {
-		d.events = w.show(d.events[:0], d.changes[d.from[i]:])
+		d.events = w.show(d.events[:0], d.changes[d.from[i]:], d.known[d.from[i]:])
 		if len(d.events) == 0 {
 			continue
 		}
@@ -134,6 +137,9 @@ func (t *topic) round() bool {
 	t.send(d.taken)
 	clear(d.turn)
 	clear(d.changes)
+	if clear(d.known); cap(d.known) > 64 {
+		d.known = nil // of a burst
+	}
 	clear(d.events[:cap(d.events)])
 	clear(d.taken)
 	d.turn, d.from, d.changes, d.taken = d.turn[:0], d.from[:0], d.changes[:0], d.taken[:0]

@@ -190,6 +190,7 @@ func TestReplicas(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			f := start(t, open(), store.Options{RingEvents: 64})
 			filter := func(o store.Object) bool { return o.(*corev1.Pod).Labels["in"] == "yes" }
+			other := func(o store.Object) bool { return o.(*corev1.Pod).Labels["in"] != "yes" }
 			replicas := []*replica{
 				{name: "all"},
 				{name: "slow", slow: true},
@@ -201,6 +202,12 @@ func TestReplicas(t *testing.T) {
 				{name: "sink", sink: true},
 				{name: "slow sink", sink: true, slow: true, list: store.ListOptions{Namespace: "a"}, watch: store.WatchOptions{Namespace: "a", Bookmarks: true}},
 				{name: "sink and filter", sink: true, list: store.ListOptions{Filter: filter}, watch: store.WatchOptions{Filter: filter}},
+				{name: "named filter", sink: true, list: store.ListOptions{Filter: filter}, watch: store.WatchOptions{Filter: filter, FilterName: "f"}},
+				{name: "named filter and index", sink: true, list: store.ListOptions{Index: "spec.nodeName", IndexValue: "n1", Filter: filter},
+					watch: store.WatchOptions{Index: "spec.nodeName", IndexValue: "n1", Filter: filter, FilterName: "f"}},
+				{name: "named filter in a namespace", sink: true, list: store.ListOptions{Filter: filter, Namespace: "b"},
+					watch: store.WatchOptions{Filter: filter, FilterName: "f", Namespace: "b"}},
+				{name: "another named filter", sink: true, list: store.ListOptions{Filter: other}, watch: store.WatchOptions{Filter: other, FilterName: "g"}},
 				{name: "sink and one", sink: true, list: store.ListOptions{Namespace: "a", Name: "p1"}, watch: store.WatchOptions{Namespace: "a", Name: "p1"}},
 				{name: "index and filter", list: store.ListOptions{Index: "spec.nodeName", IndexValue: "n1", Filter: filter}, watch: store.WatchOptions{Index: "spec.nodeName", IndexValue: "n1", Filter: filter}},
 			}

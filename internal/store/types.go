@@ -112,6 +112,9 @@ type WatchOptions struct {
 	Filter            func(Object) bool
 	// Select is a Filter that wants to see whole items, which remember what was made of them.
 	Select func(*Item) bool
+	// FilterName names what Filter and Select do together: of the watchers of a collection with the same name one is asked for all. With
+	// an empty name each is asked.
+	FilterName string
 	// Revision is where to start, exclusive. With 0, or with SendInitial, the current objects come first as Added.
 	Revision    int64
 	SendInitial bool

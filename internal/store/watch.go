@@ -353,7 +353,10 @@ func (w *Watcher) nextInitial() []Event {
 }
 
 // wants says whether the watcher sees an item. What its topic already selects by key is not asked again.
-func (w *Watcher) wants(it *Item) bool {
+func (w *Watcher) wants(it *Item) bool { return w.covers(it) && w.passes(it) }
+
+// covers says whether the item is where the watcher looks, its filters aside.
+func (w *Watcher) covers(it *Item) bool {
 	if it == nil {
 		return false
 	}
@@ -366,22 +369,59 @@ func (w *Watcher) wants(it *Item) bool {
 			return false
 		}
 	}
-	if o.Index != "" && !contains(w.c.res.Indexes[o.Index](it.Object), o.IndexValue) {
-		return false
+	return o.Index == "" || contains(w.c.res.Indexes[o.Index](it.Object), o.IndexValue)
+}
+
+// passes says whether the item gets through the watcher's filters.
+func (w *Watcher) passes(it *Item) bool {
+	return (w.o.Filter == nil || w.o.Filter(it.Object)) && (w.o.Select == nil || w.o.Select(it))
+}
+
+// verdicts are what some filters say of a change. Many watchers have the same one: every node's proxy, every replica of an operator.
+type verdicts struct {
+	known [4]verdict
+	next  uint8 // where a new one goes
+}
+
+type verdict struct {
+	filter  string
+	is, was bool
+}
+
+// of says what the watcher's filter says of the change before and after.
+func (v *verdicts) of(w *Watcher, ch *change) (is, was bool) {
+	name := w.o.FilterName
+	for i := range v.known {
+		if k := &v.known[i]; k.filter == name {
+			return k.is, k.was
+		}
 	}
-	return (o.Filter == nil || o.Filter(it.Object)) && (o.Select == nil || o.Select(it))
+	k := &v.known[v.next]
+	v.next = (v.next + 1) % uint8(len(v.known))
+	*k = verdict{name, ch.cur != nil && w.passes(ch.cur), ch.prev != nil && w.passes(ch.prev)}
+	return k.is, k.was
 }
 
 // events shows changes through the watcher's filter.
-func (w *Watcher) events(changes []*change) []Event { return w.show(nil, changes) }
+func (w *Watcher) events(changes []*change) []Event { return w.show(nil, changes, nil) }
 
-// show appends to events what the watcher sees of changes.
-func (w *Watcher) show(events []Event, changes []*change) []Event {
+// show appends to events what the watcher sees of changes. It looks into what is known of each of them before it asks its filter.
+func (w *Watcher) show(events []Event, changes []*change, known []verdicts) []Event {
+	shared := known != nil && w.o.FilterName != ""
 	for i, ch := range changes {
 		if ch.rev <= w.floor {
 			continue
 		}
-		is, was := w.wants(ch.cur), w.wants(ch.prev)
+		is, was := w.covers(ch.cur), w.covers(ch.prev)
+		switch {
+		case !is && !was:
+			continue
+		case shared:
+			passes, passed := known[i].of(w, ch)
+			is, was = is && passes, was && passed
+		default:
+			is, was = is && w.passes(ch.cur), was && w.passes(ch.prev)
+		}
 		e := Event{Revision: ch.rev, change: ch}
 		switch {
 		case is && was:

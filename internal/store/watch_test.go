@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -146,6 +147,60 @@ func TestWatchFilterTransitions(t *testing.T) {
 	if e := events[3]; e.Revision != left.Revision || e.Item.Object.(*corev1.ConfigMap).Data["k"] != "in" {
 		t.Error("an object that leaves the filter is shown as it last was in it, at the revision that it left at")
 	}
+}
+
+// taker takes all that it is given.
+type taker struct{ got []string }
+
+func (k *taker) Take(events []store.Event) int {
+	for _, e := range events {
+		k.got = append(k.got, show(e))
+	}
+	return len(events)
+}
+
+func (*taker) Sent() {}
+
+// Of the watchers with the same filter one is asked.
+func TestNamedFilters(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := startMemory(t, store.Options{})
+		var asked atomic.Int32
+		takers := make([]taker, 20)
+		ctx, cancel := context.WithCancel(t.Context())
+		var wg sync.WaitGroup
+		for i := range takers {
+			want := []string{"in", "out"}[i%2]
+			w, err := f.maps.Watch(ctx, store.WatchOptions{FromNow: true, FilterName: want, Filter: func(o store.Object) bool {
+				asked.Add(1)
+				return o.(*corev1.ConfigMap).Data["k"] == want
+			}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			wg.Go(func() {
+				defer w.Stop()
+				if events, err := w.Deliver(ctx, &takers[i]); ctx.Err() == nil {
+					t.Errorf("watcher %d was woken: %v, %v", i, events, err)
+				}
+			})
+		}
+		synctest.Wait()
+		for _, k := range []string{"in", "out", "in"} {
+			set(t, f.maps, configMap("a", "x", k))
+			synctest.Wait()
+		}
+		cancel()
+		wg.Wait()
+		for i := range takers {
+			if want := []string{"[+a/x -a/x +a/x]", "[+a/x -a/x]"}[i%2]; fmt.Sprint(takers[i].got) != want {
+				t.Errorf("watcher %d: %v, want %s", i, takers[i].got, want)
+			}
+		}
+		if n := asked.Load(); n != 2*5 {
+			t.Errorf("filters were asked %d times, want once for each of two and the five states that changes were from and to", n)
+		}
+	})
 }
 
 func TestWatchIndex(t *testing.T) {

@@ -1,11 +1,11 @@
 package owners
 
 import (
+	"bytes"
 	"cmp"
 	"encoding/binary"
 	"strings"
 
-	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
@@ -28,7 +28,20 @@ func Compare(a, b metav1.ManagedFieldsEntry) int {
 
 // Same says whether two lists of entries are equal.
 func Same(a, b []metav1.ManagedFieldsEntry) bool {
-	return len(a) == len(b) && (len(a) == 0 || &a[0] == &b[0] || equality.Semantic.DeepEqual(a, b))
+	if len(a) != len(b) || len(a) == 0 || &a[0] == &b[0] {
+		return len(a) == len(b)
+	}
+	for i := range a {
+		if a, b := &a[i], &b[i]; a.Manager != b.Manager || a.Operation != b.Operation || a.APIVersion != b.APIVersion ||
+			a.FieldsType != b.FieldsType || a.Subresource != b.Subresource || !a.Time.Equal(b.Time) || !sameFields(a.FieldsV1, b.FieldsV1) {
+			return false
+		}
+	}
+	return true
+}
+
+func sameFields(a, b *metav1.FieldsV1) bool {
+	return a == b || a != nil && b != nil && bytes.Equal(a.GetRawBytes(), b.GetRawBytes())
 }
 
 // Countable says whether an outcome can be remembered for an object with these entries: all of one version, and not so many that their age

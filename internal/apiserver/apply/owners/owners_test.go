@@ -73,3 +73,35 @@ func TestKept(t *testing.T) {
 		t.Error("what is kept")
 	}
 }
+
+func TestSame(t *testing.T) {
+	list := func(change func(*metav1.ManagedFieldsEntry)) []metav1.ManagedFieldsEntry {
+		e := entry("a", "Apply", `{"f:a":{}}`)
+		if change != nil {
+			change(&e)
+		}
+		return []metav1.ManagedFieldsEntry{entry("x", "Update", `{"f:x":{}}`), e}
+	}
+	one := list(nil)
+	if !Same(one, one) || !Same(one, list(nil)) || !Same(nil, []metav1.ManagedFieldsEntry{}) || Same(one, one[:1]) || Same(nil, one) {
+		t.Error("lists")
+	}
+	if !Same(one, list(func(e *metav1.ManagedFieldsEntry) { at := metav1.NewTime(e.Time.UTC()); e.Time = &at })) {
+		t.Error("another zone is another time")
+	}
+	for i, change := range []func(*metav1.ManagedFieldsEntry){
+		func(e *metav1.ManagedFieldsEntry) { e.Manager = "b" },
+		func(e *metav1.ManagedFieldsEntry) { e.Operation = "Update" },
+		func(e *metav1.ManagedFieldsEntry) { e.APIVersion = "v2" },
+		func(e *metav1.ManagedFieldsEntry) { e.Time = nil },
+		func(e *metav1.ManagedFieldsEntry) { at := metav1.NewTime(e.Time.Add(time.Second)); e.Time = &at },
+		func(e *metav1.ManagedFieldsEntry) { e.FieldsType = "" },
+		func(e *metav1.ManagedFieldsEntry) { e.FieldsV1 = nil },
+		func(e *metav1.ManagedFieldsEntry) { e.FieldsV1 = metav1.NewFieldsV1(`{"f:b":{}}`) },
+		func(e *metav1.ManagedFieldsEntry) { e.Subresource = "status" },
+	} {
+		if Same(one, list(change)) || Same(list(change), one) {
+			t.Errorf("change %d is not seen", i)
+		}
+	}
+}
