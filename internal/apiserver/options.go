@@ -210,7 +210,20 @@ type selection struct {
 	namespace, name string
 	index, value    string
 	filter          func(store.Object) bool
-	filterName      string // what filter does; empty without one
+	// labels and fields are what filter looks at; nil: not at that.
+	labels labels.Selector
+	fields fields.Selector
+}
+
+// filterName tells the filter of one version of a kind from its others; it is empty without a filter.
+func (s *selection) filterName(version string) (name string) {
+	if s.labels != nil {
+		name = "labels " + s.labels.String()
+	}
+	if s.fields != nil {
+		name += " fields " + version + " " + s.fields.String()
+	}
+	return name
 }
 
 func (x *exchange) selection(o *listOptions) selection {
@@ -248,12 +261,7 @@ func (x *exchange) selection(o *listOptions) selection {
 		}
 	}
 	ls, set := o.labels, x.res.fieldSet
-	if ls != nil {
-		s.filterName = "labels " + ls.String()
-	}
-	if rest != nil {
-		s.filterName += " fields " + x.res.gvk.Version + " " + rest.String()
-	}
+	s.labels, s.fields = ls, rest
 	switch {
 	case ls != nil && rest != nil:
 		s.filter = func(obj store.Object) bool { return ls.Matches(labels.Set(obj.GetLabels())) && rest.Matches(set(obj)) }

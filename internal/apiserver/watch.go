@@ -88,8 +88,8 @@ func (x *exchange) beginWatch() (*openWatch, error) {
 	}
 	sel := x.selection(&o)
 	wo := store.WatchOptions{
-		Namespace: sel.namespace, Name: sel.name, Index: sel.index, IndexValue: sel.value, Filter: sel.filter, FilterName: sel.filterName,
-		Revision: rev, Bookmarks: o.AllowWatchBookmarks, Settled: x.ticket.Leave,
+		Namespace: sel.namespace, Name: sel.name, Index: sel.index, IndexValue: sel.value, Filter: sel.filter,
+		FilterName: sel.filterName(x.res.gvk.Version), Revision: rev, Bookmarks: o.AllowWatchBookmarks, Settled: x.ticket.Leave,
 	}
 	if o.SendInitialEvents != nil {
 		wo.SendInitial = *o.SendInitialEvents

@@ -137,7 +137,8 @@ func (t *topic) round() bool {
 	t.send(d.taken)
 	clear(d.turn)
 	clear(d.changes)
-	if clear(d.known); cap(d.known) > 64 {
+	clear(d.known)
+	if cap(d.known) > 64 {
 		d.known = nil // of a burst
 	}
 	clear(d.events[:cap(d.events)])
