@@ -28,7 +28,14 @@ const (
 	// thirty times slower than the processor, and other builds may run beside it.
 	bootPatience = 3 * time.Minute
 	shPatience   = 3 * time.Minute
+
+	// stillAfter is how long a machine may go without a beat of its pulse. Whatever celox does in it, the kernel there lets a process print a byte in that time.
+	stillAfter = time.Minute
 )
+
+// errStill says that the emulator makes no more progress: neither the kernel in the machine nor any process of it does anything, with nothing on the console. That
+// happens once in some dozens of runs on busy hosts, and tells nothing of celox.
+var errStill = errors.New("the virtual machine stands still")
 
 // Modules that the disk, the network and containers need. What a kernel has built in is left out.
 var (
@@ -48,21 +55,35 @@ type Machine struct {
 	port    int           // of the API on the loopback address
 	console console
 
-	mu    sync.Mutex // guards the port below: one script at a time
+	mu    sync.Mutex // guards what is below: one script at a time
 	serie net.Conn
 	lines *bufio.Reader
+	still bool // it stood still when a script was waited for, and is asked no more
 }
 
-// console keeps what the machine's kernel and init say.
+// console keeps what the machine's kernel and init say, and when its pulse last beat.
 type console struct {
-	mu  sync.Mutex
-	buf bytes.Buffer // guarded by mu
+	mu   sync.Mutex
+	buf  bytes.Buffer // guarded by mu
+	beat time.Time    // guarded by mu; zero before the first
 }
 
 func (c *console) Write(p []byte) (int, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.buf.Write(p)
+	said := bytes.ReplaceAll(p, []byte{1}, nil)
+	if len(said) < len(p) {
+		c.beat = time.Now()
+	}
+	c.buf.Write(said)
+	return len(p), nil
+}
+
+// silent says whether the pulse has stopped. A machine that has not begun to beat is not silent: it boots.
+func (c *console) silent(now time.Time) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return !c.beat.IsZero() && now.Sub(c.beat) > stillAfter
 }
 
 func (c *console) String() string {
@@ -183,6 +204,9 @@ func (m *Machine) sh(script string, patience time.Duration) (string, error) {
 	if m.serie == nil {
 		return "", errors.New("the machine is off")
 	}
+	if m.still {
+		return "", errStill
+	}
 	if err := m.serie.SetDeadline(time.Now().Add(patience)); err != nil {
 		return "", err
 	}
@@ -190,6 +214,9 @@ func (m *Machine) sh(script string, patience time.Duration) (string, error) {
 		return "", err
 	}
 	line, err := m.lines.ReadString('\n')
+	if m.still = err != nil && m.console.silent(time.Now()); m.still {
+		return "", fmt.Errorf("no answer to %q: %w", script, errStill)
+	}
 	if err != nil {
 		return "", fmt.Errorf("no answer to %q: %w", script, err)
 	}
