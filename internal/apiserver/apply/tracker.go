@@ -110,54 +110,24 @@ func (m *Manager) manager() (*managedfields.FieldManager, error) {
 
 // resets keeps fields that this door does not write from being owned through it.
 func (m *Manager) resets() map[fieldpath.APIVersion]fieldpath.Filter {
-	var filter fieldpath.Filter
-	if owns := m.owns(); len(owns) > 0 {
-		patterns := make([]*fieldpath.SetMatcher, len(owns))
-		for i, path := range owns {
-			patterns[i] = prefixMatcher(path)
-		}
-		filter = fieldpath.NewIncludeMatcherFilter(patterns...)
-	} else if paths := m.kind.ResetFields(m.sub); len(paths) > 0 {
-		set := fieldpath.NewSet()
-		for _, path := range paths {
-			var parts []any
-			for part := range strings.SplitSeq(path, ".") {
-				parts = append(parts, part)
-			}
-			set.Insert(fieldpath.MakePathOrDie(parts...))
-		}
-		filter = fieldpath.NewExcludeSetFilter(set)
-	} else {
+	paths := m.kind.ResetFields(m.sub)
+	if len(paths) == 0 {
 		return nil
 	}
+	set := fieldpath.NewSet()
+	for _, path := range paths {
+		var parts []any
+		for part := range strings.SplitSeq(path, ".") {
+			parts = append(parts, part)
+		}
+		set.Insert(fieldpath.MakePathOrDie(parts...))
+	}
+	filter := fieldpath.NewExcludeSetFilter(set)
 	out := map[fieldpath.APIVersion]fieldpath.Filter{}
 	for i := range m.kind.Versions {
 		out[fieldpath.APIVersion(m.kind.GroupVersion(&m.kind.Versions[i]).String())] = filter
 	}
 	return out
-}
-
-// owns names the only fields that can be owned through this door, nil for doors that do not restrict it.
-func (m *Manager) owns() []string {
-	for i := range m.kind.Subresources {
-		if s := &m.kind.Subresources[i]; s.Name == m.sub {
-			return s.Owns
-		}
-	}
-	return nil
-}
-
-// prefixMatcher matches a dotted path and all below it.
-func prefixMatcher(path string) *fieldpath.SetMatcher {
-	var parts []any
-	for part := range strings.SplitSeq(path, ".") {
-		if part == "*" {
-			parts = append(parts, fieldpath.MatchAnyPathElement())
-			continue
-		}
-		parts = append(parts, part)
-	}
-	return fieldpath.MakePrefixMatcherOrDie(parts...)
 }
 
 // Update records in obj what manager changed since live (nil when obj is new). Both are of the hub type; obj is given away. What

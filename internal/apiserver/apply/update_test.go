@@ -73,6 +73,39 @@ func untimed(entries []metav1.ManagedFieldsEntry) []metav1.ManagedFieldsEntry {
 }
 
 // What is remembered of one change holds for every other of its outline.
+// The doors of a pod to its resources and its ephemeral containers record all that a client sent, what they drop later included; the
+// status door does not record what it puts back.
+func TestDoorsOfPods(t *testing.T) {
+	for _, c := range []struct {
+		sub  string
+		want string
+	}{
+		{"", `{"f:metadata":{"f:labels":{".":{},"f:a":{}}},"f:spec":{"f:activeDeadlineSeconds":{}}}`},
+		{"resize", `{"f:metadata":{"f:labels":{".":{},"f:a":{}}},"f:spec":{"f:activeDeadlineSeconds":{}},"f:status":{"f:reason":{}}}`},
+		{"ephemeralcontainers", `{"f:metadata":{"f:labels":{".":{},"f:a":{}}},"f:spec":{"f:activeDeadlineSeconds":{}},"f:status":{"f:reason":{}}}`},
+		{"status", `{"f:metadata":{"f:labels":{".":{},"f:a":{}}},"f:status":{"f:reason":{}}}`},
+	} {
+		m := managers(t, corev1.SchemeGroupVersion.WithKind("Pod"), c.sub)
+		live := &corev1.Pod{TypeMeta: metav1.TypeMeta{Kind: "Pod", APIVersion: "v1"}, ObjectMeta: metav1.ObjectMeta{Name: "p", Namespace: "n"}}
+		live.Spec.Containers = []corev1.Container{{Name: "c", Image: "i"}}
+		sent := live.DeepCopy()
+		sent.Labels, sent.Spec.ActiveDeadlineSeconds, sent.Status.Reason = map[string]string{"a": "b"}, new(int64(5)), "r"
+		got, err := m.Update(live, sent, "somebody")
+		if err != nil {
+			t.Fatal(err)
+		}
+		var mine string
+		for _, e := range got.GetManagedFields() {
+			if e.Manager == "somebody" && e.Subresource == c.sub {
+				mine = string(e.FieldsV1.Raw)
+			}
+		}
+		if mine != c.want {
+			t.Errorf("%q: %s, want %s", c.sub, mine, c.want)
+		}
+	}
+}
+
 func TestUpdateOutlineAgreesWithLibrary(t *testing.T) {
 	for _, c := range []struct {
 		name string

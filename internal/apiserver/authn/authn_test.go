@@ -190,6 +190,8 @@ func TestTokenRequestErrors(t *testing.T) {
 		{"long", "default", "", seconds(4294967297), `TokenRequest.authentication.k8s.io "" is invalid: spec.expirationSeconds: Invalid value: 4294967297: may not specify a duration larger than 2^32 seconds`},
 		{"no account", "nope", "", seconds(600), `serviceaccounts "nope" not found`},
 		{"another name", "default", "other", seconds(600), `TokenRequest.authentication.k8s.io "default" is invalid: metadata.name: Invalid value: "other": must match the service account name if specified`},
+		{"another name than that of no account", "nope", "other", seconds(600), `TokenRequest.authentication.k8s.io "nope" is invalid: metadata.name: Invalid value: "other": must match the service account name if specified`},
+		{"no pod in a version that there is not", "default", "", authenticationv1.TokenRequestSpec{BoundObjectRef: &authenticationv1.BoundObjectReference{APIVersion: "v2", Kind: "Pod", Name: "nope"}}, `pods "nope" not found`},
 		{"no pod", "default", "", authenticationv1.TokenRequestSpec{BoundObjectRef: ref("Pod", "nope")}, `pods "nope" not found`},
 		{"no secret", "default", "", authenticationv1.TokenRequestSpec{BoundObjectRef: ref("Secret", "nope")}, `secrets "nope" not found`},
 		{"another pod", "default", "", authenticationv1.TokenRequestSpec{BoundObjectRef: wrongUID}, `Operation cannot be fulfilled on Pod "p": the UID in the bound object reference (wrong) does not match the UID in record. The object might have been deleted and then recreated`},

@@ -33,20 +33,18 @@ var tokenRequestKind = schema.GroupKind{Group: authenticationv1.GroupName, Kind:
 // Request answers a POST of a TokenRequest to serviceaccounts/token: in is completed with defaults and with the token in
 // its status.
 func (s *ServiceAccounts) Request(ctx context.Context, namespace, name string, in *authenticationv1.TokenRequest) (*authenticationv1.TokenRequest, error) {
-	account, err := s.objects.ServiceAccount(ctx, namespace, name)
-	if err != nil {
-		return nil, err
-	}
 	out := in.DeepCopy()
-	switch {
-	case out.Name == "":
-	case out.Name != name:
+	if out.Name != "" && out.Name != name {
 		return nil, apierrors.NewInvalid(tokenRequestKind, name, field.ErrorList{
 			field.Invalid(field.NewPath("metadata", "name"), out.Name, "must match the service account name if specified")})
 	}
 	if out.Namespace != "" && out.Namespace != namespace {
 		return nil, apierrors.NewInvalid(tokenRequestKind, name, field.ErrorList{
 			field.Invalid(field.NewPath("metadata", "namespace"), out.Namespace, "must match the service account namespace if specified")})
+	}
+	account, err := s.objects.ServiceAccount(ctx, namespace, name)
+	if err != nil {
+		return nil, err
 	}
 	if out.UID != "" && out.UID != account.UID {
 		return nil, apierrors.NewConflict(schema.GroupResource{Group: tokenRequestKind.Group, Resource: tokenRequestKind.Kind}, name,
@@ -157,16 +155,16 @@ func (s *ServiceAccounts) boundObject(ctx context.Context, account *corev1.Servi
 	gvk := schema.FromAPIVersionAndKind(ref.APIVersion, ref.Kind)
 	var obj store.Object
 	var err error
-	switch gvk {
-	case schema.GroupVersionKind{Version: "v1", Kind: "Pod"}:
+	switch gvk.GroupKind() { // the version is not looked at
+	case schema.GroupKind{Kind: "Pod"}:
 		var pod *corev1.Pod
 		if pod, err = s.objects.Pod(ctx, account.Namespace, ref.Name); err == nil && pod.Spec.ServiceAccountName != account.Name {
 			err = apierrors.NewBadRequest(fmt.Sprintf("cannot bind token for serviceaccount %q to pod running with different serviceaccount name.", account.Name))
 		}
 		obj = pod
-	case schema.GroupVersionKind{Version: "v1", Kind: "Secret"}:
+	case schema.GroupKind{Kind: "Secret"}:
 		obj, err = s.objects.Secret(ctx, account.Namespace, ref.Name)
-	case schema.GroupVersionKind{Version: "v1", Kind: "Node"}:
+	case schema.GroupKind{Kind: "Node"}:
 		obj, err = s.objects.Node(ctx, ref.Name)
 	default:
 		err = apierrors.NewBadRequest("cannot bind token to object of type " + gvk.String())

@@ -46,23 +46,26 @@ func (z *Authorizer) decide(ctx context.Context, a request.Attributes) (request.
 	if slices.Contains(a.User.GetGroups(), user.SystemPrivilegedGroup) {
 		return request.Allow, "", nil
 	}
-	var nodeReason string
+	var refusal string // of those who have no opinion, each with its name before it
 	if z.nodes != nil {
 		d, reason, err := z.nodes.Authorize(ctx, a)
 		if err != nil || d != request.NoOpinion {
 			return d, reason, err
 		}
-		nodeReason = reason
-	}
-	d, reason, err := z.rbac.Authorize(ctx, a)
-	if d == request.NoOpinion && nodeReason != "" {
 		if reason != "" {
-			reason = nodeReason + "\n" + reason
-		} else {
-			reason = nodeReason
+			refusal = "node: " + reason
 		}
 	}
-	return d, reason, err
+	d, reason, err := z.rbac.Authorize(ctx, a)
+	switch {
+	case d != request.NoOpinion:
+		return d, reason, err
+	case reason == "":
+		return d, refusal, err
+	case refusal != "":
+		refusal += "\n"
+	}
+	return d, refusal + "rbac: " + reason, err
 }
 
 // Review answers the access reviews: whether u may do what one of the two attributes describes.

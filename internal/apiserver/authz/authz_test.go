@@ -13,6 +13,7 @@ import (
 	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
+	resourcev1 "k8s.io/api/resource/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -145,7 +146,7 @@ func TestRBAC(t *testing.T) {
 		{ask(erin, "list", "", "pods", ""), request.NoOpinion, ""},
 		{ask(hpa, "update", "a", "deployments.apps/scale", "d"), request.Allow, `RBAC: allowed by ClusterRoleBinding "scalers" of ClusterRole "scaler" to ServiceAccount "hpa/kube-system"`},
 		{ask(hpa, "update", "a", "deployments.apps", "d"), request.NoOpinion, ""},
-		{ask(who("dora"), "get", "a", "pods", "p"), request.NoOpinion, `RBAC: role.rbac.authorization.k8s.io "nope" not found`},
+		{ask(who("dora"), "get", "a", "pods", "p"), request.NoOpinion, `rbac: RBAC: role.rbac.authorization.k8s.io "nope" not found`},
 		{request.Attributes{Verb: "get", Path: "/healthz"}, request.Deny, ""},
 	} {
 		d, reason, err := z.Authorize(t.Context(), c.a)
@@ -283,6 +284,8 @@ func TestNodes(t *testing.T) {
 		Spec: corev1.PodSpec{NodeName: "n1", ImagePullSecrets: []corev1.LocalObjectReference{{Name: "mirrored"}}}}
 	s.Put(pod, mirror,
 		&certificatesv1.PodCertificateRequest{ObjectMeta: metav1.ObjectMeta{Namespace: "a", Name: "r"}, Spec: certificatesv1.PodCertificateRequestSpec{NodeName: "n1"}},
+		&resourcev1.ResourceSlice{ObjectMeta: metav1.ObjectMeta{Name: "s"}, Spec: resourcev1.ResourceSliceSpec{NodeName: new("n1")}},
+		&resourcev1.ResourceSlice{ObjectMeta: metav1.ObjectMeta{Name: "everywhere"}, Spec: resourcev1.ResourceSliceSpec{AllNodes: new(true)}},
 		&corev1.PersistentVolumeClaim{ObjectMeta: metav1.ObjectMeta{Namespace: "a", Name: "claim"}, Spec: corev1.PersistentVolumeClaimSpec{VolumeName: "pv"}},
 		&corev1.PersistentVolume{ObjectMeta: metav1.ObjectMeta{Name: "pv"}, Spec: corev1.PersistentVolumeSpec{
 			ClaimRef: &corev1.ObjectReference{Namespace: "a", Name: "claim"},
@@ -290,7 +293,7 @@ func TestNodes(t *testing.T) {
 				NodeStageSecretRef: &corev1.SecretReference{Namespace: "a", Name: "stage"}}}}},
 		&corev1.PersistentVolume{ObjectMeta: metav1.ObjectMeta{Name: "other"}})
 	n1, n2 := who("system:node:n1", user.NodesGroup), who("system:node:n2", user.NodesGroup)
-	const unrelated = "no relationship found between node 'n1' and this object"
+	const unrelated = "node: no relationship found between node 'n1' and this object"
 	for _, c := range []struct {
 		a      request.Attributes
 		want   request.Decision
@@ -303,9 +306,9 @@ func TestNodes(t *testing.T) {
 		{ask(n1, "get", "a", "secrets", "mirrored"), request.NoOpinion, unrelated},
 		{ask(n1, "get", "a", "secrets", "x"), request.NoOpinion, unrelated},
 		{ask(n1, "get", "b", "secrets", "pull"), request.NoOpinion, unrelated},
-		{ask(n1, "list", "a", "secrets", ""), request.NoOpinion, "No Object name found"},
-		{ask(n1, "update", "a", "secrets", "pull"), request.NoOpinion, "can only read resources of this type"},
-		{ask(n2, "get", "a", "secrets", "pull"), request.NoOpinion, "no relationship found between node 'n2' and this object"},
+		{ask(n1, "list", "a", "secrets", ""), request.NoOpinion, "node: No Object name found"},
+		{ask(n1, "update", "a", "secrets", "pull"), request.NoOpinion, "node: can only read resources of this type"},
+		{ask(n2, "get", "a", "secrets", "pull"), request.NoOpinion, "node: no relationship found between node 'n2' and this object"},
 		{ask(n1, "get", "a", "configmaps", "key"), request.Allow, ""},
 		{ask(n1, "get", "a", "configmaps", "proj"), request.Allow, ""},
 		{ask(n1, "get", "a", "configmaps", "x"), request.NoOpinion, unrelated},
@@ -313,25 +316,43 @@ func TestNodes(t *testing.T) {
 		{ask(n1, "get", "a", "persistentvolumeclaims", "p-e"), request.Allow, ""},
 		{ask(n1, "get", "", "persistentvolumes", "pv"), request.Allow, ""},
 		{ask(n1, "get", "", "persistentvolumes", "other"), request.NoOpinion, unrelated},
-		{ask(n1, "list", "", "persistentvolumes", ""), request.NoOpinion, "can only get individual resources of this type"},
+		{ask(n1, "list", "", "persistentvolumes", ""), request.NoOpinion, "node: can only get individual resources of this type"},
 		{ask(n1, "create", "a", "serviceaccounts/token", "sa"), request.Allow, ""},
 		{ask(n1, "create", "a", "serviceaccounts/token", "default"), request.NoOpinion, unrelated},
 		{ask(n1, "get", "a", "serviceaccounts", "sa"), request.Allow, ""},
 		{ask(n1, "get", "a", "serviceaccounts", "default"), request.NoOpinion, unrelated},
-		{ask(n1, "list", "a", "serviceaccounts", ""), request.NoOpinion, "can only create token subresource of serviceaccount"},
+		{ask(n1, "list", "a", "serviceaccounts", ""), request.NoOpinion, "node: can only create tokens for individual service accounts"},
+		{ask(n1, "create", "a", "serviceaccounts", "sa"), request.NoOpinion, "node: can only create token subresource of serviceaccount"},
+		{ask(n1, "get", "a", "secrets/status", "pull"), request.NoOpinion, "node: cannot read subresource"},
+		{ask(n1, "get", "", "secrets", "pull"), request.NoOpinion, "node: can only read namespaced object of this type"},
+		{ask(n1, "get", "", "persistentvolumes/status", "pv"), request.NoOpinion, "node: cannot get subresource"},
+		{ask(n1, "get", "", "persistentvolumes", ""), request.NoOpinion, "node: No Object name found"},
+		{ask(n1, "patch", "a", "persistentvolumeclaims/status", "claim"), request.Allow, ""},
+		{ask(n2, "patch", "a", "persistentvolumeclaims/status", "claim"), request.NoOpinion, "node: no relationship found between node 'n2' and this object"},
+		{ask(n1, "get", "a", "persistentvolumeclaims/status", "claim"), request.NoOpinion, "node: can only get/update/patch this type"},
 		{ask(n1, "create", "a", "podcertificaterequests.certificates.k8s.io", ""), request.Allow, ""},
 		{ask(n1, "get", "a", "podcertificaterequests.certificates.k8s.io", "r"), request.Allow, ""},
-		{ask(n2, "get", "a", "podcertificaterequests.certificates.k8s.io", "r"), request.NoOpinion, "no relationship found between node 'n2' and this object"},
-		{ask(n1, "delete", "a", "podcertificaterequests.certificates.k8s.io", "r"), request.NoOpinion, "nodes may not delete podcertificaterequests"},
+		{ask(n2, "get", "a", "podcertificaterequests.certificates.k8s.io", "r"), request.NoOpinion, "node: no relationship found between node 'n2' and this object"},
+		{ask(n1, "delete", "a", "podcertificaterequests.certificates.k8s.io", "r"), request.NoOpinion, "node: nodes may not delete podcertificaterequests"},
 		{selecting(ask(n1, "watch", "", "podcertificaterequests.certificates.k8s.io", ""), "spec.nodeName=n1"), request.Allow, ""},
-		{selecting(ask(n1, "list", "", "podcertificaterequests.certificates.k8s.io", ""), "spec.nodeName=n2"), request.NoOpinion, "can only list/watch podcertificaterequests with nodeName field selector"},
-		{ask(n1, "list", "", "podcertificaterequests.certificates.k8s.io", ""), request.NoOpinion, "can only list/watch podcertificaterequests with nodeName field selector"},
-		{ask(n1, "update", "a", "podcertificaterequests.certificates.k8s.io/status", "r"), request.NoOpinion, "nodes may not access the status subresource of PodCertificateRequests"},
+		{selecting(ask(n1, "list", "", "podcertificaterequests.certificates.k8s.io", ""), "spec.nodeName=n2"), request.NoOpinion, "node: can only list/watch podcertificaterequests with nodeName field selector"},
+		{ask(n1, "list", "", "podcertificaterequests.certificates.k8s.io", ""), request.NoOpinion, "node: can only list/watch podcertificaterequests with nodeName field selector"},
+		{ask(n1, "update", "a", "podcertificaterequests.certificates.k8s.io/status", "r"), request.NoOpinion, "node: nodes may not access the status subresource of PodCertificateRequests"},
+		{ask(n1, "create", "", "resourceslices.resource.k8s.io", ""), request.Allow, ""},
+		{ask(n1, "get", "", "resourceslices.resource.k8s.io", "s"), request.Allow, ""},
+		{ask(n1, "delete", "", "resourceslices.resource.k8s.io", "s"), request.Allow, ""},
+		{ask(n2, "delete", "", "resourceslices.resource.k8s.io", "s"), request.NoOpinion, "node: no relationship found between node 'n2' and this object"},
+		{ask(n1, "update", "", "resourceslices.resource.k8s.io", "everywhere"), request.NoOpinion, unrelated},
+		{selecting(ask(n1, "deletecollection", "", "resourceslices.resource.k8s.io", ""), "spec.nodeName=n1,spec.driver=d"), request.Allow, ""},
+		{selecting(ask(n1, "watch", "", "resourceslices.resource.k8s.io", ""), "spec.nodeName=n2"), request.NoOpinion, "node: can only list/watch/deletecollection resourceslices with nodeName field selector"},
+		{ask(n1, "list", "", "resourceslices.resource.k8s.io", ""), request.NoOpinion, "node: can only list/watch/deletecollection resourceslices with nodeName field selector"},
+		{ask(n1, "get", "", "resourceslices.resource.k8s.io/status", "s"), request.NoOpinion, "node: cannot authorize ResourceSlice subresources"},
 		{ask(n1, "create", "", "nodes", ""), request.Allow, ""},
 		{ask(n1, "get", "kube-node-lease", "leases.coordination.k8s.io", "n1"), request.Allow, ""},
-		{ask(n1, "get", "kube-node-lease", "leases.coordination.k8s.io", "n2"), request.NoOpinion, "can only access node lease with the same name as the requesting node"},
-		{ask(n1, "get", "a", "leases.coordination.k8s.io", "n1"), request.NoOpinion, `can only access leases in the "kube-node-lease" system namespace`},
-		{ask(n1, "get", "", "csinodes.storage.k8s.io", "n2"), request.NoOpinion, "can only access CSINode with the same name as the requesting node"},
+		{ask(n1, "get", "kube-node-lease", "leases.coordination.k8s.io", "n2"), request.NoOpinion, "node: can only access node lease with the same name as the requesting node"},
+		{ask(n1, "get", "a", "leases.coordination.k8s.io", "n1"), request.NoOpinion, `node: can only access leases in the "kube-node-lease" system namespace`},
+		{ask(n1, "get", "", "csinodes.storage.k8s.io", "n2"), request.NoOpinion, "node: can only access CSINode with the same name as the requesting node"},
+		{ask(n1, "patch", "", "csinodes.storage.k8s.io/status", "n1"), request.NoOpinion, "node: CSINode status access requires CSIVolumeHealth feature"},
 		{ask(who("system:node:n1"), "get", "a", "secrets", "pull"), request.NoOpinion, ""},
 	} {
 		d, reason, err := z.Authorize(t.Context(), c.a)

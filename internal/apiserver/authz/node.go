@@ -9,6 +9,7 @@ import (
 	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
+	resourcev1 "k8s.io/api/resource/v1"
 	storagev1 "k8s.io/api/storage/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/fields"
@@ -25,6 +26,7 @@ type NodeObjects interface {
 	PersistentVolume(ctx context.Context, name string) (*corev1.PersistentVolume, error)
 	VolumeAttachment(ctx context.Context, name string) (*storagev1.VolumeAttachment, error)
 	PodCertificateRequest(ctx context.Context, namespace, name string) (*certificatesv1.PodCertificateRequest, error)
+	ResourceSlice(ctx context.Context, name string) (*resourcev1.ResourceSlice, error)
 }
 
 // Nodes is the node authorizer: the users system:node:NAME in the group system:nodes may read what the pods bound to their node
@@ -73,28 +75,18 @@ func (n *Nodes) Authorize(ctx context.Context, a request.Attributes) (request.De
 	}
 	switch a.Group + "/" + a.Resource {
 	case "/secrets", "/configmaps":
-		return n.readRelated(ctx, node, a, "get", "list", "watch")
-	case "/persistentvolumes", "storage.k8s.io/volumeattachments":
-		return n.readRelated(ctx, node, a, "get")
+		return n.readRelated(ctx, node, a)
 	case "/persistentvolumeclaims":
-		if a.Subresource == "" {
-			return n.readRelated(ctx, node, a, "get")
+		if a.Subresource == "status" {
+			return n.updateRelated(ctx, node, a)
 		}
-	case "resource.k8s.io/resourceclaims":
-		return n.readRelated(ctx, node, a, "get")
+		return n.getRelated(ctx, node, a)
+	case "/persistentvolumes", "storage.k8s.io/volumeattachments", "resource.k8s.io/resourceclaims":
+		return n.getRelated(ctx, node, a)
 	case "resource.k8s.io/resourceslices":
-		return n.ownSlices(a)
+		return n.ownSlices(ctx, node, a)
 	case "/serviceaccounts":
-		if a.Verb == "get" && a.Subresource == "" {
-			return n.readRelated(ctx, node, a, "get")
-		}
-		if a.Subresource != "token" {
-			return request.NoOpinion, "can only create token subresource of serviceaccount", nil
-		}
-		if a.Verb != "create" {
-			return request.NoOpinion, "can only create tokens for individual service accounts", nil
-		}
-		return n.related(ctx, node, a)
+		return n.accountsOfPods(ctx, node, a)
 	case "certificates.k8s.io/podcertificaterequests":
 		return n.ownCertificateRequests(ctx, node, a)
 	case "coordination.k8s.io/leases":
@@ -114,22 +106,55 @@ func (n *Nodes) Authorize(ctx context.Context, a request.Attributes) (request.De
 	return request.NoOpinion, "", nil
 }
 
-// readRelated allows reading one named object that the node has to do with.
-func (n *Nodes) readRelated(ctx context.Context, node string, a request.Attributes, verbs ...string) (request.Decision, string, error) {
+// getRelated allows reading one named object that the node has to do with.
+func (n *Nodes) getRelated(ctx context.Context, node string, a request.Attributes) (request.Decision, string, error) {
 	switch {
-	case !slices.Contains(verbs, a.Verb) && len(verbs) == 1:
+	case a.Verb != "get":
 		return request.NoOpinion, "can only get individual resources of this type", nil
-	case !slices.Contains(verbs, a.Verb):
+	case a.Subresource != "":
+		return request.NoOpinion, "cannot get subresource", nil
+	}
+	return n.related(ctx, node, a)
+}
+
+// readRelated allows the same, and lists and watches of that one object.
+func (n *Nodes) readRelated(ctx context.Context, node string, a request.Attributes) (request.Decision, string, error) {
+	switch {
+	case a.Verb != "get" && a.Verb != "list" && a.Verb != "watch":
 		return request.NoOpinion, "can only read resources of this type", nil
 	case a.Subresource != "":
 		return request.NoOpinion, "cannot read subresource", nil
-	case a.Name == "":
-		return request.NoOpinion, "No Object name found", nil
+	case a.Namespace == "":
+		return request.NoOpinion, "can only read namespaced object of this type", nil
+	}
+	return n.related(ctx, node, a)
+}
+
+// updateRelated allows writing the status of one named object that the node has to do with.
+func (n *Nodes) updateRelated(ctx context.Context, node string, a request.Attributes) (request.Decision, string, error) {
+	if a.Verb != "update" && a.Verb != "patch" {
+		return request.NoOpinion, "can only get/update/patch this type", nil
+	}
+	return n.related(ctx, node, a)
+}
+
+// accountsOfPods lets a node read the accounts of its pods, and make tokens of them.
+func (n *Nodes) accountsOfPods(ctx context.Context, node string, a request.Attributes) (request.Decision, string, error) {
+	switch {
+	case a.Verb == "get" && a.Subresource == "":
+		return n.readRelated(ctx, node, a)
+	case a.Verb != "create" || a.Name == "":
+		return request.NoOpinion, "can only create tokens for individual service accounts", nil
+	case a.Subresource != "token":
+		return request.NoOpinion, "can only create token subresource of serviceaccount", nil
 	}
 	return n.related(ctx, node, a)
 }
 
 func (n *Nodes) related(ctx context.Context, node string, a request.Attributes) (request.Decision, string, error) {
+	if a.Name == "" {
+		return request.NoOpinion, "No Object name found", nil
+	}
 	ok, err := n.isRelated(ctx, node, a)
 	if err != nil && !apierrors.IsNotFound(err) {
 		return request.NoOpinion, "", err
@@ -141,13 +166,16 @@ func (n *Nodes) related(ctx context.Context, node string, a request.Attributes) 
 }
 
 func (n *Nodes) isRelated(ctx context.Context, node string, a request.Attributes) (bool, error) {
-	if a.Resource == "volumeattachments" {
+	switch a.Resource {
+	case "volumeattachments":
 		va, err := n.objects.VolumeAttachment(ctx, a.Name)
 		return err == nil && va.Spec.NodeName == node, err
-	}
-	if a.Resource == "podcertificaterequests" {
+	case "podcertificaterequests":
 		r, err := n.objects.PodCertificateRequest(ctx, a.Namespace, a.Name)
 		return err == nil && string(r.Spec.NodeName) == node, err
+	case "resourceslices":
+		s, err := n.objects.ResourceSlice(ctx, a.Name)
+		return err == nil && s.Spec.NodeName != nil && *s.Spec.NodeName == node, err
 	}
 	pods, err := n.objects.PodsOnNode(ctx, node)
 	if err != nil {
@@ -350,14 +378,31 @@ func usesResourceClaim(pod *corev1.Pod, name string) bool {
 	return st != nil && st.ResourceClaimName == name
 }
 
-// ownSlices lets a node work on resource slices; NodeRestriction sees to it that they are its own.
-func (n *Nodes) ownSlices(a request.Attributes) (request.Decision, string, error) {
+// selectsOwn says whether only objects of the node are asked for.
+func selectsOwn(a request.Attributes, node string) bool {
+	selector, err := fields.ParseSelector(a.FieldSelector)
+	if err != nil {
+		return false
+	}
+	name, ok := selector.RequiresExactMatch("spec.nodeName")
+	return ok && name == node
+}
+
+// ownSlices lets a node work on the resource slices that are its own; NodeRestriction looks at new ones.
+func (n *Nodes) ownSlices(ctx context.Context, node string, a request.Attributes) (request.Decision, string, error) {
 	if a.Subresource != "" {
-		return request.NoOpinion, "cannot access subresource", nil
+		return request.NoOpinion, "cannot authorize ResourceSlice subresources", nil
 	}
 	switch a.Verb {
-	case "get", "list", "watch", "create", "update", "patch", "delete", "deletecollection":
+	case "create":
 		return request.Allow, "", nil
+	case "get", "update", "patch", "delete":
+		return n.related(ctx, node, a)
+	case "watch", "list", "deletecollection":
+		if selectsOwn(a, node) {
+			return request.Allow, "", nil
+		}
+		return request.NoOpinion, "can only list/watch/deletecollection resourceslices with nodeName field selector", nil
 	}
 	return request.NoOpinion, "only the following verbs are allowed for a ResourceSlice: get, watch, list, create, update, patch, delete, deletecollection", nil
 }
@@ -371,12 +416,10 @@ func (n *Nodes) ownCertificateRequests(ctx context.Context, node string, a reque
 	case "create":
 		return request.Allow, "", nil
 	case "get":
-		return n.readRelated(ctx, node, a, "get")
+		return n.related(ctx, node, a)
 	case "list", "watch":
-		if selector, err := fields.ParseSelector(a.FieldSelector); err == nil {
-			if name, ok := selector.RequiresExactMatch("spec.nodeName"); ok && name == node {
-				return request.Allow, "", nil
-			}
+		if selectsOwn(a, node) {
+			return request.Allow, "", nil
 		}
 		return request.NoOpinion, "can only list/watch podcertificaterequests with nodeName field selector", nil
 	}
@@ -399,14 +442,19 @@ func ownLease(node string, a request.Attributes) (request.Decision, string, erro
 	return request.Allow, "", nil
 }
 
+// ownCSINode does not let a node write the status: that is for a feature that is off (CSIVolumeHealth).
 func ownCSINode(node string, a request.Attributes) (request.Decision, string, error) {
+	switch a.Subresource {
+	case "":
+	case "status":
+		return request.NoOpinion, "CSINode status access requires CSIVolumeHealth feature", nil
+	default:
+		return request.NoOpinion, "cannot authorize CSINode subresources", nil
+	}
 	switch a.Verb {
 	case "get", "create", "update", "patch", "delete":
 	default:
 		return request.NoOpinion, "can only get, create, update, patch, or delete a CSINode", nil
-	}
-	if a.Subresource != "" {
-		return request.NoOpinion, "cannot authorize CSINode subresources", nil
 	}
 	if a.Verb != "create" && a.Name != node {
 		return request.NoOpinion, "can only access CSINode with the same name as the requesting node", nil

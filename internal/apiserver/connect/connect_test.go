@@ -513,11 +513,18 @@ func TestRemoteLocator(t *testing.T) {
 	s.Put(&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "a"}, Status: corev1.NodeStatus{Addresses: []corev1.NodeAddress{{Type: corev1.NodeExternalIP, Address: "203.0.113.1"}, {Type: corev1.NodeInternalIP, Address: "2001:db8::1"}}}},
 		&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "b"}, Status: corev1.NodeStatus{Addresses: []corev1.NodeAddress{{Type: corev1.NodeHostName, Address: "b.example"}},
 			DaemonEndpoints: corev1.NodeDaemonEndpoints{KubeletEndpoint: corev1.DaemonEndpoint{Port: 1234}}}},
-		&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "c"}})
-	for name, want := range map[string]string{"a": "https://[2001:db8::1]:10250", "b": "https://b.example:1234", "c": "", "d": ""} {
-		n, err := Remote{Objects: s.Objects}.Locate(t.Context(), name)
-		if n.URL != want || (err == nil) != (want != "") {
-			t.Errorf("%s: got %q, %v", name, n.URL, err)
+		&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "c"}},
+		&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "d"}, Status: corev1.NodeStatus{Addresses: []corev1.NodeAddress{{Type: "Other", Address: "192.0.2.1"}}}})
+	for _, c := range []struct{ name, url, fails string }{
+		{"a", "https://[2001:db8::1]:10250", ""},
+		{"b", "https://b.example:1234", ""},
+		{"c", "", "no preferred addresses found; known addresses: []"},
+		{"d", "", "no preferred addresses found; known addresses: [{Other 192.0.2.1}]"},
+		{"e", "", `nodes "e" not found`},
+	} {
+		n, err := Remote{Objects: s.Objects}.Locate(t.Context(), c.name)
+		if n.URL != c.url || (err == nil) != (c.fails == "") || err != nil && err.Error() != c.fails {
+			t.Errorf("%s: got %q, %v", c.name, n.URL, err)
 		}
 	}
 }

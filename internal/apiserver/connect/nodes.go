@@ -16,6 +16,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apiserver/pkg/authentication/user"
 
 	"github.com/celox/celox/internal/apiserver/request"
@@ -71,7 +72,10 @@ func addressOf(node *corev1.Node) (string, error) {
 			}
 		}
 	}
-	return "", apierrors.NewServiceUnavailable(fmt.Sprintf("node %q has not said at which address it can be reached", node.Name))
+	return "", &apierrors.StatusError{ErrStatus: metav1.Status{ // clients know these words, which come without a reason
+		Status: metav1.StatusFailure, Code: http.StatusInternalServerError,
+		Message: fmt.Sprintf("no preferred addresses found; known addresses: %v", node.Status.Addresses),
+	}}
 }
 
 // self is how this server shows itself to a node in the same process.
