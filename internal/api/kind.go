@@ -1,6 +1,7 @@
 package api
 
 import (
+	"iter"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -67,6 +68,8 @@ type Kind struct {
 	Stored func(obj Object)
 	// ValidateName returns complaints about a name (not prefix); nil means a DNS subdomain.
 	ValidateName func(name string, prefix bool) []string
+	// DeclaresName says that what ValidateName checks is declared on the type upstream: its complaints are told with what types declare.
+	DeclaresName bool
 	// ValidateNameOf, if set, is asked instead where good names depend on what the object says besides.
 	ValidateNameOf func(obj Object, name string, prefix bool) []string
 	// MetadataLast says that the metadata of a new object is looked at only when all else is right, and with the rules for names that
@@ -111,13 +114,18 @@ type Kind struct {
 
 	// Columns and Row make the Table. Row's cells match Columns; "Age" cells are made with Age. Nil means Name and Created At.
 	Columns []metav1.TableColumnDefinition
-	Row     func(obj Object, now time.Time) []any
+	Row     Cells
+	// ListRow, if set, makes the cells of a list, where they depend on the objects beside each; Row makes those of an object by itself.
+	ListRow func(list iter.Seq[Object]) Cells
 	// RowConditions, if set, are what a row of the Table is marked with ("Completed": kubectl's users see it no more).
 	RowConditions func(obj Object) []metav1.TableRowCondition
 
 	// Connect-only and virtual kinds (TokenReview, Binding, ...) are not stored; the server has code for them.
 	Virtual bool
 }
+
+// Cells makes the cells of an object's row in a Table.
+type Cells = func(obj Object, now time.Time) []any
 
 // Version is one served version of a Kind.
 type Version struct {
@@ -155,8 +163,6 @@ type Subresource struct {
 	ValidateUpdate   func(obj, old Object) field.ErrorList
 	// NoTable says that what is shown through this door can't be shown as rows of a table.
 	NoTable bool
-	// Owns, if set, names the only fields that writers through this door can own, as dotted paths; "*" is any item of a list.
-	Owns []string
 }
 
 // ResetFields returns the fields that a door puts back, as Resets describes them.

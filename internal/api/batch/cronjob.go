@@ -2,6 +2,7 @@ package batch
 
 import (
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -161,17 +162,27 @@ func validateSchedule(text string, zones, hasZone bool, p *field.Path) field.Err
 	return errs
 }
 
+// zonePart is what may stand between the slashes of a time zone's name.
+var zonePart = regexp.MustCompile(`^[A-Za-z0-9._+-]{1,14}$`)
+
+// validateTimeZone wants a name of the time zone database, as it is written there: it is the name of a file, and none beside that.
 func validateTimeZone(zone string, p *field.Path) field.ErrorList {
-	switch {
-	case zone == "":
+	if zone == "" {
 		return field.ErrorList{field.Invalid(p, zone, "timeZone must be nil or non-empty string")}
-	case strings.EqualFold(zone, "Local"):
-		return field.ErrorList{field.Invalid(p, zone, "timeZone must be an explicit time zone as defined in https://www.iana.org/time-zones")}
+	}
+	for part := range strings.SplitSeq(zone, "/") {
+		if part == "." || part == ".." || strings.HasPrefix(part, "-") || !zonePart.MatchString(part) {
+			return field.ErrorList{field.Invalid(p, zone, "unknown time zone "+zone)}
+		}
+	}
+	var errs field.ErrorList
+	if strings.EqualFold(zone, "Local") {
+		errs = append(errs, field.Invalid(p, zone, "timeZone must be an explicit time zone as defined in https://www.iana.org/time-zones"))
 	}
 	if _, err := time.LoadLocation(zone); err != nil {
-		return field.ErrorList{field.Invalid(p, zone, "unknown time zone "+zone)}
+		errs = append(errs, field.Invalid(p, zone, err.Error()))
 	}
-	return nil
+	return errs
 }
 
 func warnCronJob(c, old *batchv1.CronJob) []string {

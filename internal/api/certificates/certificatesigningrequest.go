@@ -168,7 +168,7 @@ func positions(r *certificatesv1.CertificateSigningRequest, t certificatesv1.Req
 
 // stampConditions fills in the times of conditions that came without.
 func stampConditions(r, old *certificatesv1.CertificateSigningRequest) {
-	now := metav1.Now()
+	now := metav1.Now().Rfc3339Copy()
 	for i := range r.Status.Conditions {
 		c := &r.Status.Conditions[i]
 		if c.LastUpdateTime.IsZero() {

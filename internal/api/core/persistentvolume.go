@@ -69,7 +69,7 @@ func prepareVolumeStatus(v, old *corev1.PersistentVolume) {
 	case now.Phase == was.Phase && now.LastPhaseTransitionTime == nil:
 		now.LastPhaseTransitionTime = was.LastPhaseTransitionTime
 	case now.Phase != was.Phase && (now.LastPhaseTransitionTime == nil || now.LastPhaseTransitionTime.Equal(was.LastPhaseTransitionTime)):
-		now.LastPhaseTransitionTime = new(metav1.Now())
+		now.LastPhaseTransitionTime = new(metav1.Now().Rfc3339Copy()) // as it is stored: a client that sends it back has not changed it
 	}
 }
 

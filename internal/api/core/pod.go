@@ -19,14 +19,9 @@ func pod() *api.Kind {
 	ephemeral := api.Subresource{
 		Name: "ephemeralcontainers", Verbs: api.StatusVerbs(), NoTable: true,
 		PrepareForUpdate: PreparePodEphemeralContainers, ValidateUpdate: ValidatePodEphemeralContainersUpdate,
-		Owns: []string{"spec.ephemeralContainers"},
 	}
 	resize := api.Subresource{
 		Name: "resize", Verbs: api.StatusVerbs(), NoTable: true, PrepareForUpdate: PreparePodResize, ValidateUpdate: ValidatePodResize,
-		Owns: []string{
-			"spec.containers.*.resources", "spec.containers.*.resizePolicy", "spec.initContainers.*.resources", "spec.initContainers.*.resizePolicy",
-			"spec.resources",
-		},
 	}
 	return &api.Kind{
 		Kind: "Pod", Resource: "pods", Singular: "pod", ShortNames: []string{"po"}, Categories: []string{"all"}, Namespaced: true, Prefix: "pods",
@@ -128,7 +123,7 @@ func preparePod(p *corev1.Pod) {
 	if len(p.Spec.SchedulingGates) > 0 {
 		p.Status.Conditions = []corev1.PodCondition{{
 			Type: corev1.PodScheduled, Status: corev1.ConditionFalse, Reason: corev1.PodReasonSchedulingGated, Message: gatedMessage,
-			LastTransitionTime: metav1.Now(),
+			LastTransitionTime: metav1.Now().Rfc3339Copy(),
 		}}
 	}
 	podspec.ApplyLabelKeys(&p.Spec, p.Labels)

@@ -34,6 +34,7 @@ func replicationController() *api.Kind {
 		Subresources:       []api.Subresource{api.Scale(), api.Status()},
 		HasGeneration:      true,
 		ValidateName:       check.DeclaredName,
+		DeclaresName:       true,
 		DefaultPropagation: metav1.DeletePropagationOrphan,
 		PrepareForCreate: api.On(func(r *corev1.ReplicationController) {
 			r.Status = corev1.ReplicationControllerStatus{}

@@ -3,7 +3,6 @@ package core
 import (
 	"strings"
 	"testing"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -68,17 +67,31 @@ func affinity(label string) string {
 	return `nodeAffinity: {required: {nodeSelectorTerms: [{matchExpressions: [{key: ` + label + `, operator: In, values: [x]}]}]}}`
 }
 
+// When a volume's phase changed is noted, unless the client says another time than it found.
 func TestVolumePhaseTime(t *testing.T) {
-	then := metav1.NewTime(time.Unix(1000, 0))
-	old := &corev1.PersistentVolume{Status: corev1.PersistentVolumeStatus{Phase: corev1.VolumePending, LastPhaseTransitionTime: &then}}
-	same := &corev1.PersistentVolume{Status: corev1.PersistentVolumeStatus{Phase: corev1.VolumePending}}
-	if prepareVolumeStatus(same, old); !same.Status.LastPhaseTransitionTime.Equal(&then) {
-		t.Error("the time was lost")
-	}
-	bound := old.DeepCopy()
-	bound.Status.Phase = corev1.VolumeBound
-	if prepareVolumeStatus(bound, old); !bound.Status.LastPhaseTransitionTime.After(then.Time) {
-		t.Error("the time did not change with the phase")
+	at := func(second int64) *metav1.Time { return new(metav1.Unix(second, 0)) }
+	for _, c := range []struct {
+		name  string
+		phase corev1.PersistentVolumePhase
+		sent  *metav1.Time
+		want  *metav1.Time // nil: now
+	}{
+		{"nothing changes", corev1.VolumePending, at(1000), at(1000)},
+		{"a client that doesn't know the time", corev1.VolumePending, nil, at(1000)},
+		{"another time for the same phase", corev1.VolumePending, at(2000), at(2000)},
+		{"another phase", corev1.VolumeBound, at(1000), nil},
+		{"another phase, of a client that doesn't know the time", corev1.VolumeBound, nil, nil},
+		{"another phase and its time", corev1.VolumeBound, at(2000), at(2000)},
+	} {
+		old := &corev1.PersistentVolume{Status: corev1.PersistentVolumeStatus{Phase: corev1.VolumePending, LastPhaseTransitionTime: at(1000)}}
+		v := &corev1.PersistentVolume{Status: corev1.PersistentVolumeStatus{Phase: c.phase, LastPhaseTransitionTime: c.sent}}
+		prepareVolumeStatus(v, old)
+		switch got := v.Status.LastPhaseTransitionTime; {
+		case c.want != nil && !got.Equal(c.want):
+			t.Errorf("%s: %v, want %v", c.name, got, c.want)
+		case c.want == nil && (!got.After(at(3000).Time) || got.Nanosecond() != 0): // stored in seconds: what is sent back is what was noted
+			t.Errorf("%s: %v, want now, in whole seconds", c.name, got)
+		}
 	}
 }
 

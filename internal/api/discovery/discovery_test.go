@@ -82,6 +82,11 @@ func TestAddressesStay(t *testing.T) {
 	if got := apitest.Text(k.ValidateUpdate(s, old)); got != `addressType: Invalid value: null: field is immutable` {
 		t.Error(got)
 	}
+	s.AddressType = "x"
+	errs := k.ValidateUpdate(s, old)
+	if got := apitest.Text(errs); len(errs) != 2 || errs[0].IsBeta() || !errs[1].IsBeta() || !strings.HasPrefix(got, `addressType: Unsupported value: "x"`) {
+		t.Errorf("an unknown type instead: %s", got)
+	}
 }
 
 func TestRow(t *testing.T) {

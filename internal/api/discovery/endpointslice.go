@@ -58,11 +58,9 @@ func endpointSlice() *api.Kind {
 				dropTopology(s)
 			}
 		}),
-		Default:  api.On(defaultEndpointSlice),
-		Validate: api.Check(func(s *discoveryv1.EndpointSlice) field.ErrorList { return validateEndpointSlice(s, nil) }),
-		ValidateUpdate: api.CheckUpdate(func(s, old *discoveryv1.EndpointSlice) field.ErrorList {
-			return append(validateEndpointSlice(s, old), check.Unchanged(s.AddressType, old.AddressType, field.NewPath("addressType"))...)
-		}),
+		Default:                  api.On(defaultEndpointSlice),
+		Validate:                 api.Check(func(s *discoveryv1.EndpointSlice) field.ErrorList { return validateEndpointSlice(s, nil) }),
+		ValidateUpdate:           api.CheckUpdate(validateEndpointSlice),
 		Warnings:                 api.Warn(warnEndpointSlice),
 		AllowUnconditionalUpdate: true,
 		Columns: api.Columns(
@@ -124,9 +122,16 @@ func defaultEndpointSlice(s *discoveryv1.EndpointSlice) {
 	}
 }
 
+// validateEndpointSlice checks a slice; old is nil on create.
 func validateEndpointSlice(s, old *discoveryv1.EndpointSlice) field.ErrorList {
-	errs := check.Declared(check.Enum(s.AddressType, field.NewPath("addressType"),
-		discoveryv1.AddressTypeFQDN, discoveryv1.AddressTypeIPv4, discoveryv1.AddressTypeIPv6))
+	p := field.NewPath("addressType")
+	errs := check.Enum(s.AddressType, p, discoveryv1.AddressTypeFQDN, discoveryv1.AddressTypeIPv4, discoveryv1.AddressTypeIPv6)
+	if old == nil || s.AddressType == "" {
+		check.Declared(errs) // of another one than before what types declare says that it may not change, and no more
+	}
+	if old != nil {
+		errs = append(errs, check.Unchanged(s.AddressType, old.AddressType, p)...)
+	}
 	errs = append(errs, validatePorts(s.Ports, field.NewPath("ports"))...)
 	bad := validateEndpoints(s.Endpoints, s.AddressType, field.NewPath("endpoints"))
 	if len(bad) > 0 && old != nil && apiequality.Semantic.DeepEqual(s.Endpoints, old.Endpoints) {

@@ -67,10 +67,18 @@ func validateIPAddress(a *networkingv1.IPAddress) field.ErrorList {
 	if r.Group != "" {
 		errs = append(errs, check.DNSSubdomain(r.Group, p.Child("group"))...)
 	}
-	errs = append(errs, validateSegment(r.Resource, p.Child("resource"))...)
-	errs = append(errs, validateSegment(r.Name, p.Child("name"))...)
+	errs = append(errs, declaredSegment(r.Resource, p.Child("resource"))...)
+	errs = append(errs, declaredSegment(r.Name, p.Child("name"))...)
 	if r.Namespace != "" {
 		errs = append(errs, check.Each(path.IsValidPathSegmentName(r.Namespace), p.Child("namespace"), r.Namespace)...)
 	}
 	return errs
+}
+
+// declaredSegment wants a segment of a path; that there is one is declared on the type.
+func declaredSegment(v string, p *field.Path) field.ErrorList {
+	if v == "" {
+		return check.Missing(p)
+	}
+	return validateSegment(v, p)
 }

@@ -19,7 +19,6 @@ const maxProfilePath = 4095
 // validateSecurity checks the pod's security context.
 func (v *specValidation) validateSecurity(p *field.Path) field.ErrorList {
 	s := v.spec.SecurityContext
-	share := v.spec.ShareProcessNamespace
 	var errs field.ErrorList
 	if s == nil {
 		s = &corev1.PodSecurityContext{}
@@ -30,9 +29,6 @@ func (v *specValidation) validateSecurity(p *field.Path) field.ErrorList {
 	errs = append(errs, validateUser(s.RunAsUser, s.RunAsGroup, p)...)
 	for i, g := range s.SupplementalGroups {
 		errs = append(errs, check.Each(validation.IsValidGroupID(g), p.Child("supplementalGroups").Index(i), g)...)
-	}
-	if share != nil && *share && v.spec.HostPID {
-		errs = append(errs, field.Invalid(p.Child("shareProcessNamespace"), *share, "ShareProcessNamespace and HostPID cannot both be enabled"))
 	}
 	errs = append(errs, v.validateSysctls(s.Sysctls, p.Child("sysctls"))...)
 	if s.FSGroupChangePolicy != nil {
@@ -50,6 +46,15 @@ func (v *specValidation) validateSecurity(p *field.Path) field.ErrorList {
 			corev1.SELinuxChangePolicyMountOption, corev1.SELinuxChangePolicyRecursive)...)
 	}
 	return errs
+}
+
+// validateSharing refuses processes that are the pod's own and the host's at once.
+func (v *specValidation) validateSharing(p *field.Path) field.ErrorList {
+	share := v.spec.ShareProcessNamespace
+	if share != nil && *share && v.spec.HostPID {
+		return field.ErrorList{field.Invalid(p, *share, "ShareProcessNamespace and HostPID cannot both be enabled")}
+	}
+	return nil
 }
 
 func validateUser(user, group *int64, p *field.Path) field.ErrorList {

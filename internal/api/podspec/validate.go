@@ -70,6 +70,7 @@ func ValidatePodSpec(spec *corev1.PodSpec, meta *metav1.ObjectMeta, p *field.Pat
 		errs = append(errs, check.Labels(spec.NodeSelector, p.Child("nodeSelector"))...)
 	}
 	errs = append(errs, v.validateSecurity(p.Child("securityContext"))...)
+	errs = append(errs, v.validateSharing(p.Child("shareProcessNamespace"))...)
 	if spec.Affinity != nil {
 		errs = append(errs, v.validateAffinity(p.Child("affinity"))...)
 	}

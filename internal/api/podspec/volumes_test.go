@@ -146,8 +146,8 @@ func TestValidateSecurity(t *testing.T) {
 		{name: "users", spec: `{"hostPID":true,"shareProcessNamespace":true,"securityContext":{"runAsGroup":-1,"supplementalGroups":[1,-1],"seLinuxChangePolicy":"x"}}`, want: []string{
 			`spec.securityContext.runAsGroup: Invalid value: -1: must be between 0 and 2147483647, inclusive`,
 			`spec.securityContext.supplementalGroups[1]: Invalid value: -1: must be between 0 and 2147483647, inclusive`,
-			`spec.securityContext.shareProcessNamespace: Invalid value: true: ShareProcessNamespace and HostPID cannot both be enabled`,
 			`spec.securityContext.seLinuxChangePolicy: Unsupported value: "x": supported values: "MountOption", "Recursive"`,
+			`spec.shareProcessNamespace: Invalid value: true: ShareProcessNamespace and HostPID cannot both be enabled`,
 		}},
 		{name: "sysctls", spec: `{"hostNetwork":true,"hostIPC":true,"securityContext":{"sysctls":[{"name":"net/core/x"},{"name":"net.core.x"},{"name":"kernel.sem"},{"name":"vm.x"}]}}`, want: []string{
 			`spec.securityContext.sysctls[0].name: Invalid value: "net/core/x": may not be specified when 'hostNetwork' is true`,

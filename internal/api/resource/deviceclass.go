@@ -27,6 +27,7 @@ func deviceClass() *api.Kind {
 		Hub:                      "v1",
 		HasGeneration:            true,
 		ValidateName:             check.DeclaredName,
+		DeclaresName:             true,
 		Validate:                 api.Check(func(c *resourcev1.DeviceClass) field.ErrorList { return validateDeviceClass(c, nil) }),
 		ValidateUpdate:           api.CheckUpdate(validateDeviceClass),
 		AllowUnconditionalUpdate: true,

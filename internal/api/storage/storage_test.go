@@ -2,11 +2,13 @@ package storage_test
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	storagev1 "k8s.io/api/storage/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/celox/celox/internal/api"
 	"github.com/celox/celox/internal/api/apitest"
@@ -45,7 +47,7 @@ func TestStorageClass(t *testing.T) {
 	c := apitest.Catalogue(t, storage.Kinds())
 	k := apitest.Kind(t, c.Kinds(), "StorageClass")
 	old := apitest.Read(t, c, k, "metadata: {name: a, annotations: {storageclass.kubernetes.io/is-default-class: 'true'}}\nprovisioner: a.b/c").(*storagev1.StorageClass)
-	if got := apitest.Row(k, old, time.Now()); got != "a (default)|a.b/c|Delete|Immediate|false|<unknown>" {
+	if got := apitest.Row(k, old, time.Now()); got != "a|a.b/c|Delete|Immediate|false|<unknown>" { // it takes a list to know the default
 		t.Error(got)
 	}
 	s := old.DeepCopy()
@@ -55,8 +57,40 @@ func TestStorageClass(t *testing.T) {
 		t.Error(got)
 	}
 	s.Provisioner, s.Parameters = "x", map[string]string{"a": "b"}
-	if got := apitest.Text(k.ValidateUpdate(s, old)); got != "parameters: Invalid value: null: field is immutable\nprovisioner: Invalid value: null: field is immutable" {
+	if got := apitest.Text(k.ValidateUpdate(s, old)); got != "provisioner: Invalid value: null: field is immutable\nparameters: Invalid value: null: field is immutable" {
 		t.Error(got)
+	}
+}
+
+// In a list the class is marked that claims get: the newest of those that say they are the default, else the first by name.
+func TestDefaultInList(t *testing.T) {
+	k := apitest.Kind(t, apitest.Catalogue(t, storage.Kinds()).Kinds(), "StorageClass")
+	const ga, beta = "storageclass.kubernetes.io/is-default-class", "storageclass.beta.kubernetes.io/is-default-class"
+	class := func(name string, second int, annotations ...string) api.Object {
+		c := &storagev1.StorageClass{ObjectMeta: metav1.ObjectMeta{Name: name, CreationTimestamp: metav1.Unix(int64(second), 0), Annotations: map[string]string{}}}
+		for _, a := range annotations {
+			c.Annotations[a] = "true"
+		}
+		return c
+	}
+	for _, tt := range []struct {
+		name string
+		list []api.Object
+		want string
+	}{
+		{"none", []api.Object{class("a", 1), class("b", 2)}, "a b"},
+		{"one", []api.Object{class("a", 1), class("b", 1, ga)}, "a b (default)"},
+		{"the newest", []api.Object{class("a", 1, ga), class("b", 3, ga), class("c", 2, ga)}, "a b (default) c"},
+		{"the first of equally old ones", []api.Object{class("b", 1, ga), class("a", 1, beta)}, "b a (default)"},
+	} {
+		row := k.ListRow(slices.Values(tt.list))
+		var got []string
+		for _, c := range tt.list {
+			got = append(got, row(c, time.Now())[0].(string))
+		}
+		if strings.Join(got, " ") != tt.want {
+			t.Errorf("%s: %q, want %q", tt.name, got, tt.want)
+		}
 	}
 }
 

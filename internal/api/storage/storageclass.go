@@ -1,6 +1,7 @@
 package storage
 
 import (
+	"iter"
 	"strings"
 	"time"
 
@@ -52,21 +53,50 @@ func storageClass() *api.Kind {
 			table.Column("AllowVolumeExpansion", table.String, doc["allowVolumeExpansion"]),
 			table.AgeColumn(),
 		),
-		Row: api.Row(func(c *storagev1.StorageClass, now time.Time) []any {
-			name := c.Name
-			if c.Annotations[isDefault] == "true" || c.Annotations[isDefaultBeta] == "true" {
-				name += " (default)"
-			}
-			reclaim, mode := string(corev1.PersistentVolumeReclaimDelete), table.Unset
-			if c.ReclaimPolicy != nil {
-				reclaim = string(*c.ReclaimPolicy)
-			}
-			if c.VolumeBindingMode != nil {
-				mode = string(*c.VolumeBindingMode)
-			}
-			return []any{name, c.Provisioner, reclaim, mode, c.AllowVolumeExpansion != nil && *c.AllowVolumeExpansion, table.Age(c, now)}
-		}),
+		Row: api.Row(func(c *storagev1.StorageClass, now time.Time) []any { return storageClassRow(c, false, now) }),
+		ListRow: func(list iter.Seq[api.Object]) api.Cells {
+			chosen := defaultClass(list)
+			return api.Row(func(c *storagev1.StorageClass, now time.Time) []any { return storageClassRow(c, c.Name == chosen, now) })
+		},
 	}
+}
+
+func storageClassRow(c *storagev1.StorageClass, chosen bool, now time.Time) []any {
+	name := c.Name
+	if chosen {
+		name += " (default)"
+	}
+	reclaim, mode := string(corev1.PersistentVolumeReclaimDelete), string(storagev1.VolumeBindingImmediate)
+	if c.ReclaimPolicy != nil {
+		reclaim = string(*c.ReclaimPolicy)
+	}
+	if c.VolumeBindingMode != nil {
+		mode = string(*c.VolumeBindingMode)
+	}
+	return []any{name, c.Provisioner, reclaim, mode, c.AllowVolumeExpansion != nil && *c.AllowVolumeExpansion, table.Age(c, now)}
+}
+
+// defaultClass returns the name of the class that claims get which name none: of those that say it of themselves the newest, and of
+// equally old ones the first by name. "" is none.
+func defaultClass(list iter.Seq[api.Object]) string {
+	var best api.Object
+	for c := range list {
+		if a := c.GetAnnotations(); a[isDefault] != "true" && a[isDefaultBeta] != "true" {
+			continue
+		}
+		if best == nil {
+			best = c
+			continue
+		}
+		t, u := c.GetCreationTimestamp(), best.GetCreationTimestamp()
+		if t.After(u.Time) || t.Equal(&u) && c.GetName() < best.GetName() {
+			best = c
+		}
+	}
+	if best == nil {
+		return ""
+	}
+	return best.GetName()
 }
 
 // warnStorageClass tells of topologies that name labels which nodes no longer have.
@@ -181,8 +211,8 @@ func validateTopologies(terms []corev1.TopologySelectorTerm, p *field.Path) fiel
 
 func validateStorageClassUpdate(c, old *storagev1.StorageClass) field.ErrorList {
 	errs := validateStorageClass(c)
-	errs = append(errs, check.Unchanged(c.Parameters, old.Parameters, field.NewPath("parameters"))...)
 	errs = append(errs, check.Unchanged(c.Provisioner, old.Provisioner, field.NewPath("provisioner"))...)
+	errs = append(errs, check.Unchanged(c.Parameters, old.Parameters, field.NewPath("parameters"))...)
 	errs = append(errs, check.Unchanged(c.ReclaimPolicy, old.ReclaimPolicy, field.NewPath("reclaimPolicy"))...)
 	return append(errs, check.Unchanged(c.VolumeBindingMode, old.VolumeBindingMode, field.NewPath("volumeBindingMode"))...)
 }
