@@ -137,6 +137,23 @@ func TestMutatingWebhook(t *testing.T) {
 	}
 }
 
+// TestRenamingWebhook: a conflict is one of the object that was asked for, whatever name a webhook gave it.
+func TestRenamingWebhook(t *testing.T) {
+	s := configured(t)
+	want(t, s, 201, "POST", "/api/v1/namespaces", `{"metadata":{"name":"a"}}`)
+	want(t, s, 201, "POST", "/api/v1/namespaces/a/configmaps", `{"metadata":{"name":"m"}}`)
+	h := newHookServer(t, func(*admissionv1.AdmissionRequest) *admissionv1.AdmissionResponse {
+		return &admissionv1.AdmissionResponse{Allowed: true, PatchType: new(admissionv1.PatchTypeJSONPatch), Patch: []byte(
+			`[{"op":"replace","path":"/metadata/name","value":"other"},{"op":"replace","path":"/metadata/resourceVersion","value":"1"}]`)}
+	})
+	want(t, s, 201, "POST", registrations+"mutatingwebhookconfigurations",
+		h.config("MutatingWebhookConfiguration", `{"operations":["UPDATE"],"apiGroups":[""],"apiVersions":["v1"],"resources":["configmaps"]}`))
+	w := call(t, s, "PATCH", "/api/v1/namespaces/a/configmaps/m", `{"data":{"k":"v"}}`, "Content-Type", "application/merge-patch+json")
+	if told := `Operation cannot be fulfilled on configmaps "m": ` + conflictText; w.Code != 409 || message(t, w) != told {
+		t.Errorf("got %d %s, want 409 %s", w.Code, w.Body, told)
+	}
+}
+
 // TestScaleWebhook: a webhook may change the Scale that a client writes.
 func TestScaleWebhook(t *testing.T) {
 	s := configured(t)

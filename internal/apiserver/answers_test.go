@@ -19,11 +19,13 @@ func TestAnswers(t *testing.T) {
 		job     = "/apis/batch/v1/namespaces/n/jobs"
 		rules   = "/apis/resource.k8s.io/v1/devicetaintrules"
 		deploy  = "/apis/apps/v1/namespaces/n/deployments"
+		classes = "/apis/storage.k8s.io/v1/storageclasses"
 	)
 	want(t, h, 201, "POST", configMaps, cm)
 	want(t, h, 201, "POST", "/api/v1/namespaces", `{"metadata":{"name":"m"}}`)
 	want(t, h, 201, "POST", crds, crd)
 	want(t, h, 201, "POST", rules, `{"metadata":{"name":"r"},"spec":{"taint":{"key":"k","effect":"NoExecute"}}}`)
+	want(t, h, 201, "POST", classes, `{"metadata":{"name":"c","annotations":{"storageclass.kubernetes.io/is-default-class":"true"}},"provisioner":"a/b"}`)
 	want(t, h, 201, "POST", deploy, `{"metadata":{"name":"d"},"spec":{"selector":{"matchLabels":{"a":"b"}},"template":{"metadata":{"labels":{"a":"b"}},"spec":{"containers":[{"name":"c","image":"i"}]}}}}`)
 	for _, c := range []struct {
 		name, method, path, body string
@@ -66,7 +68,15 @@ func TestAnswers(t *testing.T) {
 		{"metadata of nothing", "GET", "/api/v1/namespaces/n/secrets", "", []string{"Accept", "application/json;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io"}, 200, `"items":null}`},
 		{"a definition as a row", "GET", crds + "/things.a.example.com", "", []string{"Accept", table}, 200, `"Namespaced","v1(storage)"`},
 		{"requests for pods' certificates as rows", "GET", "/apis/certificates.k8s.io/v1/podcertificaterequests", "", []string{"Accept", table}, 200, `"name":"UnverifiedUserAnnotations"`},
+		{"the default class in a list", "GET", classes, "", []string{"Accept", table}, 200, `"cells":["c (default)","a/b"`},
+		{"the default class in a list for people", "GET", classes + "?pretty=true", "", []string{"Accept", table}, 200, `"c (default)"`},
+		{"the default class by itself", "GET", classes + "/c", "", []string{"Accept", table}, 200, `"cells":["c","a/b"`},
 		{"what types declare is told last", "POST", "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings", `{"metadata":{"name":"b"},"subjects":[{"name":"s"}]}`, nil, 422, `supported values: \"ServiceAccount\", \"User\", \"Group\", roleRef.name: Required value]`},
+		{"a taken name that could have been generated", "POST", classes, `{"metadata":{"name":"c","generateName":"x"},"provisioner":"a/b"}`, nil, 409, `\"c\" already exists, the server was not able to generate a unique name for the object`},
+		{"what an address belongs to", "POST", "/apis/networking.k8s.io/v1/ipaddresses", `{"metadata":{"name":"10.0.0.9"},"spec":{"parentRef":{"namespace":"a/b"}}}`, nil, 422,
+			`spec.parentRef.namespace: Invalid value: \"a/b\": may not contain '/', spec.parentRef.resource: Required value, spec.parentRef.name: Required value`},
+		{"a name whose form types declare", "POST", "/apis/resource.k8s.io/v1/deviceclasses", `{"metadata":{"name":"C_"},"spec":{"selectors":[{}],"config":[{"opaque":{"driver":"","parameters":{}}}]}}`, nil, 422,
+			`DeviceClass.resource.k8s.io \"C_\" is invalid: [spec.selectors[0].cel: Required value, metadata.name: Invalid value`},
 		{"an empty condition list of a definition", "PATCH", crds + "/things.a.example.com/status?dryRun=All", `{"status":{"conditions":[]}}`, []string{"Content-Type", merge}, 200, `"conditions":[]`},
 		{"pretty ends as it is written", "GET", configMaps + "/a?pretty=true", "", nil, 200, "\n}"},
 		{"pretty needs a truth", "GET", configMaps + "/a?pretty=x", "", nil, 200, `{"kind":"ConfigMap","apiVersion":"v1"`},

@@ -70,7 +70,7 @@ func (x *exchange) decodeHub(validation string) (api.Object, error) {
 	}
 	hub, err := x.toHub(obj)
 	if err != nil {
-		return nil, negotiate.CannotHandle(x.res.target, err)
+		return nil, negotiate.CannotHandle(x.res.target, x.res.target.Kind, err)
 	}
 	return hub, nil
 }
@@ -199,7 +199,7 @@ func (x *exchange) createOnce(obj api.Object, a *admission.Attributes) (shown, e
 	var out shown
 	out, err = x.mutate(x.res.key(obj.GetNamespace(), obj.GetName()), a.DryRun, func(current *store.Item) (store.Mutation, error) {
 		if current != nil {
-			return store.Mutation{}, x.exists(current)
+			return store.Mutation{}, x.exists(obj, current)
 		}
 		return store.Mutation{Object: obj, TTL: k.TTL}, nil
 	})
@@ -207,8 +207,12 @@ func (x *exchange) createOnce(obj api.Object, a *admission.Attributes) (shown, e
 	return out, err
 }
 
-func (x *exchange) exists(current *store.Item) error {
-	err := apierrors.NewAlreadyExists(x.res.gr, current.Object.GetName())
+// exists refuses an object whose name is taken. That of one with a generateName is taken for generated, as upstream takes it.
+func (x *exchange) exists(obj api.Object, current *store.Item) error {
+	err := apierrors.NewAlreadyExists(x.res.gr, obj.GetName())
+	if obj.GetGenerateName() != "" {
+		err = apierrors.NewGenerateNameConflict(x.res.gr, obj.GetName(), 1)
+	}
 	if current.Object.GetDeletionTimestamp() != nil {
 		err.ErrStatus.Message = "object is being deleted: " + err.ErrStatus.Message
 	}
@@ -273,6 +277,9 @@ func (x *exchange) prepareCreate(obj api.Object) error {
 	var errs field.ErrorList
 	if !k.MetadataLast {
 		errs = validateMeta(obj, k.Namespaced, x.nameFunc(obj), x.qualifies(""))
+		if k.DeclaresName {
+			declareName(errs)
+		}
 	}
 	switch {
 	case x.res.custom != nil:
@@ -393,6 +400,12 @@ func (x *exchange) attributes(op admission.Operation, obj, old runtime.Object, d
 func (x *exchange) track(live, obj api.Object, sub string, o writeOptions) (api.Object, error) {
 	m := x.res.managers[sub]
 	if m == nil {
+		return obj, nil
+	}
+	if x.misnamed(obj) { // what it changes can't be recorded
+		if live != nil {
+			obj.SetManagedFields(live.GetManagedFields())
+		}
 		return obj, nil
 	}
 	return m.Update(live, obj, x.manager(o))

@@ -192,7 +192,7 @@ func (x *exchange) accept() (negotiate.Accept, error) {
 	return a, err
 }
 
-// decodeCustom reads the body as an object of the custom resource, with its defaults.
+// decodeCustom reads the body as an object of the custom resource, with its defaults. It may say that it is of another kind: that is refused after admission.
 func (x *exchange) decodeCustom(validation string) (api.Object, error) {
 	media, ok := negotiate.MediaOf(x.r.Header.Get("Content-Type"))
 	if !ok || media != negotiate.JSON && media != negotiate.YAML {
@@ -212,11 +212,6 @@ func (x *exchange) decodeCustom(validation string) (api.Object, error) {
 	if err != nil {
 		return nil, err
 	}
-	if x.info.Verb == "create" {
-		if err := x.res.custom.CheckKind(obj); err != nil {
-			return nil, err
-		}
-	}
 	if err := x.res.custom.Default(obj); err != nil {
 		return nil, apierrors.NewInternalError(err)
 	}
@@ -227,10 +222,7 @@ func (x *exchange) decodeCustom(validation string) (api.Object, error) {
 func (x *exchange) sameKind(obj, live api.Object) error {
 	o, ok := obj.(*custom.Object)
 	switch {
-	case !ok || x.res.custom == nil || o.Kind == x.res.gvk.Kind:
-		return nil
-	case x.info.Subresource == "status":
-		o.Kind = x.res.gvk.Kind
+	case !ok || x.res.custom == nil || o.Kind == x.res.gvk.Kind, x.info.Subresource == "status":
 		return nil
 	}
 	if err := x.checkVersion(obj, live); err != nil {
@@ -239,14 +231,17 @@ func (x *exchange) sameKind(obj, live api.Object) error {
 	return x.res.custom.CheckKind(o)
 }
 
-// keptKind refuses a custom object that admission has made one of another kind. It may be in another version than the request's, if a webhook asked for one.
+// misnamed says whether a custom object came as one of another kind or version than the request's. Those who write a status may call it what they like; others
+// are refused later.
+func (x *exchange) misnamed(obj runtime.Object) bool {
+	return x.res.custom != nil && obj.GetObjectKind().GroupVersionKind() != x.res.gvk
+}
+
+// keptKind refuses a custom object that admission has made one of another kind. What a status comes with is not looked at. It may be in another version than the request's, if a webhook asked for one.
 func (x *exchange) keptKind(sub string, obj api.Object) error {
 	o, ok := obj.(*custom.Object)
-	if !ok || x.res.custom == nil {
+	if !ok || x.res.custom == nil || sub == "status" {
 		return nil
-	}
-	if sub == "status" {
-		o.Kind = x.res.gvk.Kind // what a status comes with is not looked at
 	}
 	if o.GroupVersionKind().GroupKind() == x.res.gvk.GroupKind() {
 		return nil

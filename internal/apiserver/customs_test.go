@@ -1,6 +1,7 @@
 package apiserver
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http/httptest"
@@ -8,6 +9,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/celox/celox/internal/api/catalogue"
 	"github.com/celox/celox/internal/apiserver/admission"
@@ -116,6 +119,141 @@ func TestDefaultsOfStorageVersion(t *testing.T) {
 	if at(labelled, "metadata", "generation") != 1.0 {
 		t.Errorf("a label made another generation: %v", labelled)
 	}
+}
+
+// TestOtherKinds: a body that says it is of another version or kind is read by the schema of what it says it is, before it is refused for that. What a status comes
+// with is not looked at.
+func TestOtherKinds(t *testing.T) {
+	s := newServer(t)
+	runCustoms(t, s)
+	h := s.Handler()
+	text := strings.Replace(definitionJSON("things", "Thing", "test.example.com", ""), `"versions":[`,
+		`"versions":[{"name":"v0","served":false,"storage":false,"schema":{"openAPIV3Schema":{"type":"object","x-kubernetes-preserve-unknown-fields":true}}},`, 1)
+	text = strings.Replace(text, `"storage":true,`, `"storage":true,"subresources":{"status":{}},`, 1)
+	want(t, h, 201, "POST", benchDefinitions, text)
+	awaitCustom(t, s, "things", "test.example.com", true)
+	want(t, h, 201, "POST", thingsPath, fmt.Sprintf(testThing, "a", "1"))
+	const (
+		inMeta  = `unknown field "metadata.x"`
+		missing = "Object 'apiVersion' is missing in 'object has no apiVersion field'"
+	)
+	version := func(said string) string {
+		return "the API version in the data (" + said + ") does not match the expected API version (test.example.com/v1)"
+	}
+	strict := func(kind, version string, fields ...string) string {
+		return kind + ` in version "` + version + `" cannot be handled as a ` + kind + ": strict decoding error: " + strings.Join(fields, ", ")
+	}
+	const unknownX, unknownSpec = `unknown field "x"`, `unknown field "spec"`
+	for _, c := range []struct {
+		apiVersion, kind string
+		warnings         []string
+		told, strictly   string
+		patched          int
+		patch            string
+	}{
+		{"test.example.com/v0", "Thing", []string{inMeta}, version("test.example.com/v0"), strict("Thing", "v0", inMeta), 422, "apiVersion: Invalid value"},
+		{"test.example.com/v9", "Thing", []string{inMeta, unknownSpec, unknownX}, version("test.example.com/v9"), strict("Thing", "v9", inMeta, unknownSpec, unknownX), 422, "apiVersion: Invalid value"},
+		{"other/v1", "Thing", []string{inMeta}, version("other/v1"), strict("Thing", "v1", inMeta), 422, `Thing.other "a" is invalid: apiVersion: Invalid value`},
+		{"", "Thing", []string{inMeta}, version(""), missing, 500, missing},
+		{"test.example.com/v1", "Other", []string{inMeta}, `Other.test.example.com "b" is invalid: kind: Invalid value: "Other": must be Thing`, strict("Other", "v1", inMeta), 422, `[kind: Invalid value: "Other": must be Thing]`},
+		{"test.example.com/v0", "Other", []string{inMeta}, version("test.example.com/v0"), strict("Other", "v0", inMeta), 422,
+			`[kind: Invalid value: "Other": must be Thing, apiVersion: Invalid value: "test.example.com/v0": must be test.example.com/v1]`},
+		{"a/b/c", "Thing", nil, "unexpected GroupVersion string: a/b/c", "unexpected GroupVersion string: a/b/c", 422, "unexpected GroupVersion string: a/b/c"},
+	} {
+		body := fmt.Sprintf(`{"apiVersion":%q,"kind":%q,"metadata":{"name":"b","x":1},"spec":{"small":"1"},"x":1}`, c.apiVersion, c.kind)
+		w := call(t, h, "POST", thingsPath, body)
+		var warned []string
+		for _, h := range w.Header().Values("Warning") {
+			warned = append(warned, strings.ReplaceAll(strings.TrimSuffix(strings.TrimPrefix(h, `299 - "`), `"`), `\"`, `"`))
+		}
+		if told := message(t, w); w.Code < 400 || !strings.Contains(told, c.told) || strings.Join(warned, "\n") != strings.Join(c.warnings, "\n") {
+			t.Errorf("%s %s: %d %s, warned %q", c.apiVersion, c.kind, w.Code, told, warned)
+		}
+		if told := message(t, call(t, h, "POST", thingsPath+"?fieldValidation=Strict", body)); !strings.Contains(told, c.strictly) {
+			t.Errorf("%s %s strictly: %s", c.apiVersion, c.kind, told)
+		}
+		patch := fmt.Sprintf(`{"apiVersion":%q,"kind":%q}`, c.apiVersion, c.kind)
+		w = call(t, h, "PATCH", thingsPath+"/a", patch, "Content-Type", "application/merge-patch+json")
+		if told := message(t, w); w.Code != c.patched || !strings.Contains(told, strings.Trim(c.patch, "[]")) {
+			t.Errorf("%s %s patched: %d %s", c.apiVersion, c.kind, w.Code, told)
+		}
+	}
+	status := want(t, h, 200, "PATCH", thingsPath+"/a/status", `{"apiVersion":"other/v1","kind":"Other","status":{"y":"z"}}`, "Content-Type", "application/merge-patch+json")
+	if status["apiVersion"] != "test.example.com/v1" || status["kind"] != "Thing" || at(status, "metadata", "managedFields", 1) != nil {
+		t.Errorf("a status by another name: %v", status)
+	}
+}
+
+// TestHeads: custom objects have heads wherever they can be read, built-in ones nowhere; methods that mean nothing are named as such.
+func TestHeads(t *testing.T) {
+	s := customServer(t)
+	h := s.Handler()
+	want(t, h, 201, "POST", thingsPath, fmt.Sprintf(testThing, "a", "1"))
+	want(t, h, 201, "POST", "/api/v1/namespaces/default/pods", `{"metadata":{"name":"p"},"spec":{"containers":[{"name":"c","image":"i"}]}}`)
+	const none, unnamed = "the server does not allow this method on the requested resource", ` is not supported on resources of kind "things.test.example.com"`
+	for _, c := range []struct {
+		method, path string
+		code         int
+		told         string
+	}{
+		{"HEAD", thingsPath, 200, ""},
+		{"HEAD", thingsPath + "/a", 200, ""},
+		{"HEAD", thingsPath + "/b", 404, ""},
+		{"HEAD", thingsPath + "?watch=true&timeoutSeconds=1", 200, ""},
+		{"HEAD", "/api/v1/namespaces/default/pods", 405, ""},
+		{"HEAD", "/api/v1/namespaces/default/pods/p", 405, ""},
+		{"HEAD", "/api/v1/namespaces/default/pods/p/log", 405, ""},
+		{"OPTIONS", thingsPath + "/a", 405, unnamed},
+		{"TRACE", thingsPath, 405, unnamed},
+		{"TRACE", "/api/v1/namespaces/default/pods/p/proxy/x", 405, none},
+		{"TRACE", "/api/v1/namespaces/default/services/s/proxy", 405, none},
+		{"TRACE", "/api/v1/namespaces/default/pods/p", 405, none},
+		{"FOO", "/api/v1/namespaces/default/pods/p/proxy", 405, none},
+		{"PUT", thingsPath, 400, "name must be provided"},
+		{"PATCH", thingsPath, 415, "the body of the request was in an unknown format - accepted media types include: application/json-patch+json, application/merge-patch+json, application/apply-patch+yaml"},
+		{"PUT", configMaps, 405, none},
+	} {
+		w := call(t, h, c.method, c.path, "")
+		if w.Code != c.code || c.told != "" && message(t, w) != c.told {
+			t.Errorf("%s %s: %d %s, want %d %s", c.method, c.path, w.Code, w.Body, c.code, c.told)
+		}
+	}
+}
+
+// TestFormOfWatches: what is asked of a watch is looked at before the form of its events.
+func TestFormOfWatches(t *testing.T) {
+	s := customServer(t)
+	h := s.Handler()
+	for _, path := range []string{configMaps, thingsPath} {
+		for _, c := range []struct {
+			query, accept string
+			code          int
+			told          string
+		}{
+			{"resourceVersion=abc", "application/yaml", 500, "resourceVersion: Invalid value"},
+			{"labelSelector=,,", "application/yaml", 400, "expected: !"},
+			{"timeoutSeconds=1", "application/yaml", 406, "application/json;stream=watch, application/vnd.kubernetes.protobuf;stream=watch"},
+			{"timeoutSeconds=1", "application/yaml, application/json", 406, "application/json;stream=watch, application/vnd.kubernetes.protobuf;stream=watch"},
+			{"timeoutSeconds=1", "application/yaml;stream=watch", 406, "application/json"},
+			{"resourceVersion=99999999999&timeoutSeconds=1", "application/json", 200, ""},
+			{"timeoutSeconds=1", "application/json;stream=watch", 200, ""},
+		} {
+			w := call(t, h, "GET", path+"?watch=true&"+c.query, "", "Accept", c.accept)
+			if w.Code != c.code || !strings.Contains(strings.ReplaceAll(w.Body.String(), "\n  ", " "), c.told) {
+				t.Errorf("%s?%s as %s: %d %q, want %d %q", path, c.query, c.accept, w.Code, w.Body, c.code, c.told)
+			}
+		}
+	}
+}
+
+// message is what a refusal says.
+func message(t *testing.T, w *httptest.ResponseRecorder) string {
+	t.Helper()
+	var s metav1.Status
+	if err := json.Unmarshal(w.Body.Bytes(), &s); err != nil {
+		t.Fatalf("%v: %s", err, w.Body)
+	}
+	return s.Message
 }
 
 // TestDefinitionChanges: a changed schema counts for the objects that there are, and their watches end.

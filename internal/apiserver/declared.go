@@ -5,6 +5,8 @@ import (
 
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"github.com/celox/celox/internal/api/check"
 )
 
 // qualifies says whether finalizers of a built-in kind must be qualified names, or ones of Kubernetes' own: upstream asks that of the
@@ -30,6 +32,15 @@ func (x *exchange) qualifies(sub string) bool {
 		return true
 	}
 	return qualifies(gr)
+}
+
+// declareName marks complaints about how the name is written.
+func declareName(errs field.ErrorList) {
+	for i, e := range errs {
+		if e.Field == "metadata.name" && e.Type == field.ErrorTypeInvalid {
+			check.Declared(errs[i : i+1])
+		}
+	}
 }
 
 // declaredLast moves complaints that check.Declared marked behind the others; both stay in their order.

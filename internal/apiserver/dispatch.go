@@ -96,6 +96,12 @@ func (r *resource) routes(x *exchange) bool {
 	return true
 }
 
+// headless says whether r asks for a head where there is none to have: built-in kinds are routed by method, custom ones by what is asked for, and have one wherever
+// they can be read.
+func (r *resource) headless(req *http.Request) bool {
+	return req.Method == http.MethodHead && r.custom == nil
+}
+
 // unfound refuses a name that no object can have, before anybody looks for it.
 func (x *exchange) unfound(name string) error {
 	if x.res.kind.Namespaced && x.info.Namespace == "" {
@@ -128,7 +134,10 @@ func (s *Server) serveResource(x *exchange) error {
 	if res.kind.Virtual {
 		return s.serveVirtual(x)
 	}
-	if x.r.Method == http.MethodHead || !res.verbs[i.Verb] || res.custom == nil && i.Verb == "watch" && x.r.Method != http.MethodGet {
+	if res.custom != nil && !res.verbs[i.Verb] {
+		return apierrors.NewMethodNotSupported(res.gr, i.Verb)
+	}
+	if res.headless(x.r) || !res.verbs[i.Verb] || res.custom == nil && i.Verb == "watch" && x.r.Method != http.MethodGet {
 		return methodNotAllowed()
 	}
 	everywhere := res.everywhere(i)
@@ -146,7 +155,7 @@ func (s *Server) serveResource(x *exchange) error {
 		return x.create()
 	case "update", "patch", "delete":
 		if !i.NameInPath {
-			return methodNotAllowed()
+			return x.nameless()
 		}
 		switch i.Verb {
 		case "update":
@@ -202,9 +211,13 @@ func streams(sub string) bool {
 func streamsBy(sub, method string) bool {
 	switch sub {
 	case "log":
-		return method == http.MethodGet || method == http.MethodHead
+		return method == http.MethodGet
 	case "proxy":
-		return true
+		switch method {
+		case http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete, http.MethodOptions:
+			return true
+		}
+		return false
 	}
 	return method == http.MethodGet || method == http.MethodPost
 }
@@ -233,7 +246,7 @@ func (s *Server) serveSubresource(x *exchange, sub *subresource) error {
 		defer running.Dec()
 		return s.cfg.Connect.Connect(x.w, x.r, *i)
 	}
-	if x.r.Method == http.MethodHead || !sub.verbs[i.Verb] {
+	if x.res.headless(x.r) || !sub.verbs[i.Verb] {
 		return methodNotAllowed()
 	}
 	if i.Name == "" {
@@ -252,6 +265,19 @@ func (s *Server) serveSubresource(x *exchange, sub *subresource) error {
 		return x.token()
 	}
 	return noSuchResource()
+}
+
+// nameless refuses to change what has no name. Built-in kinds have no route for that; of a custom one it is looked at what the patch is.
+func (x *exchange) nameless() error {
+	if x.res.custom == nil {
+		return methodNotAllowed()
+	}
+	if x.info.Verb == "patch" {
+		if _, err := x.patchType(); err != nil {
+			return err
+		}
+	}
+	return errNameless()
 }
 
 func errNameless() error { return apierrors.NewBadRequest("name must be provided") }

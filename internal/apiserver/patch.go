@@ -114,15 +114,16 @@ func (x *exchange) patched(p *apply.Patch, live api.Object) (api.Object, error) 
 	if err != nil {
 		return nil, err
 	}
-	if x.res.custom != nil {
-		if o, ok := obj.(*custom.Object); ok && x.info.Subresource == "status" {
-			o.Kind = x.res.gvk.Kind // what a status comes with is not looked at
-		}
+	switch {
+	case x.res.custom == nil:
+		obj.GetObjectKind().SetGroupVersionKind(x.res.gvk)
+	case obj.GetObjectKind().GroupVersionKind().Version == "":
+		return nil, apierrors.NewInternalError(negotiate.ErrNoVersion)
+	case x.info.Subresource != "status": // what a status comes with is not looked at
 		if err := x.res.custom.CheckPatched(obj); err != nil {
 			return nil, err
 		}
 	}
-	obj.GetObjectKind().SetGroupVersionKind(x.res.gvk)
 	if same, ok := obj.(api.Object); ok && p.Edit != nil && t.Object == runtime.Object(live) {
 		return same, x.checkPatched(same) // it is of the hub type and has its defaults, which it shares with the live object
 	}

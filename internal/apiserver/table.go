@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"iter"
 	"net/http"
 	"strconv"
 	"time"
@@ -14,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/duration"
 
+	"github.com/celox/celox/internal/api"
 	"github.com/celox/celox/internal/apiserver/negotiate"
 	"github.com/celox/celox/internal/store"
 )
@@ -30,13 +32,18 @@ func (x *exchange) includeObject() (metav1.IncludeObjectPolicy, error) {
 	return o.IncludeObject, nil
 }
 
-// showTable answers with a table.
+// showTable answers with a table of objects that are no list, each shown by itself.
 func (x *exchange) showTable(code int, a negotiate.Accept, rows []shown, meta metav1.ListMeta) error {
 	include, err := x.includeObject()
 	if err != nil {
 		return err
 	}
-	t, err := x.table(a.MetaVersion, rows, meta, include)
+	return x.sendTable(code, a, rows, x.res.kind.Row, meta, include)
+}
+
+// sendTable answers with a table whose cells row makes.
+func (x *exchange) sendTable(code int, a negotiate.Accept, rows []shown, row api.Cells, meta metav1.ListMeta, include metav1.IncludeObjectPolicy) error {
+	t, err := x.tableOf(a.MetaVersion, rows, row, meta, include)
 	if err != nil {
 		return err
 	}
@@ -48,14 +55,18 @@ func (x *exchange) showTable(code int, a negotiate.Accept, rows []shown, meta me
 	return nil
 }
 
-// table makes rows of objects.
+// table makes rows of objects, each shown by itself.
 func (x *exchange) table(version string, rows []shown, meta metav1.ListMeta, include metav1.IncludeObjectPolicy) (*metav1.Table, error) {
+	return x.tableOf(version, rows, x.res.kind.Row, meta, include)
+}
+
+// tableOf makes rows of objects, with the cells that row makes.
+func (x *exchange) tableOf(version string, rows []shown, row api.Cells, meta metav1.ListMeta, include metav1.IncludeObjectPolicy) (*metav1.Table, error) {
 	t := &metav1.Table{
 		TypeMeta:          metav1.TypeMeta{Kind: "Table", APIVersion: metav1.GroupName + "/" + version},
 		ListMeta:          meta,
 		ColumnDefinitions: x.res.kind.Columns,
 	}
-	row := x.res.kind.Row
 	if row == nil {
 		t.ColumnDefinitions = plainColumns()
 	} else {
@@ -63,7 +74,7 @@ func (x *exchange) table(version string, rows []shown, meta metav1.ListMeta, inc
 	}
 	now := x.s.clock.Now()
 	for _, o := range rows {
-		r, err := x.tableRow(version, o, include, now)
+		r, err := x.tableRow(version, o, row, include, now)
 		if err != nil {
 			return nil, err
 		}
@@ -73,8 +84,8 @@ func (x *exchange) table(version string, rows []shown, meta metav1.ListMeta, inc
 }
 
 // tableRow makes the row of an object.
-func (x *exchange) tableRow(version string, o shown, include metav1.IncludeObjectPolicy, now time.Time) (r metav1.TableRow, err error) {
-	if row := x.res.kind.Row; row != nil {
+func (x *exchange) tableRow(version string, o shown, row api.Cells, include metav1.IncludeObjectPolicy, now time.Time) (r metav1.TableRow, err error) {
+	if row != nil {
 		r.Cells = row(o.obj, now)
 	} else {
 		r.Cells = []any{o.obj.GetName(), o.obj.GetCreationTimestamp().UTC().Format(time.RFC3339)}
@@ -98,12 +109,16 @@ func (x *exchange) showTableOf(a negotiate.Accept, items []*store.Item, meta met
 	if err != nil {
 		return err
 	}
+	row := x.res.kind.Row
+	if f := x.res.kind.ListRow; f != nil {
+		row = f(objectsOf(items))
+	}
 	if len(items) == 0 || a.Media == negotiate.YAML || a.Pretty || x.pretty() {
 		rows := make([]shown, len(items))
 		for i, item := range items {
 			rows[i] = stored(item)
 		}
-		return x.showTable(http.StatusOK, a, rows, meta)
+		return x.sendTable(http.StatusOK, a, rows, row, meta, include)
 	}
 	t, err := x.table(a.MetaVersion, nil, meta, include)
 	if err != nil {
@@ -133,7 +148,7 @@ func (x *exchange) showTableOf(a negotiate.Accept, items []*store.Item, meta met
 			if size > cachedList {
 				o = shown{obj: it.Object}
 			}
-			r, err := x.tableRow(a.MetaVersion, o, include, now)
+			r, err := x.tableRow(a.MetaVersion, o, row, include, now)
 			if err != nil {
 				return err
 			}
@@ -159,6 +174,17 @@ func (x *exchange) showTableOf(a negotiate.Accept, items []*store.Item, meta met
 		return w.flush()
 	})
 	return nil
+}
+
+// objectsOf are the objects of items, one after the other.
+func objectsOf(items []*store.Item) iter.Seq[api.Object] {
+	return func(yield func(api.Object) bool) {
+		for _, item := range items {
+			if !yield(item.Object) {
+				return
+			}
+		}
+	}
 }
 
 var jsonNull, rowEnd = []byte("null"), []byte("}")

@@ -187,6 +187,9 @@ func (x *exchange) createByUpdate(up *updating) (store.Mutation, func(bool), err
 	if err := x.prepareCreate(obj); err != nil {
 		return store.Mutation{}, nil, err
 	}
+	if err := x.authorizeCreate(); err != nil {
+		return store.Mutation{}, nil, err
+	}
 	if err := x.s.cfg.Admission.Validate(x.ctx, a); err != nil {
 		return store.Mutation{}, nil, err
 	}
@@ -198,6 +201,13 @@ func (x *exchange) createByUpdate(up *updating) (store.Mutation, func(bool), err
 		return store.Mutation{}, nil, err
 	}
 	return store.Mutation{Object: obj, TTL: x.res.kind.TTL}, commit, nil
+}
+
+// authorizeCreate refuses a write that would make an object to those who may change such objects, but not make them.
+func (x *exchange) authorizeCreate() error {
+	a := request.AttributesOf(x.user, x.info)
+	a.Verb = "create"
+	return x.allowed(a)
 }
 
 func (x *exchange) uidConflict(up *updating, have types.UID) error {
@@ -275,6 +285,7 @@ func (x *exchange) change(up *updating, current *store.Item) (store.Mutation, fu
 }
 
 // checkVersion refuses an update of a state that is no longer the newest. One without a version overwrites where the kind allows it.
+// It names what was asked for: admission may have given the object another name.
 func (x *exchange) checkVersion(obj, live api.Object) error {
 	rv := obj.GetResourceVersion()
 	if rv == "" {
@@ -289,9 +300,9 @@ func (x *exchange) checkVersion(obj, live api.Object) error {
 		obj.SetResourceVersion(live.GetResourceVersion())
 	case n == 0:
 		errs := field.ErrorList{field.Invalid(field.NewPath("metadata", "resourceVersion"), n, "must be specified for an update")}
-		return apierrors.NewInvalid(schema.GroupKind{Group: x.res.gr.Group, Kind: x.res.gr.Resource}, obj.GetName(), errs)
+		return apierrors.NewInvalid(schema.GroupKind{Group: x.res.gr.Group, Kind: x.res.gr.Resource}, x.info.Name, errs)
 	case rv != live.GetResourceVersion():
-		return x.conflict(obj.GetName())
+		return x.conflict(x.info.Name)
 	}
 	return nil
 }

@@ -64,6 +64,7 @@ func (x *exchange) review() error {
 	if err := x.ensureNamespace(obj); err != nil {
 		return err
 	}
+	wipeSystemMeta(obj)
 	if obj, err = x.track(nil, obj, "", o); err != nil {
 		return err
 	}
@@ -332,12 +333,23 @@ func (x *exchange) componentStatuses() error {
 	if err != nil {
 		return err
 	}
-	var list []corev1.ComponentStatus
+	var sel selection
+	if !x.info.NameInPath {
+		o, err := x.listOptions()
+		if err != nil {
+			return err
+		}
+		sel = x.selection(&o)
+	}
+	list := []corev1.ComponentStatus{}
 	for _, c := range x.s.cfg.Components {
 		cs := corev1.ComponentStatus{
 			TypeMeta:   metav1.TypeMeta{Kind: "ComponentStatus", APIVersion: "v1"},
 			ObjectMeta: metav1.ObjectMeta{Name: c.Name},
 			Conditions: []corev1.ComponentCondition{{Type: corev1.ComponentHealthy, Status: corev1.ConditionTrue, Message: "ok"}},
+		}
+		if sel.name != "" && sel.name != cs.Name || sel.filter != nil && !sel.filter(&cs) {
+			continue
 		}
 		if err := c.Run(x.ctx); err != nil {
 			cs.Conditions[0] = corev1.ComponentCondition{Type: corev1.ComponentHealthy, Status: corev1.ConditionFalse, Message: "unhealthy", Error: err.Error()}

@@ -64,12 +64,11 @@ func (x *exchange) beginWatch() (*openWatch, error) {
 	if err != nil {
 		return nil, err
 	}
-	if accept.Media == negotiate.YAML {
-		if accept, err = negotiate.StreamAccept(x.r.Header); err != nil {
-			return nil, err
-		}
-	}
 	o, err := x.listOptions()
+	if err != nil {
+		return nil, err
+	}
+	rev, err := parseRevision(o.ResourceVersion)
 	if err != nil {
 		return nil, err
 	}
@@ -82,9 +81,8 @@ func (x *exchange) beginWatch() (*openWatch, error) {
 			return nil, err
 		}
 	}
-	rev, err := parseRevision(o.ResourceVersion)
-	if err != nil {
-		return nil, err
+	if accept.Media == negotiate.YAML { // what is asked for is looked at before the form in which its events would come
+		return nil, negotiate.NoStream()
 	}
 	sel := x.selection(&o)
 	wo := store.WatchOptions{
@@ -110,8 +108,10 @@ func (x *exchange) beginWatch() (*openWatch, error) {
 	}
 	source, err := x.res.col.Watch(w.ctx, wo)
 	switch {
-	case apierrors.IsResourceExpired(err):
-		w.source = endedWatch{err} // a revision that is too old is told as an event, as to those who fall behind
+	case err != nil && w.ctx.Err() != nil:
+		w.source = endedWatch{err} // its time was over before the revision came that it begins after: there is nothing to tell
+	case apierrors.IsResourceExpired(err), wo.SendInitial && apierrors.HasStatusCause(err, metav1.CauseTypeResourceVersionTooLarge):
+		w.source = endedWatch{err} // a revision that is too old is told as an event, as to those who fall behind; so is one that those wait for in vain who want all objects
 	case err != nil:
 		w.stop()
 		return nil, err
@@ -127,7 +127,7 @@ func (x *exchange) beginWatch() (*openWatch, error) {
 func (w *openWatch) run() {
 	defer w.end()
 	w.answer()
-	for w.next() {
+	for w.x.r.Method != http.MethodHead && w.next() { // who asks for the head has it
 	}
 }
 

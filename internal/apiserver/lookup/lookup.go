@@ -11,6 +11,7 @@ import (
 	networkingv1 "k8s.io/api/networking/v1"
 	nodev1 "k8s.io/api/node/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
+	resourcev1 "k8s.io/api/resource/v1"
 	schedulingv1 "k8s.io/api/scheduling/v1"
 	storagev1 "k8s.io/api/storage/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -110,6 +111,11 @@ func (o *Objects) Secret(ctx context.Context, namespace, name string) (*corev1.S
 // ServiceAccount returns a service account.
 func (o *Objects) ServiceAccount(ctx context.Context, namespace, name string) (*corev1.ServiceAccount, error) {
 	return get[*corev1.ServiceAccount](ctx, o, core("serviceaccounts"), namespace, name)
+}
+
+// ResourceSlice returns what a driver says of devices.
+func (o *Objects) ResourceSlice(ctx context.Context, name string) (*resourcev1.ResourceSlice, error) {
+	return get[*resourcev1.ResourceSlice](ctx, o, schema.GroupResource{Group: "resource.k8s.io", Resource: "resourceslices"}, "", name)
 }
 
 // PodCertificateRequest returns a request for a pod's certificate.

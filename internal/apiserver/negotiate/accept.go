@@ -42,8 +42,6 @@ type Accept struct {
 	Shape Shape
 	// MetaVersion is the version of meta.k8s.io that Metadata, MetadataList and Table are shown in.
 	MetaVersion string
-	// Stream says that the protobuf or JSON frames of a watch were asked for with ";stream=watch".
-	Stream bool
 	// Pretty asks for indented JSON.
 	Pretty bool
 }
@@ -93,13 +91,9 @@ func ParseErrorAccept(header http.Header) (Accept, bool) {
 	return first(parseClauses(strings.Join(header["Accept"], ",")), func(a Accept) bool { return a.Shape == Whole })
 }
 
-// StreamAccept is the form of a watch's events for a client whose Accept headers prefer one that has no stream. It fails where nothing else is wanted.
-func StreamAccept(header http.Header) (Accept, error) {
-	a, ok := first(parseClauses(strings.Join(header["Accept"], ",")), func(a Accept) bool { return a.Media != YAML })
-	if !ok {
-		return a, plain(http.StatusNotAcceptable, metav1.StatusReasonNotAcceptable, "only the following media types are accepted: "+streams)
-	}
-	return a, nil
+// NoStream refuses a watch in a form that has no stream.
+func NoStream() error {
+	return plain(http.StatusNotAcceptable, metav1.StatusReasonNotAcceptable, "only the following media types are accepted: "+streams)
 }
 
 // ListNotAcceptable is NotAcceptable where lists and watches are served.
@@ -170,7 +164,7 @@ func (c clause) shape(media string) (Accept, bool) {
 		case "v":
 			version = p[1]
 		case "stream":
-			if a.Stream = p[1] == "watch"; !a.Stream {
+			if p[1] != "" && (p[1] != "watch" || media == YAML) {
 				return a, false
 			}
 		case "pretty":

@@ -13,18 +13,23 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-// Untyped reads a body as JSON values, for kinds without a Go type. It checks what every body must have: a kind, and the apiVersion
-// of the path. Strict are the fields that come twice.
-func Untyped(data []byte, media string, t Target, strictly bool) (m map[string]any, strict []error, err error) {
+// ErrNoVersion is upstream's complaint about an object without an apiVersion.
+//
+//lint:ignore ST1005 clients know these words
+var ErrNoVersion = errors.New("Object 'apiVersion' is missing in 'object has no apiVersion field'")
+
+// Untyped reads a body as JSON values, for kinds without a Go type, and as what it is said to be. It checks what every body must have: a kind, and an apiVersion
+// that can be read, if there is one. Strict are the fields that come twice.
+func Untyped(data []byte, media string, t Target, strictly bool) (m map[string]any, gvk schema.GroupVersionKind, strict []error, err error) {
 	original := data
 	switch media {
 	case JSON:
 	case YAML:
 		if data, err = yaml.YAMLToJSON(original); err != nil {
-			return nil, nil, unrecognized(t, trimYAML(err), original)
+			return nil, gvk, nil, unrecognized(t, trimYAML(err), original)
 		}
 	default:
-		return nil, nil, UnsupportedBody()
+		return nil, gvk, nil, UnsupportedBody()
 	}
 	switch {
 	case !strictly:
@@ -42,28 +47,28 @@ func Untyped(data []byte, media string, t Target, strictly bool) (m map[string]a
 		// Say what is wrong in the order in which upstream looks.
 		var kindErr error
 		if meta, kindErr = interpret(data); kindErr != nil {
-			return nil, nil, unrecognized(t, fmt.Errorf("couldn't get version/kind; json parse error: %w", kindErr), original)
+			return nil, gvk, nil, unrecognized(t, fmt.Errorf("couldn't get version/kind; json parse error: %w", kindErr), original)
 		}
 	}
 	if meta.APIVersion != "" {
 		if _, err := schema.ParseGroupVersion(meta.APIVersion); err != nil {
-			return nil, nil, unrecognized(t, err, original)
+			return nil, gvk, nil, unrecognized(t, err, original)
 		}
 	}
 	switch {
 	case err != nil && meta.Kind == "":
-		return nil, nil, unrecognized(t, err, original)
+		return nil, gvk, nil, unrecognized(t, err, original)
 	case err != nil:
-		return nil, nil, cannotHandle(fill(meta, t.Kind), t.Kind.Kind, err)
+		return nil, gvk, nil, cannotHandle(fill(meta, t.Kind), t.Kind.Kind, err)
 	case meta.Kind == "" && !strictly:
-		return nil, nil, cannotHandle(fill(meta, t.Kind), t.Kind.Kind, runtime.NewMissingKindErr(string(data)))
+		return nil, gvk, nil, cannotHandle(fill(meta, t.Kind), t.Kind.Kind, runtime.NewMissingKindErr(string(data)))
 	case meta.Kind == "":
-		return nil, nil, unrecognized(t, runtime.NewMissingKindErr(string(original)), original)
+		return nil, gvk, nil, unrecognized(t, runtime.NewMissingKindErr(string(original)), original)
 	}
 	if value, there := m["apiVersion"]; there && value == nil {
-		return nil, nil, cannotHandle(schema.GroupVersionKind{Kind: meta.Kind}, t.Kind.Kind, errors.New(".apiVersion accessor error: <nil> is of the type <nil>, expected string"))
+		return nil, gvk, nil, cannotHandle(schema.GroupVersionKind{Kind: meta.Kind}, t.Kind.Kind, errors.New(".apiVersion accessor error: <nil> is of the type <nil>, expected string"))
 	}
-	return m, strict, CheckVersion(meta.APIVersion, t.Kind.GroupVersion())
+	return m, schema.FromAPIVersionAndKind(meta.APIVersion, meta.Kind), strict, nil
 }
 
 // Integers replaces whole numbers that were written with a fraction (1.0, 1e3) by integers, as they are when they have been written and are read again. It changes
@@ -112,16 +117,20 @@ func CheckVersion(apiVersion string, want schema.GroupVersion) error {
 	return nil
 }
 
-// CannotHandle says what is wrong with a body of the kind t.
-func CannotHandle(t Target, err error) error { return cannotHandle(t.Kind, t.Kind.Kind, err) }
+// CannotHandle says what is wrong with a body of the kind t, whatever it says of its kind itself.
+func CannotHandle(t Target, found schema.GroupVersionKind, err error) error {
+	return cannotHandle(found, t.Kind.Kind, err)
+}
 
-// Complain turns the complaints of strict decoding into warnings, or with Strict into an error.
-func Complain(t Target, v Validation, strict []error) ([]string, error) {
+// Complain turns the complaints of strict decoding of a body of the kind gvk into warnings, or with Strict into an error.
+func Complain(gvk schema.GroupVersionKind, v Validation, strict []error) ([]string, error) {
 	switch {
 	case len(strict) == 0 || !v.Strictly():
 		return nil, nil
+	case v == metav1.FieldValidationStrict && gvk.Version == "":
+		return nil, apierrors.NewBadRequest(ErrNoVersion.Error())
 	case v == metav1.FieldValidationStrict:
-		return nil, cannotHandle(t.Kind, t.Kind.Kind, runtime.NewStrictDecodingError(strict))
+		return nil, cannotHandle(gvk, gvk.Kind, runtime.NewStrictDecodingError(strict))
 	}
 	return StrictWarnings(strict), nil
 }

@@ -13,6 +13,7 @@ import (
 	networkingv1 "k8s.io/api/networking/v1"
 	nodev1 "k8s.io/api/node/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
+	resourcev1 "k8s.io/api/resource/v1"
 	schedulingv1 "k8s.io/api/scheduling/v1"
 	storagev1 "k8s.io/api/storage/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -53,6 +54,7 @@ func New(t testing.TB) *Store {
 		"storageclasses.storage.k8s.io": &storagev1.StorageClass{}, "volumeattachments.storage.k8s.io": &storagev1.VolumeAttachment{},
 		"podcertificaterequests.certificates.k8s.io": &certificatesv1.PodCertificateRequest{},
 		"csidrivers.storage.k8s.io":                  &storagev1.CSIDriver{},
+		"resourceslices.resource.k8s.io":             &resourcev1.ResourceSlice{},
 		"ingresses.networking.k8s.io":                &networkingv1.Ingress{}, "ingressclasses.networking.k8s.io": &networkingv1.IngressClass{}, "endpointslices.discovery.k8s.io": &discoveryv1.EndpointSlice{},
 		"roles.rbac.authorization.k8s.io": &rbacv1.Role{}, "clusterroles.rbac.authorization.k8s.io": &rbacv1.ClusterRole{},
 		"rolebindings.rbac.authorization.k8s.io": &rbacv1.RoleBinding{}, "clusterrolebindings.rbac.authorization.k8s.io": &rbacv1.ClusterRoleBinding{},
