@@ -10,6 +10,7 @@ import (
 	"time"
 )
 
+// TestPulse sleeps in virtual time.
 func TestPulse(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var c console

@@ -72,7 +72,6 @@ func untimed(entries []metav1.ManagedFieldsEntry) []metav1.ManagedFieldsEntry {
 	return entries
 }
 
-// What is remembered of one change holds for every other of its outline.
 // The doors of a pod to its resources and its ephemeral containers record all that a client sent, what they drop later included; the
 // status door does not record what it puts back.
 func TestDoorsOfPods(t *testing.T) {
@@ -106,6 +105,7 @@ func TestDoorsOfPods(t *testing.T) {
 	}
 }
 
+// What is remembered of one change holds for every other of its outline.
 func TestUpdateOutlineAgreesWithLibrary(t *testing.T) {
 	for _, c := range []struct {
 		name string
